@@ -1,0 +1,121 @@
+//! The operations of the call path, as they stand in the operation log.
+
+use super::Catalog;
+use crate::clock::Timestamp;
+use crate::recording::{Attr, LowerVersion, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// A name as bytes; percent-encoded in the log where it is not plain ASCII.
+pub type Name = Vec<u8>;
+
+/// One change of the tree. New variants may be added, and new fields with a default; a daemon
+/// reads the log its predecessor left, also across an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// A local node came to be, or one that was below before was first seen (`adopted`).
+    Create {
+        /// Its identity.
+        id: NodeId,
+        /// Directory it is in.
+        parent: NodeId,
+        /// Its name there.
+        name: Name,
+        /// What `stat` shows.
+        attr: Attr,
+        /// The stamp of the lower file.
+        version: LowerVersion,
+        /// Found below, not made through the mount: it counts as closed, not as recording.
+        adopted: bool,
+    },
+    /// A further name for a node.
+    Link {
+        /// The node.
+        id: NodeId,
+        /// Directory of the new name.
+        parent: NodeId,
+        /// The new name.
+        name: Name,
+    },
+    /// The first writer opened it.
+    Opened {
+        /// The node.
+        id: NodeId,
+    },
+    /// The last writer is gone.
+    Closed {
+        /// The node.
+        id: NodeId,
+        /// What `stat` shows now.
+        attr: Attr,
+        /// The stamp of the lower file now. Equal to the hashed one: nothing changed.
+        version: LowerVersion,
+        /// When.
+        at: Timestamp,
+    },
+    /// A name was removed.
+    Unlink {
+        /// Directory of the name.
+        parent: NodeId,
+        /// The name.
+        name: Name,
+        /// The node it named.
+        id: NodeId,
+        /// It was the node's last name.
+        last: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// A name was moved, perhaps over another.
+    Rename {
+        /// The node that moved.
+        id: NodeId,
+        /// Directory it was in.
+        parent: NodeId,
+        /// Its name there.
+        name: Name,
+        /// Directory it is in now.
+        new_parent: NodeId,
+        /// Its name there.
+        new_name: Name,
+        /// The node that had the new name before, and whether that was its last name.
+        replaced: Option<(NodeId, bool)>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Two names were exchanged.
+    Exchange {
+        /// First node, directory and name before.
+        a: (NodeId, NodeId, Name),
+        /// Second node, directory and name before.
+        b: (NodeId, NodeId, Name),
+    },
+    /// chmod, chown, utimens: never a new generation.
+    SetAttr {
+        /// The node.
+        id: NodeId,
+        /// What `stat` shows now.
+        attr: Attr,
+        /// The stamp of the lower file now, if it is there. It replaces the hashed one only if
+        /// size and mtime did not move, or `before` equals the hashed one.
+        version: Option<LowerVersion>,
+        /// The stamp right before.
+        before: Option<LowerVersion>,
+    },
+    /// The extended attributes of a released node, all of them.
+    SetXattrs {
+        /// The node.
+        id: NodeId,
+        /// Names and values.
+        xattrs: Vec<(Name, Vec<u8>)>,
+    },
+}
+
+/// A logged intent whose outcome is not yet known. Dropped unsettled (a panic), it is settled at
+/// the next start by looking at the lower directory.
+#[must_use = "an intent must be settled"]
+#[derive(Debug)]
+pub struct Intent<'a> {
+    pub(super) catalog: &'a Catalog,
+    pub(super) seq: u64,
+    pub(super) op: Op,
+}

@@ -1,0 +1,28 @@
+//! spoolfs: a file system mounted over an Asterisk PBX's recordings directory.
+//!
+//! docs/ARCHITECTURE.md is the map. Imports point down only; `tests/architecture.rs` enforces it.
+
+pub mod cli;
+pub mod daemon;
+
+pub mod config;
+pub mod control;
+pub mod fuse;
+
+pub mod engine;
+pub mod vfs;
+
+pub mod content;
+
+pub mod catalog;
+pub mod lower;
+pub mod store;
+
+pub mod policy;
+
+pub mod clock;
+pub mod limits;
+pub mod recording;
+pub mod sys;
+pub mod telemetry;
+pub mod units;

@@ -1,0 +1,5 @@
+//! The `spoolfs` binary: everything it does is in the library.
+
+fn main() -> std::process::ExitCode {
+    spoolfs::cli::main()
+}

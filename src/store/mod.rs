@@ -1,0 +1,184 @@
+//! Targets: where objects go. One trait, one contract suite, several implementations.
+//!
+//! **Invariant:** "not found" and "can not be reached" are different errors everywhere, and a
+//! write's success is never taken as proof: `verify` is.
+
+use crate::recording::{ErrorClass, Sha256};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The bytes of an object to be written.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In memory.
+    Bytes(Bytes),
+    /// The first `len` bytes of a file, read by position; it may be read more than once.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// How many of its bytes.
+        len: u64,
+    },
+}
+
+impl Body {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Body::Bytes(b) => b.len() as u64,
+            Body::File { len, .. } => *len,
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What is written beside the bytes (docs/FORMAT.md, "Object metadata"): plain ASCII, together at
+/// most 2,000 bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// `Content-Type`.
+    pub content_type: String,
+    /// User metadata, `x-amz-meta-*` on S3: lower-case names.
+    pub user: Vec<(String, String)>,
+}
+
+/// What a target says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256 of the whole, if the target computed one itself and returns it.
+    pub sha256: Option<Sha256>,
+    /// User metadata, as far as the target returns it.
+    pub user: Vec<(String, String)>,
+}
+
+/// How an object was found to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The target returned the SHA-256 it computed itself, and the length.
+    Checksum,
+    /// All bytes were read back and hashed.
+    ReadBack,
+}
+
+/// What went wrong, without the target's wording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// The target answered, and there is no such object.
+    NotFound,
+    /// The key is taken: nothing was written.
+    Exists,
+    /// No answer, or an answer that says "later": it may or may not have been done.
+    Unreachable,
+    /// The target answered that we may not.
+    Denied,
+    /// The bytes in the target are not those that were meant.
+    Corrupt,
+    /// The target can not do this, or the request is wrong.
+    Unsupported,
+}
+
+/// An error of a target, with what an operator needs to act. Never contains a secret.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("target {target:?}: {operation} {key:?}: {detail}{}{hint}", if hint.is_empty() { "" } else { "; " })]
+pub struct StoreError {
+    /// What kind.
+    pub kind: StoreErrorKind,
+    /// Name of the target.
+    pub target: String,
+    /// What was tried: "put", "get", "head", "list", "delete".
+    pub operation: &'static str,
+    /// The object's full key, or the prefix of a list.
+    pub key: String,
+    /// What the target or the network said.
+    pub detail: String,
+    /// The next step for an operator; may be empty.
+    pub hint: String,
+}
+
+impl StoreError {
+    /// How it may end.
+    pub fn class(&self) -> ErrorClass {
+        match self.kind {
+            StoreErrorKind::Unreachable => ErrorClass::Transient,
+            StoreErrorKind::Corrupt => ErrorClass::Corrupt,
+            StoreErrorKind::NotFound
+            | StoreErrorKind::Exists
+            | StoreErrorKind::Denied
+            | StoreErrorKind::Unsupported => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// Result of a call to a target.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Full key.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// A target. Keys are full keys, with the prefix of the target's URL; every implementation
+/// retries nothing by itself: the engine does, with its own bounds.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// The name from the configuration.
+    fn name(&self) -> &str;
+
+    /// The prefix of the target's URL, "" or ending in "/". Every key given begins with it.
+    fn prefix(&self) -> &str;
+
+    /// The address of an object for people, such as `s3://bucket/key`.
+    fn url(&self, key: &str) -> String;
+
+    /// Writes an object under a key that has none. `sha256` is that of the body; the target is
+    /// made to check it where it can. Large bodies go in parts; a failed upload leaves no part
+    /// behind, as far as the target can be reached.
+    ///
+    /// # Errors
+    /// `Exists` if the key is taken. `Unreachable` leaves open whether it was written.
+    async fn put(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()>;
+
+    /// Asks for size, checksum and metadata.
+    ///
+    /// # Errors
+    /// `NotFound` only if the target said so.
+    async fn head(&self, key: &str) -> Result<Head>;
+
+    /// Reads the bytes in `range` (end exclusive); shorter only where the object ends.
+    ///
+    /// # Errors
+    /// `NotFound` only if the target said so; `Corrupt` if fewer bytes came than promised.
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// The objects whose key begins with `prefix` and sorts after `after`, in order, at most 1,000.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`. An empty answer means that there are none.
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>>;
+
+    /// Deletes an object. Deleting one that is not there succeeds.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Ends uploads in parts below the prefix that were begun by `node` before this daemon
+    /// started, and tells how many.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`.
+    async fn abort_orphans(&self, node: &str) -> Result<usize>;
+}

@@ -1,0 +1,13 @@
+//! Log output: to stderr, for journald to keep.
+
+/// Starts logging at the level of `SPOOLFS_LOG` (default `info`). Calling it twice is harmless.
+pub fn start() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SPOOLFS_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
+    let _already_started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
