@@ -76,14 +76,22 @@ pub(super) struct Pilot {
 }
 
 impl Pilot {
+    /// Takes the flight out of the table before anybody hears of it: who asks after a failure
+    /// must not be given that failure again.
     pub(super) fn land(self, outcome: Outcome) {
+        self.table.lock().remove(&self.key);
         self.flight.land(outcome);
     }
 }
 
 impl Drop for Pilot {
     fn drop(&mut self) {
-        self.table.lock().remove(&self.key);
+        let mut table = self.table.lock();
+        // After landing, this may be the next flight of the same chunk.
+        if table.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            table.remove(&self.key);
+        }
+        drop(table);
         // Nothing to say if it has landed.
         self.flight.land(Err(ContentError {
             path: std::mem::take(&mut self.path),
