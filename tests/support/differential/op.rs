@@ -369,7 +369,7 @@ impl Chooser {
     fn pick<T: Clone>(&mut self, from: impl Fn(&Chooser) -> &VecDeque<T>) -> Option<T> {
         let roll = self.rng.usize(..usize::MAX);
         let known = from(self);
-        if known.is_empty() || roll % 5 == 0 {
+        if known.is_empty() || roll.is_multiple_of(5) {
             None
         } else {
             known.get(roll % known.len()).cloned()
