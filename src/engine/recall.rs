@@ -1,0 +1,91 @@
+//! Bringing a local copy back: fetched aside, compared with its hash as a whole, and only then
+//! made visible.
+
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use crate::catalog::NodeRow;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::{Hasher, NodeId, State};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Brings a recording back, unless it is local. At most one recall of a recording runs at a time;
+/// who comes second waits for it.
+pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
+    let Some(row) = released(shared, id)? else { return Ok(()) };
+    let path = shared.path_of(id)?.unwrap_or_default();
+    let Some(_claim) = shared.claims.claim(&[id], deadline) else {
+        return Err(EngineError::refused(&path, "another step with it takes too long; try again"));
+    };
+    // Who had the claim may have brought it back, or it changed.
+    let Some(row) = released(shared, id)?.or(Some(row)).filter(|_| is_released(shared, id)) else {
+        return Ok(());
+    };
+    fetch(shared, id, &row, deadline)
+}
+
+fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
+    Ok(shared.catalog.node(id)?.filter(|row| row.state == State::Released))
+}
+
+fn is_released(shared: &Shared, id: NodeId) -> bool {
+    matches!(released(shared, id), Ok(Some(_)))
+}
+
+fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Result<()> {
+    let Some((parent, name)) = shared.catalog.name_of(id)? else { return Ok(()) };
+    let Some(path) = shared.path_of(id)? else { return Ok(()) };
+    let size = row.attr.size;
+    check_room(shared, &path, size)?;
+    let stage = shared.lower.stage(id)?;
+    let mut hasher = Hasher::default();
+    let left = deadline.saturating_duration_since(Instant::now());
+    shared.content.fetch_all(row, &path, left, &mut |offset, bytes| {
+        hasher.update(bytes);
+        stage.write_at(offset, bytes)
+    })?;
+    let read = hasher.len();
+    let (sha256, _) = hasher.finish();
+    if read != size || row.sha256 != Some(sha256) {
+        let detail = format!(
+            "{read} bytes with SHA-256 {sha256} came back, {size} with {} were archived; \
+             the archive copy is damaged, look at the target before anything else",
+            row.sha256.map_or_else(|| "no hash".into(), |s| s.to_string())
+        );
+        return Err(EngineError::Corrupt { path, detail });
+    }
+    let wanted = || {
+        let still = released(shared, id).ok().flatten();
+        still.is_some_and(|now| now.generation == row.generation)
+            && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
+    };
+    let _tier = shared.tier.lock();
+    let now = row_now(shared, id, row)?;
+    let stat = shared.lower.install(stage, &path, &now.attr, &now.xattrs, &wanted)?;
+    let at: Timestamp = shared.now();
+    if !shared.catalog.local_again(id, stat.version, at)? {
+        // Written to or deleted since: what is below now is told to the catalog as it is.
+        shared.catalog.changed_below(id, stat.attr, stat.version)?;
+    }
+    Ok(())
+}
+
+/// chmod and setxattr may have come while the bytes were fetched.
+fn row_now(shared: &Shared, id: NodeId, before: &NodeRow) -> Result<NodeRow> {
+    Ok(released(shared, id)?.unwrap_or_else(|| before.clone()))
+}
+
+fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {
+    let (free, _) = shared.lower.space()?;
+    let need = size.saturating_add(limits::RECALL_RESERVE_BYTES);
+    if free < need {
+        return Err(EngineError::NoSpace { path: path.to_owned(), need, free });
+    }
+    Ok(())
+}
+
+/// The time a recall may take when nobody said how long he can wait.
+pub(super) fn patience(size: u64) -> Duration {
+    limits::RECALL_WAIT.saturating_add(Duration::from_secs(size / limits::RECALL_BYTES_PER_SECOND))
+}
