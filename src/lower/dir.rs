@@ -100,8 +100,11 @@ impl Dir {
         Ok(Dir { fd: Arc::new(fd), is_root: false })
     }
 
-    /// Looks at a name; a symbolic link is not followed.
+    /// Looks at a name, or with "" at the directory itself; a symbolic link is not followed.
     pub fn stat(&self, name: &[u8]) -> Result<LowerStat> {
+        if name.is_empty() {
+            return self.stat_self();
+        }
         let name = self.name(name)?;
         let (attr, version) = statx(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let mut value = [0u8; identity::LEN];
@@ -122,6 +125,11 @@ impl Dir {
         let mut path = format!("/proc/self/fd/{}/", self.fd.as_raw_fd()).into_bytes();
         path.extend_from_slice(name);
         path
+    }
+
+    /// The path of a name for the extended attribute calls; "" is the directory itself.
+    fn xattr_path(&self, name: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.proc_path(if name.is_empty() { b"." } else { self.name(name)? }))
     }
 
     pub(super) fn identify_self(&self, id: NodeId) -> Result<()> {
@@ -227,7 +235,7 @@ impl Dir {
 
     /// The value of an extended attribute that users may see.
     pub fn getxattr(&self, name: &[u8], key: &[u8]) -> Result<Vec<u8>> {
-        let path = self.proc_path(self.name(name)?);
+        let path = self.xattr_path(name)?;
         let len = rustix::fs::lgetxattr(&*path, key, &mut [0u8; 0][..])?;
         // Room for a value that grows meanwhile; a larger one is ERANGE, and the caller asks again.
         let mut value = vec![0u8; len + 64];
@@ -238,7 +246,7 @@ impl Dir {
 
     /// Names of all extended attributes that users may see.
     pub fn listxattr(&self, name: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let path = self.proc_path(self.name(name)?);
+        let path = self.xattr_path(name)?;
         let mut list = vec![0u8; 65_536];
         let len = rustix::fs::llistxattr(&*path, &mut list[..])?;
         list.truncate(len);
@@ -248,12 +256,12 @@ impl Dir {
     /// Sets an extended attribute.
     pub fn setxattr(&self, name: &[u8], key: &[u8], value: &[u8], flags: u32) -> Result<()> {
         let flags = XattrFlags::from_bits_retain(flags);
-        rustix::fs::lsetxattr(self.proc_path(self.name(name)?), key, value, flags)
+        rustix::fs::lsetxattr(self.xattr_path(name)?, key, value, flags)
     }
 
     /// Removes an extended attribute.
     pub fn removexattr(&self, name: &[u8], key: &[u8]) -> Result<()> {
-        rustix::fs::lremovexattr(self.proc_path(self.name(name)?), key)
+        rustix::fs::lremovexattr(self.xattr_path(name)?, key)
     }
 
     /// Sets attributes of this directory itself.
@@ -446,4 +454,9 @@ pub(super) fn all_xattrs(file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         all.push((name, value));
     }
     Ok(all)
+}
+
+/// Sets the times of an open file.
+pub fn set_times(file: impl AsFd, times: Times) -> Result<()> {
+    rustix::fs::futimens(file, &timestamps(times))
 }

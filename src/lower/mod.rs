@@ -6,6 +6,7 @@
 //! permit.
 
 mod dir;
+mod held;
 mod identity;
 mod private;
 mod quiet;
@@ -13,7 +14,7 @@ mod retire;
 mod stage;
 
 pub use dir::{
-    Dir, DirStream, SetTime, StreamEntry, Times, identify_file, stat_file, visible_xattr,
+    Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
 };
 pub use quiet::Quiet;
 pub use stage::Stage;
