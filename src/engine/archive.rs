@@ -123,15 +123,13 @@ fn put_under_a_free_key(
     target: &Arc<Target>,
     mut left_over: bool,
 ) -> Result<bool> {
-    let random: Vec<u32> = std::iter::repeat_with(|| fastrand::u32(..))
-        .take(limits::KEY_CANDIDATES)
-        .collect();
+    let random: Vec<u32> =
+        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
     let node = shared.catalog.identity().node;
     let prefix = target.store.prefix();
     let keys = key::candidates(prefix, &node, &job.path, job.generation, &random);
     for _ in &keys {
-        let object =
-            shared.catalog.assign_key(job.id, job.generation, target.name(), &keys)?;
+        let object = shared.catalog.assign_key(job.id, job.generation, target.name(), &keys)?;
         if object.state == ObjectState::Verified {
             return Ok(true);
         }

@@ -17,7 +17,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_bound_and_are_spread() {
-        for (attempts, full) in [(1, 1), (2, 2), (3, 4), (8, 128), (9, 256), (10, 300), (999, 300)] {
+        for (attempts, full) in [(1, 1), (2, 2), (3, 4), (8, 128), (9, 256), (10, 300), (999, 300)]
+        {
             for _ in 0..50 {
                 let wait = after(attempts);
                 let full = Duration::from_secs(full);

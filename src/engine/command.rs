@@ -172,10 +172,9 @@ fn entries(shared: &Shared, dir: NodeId) -> Result<Vec<(NodeId, Kind)>> {
         after.clone_from(last);
         found.extend(page.iter().map(|(_, row)| (row.id, row.attr.kind)));
     }
-    let mut cursor = 0;
+    let (mut cursor, mark) = (0, shared.catalog.tier_mark());
     loop {
-        let page =
-            shared.catalog.list_released(dir, cursor, u64::MAX, limits::PLAN_PAGE_ROWS)?;
+        let page = shared.catalog.list_released(dir, cursor, mark, limits::PLAN_PAGE_ROWS)?;
         let Some(last) = page.last() else { return Ok(found) };
         cursor = last.cursor;
         found.extend(page.iter().map(|r| (r.row.id, r.row.attr.kind)));
@@ -245,8 +244,9 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
         _ if shared.required.is_empty() => refuse(explain::reason(&Why::NoTarget)),
         _ => {
             let verdict = shared.rules().for_path(&it.path);
-            (!verdict.archive)
-                .then(|| Err(EngineError::refused(&it.path, explain::reason(&Why::Excluded(verdict.why)))))
+            (!verdict.archive).then(|| {
+                Err(EngineError::refused(&it.path, explain::reason(&Why::Excluded(verdict.why))))
+            })
         }
     }
 }
@@ -329,7 +329,7 @@ fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     let Some(row) = shared.catalog.node(id)? else {
         return Err(EngineError::refused(Path::new(""), "it was deleted meanwhile"));
     };
-    if row.state != State::Released {
+    if !matches!(row.state, State::Released | State::Archived) || shared.is_local(id)? {
         return Ok(Outcome::Already("the local copy is here".into()));
     }
     recall::recall(shared, id, Instant::now() + recall::patience(row.attr.size))?;

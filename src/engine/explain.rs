@@ -15,11 +15,15 @@ use std::time::Duration;
 /// Why a file is where it is, and what happens to it next.
 pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     let Some((_, row)) = shared.resolve(path)? else {
-        return Ok(vec![match shared.lower.stat(path) {
-            Ok(_) => "It is in the lower directory and not in the catalog yet; it is adopted soon.",
-            Err(_) => "There is no such file.",
-        }
-        .to_owned()]);
+        return Ok(vec![
+            match shared.lower.stat(path) {
+                Ok(_) => {
+                    "It is in the lower directory and not in the catalog yet; it is adopted soon."
+                }
+                Err(_) => "There is no such file.",
+            }
+            .to_owned(),
+        ]);
     };
     let Some(it) = shared.candidate(row.id)? else {
         return Ok(vec!["It was deleted a moment ago.".into()]);
@@ -60,7 +64,9 @@ fn stands(it: &Candidate, now: Timestamp) -> String {
     if it.row.attr.kind != Kind::File {
         return "It is no regular file.".into();
     }
-    let ago = |t: Option<Timestamp>| t.map_or_else(String::new, |t| format!(", {} ago", words(t.age_at(now))));
+    let ago = |t: Option<Timestamp>| {
+        t.map_or_else(String::new, |t| format!(", {} ago", words(t.age_at(now))))
+    };
     match it.row.state {
         State::Recording => "It is being recorded, or was not closed yet.".into(),
         State::Closed => format!("It was closed{} and is not archived yet.", ago(it.row.closed_at)),
@@ -98,7 +104,9 @@ pub(super) fn reason(why: &Why) -> String {
         Why::Settling => "it was closed a moment ago and may be opened again".into(),
         Why::Window => "the retention window (`archive_after`) is not over".into(),
         Why::Failed => "the last try failed and is repeated".into(),
-        Why::KeepLocal => "the local copy stays for a while after it was archived (`keep_local`)".into(),
+        Why::KeepLocal => {
+            "the local copy stays for a while after it was archived (`keep_local`)".into()
+        }
         Why::Group { path, why } => {
             format!("{} belongs to the same recording: {}", path.display(), reason(why))
         }
@@ -122,9 +130,13 @@ pub fn next_recording(rules: &Rules, required: &[String]) -> String {
     }
     let to = required.join(" and ");
     let archived = match rules.archive_after {
-        None => return format!("Recordings are archived to {to} only when `spoolfs archive` says so."),
+        None => {
+            return format!("Recordings are archived to {to} only when `spoolfs archive` says so.");
+        }
         Some(Duration::ZERO) => format!("A recording is archived to {to} soon after it was closed"),
-        Some(after) => format!("A recording is archived to {to} {} after it was closed", words(after)),
+        Some(after) => {
+            format!("A recording is archived to {to} {} after it was closed", words(after))
+        }
     };
     match rules.keep_local {
         None => format!("{archived}; its local copy stays forever."),

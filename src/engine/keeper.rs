@@ -161,8 +161,7 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        let all: Vec<String> =
-            self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
+        let all: Vec<String> = self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
         catalog.journal_shipped(name, shipped, number, &all)?;
         Ok(rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX || shipped < last.seq)
     }

@@ -200,9 +200,7 @@ pub fn holds_back(other: &Candidate, facts: Facts<'_>) -> Option<Action> {
         State::Archived if other.row.attr.nlink > 1 => Some(Action::Keep { why: Why::Linked }),
         State::Archived => match release_time(other, facts.rules) {
             None => Some(Action::Keep { why: Why::Forever }),
-            Some(t) if t > facts.now => {
-                Some(Action::Wait { until: Some(t), why: Why::KeepLocal })
-            }
+            Some(t) if t > facts.now => Some(Action::Wait { until: Some(t), why: Why::KeepLocal }),
             Some(_) => None,
         },
         State::Released | State::Deleted => None,

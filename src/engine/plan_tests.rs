@@ -177,8 +177,13 @@ fn what_is_never_archived_does_not_hold_its_group_back() {
     let mut link = file(9, "a.mp3", State::Recording);
     link.row.attr.kind = Kind::Symlink;
     let excluded = file(10, "a.xml", State::Closed);
-    let group =
-        [empty, link, excluded, file(11, "a.md5", State::Released), file(12, "a.ogg", State::Deleted)];
+    let group = [
+        empty,
+        link,
+        excluded,
+        file(11, "a.md5", State::Released),
+        file(12, "a.ogg", State::Deleted),
+    ];
     assert_eq!(step(&it, &group, 900_000), Action::Release);
 }
 

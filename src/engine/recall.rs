@@ -5,6 +5,7 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use crate::catalog::NodeRow;
 use crate::clock::Timestamp;
+use crate::content::ContentError;
 use crate::limits;
 use crate::recording::{Hasher, NodeId, State};
 use std::path::Path;
@@ -13,24 +14,36 @@ use std::time::{Duration, Instant};
 /// Brings a recording back, unless it is local. At most one recall of a recording runs at a time;
 /// who comes second waits for it.
 pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
-    let Some(row) = released(shared, id)? else { return Ok(()) };
-    let path = shared.path_of(id)?.unwrap_or_default();
+    if released(shared, id)?.is_none() {
+        return Ok(());
+    }
     let Some(_claim) = shared.claims.claim(&[id], deadline) else {
+        let path = shared.path_of(id)?.unwrap_or_default();
         return Err(EngineError::refused(&path, "another step with it takes too long; try again"));
     };
-    // Who had the claim may have brought it back, or it changed.
-    let Some(row) = released(shared, id)?.or(Some(row)).filter(|_| is_released(shared, id)) else {
-        return Ok(());
-    };
-    fetch(shared, id, &row, deadline)
+    // Who had the claim may have brought it back.
+    match released(shared, id)? {
+        Some(row) => fetch(shared, id, &row, deadline),
+        None => Ok(()),
+    }
 }
 
+/// The row of a released recording. One that is archived and was deleted behind the mount is
+/// released, too.
 fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
-    Ok(shared.catalog.node(id)?.filter(|row| row.state == State::Released))
+    let Some(row) = shared.catalog.node(id)? else { return Ok(None) };
+    if row.state == State::Archived && is_missing(shared, id)? {
+        shared.catalog.missing_below(id)?;
+        return Ok(shared.catalog.node(id)?.filter(|row| row.state == State::Released));
+    }
+    Ok(Some(row).filter(|row| row.state == State::Released))
 }
 
-fn is_released(shared: &Shared, id: NodeId) -> bool {
-    matches!(released(shared, id), Ok(Some(_)))
+fn is_missing(shared: &Shared, id: NodeId) -> Result<bool> {
+    let _tier = shared.tier.lock();
+    let _names = shared.lower.names_stay();
+    let Some(path) = shared.path_of(id)? else { return Ok(false) };
+    Ok(shared.lower.stat(&path).is_err_and(|e| e.is_not_found()))
 }
 
 fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Result<()> {
@@ -43,7 +56,11 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     let left = deadline.saturating_duration_since(Instant::now());
     shared.content.fetch_all(row, &path, left, &mut |offset, bytes| {
         hasher.update(bytes);
-        stage.write_at(offset, bytes)
+        stage.write_at(offset, bytes).map_err(|e| ContentError {
+            path: path.display().to_string(),
+            detail: e.to_string(),
+            class: e.class(),
+        })
     })?;
     let read = hasher.len();
     let (sha256, _) = hasher.finish();
@@ -56,12 +73,13 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         return Err(EngineError::Corrupt { path, detail });
     }
     let wanted = || {
-        let still = released(shared, id).ok().flatten();
-        still.is_some_and(|now| now.generation == row.generation)
+        let still = shared.catalog.node(id).ok().flatten();
+        still.is_some_and(|now| now.state == State::Released && now.generation == row.generation)
             && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
     };
     let _tier = shared.tier.lock();
-    let now = row_now(shared, id, row)?;
+    // chmod and setxattr may have come while the bytes were fetched.
+    let now = shared.catalog.node(id)?.unwrap_or_else(|| row.clone());
     let stat = shared.lower.install(stage, &path, &now.attr, &now.xattrs, &wanted)?;
     let at: Timestamp = shared.now();
     if !shared.catalog.local_again(id, stat.version, at)? {
@@ -69,11 +87,6 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         shared.catalog.changed_below(id, stat.attr, stat.version)?;
     }
     Ok(())
-}
-
-/// chmod and setxattr may have come while the bytes were fetched.
-fn row_now(shared: &Shared, id: NodeId, before: &NodeRow) -> Result<NodeRow> {
-    Ok(released(shared, id)?.unwrap_or_else(|| before.clone()))
 }
 
 fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {

@@ -4,8 +4,11 @@
 //! The order matters. First what exists is walked, so that everything that was moved is found at
 //! its new place; only then is what the catalog expects and the walk did not find taken for gone.
 //! A name that is known but carries no identity, or another's, is put off for the same reason,
-//! until a round over what was put off finds nothing moved any more. What is younger than a few
-//! seconds may be in the middle of being made through the mount, and is looked at again later.
+//! until a round over what was put off finds nothing moved any more.
+//!
+//! The file system makes, finds and moves names while names stay or move (`Lower::names_stay`,
+//! `names_move`) and tells the catalog before it lets go. So what is judged here is looked at once
+//! more while no name can be made: then the catalog knows it, or nobody is making it.
 
 use super::error::Result;
 use super::gone;
@@ -22,10 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Names below, unknown and younger than this, are left alone for now.
-const YOUNG: Duration = Duration::from_secs(5);
-/// Between two rounds over what was put off, and between two looks for files left open.
-const ROUND: Duration = Duration::from_secs(5);
+/// Between two looks for files left open.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Adopted files after which the operation log is given time to drain.
 const DRAIN_EVERY: u64 = 512;
 
@@ -51,7 +52,7 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
         crossbeam_channel::select! {
             recv(again) -> _asked => due = true,
             recv(shared.stop.closed()) -> _closed => return,
-            default(ROUND) => {}
+            default(LOOK_AGAIN) => {}
         }
         if shared.stop.is_set() {
             return;
@@ -88,8 +89,6 @@ fn close_left_open(shared: &Shared) -> Result<()> {
 /// A comparison of the tree with the catalog.
 pub(super) struct Walk<'a> {
     shared: &'a Shared,
-    /// Directories with names too young to be judged.
-    young: BTreeSet<PathBuf>,
     /// Directories with names that the catalog gives to another node, which may have moved.
     contested: BTreeSet<PathBuf>,
     /// Nothing moves any more: a contested name goes to what has it below.
@@ -99,27 +98,21 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub fn new(shared: &'a Shared) -> Walk<'a> {
-        let (young, contested) = (BTreeSet::new(), BTreeSet::new());
-        Walk { shared, young, contested, force: false, recorded: 0 }
+        Walk { shared, contested: BTreeSet::new(), force: false, recorded: 0 }
     }
 
     /// All of it.
     pub fn whole_tree(mut self) -> Result<()> {
         self.shared.catalog.drain()?;
         self.walk(vec![(PathBuf::new(), NodeId::ROOT)])?;
-        while !self.young.is_empty() || !self.contested.is_empty() {
-            if self.contested.is_empty() && self.shared.stop.wait(ROUND) {
-                return Err(super::EngineError::Stopping);
-            }
-            let contested = std::mem::take(&mut self.contested);
+        while !self.contested.is_empty() {
             let mut dirs = Vec::new();
-            for path in contested.into_iter().chain(std::mem::take(&mut self.young)) {
+            for path in std::mem::take(&mut self.contested) {
                 // A directory that is itself unknown is reached through its parent.
                 if let Some(id) = self.id_of_dir(&path)? {
                     dirs.push((path, id));
                 }
             }
-            dirs.dedup();
             let before = self.recorded;
             self.walk(dirs)?;
             self.force = !self.contested.is_empty() && self.recorded == before;
@@ -183,7 +176,7 @@ impl<'a> Walk<'a> {
         };
         let id = match known {
             Some(row) => self.known(parent, name, &path, &stat, &row)?,
-            None => self.unknown(dir, parent, name, &path, &stat)?,
+            None => self.unknown(dir, parent, name, &path)?,
         };
         Ok(id.filter(|_| stat.attr.kind == Kind::Dir))
     }
@@ -294,39 +287,43 @@ impl<'a> Walk<'a> {
         parent: NodeId,
         name: &[u8],
         path: &Path,
-        seen: &LowerStat,
     ) -> Result<Option<NodeId>> {
         let shared = self.shared;
-        let (now, ctime) = (shared.now(), seen.attr.ctime);
-        if ctime <= now && ctime.plus(YOUNG) > now {
-            self.young.insert(dir.to_owned());
-            return Ok(None);
-        }
         let _names = shared.lower.names_move();
         let Ok(stat) = shared.lower.stat(path) else { return Ok(None) };
-        if let Some(id) = stat.node
-            && shared.catalog.node(id)?.is_some_and(|row| row.state != State::Deleted)
-        {
-            // Somebody looked it up meanwhile, and it was adopted for him.
-            return Ok(Some(id));
+        // An identity that the catalog has forgotten is kept: the kernel may know it.
+        let mut id = None;
+        if let Some(found) = stat.node {
+            match shared.catalog.node(found)? {
+                None => id = Some(found),
+                Some(row) if row.state == State::Deleted => {}
+                // Somebody looked it up meanwhile, and it was adopted for him.
+                Some(_) => return Ok(Some(found)),
+            }
         }
         match shared.catalog.lookup(parent, name)? {
-            None => self.adopt(parent, name, path).map(Some),
+            None => self.adopt(parent, name, path, id).map(Some),
             Some(_) if !self.force => {
                 self.contested.insert(dir.to_owned());
                 Ok(None)
             }
             Some(row) if row.attr.kind == stat.attr.kind => self.same_name(path, &row).map(Some),
             Some(row) => {
-                self.unlink(parent, name.to_vec(), &row, now);
-                self.adopt(parent, name, path).map(Some)
+                self.unlink(parent, name.to_vec(), &row, shared.now());
+                self.adopt(parent, name, path, id).map(Some)
             }
         }
     }
 
     /// The caller keeps names from moving.
-    fn adopt(&mut self, parent: NodeId, name: &[u8], path: &Path) -> Result<NodeId> {
-        let id = self.shared.catalog.alloc();
+    fn adopt(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+        id: Option<NodeId>,
+    ) -> Result<NodeId> {
+        let id = id.unwrap_or_else(|| self.shared.catalog.alloc());
         let stat = self.shared.lower.identify(path, id)?;
         self.record(Op::Create {
             id,

@@ -3,12 +3,12 @@
 use super::claims::Claims;
 use super::error::{EngineError, Result};
 use super::plan::Facts;
+use super::source::Source as Content;
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
 use crate::catalog::{Candidate, Catalog, NodeRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
-use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{NodeId, stem};
@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 2048;
 pub(super) struct Shared {
     pub catalog: Arc<Catalog>,
     pub lower: Arc<Lower>,
-    pub content: Arc<Content>,
+    pub content: Arc<dyn Content>,
     pub clock: SharedClock,
     pub runtime: Handle,
     pub rules: RwLock<Arc<Rules>>,
@@ -117,6 +117,13 @@ impl Shared {
         let Some(path) = self.path_of(id)? else { return Ok(None) };
         let not_before = self.catalog.trouble_of(id)?.map(|t| t.not_before);
         Ok(Some(Candidate { row, path, parent, stem: stem(&name), not_before }))
+    }
+
+    /// Whether the bytes of a node are in the lower directory.
+    pub fn is_local(&self, id: NodeId) -> Result<bool> {
+        let _names = self.lower.names_stay();
+        let Some(path) = self.path_of(id)? else { return Ok(false) };
+        Ok(self.lower.stat(&path).is_ok())
     }
 
     /// Remembers that a step failed, unless it says nothing about this recording.
