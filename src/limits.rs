@@ -88,3 +88,5 @@ pub const S3_COMPOSITES: u64 = 256;
 pub const ORPHAN_PAGES_MAX: usize = 100;
 /// Longest answer accepted from a service that ignores ranges.
 pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
+/// Pages without a row that are passed over in one listing.
+pub const EMPTY_PAGES_MAX: usize = 100;

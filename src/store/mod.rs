@@ -220,10 +220,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `NotFound` only if the target said so; `Corrupt` if fewer bytes came than promised.
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
 
-    /// The objects whose key begins with `prefix` and sorts after `after`, in order, at most 1,000.
+    /// Objects whose key begins with `prefix`, at most 1,000: the first ones, or those that follow
+    /// `after`, the last key of the page before. The order is that of the bytes of the keys, but
+    /// for servers with an order of their own (SeaweedFS lists directory by directory).
     ///
     /// # Errors
-    /// `Unreachable`, `Denied`. An empty answer means that there are none.
+    /// `Unreachable`, `Denied`. An empty answer means that there are no more.
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>>;
 
     /// Deletes an object. Deleting one that is not there succeeds.

@@ -67,7 +67,9 @@ impl S3Store {
     }
 
     pub(super) async fn try_get(&self, key: &str, range: Range<u64>) -> Answer<Bytes> {
-        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
+        // Servers keep these numbers with a sign.
+        let end = range.end.min(i64::MAX.unsigned_abs());
+        let Some(last) = end.checked_sub(1).filter(|last| *last >= range.start) else {
             return Ok(Bytes::new());
         };
         let client = self.client().await;
@@ -121,20 +123,30 @@ impl S3Store {
 
     pub(super) async fn try_list(&self, prefix: &str, after: &str) -> Answer<Vec<Listed>> {
         let client = self.client().await;
-        let page = i32::try_from(limits::LIST_PAGE_MAX).unwrap_or(1000);
-        let request = client
-            .list_objects_v2()
-            .bucket(&self.options.bucket)
-            .prefix(prefix)
-            .set_start_after((!after.is_empty()).then(|| after.to_owned()))
-            .max_keys(page);
-        let answer = call(0, request.send()).await?;
-        let rows = answer.contents().iter().filter_map(|o| {
-            let size = o.size().and_then(|n| u64::try_from(n).ok())?;
-            Some(Listed { key: o.key()?.to_owned(), size })
-        });
-        // Some servers take `start-after` as inclusive.
-        Ok(rows.filter(|row| row.key.as_str() > after).collect())
+        let mut token = None;
+        for _ in 0..limits::EMPTY_PAGES_MAX {
+            let request = client
+                .list_objects_v2()
+                .bucket(&self.options.bucket)
+                .prefix(prefix)
+                .set_start_after((!after.is_empty()).then(|| after.to_owned()))
+                .set_continuation_token(token)
+                .max_keys(i32::try_from(limits::LIST_PAGE_MAX).unwrap_or(1000));
+            let answer = call(0, request.send()).await?;
+            let rows = answer.contents().iter().filter_map(|o| {
+                let size = o.size().and_then(|n| u64::try_from(n).ok())?;
+                Some(Listed { key: o.key()?.to_owned(), size })
+            });
+            // Some servers take `start-after` as inclusive. No other comparison: SeaweedFS has an
+            // order of its own.
+            let rows: Vec<_> = rows.filter(|row| row.key != after).collect();
+            token = answer.next_continuation_token().map(str::to_owned);
+            // A page may be empty (deleted versions) and not the last.
+            if !rows.is_empty() || token.is_none() || answer.is_truncated() != Some(true) {
+                return Ok(rows);
+            }
+        }
+        Err(Fault::own(StoreErrorKind::Unreachable, "the listing does not get anywhere"))
     }
 
     pub(super) async fn try_delete(&self, key: &str) -> Answer<()> {
