@@ -43,6 +43,7 @@ fn file(id: u64, name: &str, state: State) -> Candidate {
                 nlink: 1,
                 rdev: 0,
                 blocks: 8,
+                special: 0o100_000,
             },
             generation: Generation(1),
             sha256: Some(Sha256::of(b"x")),
