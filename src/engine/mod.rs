@@ -24,9 +24,9 @@ mod recall;
 mod reconcile;
 mod release;
 mod shared;
-mod source;
 mod stop;
 mod target;
+mod undecided;
 mod workers;
 
 pub use command::{Command, Outcome, Progress, Summary};
@@ -43,7 +43,7 @@ use crate::store::Store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use shared::Shared;
-pub use source::Source as Content;
+use crate::content::Content;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -75,7 +75,7 @@ pub struct Parts {
     /// The lower directory.
     pub lower: Arc<Lower>,
     /// Where archived bytes come from.
-    pub content: Arc<dyn Content>,
+    pub content: Content,
     /// All targets.
     pub stores: Vec<Arc<dyn Store>>,
     /// Where requests to targets run; it must have its timer and I/O drivers on.
@@ -124,7 +124,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the threads. Nothing is contacted before this returns.
+    /// Settles what an earlier daemon left undecided, so it is to be called before the tree is
+    /// served, and starts the threads. No target is contacted before this returns.
     ///
     /// # Errors
     /// `Thread` if one can not be started.
@@ -155,6 +156,9 @@ impl Engine {
             activity: Activity::default(),
             wake,
         });
+        if let Err(error) = undecided::settle(&shared) {
+            tracing::error!(%error, "operations of an earlier daemon are not settled yet");
+        }
         let (reconcile, again) = crossbeam_channel::bounded(1);
         let engine = Engine { shared, reconcile, threads: Mutex::default() };
         let started =

@@ -5,7 +5,6 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use crate::catalog::NodeRow;
 use crate::clock::Timestamp;
-use crate::content::ContentError;
 use crate::limits;
 use crate::recording::{Hasher, NodeId, State};
 use std::path::Path;
@@ -53,14 +52,12 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     check_room(shared, &path, size)?;
     let stage = shared.lower.stage(id)?;
     let mut hasher = Hasher::default();
-    let left = deadline.saturating_duration_since(Instant::now());
-    shared.content.fetch_all(row, &path, left, &mut |offset, bytes| {
+    shared.content.fetch_all(id, &path, &mut |offset, bytes| {
         hasher.update(bytes);
-        stage.write_at(offset, bytes).map_err(|e| ContentError {
-            path: path.display().to_string(),
-            detail: e.to_string(),
-            class: e.class(),
-        })
+        if shared.stop.is_set() || Instant::now() > deadline {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        stage.write_at(offset, bytes).map_err(std::io::Error::other)
     })?;
     let read = hasher.len();
     let (sha256, _) = hasher.finish();

@@ -35,10 +35,13 @@ const DRAIN_EVERY: u64 = 512;
 pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
     let mut due = true;
     loop {
-        if std::mem::take(&mut due) {
+        if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
             shared.activity.reconciled.store(false, Ordering::Relaxed);
             match Walk::new(shared).whole_tree() {
-                Ok(()) => shared.activity.reconciled.store(true, Ordering::Relaxed),
+                Ok(()) => {
+                    shared.catalog.reconciled();
+                    shared.activity.reconciled.store(true, Ordering::Relaxed);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the lower directory could not be compared with the catalog yet");
                     due = true;

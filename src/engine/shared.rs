@@ -3,7 +3,7 @@
 use super::claims::Claims;
 use super::error::{EngineError, Result};
 use super::plan::Facts;
-use super::source::Source as Content;
+use crate::content::Content;
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 2048;
 pub(super) struct Shared {
     pub catalog: Arc<Catalog>,
     pub lower: Arc<Lower>,
-    pub content: Arc<dyn Content>,
+    pub content: Content,
     pub clock: SharedClock,
     pub runtime: Handle,
     pub rules: RwLock<Arc<Rules>>,
