@@ -42,7 +42,7 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Below {
     Nothing,
-    /// A file without an identity, or one that can not be looked at.
+    /// A file without an identity.
     Unknown,
     Node(NodeId),
 }
@@ -52,7 +52,7 @@ fn below(shared: &Shared, parent: NodeId, name: &[u8]) -> Result<Below> {
     Ok(match shared.lower.stat(&dir.join(OsStr::from_bytes(name))) {
         Ok(stat) => stat.node.map_or(Below::Unknown, Below::Node),
         Err(e) if e.is_not_found() => Below::Nothing,
-        Err(_) => Below::Unknown,
+        Err(e) => return Err(e.into()),
     })
 }
 
