@@ -90,3 +90,25 @@ pub const ORPHAN_PAGES_MAX: usize = 100;
 pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
 /// Pages without a row that are passed over in one listing.
 pub const EMPTY_PAGES_MAX: usize = 100;
+/// Longest wait for a read of a released recording, unless configured.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Chunks asked for ahead of the one that is waited for, within one request.
+pub const CHUNKS_AHEAD: usize = 4;
+/// Chunks being fetched from one target at the same time.
+pub const FETCHES_IN_FLIGHT: usize = 16;
+/// Chunks kept in memory.
+pub const MEMORY_CHUNKS: u64 = 32;
+/// Bytes of chunk hashes kept in memory.
+pub const SOURCES_BYTES: u64 = 16 << 20;
+/// How long the copies of a recording are remembered without asking the catalog.
+pub const SOURCES_TTL: Duration = Duration::from_secs(60);
+/// How long a target that did not answer is left alone by reads.
+pub const BREAKER_REST: Duration = Duration::from_secs(5);
+/// A read that failed faster than this is tried once more at the same target.
+pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
+/// How long the disk cache is not written after a failure.
+pub const CACHE_REST: Duration = Duration::from_secs(60);
+/// Files in the disk cache.
+pub const CACHE_ENTRIES_MAX: usize = 200_000;
+/// The disk cache leaves this much of its disk free.
+pub const CACHE_FREE_BYTES_MIN: u64 = 1 << 30;
