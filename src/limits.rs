@@ -16,6 +16,16 @@ pub const CATALOG_BATCH_MAX: usize = 512;
 pub const CATALOG_WAL_PAGES: u32 = 2000;
 /// Bytes set aside beside the catalog so that a full disk can still be relieved.
 pub const CATALOG_BALLAST_BYTES: u64 = 8 << 20;
+/// Idle connections that read the catalog.
+pub const CATALOG_READERS_MAX: usize = 8;
+/// Transactions that may wait for the catalog thread; one more is answered at once.
+pub const CATALOG_JOBS_MAX: usize = 256;
+/// Longest that a transaction waits while another program locks the catalog.
+pub const CATALOG_JOB_WAIT: Duration = Duration::from_secs(2);
+/// Size of an operation log segment at which the next one begins.
+pub const OPERATION_LOG_SEGMENT_BYTES: u64 = 4 << 20;
+/// Catalogs set aside as garbage that are kept.
+pub const CATALOG_CORRUPT_MAX: usize = 3;
 /// Node rows kept in memory.
 pub const NODE_CACHE_ROWS: u64 = 50_000;
 /// Objects up to this size are sent in one request; larger ones in parts.
