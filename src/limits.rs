@@ -38,6 +38,36 @@ pub const UPLOADS_IN_FLIGHT: usize = 4;
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait between two tries at the same work.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Recordings that wait for the hashing thread.
+pub const HASH_QUEUE_MAX: usize = 32;
+/// Bytes hashed in a second, so that calls have the disk.
+pub const HASH_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Recordings that wait for an upload thread.
+pub const ARCHIVE_QUEUE_MAX: usize = 16;
+/// Groups that wait for the release thread.
+pub const RELEASE_QUEUE_MAX: usize = 16;
+/// Rows of the catalog looked at in one step of planning, for each kind of step.
+pub const PLAN_PAGE_ROWS: usize = 256;
+/// Recordings put off for a moment without an entry in the catalog.
+pub const PUT_OFF_MAX: usize = 1024;
+/// Names looked at below before the reconciler rests.
+pub const RECONCILE_BATCH: usize = 64;
+/// Names tried for one generation in one target, besides the plain one.
+pub const KEY_CANDIDATES: usize = 4;
+/// Rows in one journal segment.
+pub const JOURNAL_SEGMENT_ROWS_MAX: usize = 500;
+/// Time that uploads in flight have left when the daemon stops.
+pub const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Threads of one `archive`, `release` or `recall` command.
+pub const COMMAND_THREADS: usize = 4;
+/// Time that a command waits for another step with the same recording.
+pub const COMMAND_CLAIM_WAIT: Duration = Duration::from_secs(60);
+/// Bytes that a recall leaves free below, for calls in progress.
+pub const RECALL_RESERVE_BYTES: u64 = 256 << 20;
+/// Time that the recall of an empty recording may take, when nobody said how long he can wait.
+pub const RECALL_WAIT: Duration = Duration::from_secs(60);
+/// Slowest rate at which a recall on request is waited for.
+pub const RECALL_BYTES_PER_SECOND: u64 = 256 << 10;
 /// Longest object key, in bytes (S3's limit).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest component of an object key, in bytes (NAME_MAX of a `file://` target).
