@@ -36,3 +36,11 @@ pub const KEY_COMPONENT_BYTES_MAX: usize = 255;
 pub const SETTLE: Duration = Duration::from_secs(2);
 /// A file is removed on a worker, not in the request, from this size up.
 pub const LARGE_UNLINK_BYTES: u64 = 16 << 20;
+/// Connections to the control socket at once; one more is told so and closed.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;
+/// Length of one request: more paths than the kernel lets a command line hold (2 MiB), quoted.
+pub const CONTROL_REQUEST_BYTES_MAX: u64 = 4 << 20;
+/// Length of one response that a client reads.
+pub const CONTROL_RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// How long a control connection may say nothing, or not take what is said to it.
+pub const CONTROL_IDLE: Duration = Duration::from_secs(60);
