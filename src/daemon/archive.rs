@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) struct EngineArchive {
-    pub content: Arc<Content>,
+    pub content: Content,
     pub engine: Arc<Engine>,
     pub stores: Vec<Arc<dyn Store>>,
     pub read_timeout: Duration,
@@ -30,10 +30,9 @@ impl Archive for EngineArchive {
 
     fn recall(&self, id: NodeId) -> Result<(), RemoteError> {
         let deadline = Instant::now() + self.read_timeout;
-        self.engine.recall_blocking(id, deadline).map_err(|error| RemoteError {
-            detail: error.to_string(),
-            class: error.class(),
-        })
+        self.engine
+            .recall_blocking(id, deadline)
+            .map_err(|error| RemoteError { detail: error.to_string(), class: error.class() })
     }
 
     fn url(&self, target: &str, key: &str) -> String {

@@ -18,7 +18,9 @@ pub enum GroundError {
     #[error("{0} is already mounted ({1}); is another spoolfs running? `umount {0}` first")]
     Mounted(PathBuf, String),
     /// Something is mounted below it.
-    #[error("{0} is a mount below the mount point; unmount it, or mount spoolfs over a directory without mounts in it")]
+    #[error(
+        "{0} is a mount below the mount point; unmount it, or mount spoolfs over a directory without mounts in it"
+    )]
     Nested(PathBuf),
     /// A directory that must be outside is inside.
     #[error("{what} {path} is inside the mount point {mountpoint}; choose a directory outside")]
@@ -37,7 +39,10 @@ pub enum GroundError {
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub(super) fn inspect(mountpoint: &Path, outside: &[(&'static str, &Path)]) -> Result<(), GroundError> {
+pub(super) fn inspect(
+    mountpoint: &Path,
+    outside: &[(&'static str, PathBuf)],
+) -> Result<(), GroundError> {
     if !rustix::process::geteuid().is_root() {
         return Err(GroundError::NotRoot);
     }
@@ -45,9 +50,12 @@ pub(super) fn inspect(mountpoint: &Path, outside: &[(&'static str, &Path)]) -> R
     match rustix::fs::stat(mountpoint) {
         Err(Errno::NOTCONN) => {
             tracing::warn!(path = %mountpoint.display(), "a dead daemon left its mount behind; it is taken away");
-            unmount(mountpoint).map_err(|e| bad(format!("has a dead mount that can not be taken away: {e}")))?;
+            unmount(mountpoint)
+                .map_err(|e| bad(format!("has a dead mount that can not be taken away: {e}")))?;
         }
-        Err(Errno::NOENT) => return Err(bad("does not exist; create it, or correct `mountpoint`".into())),
+        Err(Errno::NOENT) => {
+            return Err(bad("does not exist; create it, or correct `mountpoint`".into()));
+        }
         Err(errno) => return Err(bad(format!("can not be looked at: {errno}"))),
         Ok(_) => {}
     }
@@ -57,13 +65,14 @@ pub(super) fn inspect(mountpoint: &Path, outside: &[(&'static str, &Path)]) -> R
     }
     for (what, path) in outside {
         if resolve(path).starts_with(&real) {
-            let (path, mountpoint) = (path.to_path_buf(), mountpoint.to_owned());
+            let (path, mountpoint) = (path.clone(), mountpoint.to_owned());
             return Err(GroundError::Inside { what, path, mountpoint });
         }
     }
     let mounts = mount_points_below(&real).map_err(|e| bad(format!("can not be checked: {e}")))?;
     // What it lies on is not below it, unless the directory is the root of a file system.
-    match mounts.into_iter().find(|(path, kind)| *path != real || kind.starts_with("fuse.spoolfs")) {
+    match mounts.into_iter().find(|(path, kind)| *path != real || kind.starts_with("fuse.spoolfs"))
+    {
         Some((path, kind)) if path == real => Err(GroundError::Mounted(path, kind)),
         Some((path, _)) => Err(GroundError::Nested(path)),
         None => Ok(()),

@@ -11,8 +11,7 @@ pub(super) fn notify(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let sent = address
-        .and_then(|a| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &a));
+    let sent = address.and_then(|a| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &a));
     if let Err(error) = sent {
         tracing::warn!(%error, "systemd could not be notified");
     }
