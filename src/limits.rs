@@ -44,3 +44,49 @@ pub const CONTROL_REQUEST_BYTES_MAX: u64 = 4 << 20;
 pub const CONTROL_RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// How long a control connection may say nothing, or not take what is said to it.
 pub const CONTROL_IDLE: Duration = Duration::from_secs(60);
+/// Rows in one page of a listing of a target.
+pub const LIST_PAGE_MAX: usize = 1000;
+/// Bytes asked for at once when an object is read back.
+pub const READ_BACK_BYTES: u64 = 4 << 20;
+/// Longest journal segment that is read.
+pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Longest wait for a connection to an S3 service.
+pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to an S3 request, beside the time its body takes.
+pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A line slower than this counts as down.
+pub const S3_SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
+/// Idle connections kept to an S3 service.
+pub const S3_IDLE_CONNECTIONS: usize = 16;
+/// S3 clients kept by one target, one for each runtime that uses it.
+pub const S3_CLIENTS: usize = 4;
+/// Uploads in parts whose expected checksum is remembered until they are verified.
+pub const S3_COMPOSITES: u64 = 256;
+/// Pages of unfinished uploads looked through at one start.
+pub const ORPHAN_PAGES_MAX: usize = 100;
+/// Longest answer accepted from a service that ignores ranges.
+pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
+/// Pages without a row that are passed over in one listing.
+pub const EMPTY_PAGES_MAX: usize = 100;
+/// Longest wait for a read of a released recording, unless configured.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Chunks asked for ahead of the one that is waited for, within one request.
+pub const CHUNKS_AHEAD: usize = 4;
+/// Chunks being fetched from one target at the same time.
+pub const FETCHES_IN_FLIGHT: usize = 16;
+/// Chunks kept in memory.
+pub const MEMORY_CHUNKS: u64 = 32;
+/// Bytes of chunk hashes kept in memory.
+pub const SOURCES_BYTES: u64 = 16 << 20;
+/// How long the copies of a recording are remembered without asking the catalog.
+pub const SOURCES_TTL: Duration = Duration::from_secs(60);
+/// How long a target that did not answer is left alone by reads.
+pub const BREAKER_REST: Duration = Duration::from_secs(5);
+/// A read that failed faster than this is tried once more at the same target.
+pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
+/// How long the disk cache is not written after a failure.
+pub const CACHE_REST: Duration = Duration::from_secs(60);
+/// Files in the disk cache.
+pub const CACHE_ENTRIES_MAX: usize = 200_000;
+/// The disk cache leaves this much of its disk free.
+pub const CACHE_FREE_BYTES_MIN: u64 = 1 << 30;

@@ -1,0 +1,4 @@
+//! What integration tests share: `mod support;`.
+#![allow(dead_code)]
+
+pub mod seaweedfs;
