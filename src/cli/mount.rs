@@ -28,10 +28,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    serve(config).map_err(|e| Exit::failed(e.to_string()))
-}
-
-/// The one place where the command line hands over to the daemon.
-fn serve(_config: Config) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Err("this build of spoolfs has no daemon".into())
+    crate::daemon::run(config).map_err(|e| Exit::failed(e.to_string()))
 }

