@@ -156,6 +156,7 @@ mod cases {
     }
 
     pub async fn a_listing_is_complete_and_in_order(store: Arc<dyn Store>) {
+        store.probe("probe").await.unwrap();
         let mut keys: Vec<String> =
             ["n/a.wav", "n/a/b.wav", "n/a/c.wav", "n/a-b", "n/a b", "n/ä", "n/Z", "other/x"]
                 .into_iter()
