@@ -543,3 +543,22 @@ fn a_store_outlives_the_runtime_that_used_it_first() {
         }
     }
 }
+
+#[tokio::test]
+async fn two_machines_do_not_both_write_a_large_object() {
+    let Some(server) = SeaweedFs::shared() else { return };
+    let target = server.target("s3", &format!("s3://{}/", server.new_bucket()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..2 {
+        let store = open(&target).unwrap();
+        tasks.spawn(async move {
+            store.probe(&format!("probe-{seed}")).await.unwrap();
+            (seed, put(&*store, "n/a", &noise(seed, 9 << 20)).await.map_err(|e| e.kind))
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    let winners: Vec<u64> = outcomes.iter().filter(|o| o.1.is_ok()).map(|o| o.0).collect();
+    assert_eq!(winners.len(), 1, "{outcomes:?}");
+    let stored = open(&target).unwrap().get("n/a", 0..9 << 20).await.unwrap();
+    assert!(stored == noise(winners[0], 9 << 20));
+}
