@@ -28,10 +28,6 @@ pub(super) struct Database {
 impl Database {
     /// Takes over a connection just opened.
     pub(super) fn new(shared: &Arc<Shared>, conn: Connection) -> rusqlite::Result<Database> {
-        let pages = shared.pages_max.load(Ordering::SeqCst);
-        if pages > 0 {
-            conn.pragma_update(None, "max_page_count", pages.cast_signed())?;
-        }
         let (clock, path) = (shared.options.clock.clone(), shared.path.clone());
         let shared = shared.clone();
         let mut database = Database { conn, path, clock, shared, wake: false, committed: 0 };
@@ -71,6 +67,8 @@ impl Database {
         &mut self,
         work: &dyn Fn(&Tx<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        #[cfg(test)]
+        self.pretend()?;
         let now = self.clock.now();
         let sqlite = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let tx = Tx::begin(&sqlite, now)?;
@@ -82,6 +80,18 @@ impl Database {
         self.committed = committed;
         self.shared.tier.fetch_max(tier, Ordering::SeqCst);
         Ok(result)
+    }
+
+    /// Makes SQLite fail as the test wants.
+    #[cfg(test)]
+    fn pretend(&self) -> rusqlite::Result<()> {
+        let pages = match self.shared.pages_max.load(Ordering::SeqCst) {
+            0 => i64::from(u32::MAX - 1),
+            pages => pages.cast_signed(),
+        };
+        let read_only = self.shared.read_only.load(Ordering::SeqCst);
+        self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        self.conn.pragma_update(None, "query_only", read_only)
     }
 
     /// Commits effects of the log.

@@ -139,10 +139,7 @@ impl Catalog {
                 },
             };
             let mut found = Found::new();
-            for adopted in [false, true] {
-                if adopted < from_adopted {
-                    continue;
-                }
+            for adopted in [false, true].into_iter().skip(usize::from(from_adopted)) {
                 let (closed, id) =
                     if adopted == from_adopted { (closed, id) } else { (i64::MIN, i64::MIN) };
                 let left = limit_sql(limit.saturating_sub(found.len()));

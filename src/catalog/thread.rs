@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_millis(10);
 /// Quiet time after which the write-ahead log is emptied.
 const IDLE: Duration = Duration::from_secs(5);
+/// Wait between looks whether the ballast is there.
+const BALLAST_EVERY: Duration = Duration::from_secs(10);
 /// Wait between tries while another program holds the lock.
 const BUSY_RETRY: Duration = Duration::from_millis(50);
 /// Shortest and longest wait between tries to get a failed database going.
@@ -27,6 +29,8 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     database: Option<Database>,
     ballast: Ballast,
+    /// The ballast was given up and is not back yet.
+    on_reserve: bool,
     /// When the present failure began.
     failing_since: Option<Instant>,
     failures: u32,
@@ -49,6 +53,7 @@ impl Worker {
             shared,
             database,
             ballast,
+            on_reserve: false,
             failing_since: None,
             failures: 0,
             garbage: 0,
@@ -84,7 +89,7 @@ impl Worker {
     fn wait(&mut self) {
         let now = Instant::now();
         let until = self.retry_at.unwrap_or_else(|| match self.tidy {
-            true => now + Duration::from_secs(60),
+            true => self.ballast_at.max(now),
             false => self.last_work + IDLE,
         });
         // Without a database new effects change nothing; only jobs and time do.
@@ -213,6 +218,7 @@ impl Worker {
     fn failed(&mut self, error: &rusqlite::Error) {
         let kind = fault(error);
         if kind == Fault::Full && self.ballast.give() {
+            self.on_reserve = true;
             self.say(format!(
                 "the disk of {} is full ({error}); its reserve was given up, free space there",
                 self.shared.options.state_dir.display()
@@ -253,14 +259,12 @@ impl Worker {
         self.retry_at = None;
         self.failures = 0;
         self.garbage = 0;
-        if self.failing_since.take().is_some() | (self.shared.trouble.lock().is_some()) {
-            let on_reserve = !self.ballast.is_there();
-            let mut trouble = self.shared.trouble.lock();
-            // Living on the reserve is a trouble of its own, over when the reserve is back.
-            if trouble.is_some() && !on_reserve {
-                tracing::info!("the catalog {} can be written again", self.shared.path.display());
-                *trouble = None;
-            }
+        self.failing_since = None;
+        let mut trouble = self.shared.trouble.lock();
+        // Living on the reserve is a trouble of its own, over when the reserve is back.
+        if trouble.is_some() && !self.on_reserve {
+            tracing::info!("the catalog {} can be written again", self.shared.path.display());
+            *trouble = None;
         }
     }
 
@@ -392,16 +396,22 @@ impl Worker {
     }
 
     fn tend_ballast(&mut self) {
-        if Instant::now() < self.ballast_at {
+        if self.retry_at.is_some() || Instant::now() < self.ballast_at {
             return;
         }
-        self.ballast_at = Instant::now() + Duration::from_secs(10);
-        if self.ballast.is_there() || self.retry_at.is_some() {
+        self.ballast_at = Instant::now() + BALLAST_EVERY;
+        if self.ballast.is_there() {
             return;
         }
         match self.ballast.restore() {
-            Ok(true) => self.recovered(),
-            Ok(false) => self.say("its disk is nearly full and there is no reserve".to_owned()),
+            Ok(true) => {
+                self.on_reserve = false;
+                self.recovered();
+            }
+            Ok(false) => {
+                self.on_reserve = true;
+                self.say("its disk is nearly full and there is no reserve".to_owned());
+            }
             Err(error) => tracing::warn!("the reserve of the catalog: {error}"),
         }
     }
