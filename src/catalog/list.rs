@@ -34,7 +34,8 @@ impl Catalog {
     }
 
     /// Released nodes in `parent`, and those that moved between local and released after `mark`,
-    /// from `cursor` (0: the beginning) on, at most `limit`, in a stable order.
+    /// from `cursor` (0: the beginning) on, at most `limit`, in a stable order. An empty answer is
+    /// the end; a short one is not.
     ///
     /// # Errors
     /// `Unusable`.
@@ -84,7 +85,10 @@ impl Catalog {
         mark: u64,
         limit: usize,
     ) -> Result<(Vec<ListRow>, Option<u64>)> {
-        let names = pending_names(&self.shared.overlay.read(), parent);
+        let (names, newest) = {
+            let overlay = self.shared.overlay.read();
+            (pending_names(&overlay, parent), overlay.newest())
+        };
         let page = self.shared.readers.snapshot(|conn, committed| {
             let rows = sql_page(conn, parent, cursor, mark, limit)?;
             let moved = moved_here(conn, parent, &names, committed)?;
@@ -97,8 +101,11 @@ impl Catalog {
             // It no longer has everything that the snapshot has not.
             return Ok((Vec::new(), Some(cursor)));
         }
-        let overlaid =
-            |row: &Row| overlay.slot(parent, &row.name).is_some_and(|s| s.seq > committed);
+        // What came after the names were taken must not hide a row whose new name is not listed.
+        let overlaid = |row: &Row| {
+            let slot = overlay.slot(parent, &row.name).filter(|s| s.seq <= newest);
+            slot.or(names.get(&row.name)).is_some_and(|s| s.seq > committed)
+        };
         let in_page = |row: &Row| row.cursor > cursor && next.is_none_or(|last| row.cursor <= last);
         let rows = rows.into_iter().filter(|row| !overlaid(row));
         let all = rows.chain(moved.into_iter().filter(in_page));

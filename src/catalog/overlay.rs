@@ -191,6 +191,11 @@ impl Overlay {
         self.queue.len()
     }
 
+    /// The last effect added.
+    pub(super) fn newest(&self) -> u64 {
+        self.queue.back().map_or(self.dropped, |e| e.seq)
+    }
+
     /// The last effect taken out.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped

@@ -14,34 +14,30 @@ use std::time::{Duration, Instant};
 /// How long effects may gather before they are committed together.
 const GATHER: Duration = Duration::from_millis(10);
 /// Quiet time after which the write-ahead log is emptied.
-const IDLE: Duration = Duration::from_secs(5);
-/// Wait between looks whether the ballast is there.
-const BALLAST_EVERY: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(5);
 /// Wait between tries while another program holds the lock.
 const BUSY_RETRY: Duration = Duration::from_millis(50);
 /// Shortest and longest wait between tries to get a failed database going.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Least time between two complete looks at a database a reader found fault with.
-const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// The thread's own state.
 pub(super) struct Worker {
-    shared: Arc<Shared>,
-    database: Option<Database>,
-    ballast: Ballast,
+    pub(super) shared: Arc<Shared>,
+    pub(super) database: Option<Database>,
+    pub(super) ballast: Ballast,
     /// The ballast was given up and is not back yet.
-    on_reserve: bool,
+    pub(super) on_reserve: bool,
     /// When the present failure began.
-    failing_since: Option<Instant>,
-    failures: u32,
+    pub(super) failing_since: Option<Instant>,
+    pub(super) failures: u32,
     /// Garbage found since the last commit that went well.
-    garbage: u32,
-    retry_at: Option<Instant>,
-    checked: Option<Instant>,
-    attempted: Instant,
-    last_work: Instant,
-    tidy: bool,
-    ballast_at: Instant,
+    pub(super) garbage: u32,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) checked: Option<Instant>,
+    pub(super) attempted: Instant,
+    pub(super) last_work: Instant,
+    pub(super) tidy: bool,
+    pub(super) ballast_at: Instant,
 }
 
 impl Worker {
@@ -247,7 +243,7 @@ impl Worker {
         }
     }
 
-    fn say(&self, reason: String) {
+    pub(super) fn say(&self, reason: String) {
         let mut trouble = self.shared.trouble.lock();
         if trouble.as_ref() != Some(&reason) {
             tracing::error!("the catalog {}: {reason}", self.shared.path.display());
@@ -255,7 +251,7 @@ impl Worker {
         }
     }
 
-    fn recovered(&mut self) {
+    pub(super) fn recovered(&mut self) {
         self.retry_at = None;
         self.failures = 0;
         self.garbage = 0;
@@ -306,20 +302,10 @@ impl Worker {
         }
     }
 
-    fn look_if_suspect(&mut self) {
-        let due = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
-        if due && self.shared.suspect.swap(false, Ordering::SeqCst) {
-            self.checked = Some(Instant::now());
-            if self.database.is_some() && !database::is_sound(&self.shared.path) {
-                self.replace();
-            }
-        }
-    }
-
     fn garbage_found(&mut self) {
         self.garbage = self.garbage.saturating_add(1);
         // A single wrong answer may come from a read that failed; the file decides.
-        if self.garbage >= 3 || !database::is_sound(&self.shared.path) {
+        if self.garbage >= 3 || database::is_sound(&self.shared.path) == Some(false) {
             self.replace();
         } else {
             self.database = None;
@@ -327,7 +313,7 @@ impl Worker {
     }
 
     /// Sets the file aside; the next step makes a new one.
-    fn replace(&mut self) {
+    pub(super) fn replace(&mut self) {
         if let Some(database) = self.database.take() {
             database.abandon();
         }
@@ -349,71 +335,6 @@ impl Worker {
             }
         }
         self.shared.reconcile.store(true, Ordering::SeqCst);
-    }
-
-    // ---- housekeeping ---------------------------------------------------------------------
-
-    fn checkpoint(&mut self) -> rusqlite::Result<()> {
-        let idle = !self.tidy && self.last_work.elapsed() >= IDLE;
-        let Some(database) = &self.database else { return Ok(()) };
-        let pages = database.wal_pages();
-        let bound = u64::from(limits::CATALOG_WAL_PAGES);
-        if idle {
-            self.tidy = true;
-        }
-        let result = match pages {
-            // A program that reads for long keeps the log growing; wait for a gap in its reading.
-            _ if pages >= bound.saturating_mul(8) => database.checkpoint(true),
-            _ if pages >= bound => database.checkpoint(false),
-            1.. if idle => database.checkpoint(true),
-            _ => Ok(()),
-        };
-        // A reader or another writer in the way: next time.
-        result.or_else(|error| if fault(&error) == Fault::Busy { Ok(()) } else { Err(error) })
-    }
-
-    fn tend_log(&mut self) {
-        // Effects are added only under the lock of the log.
-        let mut log = self.shared.log.lock();
-        let committed = {
-            let overlay = self.shared.overlay.read();
-            if overlay.len() == 0 { u64::MAX } else { overlay.dropped() }
-        };
-        let len = log.active_len();
-        let long = len >= limits::OPERATION_LOG_SEGMENT_BYTES;
-        if (long || (self.tidy && len > 0 && committed == u64::MAX))
-            && let Err(error) = log.rotate()
-        {
-            tracing::warn!("{}: {error}", self.shared.options.runtime_dir.display());
-        }
-        let retired = log.retire(committed);
-        drop(log);
-        for path in retired {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!("{}: {error}", path.display());
-            }
-        }
-    }
-
-    fn tend_ballast(&mut self) {
-        if self.retry_at.is_some() || Instant::now() < self.ballast_at {
-            return;
-        }
-        self.ballast_at = Instant::now() + BALLAST_EVERY;
-        if self.ballast.is_there() {
-            return;
-        }
-        match self.ballast.restore() {
-            Ok(true) => {
-                self.on_reserve = false;
-                self.recovered();
-            }
-            Ok(false) => {
-                self.on_reserve = true;
-                self.say("its disk is nearly full and there is no reserve".to_owned());
-            }
-            Err(error) => tracing::warn!("the reserve of the catalog: {error}"),
-        }
     }
 
     fn end(&mut self) {

@@ -1,7 +1,7 @@
 //! The queries that run all the time are answered from indexes.
 
 use super::*;
-use crate::catalog::{engine::queries, list, schema};
+use crate::catalog::{due::queries, list, schema};
 
 fn plan(conn: &rusqlite::Connection, sql: &str) -> Vec<String> {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
