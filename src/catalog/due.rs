@@ -78,7 +78,7 @@ pub(super) mod queries {
     pub fn children() -> String {
         format!(
             "SELECT {NODE}, e.name FROM entry e JOIN node n ON n.id = e.node
-             WHERE e.parent = ?1 AND e.name > ?2 AND e.released = 0 ORDER BY e.name LIMIT ?3"
+             WHERE e.parent = ?1 AND e.name > ?2 AND e.released <> 1 ORDER BY e.name LIMIT ?3"
         )
     }
 }

@@ -158,6 +158,7 @@ fn sql_page(
     Ok(rows)
 }
 
+/// Takes the mark only so that both queries have the same parameters.
 pub(super) fn released_sql() -> String {
     format!(
         "SELECT {NODE}, e.id, e.name, e.tier FROM entry e INDEXED BY entry_released
@@ -172,7 +173,7 @@ pub(super) fn moved_sql() -> String {
     format!(
         "SELECT {NODE}, e.id, e.name, e.tier FROM entry e INDEXED BY entry_moved
          JOIN node n ON n.id = e.node
-         WHERE e.parent = ?1 AND e.released = 0 AND e.tier > 0 AND e.tier > ?4 AND e.id > ?2
+         WHERE e.parent = ?1 AND e.released = 2 AND e.tier > ?4 AND e.id > ?2
          ORDER BY e.id LIMIT ?3"
     )
 }

@@ -88,6 +88,10 @@ impl Worker {
             true => self.ballast_at.max(now),
             false => self.last_work + IDLE,
         });
+        let until = match self.on_reserve && self.retry_at.is_none() {
+            true => until.min(self.ballast_at.max(now)),
+            false => until,
+        };
         // Without a database new effects change nothing; only jobs and time do.
         if self.retry_at.is_none() {
             self.shared.asleep.store(true, Ordering::SeqCst);
