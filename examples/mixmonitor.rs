@@ -59,8 +59,7 @@ fn main() -> ExitCode {
 
 fn play(options: &Options, source: &Path, destination: &Path) -> std::io::Result<()> {
     let bytes = std::fs::read(source)?;
-    let play =
-        Play { source: &bytes, start: options.start, end: options.end, pace: options.pace };
+    let play = Play { source: &bytes, start: options.start, end: options.end, pace: options.pace };
     play.onto(destination)
 }
 

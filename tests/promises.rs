@@ -219,7 +219,8 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     if support::no_mount(NAME) {
         return;
     }
-    let mount = Setup { archive_after: "1s".into(), keep_local: "1s".into(), ..Setup::default() }.mount();
+    let mount =
+        Setup { archive_after: "1s".into(), keep_local: "1s".into(), ..Setup::default() }.mount();
     fs::create_dir(mount.path("calls")).unwrap();
     let raw = mount.root.join("raw");
     fs::create_dir(&raw).unwrap();
@@ -345,7 +346,8 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn new(dir: &Path, mib: u32) -> SmallDisk {
         let options = std::ffi::CString::new(format!("size={mib}m")).unwrap();
-        rustix::mount::mount("tmpfs", dir, "tmpfs", rustix::mount::MountFlags::empty(), &*options).unwrap();
+        rustix::mount::mount("tmpfs", dir, "tmpfs", rustix::mount::MountFlags::empty(), &*options)
+            .unwrap();
         SmallDisk(dir.to_owned())
     }
 
@@ -381,7 +383,8 @@ fn promise_2_a_writer_from_before_the_mount_is_waited_for() {
     if support::no_mount(NAME) {
         return;
     }
-    let mut mount = Setup { archive_after: "0s".into(), keep_local: "0s".into(), ..Setup::default() }.prepare();
+    let mut mount =
+        Setup { archive_after: "0s".into(), keep_local: "0s".into(), ..Setup::default() }.prepare();
     let (old, mapped) = (mount.path("old.wav"), mount.path("mapped.wav"));
     let mut writer = File::create(&old).unwrap();
     writer.write_all(&[1; 5000]).unwrap();
@@ -390,7 +393,13 @@ fn promise_2_a_writer_from_before_the_mount_is_waited_for() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 
     // A shared mapping that outlives the last close, made through the mount.
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&mapped).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&mapped)
+        .unwrap();
     file.set_len(8192).unwrap();
     let map = Map::new(&file, 8192);
     map.fill(1);
@@ -484,7 +493,10 @@ fn kill_9_at_any_moment_loses_nothing() {
         mount.start();
         let some: Vec<_> = written.keys().cloned().collect();
         let path = &some[rng.usize(..some.len())];
-        assert!(fs::read(mount.path(path)).unwrap() == written[path], "{path:?} after kill {round}");
+        assert!(
+            fs::read(mount.path(path)).unwrap() == written[path],
+            "{path:?} after kill {round}"
+        );
     }
     command(&mount, "archive", &mount.mountpoint);
     for (path, bytes) in &written {

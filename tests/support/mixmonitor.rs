@@ -196,12 +196,7 @@ fn seek_end(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// Patches the sizes in the header, as Asterisk does just before it closes the file.
-fn finish(
-    fd: BorrowedFd<'_>,
-    header: &[u8],
-    layout: Layout,
-    grown_from: u64,
-) -> io::Result<()> {
+fn finish(fd: BorrowedFd<'_>, header: &[u8], layout: Layout, grown_from: u64) -> io::Result<()> {
     if layout.sizes_at.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,69 @@
-//! What integration tests share: `mod support;`.
-#![allow(dead_code)]
+//! What the integration tests share. Each test binary takes the parts it needs.
+#![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
+pub mod differential;
+pub mod mixmonitor;
+pub mod mount;
+pub mod run;
 pub mod seaweedfs;
+
+use std::path::PathBuf;
+
+/// Why a test on a mount cannot run here, if it cannot.
+///
+/// `scripts/test` sets SPOOLFS_TEST_REQUIRE where a mount must be possible, so that nothing is
+/// skipped there by a mistake in this very check.
+pub fn no_mount(test: &str) -> bool {
+    let reason = if !rustix::process::geteuid().is_root() {
+        "needs root to mount"
+    } else if rustix::fs::stat("/dev/fuse").is_err() {
+        "needs /dev/fuse"
+    } else {
+        return false;
+    };
+    skip(test, reason);
+    true
+}
+
+/// A tool that `scripts/test` installs, named by an environment variable.
+pub fn tool(test: &str, variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    if path.is_none() {
+        skip(test, &format!("needs {variable}; scripts/test installs the tool and sets it"));
+    }
+    path
+}
+
+/// Says past any capturing of output that a test does not run, or fails where it must run.
+fn skip(test: &str, reason: &str) {
+    assert!(
+        std::env::var_os("SPOOLFS_TEST_REQUIRE").is_none(),
+        "{test} {reason}, and SPOOLFS_TEST_REQUIRE forbids to skip it"
+    );
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+}
+
+/// A file of tests/fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// Every recording of a folder of tests/fixtures, sorted, as paths below that folder.
+pub fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let root = fixture(folder);
+    let mut found = Vec::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("the fixtures are readable") {
+            let path = entry.expect("the fixtures are readable").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension != "md") {
+                found.push(path.strip_prefix(&root).expect("it is below").to_path_buf());
+            }
+        }
+    }
+    found.sort();
+    found
+}

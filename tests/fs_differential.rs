@@ -1,0 +1,142 @@
+//! A mount must answer as a plain directory does.
+//!
+//! Random operations are played on the mount and on a plain directory of the same file system;
+//! answers, error numbers and from time to time the whole trees are compared, and after the
+//! unmount the lower directory too. SPOOLFS_TEST_OPS and SPOOLFS_TEST_SEED choose how many
+//! operations and which; a failure prints both, and the last operations before it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod support;
+
+use std::path::Path;
+
+use support::differential::op::NAMES;
+use support::differential::world::World;
+use support::differential::{Run, Tally, now, run, tree};
+use support::mount::{Setup, Target};
+
+const OPERATIONS: u64 = 10_000;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+}
+
+fn options(seed: u64, operations: u64) -> Run<'static> {
+    Run {
+        seed: number("SPOOLFS_TEST_SEED").unwrap_or(seed),
+        operations: number("SPOOLFS_TEST_OPS").unwrap_or(operations),
+        compare_every: 500,
+        between: None,
+    }
+}
+
+/// A run that never got as far as some operation would prove nothing about it.
+fn covers_everything(tally: &Tally, operations: u64) {
+    println!("{tally}");
+    if operations < OPERATIONS {
+        return;
+    }
+    for name in NAMES {
+        let done = tally.0.get(*name).map_or(0, |counts| counts.0);
+        assert!(done > 0, "{name} never succeeded in {operations} operations: {tally}");
+    }
+}
+
+fn mount_and_directory_agree(test: &str, seed: u64) {
+    if support::no_mount(test) {
+        return;
+    }
+    let options = options(seed, OPERATIONS);
+    let operations = options.operations;
+    let mut mount = Setup { target: Target::None, ..Setup::default() }.mount();
+    let plain = mount.root.join("plain");
+    std::fs::create_dir(&plain).unwrap();
+
+    let started = now() - 1;
+    let tally = run(&mount.mountpoint, &plain, options).unwrap_or_else(|found| panic!("{found}"));
+    covers_everything(&tally, operations);
+
+    mount.stop();
+    tree::compare(&mount.mountpoint, &plain, Some(tree::PRIVATE), started)
+        .unwrap_or_else(|what| panic!("seed {seed}: in the lower directory {what}"));
+    nothing_left_in_private(&mount.mountpoint);
+}
+
+/// Files that were unlinked while open are gone with their last close.
+fn nothing_left_in_private(lower: &Path) {
+    let private = lower.join(tree::PRIVATE);
+    if !private.exists() {
+        return;
+    }
+    let left: Vec<_> = tree::read(&private, None)
+        .unwrap()
+        .into_iter()
+        .filter(|(_, node)| node.kind() == rustix::fs::FileType::RegularFile)
+        .map(|(path, node)| (path, node.attributes.size))
+        .collect();
+    assert!(left.is_empty(), "left in the private directory: {left:?}");
+}
+
+#[test]
+fn differential_seed_1() {
+    mount_and_directory_agree("differential_seed_1", 1);
+}
+
+#[test]
+fn differential_seed_2() {
+    mount_and_directory_agree("differential_seed_2", 2);
+}
+
+#[test]
+fn two_plain_directories_agree() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (one, other) = (scratch.path().join("one"), scratch.path().join("other"));
+    std::fs::create_dir(&one).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    let options = options(3, OPERATIONS);
+    let operations = options.operations;
+    let tally = run(&one, &other, options).unwrap_or_else(|found| panic!("{found}"));
+    covers_everything(&tally, operations);
+}
+
+/// The comparison is worth what it can find: each fault planted in one world must be reported.
+#[test]
+fn a_planted_fault_is_found() {
+    type Fault = fn(&Path);
+    let faults: &[(&str, Fault)] = &[
+        ("a byte changed", |root| std::fs::write(root.join("crowd/n001"), b"x").unwrap()),
+        ("a name gone", |root| std::fs::remove_file(root.join("crowd/n002")).unwrap()),
+        ("a name too many", |root| std::fs::write(root.join("crowd/extra"), b"").unwrap()),
+        ("other permissions", |root| {
+            rustix::fs::chmod(root.join("crowd/n003"), rustix::fs::Mode::RWXU).unwrap();
+        }),
+        ("another time", |root| {
+            let file = std::fs::File::open(root.join("crowd/n004")).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }),
+        ("a second link", |root| {
+            std::fs::remove_file(root.join("crowd/n005")).unwrap();
+            std::fs::hard_link(root.join("crowd/n006"), root.join("crowd/n005")).unwrap();
+        }),
+    ];
+    for (fault, plant) in faults {
+        let scratch = tempfile::tempdir().unwrap();
+        let (one, other) = (scratch.path().join("one"), scratch.path().join("other"));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let mut between = |number: u64, _: &World| {
+            if number == 5 {
+                plant(&one);
+            }
+            Ok(())
+        };
+        let found = run(
+            &one,
+            &other,
+            Run { seed: 4, operations: 20, compare_every: 10, between: Some(&mut between) },
+        );
+        let found = found.expect_err(fault);
+        assert!((5..=10).contains(&found.number), "{fault}: {found}");
+    }
+}
