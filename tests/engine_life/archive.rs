@@ -27,7 +27,7 @@ fn a_recording_is_archived_released_and_comes_back_as_it_was() {
     assert_eq!(world.object("p/pbx/2026/a.wav"), bytes);
     world.pass(3700);
     world.until_state(id, State::Released);
-    assert!(!world.below("2026/a.wav").exists());
+    world.until("the local copy is gone", || !world.below("2026/a.wav").exists());
     assert_eq!(world.run_one(Command::Recall, "2026/a.wav"), Outcome::Done);
     assert_eq!(std::fs::read(world.below("2026/a.wav")).unwrap(), bytes);
     let after = std::fs::metadata(world.below("2026/a.wav")).unwrap();

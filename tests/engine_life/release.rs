@@ -82,20 +82,20 @@ fn the_release_command_does_not_wait_but_keeps_the_rules() {
 }
 
 #[test]
-fn keep_local_forever_means_that() {
+fn keep_local_forever_means_that_until_an_operator_says_otherwise() {
     let mut world = World::with(&["one"]);
     world.rules = Rules { keep_local: None, ..rules() };
     world.start();
     let id = world.archived("a.wav", b"audio");
+    let other = world.archived("b.wav", b"audio");
     world.pass(1_000_000_000);
     world.idle();
     assert_eq!(world.state(id), State::Archived);
-    match world.run_one(Command::Release, "a.wav") {
-        Outcome::Failed(why) => assert!(why.contains("forever"), "{why}"),
-        other => panic!("{other:?}"),
-    }
+    assert!(world.explain("a.wav").contains("forever"), "{}", world.explain("a.wav"));
+    assert_eq!(world.run_one(Command::Release, "a.wav"), Outcome::Done);
+    assert_eq!((world.state(id), world.state(other)), (State::Released, State::Archived));
     world.engine().reload(rules());
-    world.until_state(id, State::Released);
+    world.until_state(other, State::Released);
 }
 
 #[test]

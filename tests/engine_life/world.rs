@@ -171,7 +171,7 @@ impl World {
     pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let begin = Instant::now();
         while !holds() {
-            assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+            assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {:?}", self.catalog().last_trouble());
             self.engine().nudge();
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -294,7 +294,7 @@ impl World {
         let id = self.archived(path, bytes);
         self.pass(3700);
         self.until_state(id, State::Released);
-        assert!(!self.below(path).exists());
+        self.until("the local copy is gone", || !self.below(path).exists());
         id
     }
 
