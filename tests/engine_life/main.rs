@@ -1,0 +1,8 @@
+//! The engine with its real parts: catalog, lower directory and content, targets in memory. Needs
+//! root, as the daemon does.
+
+mod archive;
+mod reconcile;
+mod release;
+mod restart;
+mod world;

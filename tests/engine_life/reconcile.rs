@@ -1,0 +1,292 @@
+//! What happened to the directory while nothing was mounted.
+
+use crate::world::{World, audio, rules};
+use spoolfs::catalog::Op;
+use spoolfs::clock::Clock;
+use spoolfs::engine::{Command, Outcome};
+use spoolfs::policy::Rules;
+use spoolfs::recording::{Kind, NodeId, Sha256, State};
+use std::fs;
+
+#[test]
+fn what_was_there_is_adopted_archived_and_kept_longer() {
+    let mut world = World::with(&["one"]);
+    fs::create_dir_all(world.below("2026/11")).unwrap();
+    fs::write(world.below("2026/11/a.wav"), b"one").unwrap();
+    fs::write(world.below("2026/b.wav"), b"two").unwrap();
+    fs::write(world.below("empty.wav"), b"").unwrap();
+    std::os::unix::fs::symlink("2026", world.below("latest")).unwrap();
+    world.start();
+    world.until_reconciled();
+    let a = world.find("2026/11/a.wav").unwrap();
+    assert!(a.adopted && a.attr.size == 3);
+    assert_eq!(world.find("latest").unwrap().attr.kind, Kind::Symlink);
+    assert_eq!(world.find("empty.wav").unwrap().state, State::Closed);
+    assert_eq!(world.engine().status().adopted, 6);
+    world.pass(400);
+    world.until_state(a.id, State::Archived);
+    world.pass(4000);
+    world.idle();
+    assert_eq!(world.state(a.id), State::Archived, "`adopt_keep_local` is longer");
+    world.pass(4000);
+    world.until_state(a.id, State::Released);
+}
+
+#[test]
+fn an_adopted_file_that_is_open_elsewhere_is_left_alone() {
+    let mut world = World::with(&["one"]);
+    fs::write(world.below("a.wav"), b"one").unwrap();
+    let writer = world.writer("a.wav");
+    world.start();
+    world.until_reconciled();
+    let id = world.find("a.wav").unwrap().id;
+    world.pass(400);
+    world.idle();
+    assert_eq!((world.row(id).sha256, world.keys().len()), (None, 0));
+    drop(writer);
+    world.until("archived", || {
+        world.pass(5);
+        world.state(id) == State::Archived
+    });
+}
+
+#[test]
+fn a_second_start_adopts_nothing_and_numbers_stay() {
+    let mut world = World::with(&["one"]);
+    fs::create_dir(world.below("d")).unwrap();
+    fs::write(world.below("d/a.wav"), b"one").unwrap();
+    world.start();
+    world.until_reconciled();
+    let id = world.find("d/a.wav").unwrap().id;
+    world.restart();
+    world.until_reconciled();
+    assert_eq!(world.engine().status().adopted, 0);
+    assert_eq!(world.find("d/a.wav").unwrap().id, id);
+}
+
+#[test]
+fn moves_made_without_a_mount_are_followed() {
+    let mut world = World::new();
+    world.mkdir("d");
+    world.mkdir("e");
+    let released = world.released("e/r.wav", b"two");
+    let a = world.archived("d/a.wav", b"one");
+    let dir = world.find("e").unwrap().id;
+    world.die();
+    // d/a.wav moves, and a new file takes its name; e moves with a released file in it.
+    fs::rename(world.below("d/a.wav"), world.below("b.wav")).unwrap();
+    fs::write(world.below("d/a.wav"), b"new").unwrap();
+    fs::rename(world.below("e"), world.below("d/f")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("b.wav").unwrap().id, a);
+    let new = world.find("d/a.wav").unwrap();
+    assert!(new.id != a && new.adopted);
+    assert_eq!(world.find("d/f").unwrap().id, dir);
+    assert_eq!(world.find("d/f/r.wav").unwrap().id, released);
+    assert_eq!(world.find("e"), None);
+    assert_eq!(world.run_one(Command::Recall, "d/f/r.wav"), Outcome::Done);
+    assert_eq!(fs::read(world.below("d/f/r.wav")).unwrap(), b"two");
+}
+
+#[test]
+fn names_that_were_exchanged_or_shifted_keep_their_files() {
+    let mut world = World::new();
+    for dir in ["x", "y"] {
+        world.mkdir(dir);
+    }
+    let (x, y) = (world.find("x").unwrap().id, world.find("y").unwrap().id);
+    let in_x = world.released("x/r.wav", b"in x");
+    let shifted: Vec<NodeId> =
+        ["l.1", "l.2", "l.3"].map(|n| world.record(n, n.as_bytes())).to_vec();
+    world.catalog().drain().unwrap();
+    world.die();
+    fs::rename(world.below("x"), world.below("t")).unwrap();
+    fs::rename(world.below("y"), world.below("x")).unwrap();
+    fs::rename(world.below("t"), world.below("y")).unwrap();
+    for (from, to) in [("l.3", "l.4"), ("l.2", "l.3"), ("l.1", "l.2")] {
+        fs::rename(world.below(from), world.below(to)).unwrap();
+    }
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!((world.find("x").unwrap().id, world.find("y").unwrap().id), (y, x));
+    assert_eq!(world.find("y/r.wav").unwrap().id, in_x);
+    for (name, id) in ["l.2", "l.3", "l.4"].iter().zip(&shifted) {
+        assert_eq!(world.find(name).unwrap().id, *id, "{name}");
+    }
+    assert_eq!(world.find("l.1"), None);
+}
+
+#[test]
+fn what_was_deleted_without_a_mount_is_released_if_archived_and_forgotten_if_not() {
+    let mut world = World::new();
+    let archived = world.archived("a.wav", b"one");
+    let closed = world.record("b.wav", b"two");
+    world.catalog().drain().unwrap();
+    world.die();
+    fs::remove_file(world.below("a.wav")).unwrap();
+    fs::remove_file(world.below("b.wav")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    world.until_state(archived, State::Released);
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+    assert_eq!(fs::read(world.below("a.wav")).unwrap(), b"one");
+    assert_eq!(world.find("b.wav"), None);
+    assert_eq!(world.catalog().node(closed).unwrap().map(|r| r.state), None);
+}
+
+#[test]
+fn directories_that_released_recordings_need_are_made_again() {
+    let mut world = World::new();
+    for dir in ["d", "d/e", "d/empty"] {
+        world.mkdir(dir);
+    }
+    let deep = world.released("d/e/r.wav", b"one");
+    let archived = world.archived("d/a.wav", b"two");
+    let dir = world.find("d").unwrap().id;
+    world.die();
+    fs::remove_dir_all(world.below("d")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("d").unwrap().id, dir);
+    assert!(world.below("d/e").is_dir() && !world.below("d/empty").exists());
+    assert_eq!(world.lower().stat("d".as_ref()).unwrap().node, Some(dir));
+    assert_eq!(world.state(archived), State::Released);
+    let (summary, told) = world.run(Command::Recall, "d");
+    assert_eq!((summary.done, summary.failed), (2, 0), "{told:?}");
+    assert_eq!(fs::read(world.below("d/e/r.wav")).unwrap(), b"one");
+    assert_eq!(world.state(deep), State::Archived);
+}
+
+#[test]
+fn a_change_made_without_a_mount_is_a_new_generation() {
+    let mut world = World::new();
+    let id = world.archived("a.wav", b"one");
+    world.die();
+    fs::write(world.below("a.wav"), b"changed").unwrap();
+    world.open();
+    world.start();
+    world.until("archived again", || {
+        world.pass(5);
+        let row = world.row(id);
+        row.state == State::Archived && row.sha256 == Some(Sha256::of(b"changed"))
+    });
+    assert_eq!((world.row(id).generation.0, world.keys().len()), (2, 2));
+}
+
+#[test]
+fn a_tree_copied_to_a_new_disk_keeps_its_identities_and_is_not_uploaded_again() {
+    let mut world = World::new();
+    world.mkdir("d");
+    let bytes = audio(100_000, 5);
+    let id = world.archived("d/a.wav", &bytes);
+    let dir = world.find("d").unwrap().id;
+    world.die();
+    // As `cp -a` or a restored backup: other inodes, the identity copied along or lost.
+    fs::rename(world.below("d"), world.below("old")).unwrap();
+    fs::create_dir(world.below("d")).unwrap();
+    fs::copy(world.below("old/a.wav"), world.below("d/a.wav")).unwrap();
+    fs::remove_dir_all(world.below("old")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("d").unwrap().id, dir);
+    assert_eq!(world.find("d/a.wav").unwrap().id, id);
+    world.until("archived", || {
+        world.pass(5);
+        world.state(id) == State::Archived
+    });
+    assert_eq!((world.row(id).generation.0, world.keys().len()), (1, 1));
+}
+
+#[test]
+fn a_new_file_at_the_name_of_a_released_recording_is_its_next_generation() {
+    let mut world = World::new();
+    let id = world.released("a.wav", b"one");
+    world.die();
+    fs::write(world.below("a.wav"), b"recorded without a mount").unwrap();
+    world.open();
+    world.start();
+    world.until("archived", || {
+        world.pass(5);
+        world.state(id) == State::Archived
+    });
+    let mut stored: Vec<Vec<u8>> = world.keys().iter().map(|k| world.object(k)).collect();
+    stored.sort();
+    assert_eq!(stored, [b"one".to_vec(), b"recorded without a mount".to_vec()]);
+}
+
+#[test]
+fn recordings_cut_by_a_dead_daemon_are_closed_unless_still_open() {
+    let mut world = World::new();
+    let (cut, writer) = world.begin("cut.wav", b"cut");
+    drop(writer);
+    let (open, writer) = world.begin("open.wav", b"open");
+    world.restart();
+    world.until_state(cut, State::Closed);
+    assert_eq!(world.state(open), State::Recording);
+    drop(writer);
+    world.until_state(open, State::Closed);
+}
+
+#[test]
+fn undecided_operations_are_settled_by_identity() {
+    let mut world = World::new();
+    let [done, not_done, removed, replaced] =
+        ["a.wav", "b.wav", "c.wav", "d.wav"].map(|n| world.record(n, n.as_bytes()));
+    world.catalog().drain().unwrap();
+    let root = NodeId::ROOT;
+    let at = world.clock.now();
+    let rename = |id, name: &str, new: &str| Op::Rename {
+        id,
+        parent: root,
+        name: name.into(),
+        new_parent: root,
+        new_name: new.into(),
+        replaced: None,
+        at,
+    };
+    let unlink =
+        |id, name: &str| Op::Unlink { parent: root, name: name.into(), id, last: true, at };
+    for op in [
+        rename(done, "a.wav", "a2.wav"),
+        rename(not_done, "b.wav", "b2.wav"),
+        unlink(removed, "c.wav"),
+        unlink(replaced, "d.wav"),
+    ] {
+        drop(world.catalog().intend(1, op).unwrap());
+    }
+    fs::rename(world.below("a.wav"), world.below("a2.wav")).unwrap();
+    fs::remove_file(world.below("c.wav")).unwrap();
+    // Removed, and somebody made a new one of that name.
+    fs::remove_file(world.below("d.wav")).unwrap();
+    fs::write(world.below("d.wav"), b"new").unwrap();
+    world.restart();
+    world.until_reconciled();
+    assert!(world.catalog().undecided().is_empty());
+    assert_eq!(world.find("a2.wav").unwrap().id, done);
+    assert_eq!(world.find("a.wav"), None);
+    assert_eq!(world.find("b.wav").unwrap().id, not_done);
+    assert_eq!(world.find("c.wav"), None);
+    let new = world.find("d.wav").unwrap();
+    assert!(new.id != replaced && new.id != removed);
+}
+
+#[test]
+fn a_lost_catalog_is_filled_from_the_directory_with_the_same_numbers() {
+    let mut world = World::new();
+    world.rules = Rules { archive_after: None, ..rules() };
+    world.mkdir("d");
+    let id = world.record("d/a.wav", b"one");
+    world.catalog().drain().unwrap();
+    world.die();
+    world.lose_catalog();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("d/a.wav").unwrap().id, id);
+}

@@ -1,0 +1,337 @@
+//! A lower directory, a catalog, targets in memory, an engine, and a clock that is moved by hand.
+//! `World` plays the part of the mount: it makes files below and tells the catalog.
+
+use spoolfs::catalog::{self, Catalog, NodeRow, Op};
+use spoolfs::clock::{Clock, ManualClock, SystemClock};
+use spoolfs::content::{self, Content};
+use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standing, Summary};
+use spoolfs::lower::Lower;
+use spoolfs::policy::Rules;
+use spoolfs::recording::{NodeId, State};
+use spoolfs::store::Store;
+use spoolfs::store::memory::MemoryStore;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Longest that a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub clock: Arc<ManualClock>,
+    pub stores: Vec<Arc<MemoryStore>>,
+    pub rules: Rules,
+    pub required: Vec<String>,
+    pub archive_name: String,
+    pub journal_interval: Duration,
+    pub runtime: Runtime,
+    pub dir: TempDir,
+    state: TempDir,
+    running: Option<Running>,
+}
+
+pub struct Running {
+    pub catalog: Arc<Catalog>,
+    pub lower: Arc<Lower>,
+    pub engine: Option<Engine>,
+}
+
+pub fn rules() -> Rules {
+    Rules {
+        archive_after: Some(Duration::from_secs(300)),
+        keep_local: Some(Duration::from_secs(3600)),
+        adopt_keep_local: Some(Duration::from_secs(7200)),
+        ..Rules::default()
+    }
+}
+
+impl World {
+    /// One target, named `one`, that is required; the engine runs.
+    pub fn new() -> World {
+        let mut world = World::with(&["one"]);
+        world.start();
+        world
+    }
+
+    /// Nothing runs yet but the catalog.
+    pub fn with(targets: &[&str]) -> World {
+        // Ahead of the kernel's clock, so that every stamp below is old enough to be trusted.
+        let clock = ManualClock::at(SystemClock.now().plus(Duration::from_secs(3600)));
+        let mut world = World {
+            clock,
+            stores: targets.iter().map(|n| Arc::new(MemoryStore::new(n, "p/"))).collect(),
+            rules: rules(),
+            required: targets.iter().map(|n| (*n).to_owned()).collect(),
+            archive_name: "default".into(),
+            journal_interval: Duration::from_secs(60),
+            runtime: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap(),
+            dir: tempfile::tempdir().unwrap(),
+            state: tempfile::tempdir().unwrap(),
+            running: None,
+        };
+        world.open();
+        world
+    }
+
+    /// Opens the catalog and the lower directory.
+    pub fn open(&mut self) {
+        let catalog = Catalog::open(catalog::Options {
+            state_dir: self.state.path().join("state"),
+            runtime_dir: self.state.path().join("run"),
+            clock: self.clock.clone(),
+            node: "pbx".into(),
+        })
+        .unwrap();
+        let lower = Lower::open(self.dir.path()).unwrap();
+        self.running = Some(Running { catalog, lower, engine: None });
+    }
+
+    pub fn start(&mut self) {
+        let running = self.running.as_ref().unwrap();
+        let stores: Vec<Arc<dyn Store>> =
+            self.stores.iter().map(|s| s.clone() as Arc<dyn Store>).collect();
+        let content = Content::new(
+            content::Options::default(),
+            running.catalog.clone(),
+            stores.clone(),
+            self.runtime.handle().clone(),
+            self.clock.clone(),
+        );
+        let options = Options {
+            rules: self.rules.clone(),
+            required: self.required.clone(),
+            archive_name: self.archive_name.clone(),
+            journal_interval: self.journal_interval,
+        };
+        let parts = Parts {
+            catalog: running.catalog.clone(),
+            lower: running.lower.clone(),
+            content,
+            stores,
+            runtime: self.runtime.handle().clone(),
+            clock: self.clock.clone(),
+        };
+        let engine = Engine::start(options, parts).unwrap();
+        self.running.as_mut().unwrap().engine = Some(engine);
+    }
+
+    /// The engine goes, and the catalog without a checkpoint, as if the daemon had died.
+    pub fn die(&mut self) {
+        self.running = None;
+    }
+
+    /// The catalog's directory is gone, its log too.
+    pub fn lose_catalog(&mut self) {
+        assert!(self.running.is_none());
+        std::fs::remove_dir_all(self.state.path().join("state")).unwrap();
+        std::fs::remove_dir_all(self.state.path().join("run")).unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.die();
+        self.open();
+        self.start();
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.running.as_ref().unwrap().catalog
+    }
+
+    pub fn lower(&self) -> &Lower {
+        &self.running.as_ref().unwrap().lower
+    }
+
+    pub fn engine(&self) -> &Engine {
+        self.running.as_ref().unwrap().engine.as_ref().unwrap()
+    }
+
+    pub fn store(&self) -> &MemoryStore {
+        &self.stores[0]
+    }
+
+    pub fn below(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    pub fn pass(&self, secs: u64) {
+        self.clock.advance(Duration::from_secs(secs));
+    }
+
+    /// Waits until something holds, and keeps the engine from sleeping over it.
+    #[track_caller]
+    pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {:?}", self.catalog().last_trouble());
+            self.engine().nudge();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets the engine look several times at what it must leave alone.
+    pub fn idle(&self) {
+        for _ in 0..8 {
+            self.engine().nudge();
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    }
+
+    pub fn row(&self, id: NodeId) -> NodeRow {
+        self.catalog().node(id).unwrap().unwrap()
+    }
+
+    pub fn state(&self, id: NodeId) -> State {
+        self.row(id).state
+    }
+
+    #[track_caller]
+    pub fn until_state(&self, id: NodeId, state: State) {
+        self.until(&format!("{id} is {state}"), || self.state(id) == state);
+    }
+
+    /// Lets it settle and waits for its hash.
+    #[track_caller]
+    pub fn until_hashed(&self, id: NodeId) {
+        self.pass(3);
+        self.until("hashed", || self.row(id).hashed.is_some());
+    }
+
+    pub fn until_reconciled(&self) {
+        self.until("reconciled", || self.engine().status().reconciled);
+    }
+
+    pub fn until_standing(&self, standing: Standing) {
+        self.until(standing.word(), || self.engine().status().targets[0].standing == standing);
+    }
+
+    fn place(&self, path: &str) -> (NodeId, Vec<u8>) {
+        let path = Path::new(path);
+        let mut parent = NodeId::ROOT;
+        for dir in path.parent().unwrap().components() {
+            let name = dir.as_os_str().as_bytes();
+            parent = self.catalog().lookup(parent, name).unwrap().unwrap().id;
+        }
+        (parent, path.file_name().unwrap().as_bytes().to_vec())
+    }
+
+    pub fn find(&self, path: &str) -> Option<NodeRow> {
+        let (parent, name) = self.place(path);
+        self.catalog().lookup(parent, &name).unwrap()
+    }
+
+    /// As the mount does it: while names stay.
+    fn create(&self, path: &str, make: impl FnOnce(&Path)) -> NodeId {
+        let (parent, name) = self.place(path);
+        let _names = self.lower().names_stay();
+        make(&self.below(path));
+        let id = self.catalog().alloc();
+        let stat = self.lower().identify(Path::new(path), id).unwrap();
+        let (attr, version) = (stat.attr, stat.version);
+        self.catalog().record(Op::Create { id, parent, name, attr, version, adopted: false });
+        id
+    }
+
+    pub fn mkdir(&self, path: &str) -> NodeId {
+        self.create(path, |below| std::fs::create_dir(below).unwrap())
+    }
+
+    /// A recording made and closed through the mount.
+    pub fn record(&self, path: &str, bytes: &[u8]) -> NodeId {
+        let id = self.create(path, |below| std::fs::write(below, bytes).unwrap());
+        self.close(path, id);
+        id
+    }
+
+    /// A recording made through the mount, still open.
+    pub fn begin(&self, path: &str, bytes: &[u8]) -> (NodeId, File) {
+        let mut writer = None;
+        let id = self.create(path, |below| {
+            let mut file = File::create(below).unwrap();
+            file.write_all(bytes).unwrap();
+            writer = Some(file);
+        });
+        (id, writer.unwrap())
+    }
+
+    /// A descriptor that the daemon knows nothing of.
+    pub fn writer(&self, path: &str) -> File {
+        std::fs::OpenOptions::new().append(true).open(self.below(path)).unwrap()
+    }
+
+    /// The last writer of a file is gone.
+    pub fn close(&self, path: &str, id: NodeId) {
+        let stat = self.lower().stat(Path::new(path)).unwrap();
+        let (attr, version, at) = (stat.attr, stat.version, self.clock.now());
+        self.catalog().record(Op::Closed { id, attr, version, at });
+    }
+
+    /// Opened, overwritten and closed through the mount.
+    pub fn overwrite(&self, path: &str, id: NodeId, bytes: &[u8]) {
+        self.catalog().record(Op::Opened { id });
+        std::fs::write(self.below(path), bytes).unwrap();
+        self.close(path, id);
+    }
+
+    /// A recording that is archived.
+    pub fn archived(&self, path: &str, bytes: &[u8]) -> NodeId {
+        let id = self.record(path, bytes);
+        self.pass(400);
+        self.until_state(id, State::Archived);
+        id
+    }
+
+    /// A recording that is released.
+    pub fn released(&self, path: &str, bytes: &[u8]) -> NodeId {
+        let id = self.archived(path, bytes);
+        self.pass(3700);
+        self.until_state(id, State::Released);
+        self.until("the local copy is gone", || !self.below(path).exists());
+        id
+    }
+
+    pub fn run(&self, command: Command, path: &str) -> (Summary, Vec<(PathBuf, Outcome)>) {
+        let told = Mutex::new(Vec::new());
+        let tell = |p: &Progress| told.lock().unwrap().push((p.path.clone(), p.outcome.clone()));
+        let summary = self.engine().run(command, &[path.into()], &tell).unwrap();
+        let mut told = told.into_inner().unwrap();
+        told.sort_by(|a, b| a.0.cmp(&b.0));
+        (summary, told)
+    }
+
+    /// What became of the only file of a command.
+    #[track_caller]
+    pub fn run_one(&self, command: Command, path: &str) -> Outcome {
+        let (_, told) = self.run(command, path);
+        assert_eq!(told.len(), 1, "{told:?}");
+        told[0].1.clone()
+    }
+
+    /// Keys of recordings in the first target.
+    pub fn keys(&self) -> Vec<String> {
+        let own = |k: &String| !k.starts_with("p/.spoolfs/");
+        self.store().keys().into_iter().filter(own).collect()
+    }
+
+    /// The object under a key.
+    pub fn object(&self, key: &str) -> Vec<u8> {
+        self.store().bytes(key).unwrap().to_vec()
+    }
+
+    pub fn explain(&self, path: &str) -> String {
+        self.engine().explain(Path::new(path)).unwrap().join(" ")
+    }
+}
+
+/// Something like audio: `n` different bytes.
+pub fn audio(n: usize, seed: u8) -> Vec<u8> {
+    (0..n).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) ^ (i >> 8) as u8).collect()
+}
