@@ -1,10 +1,29 @@
 //! The lower directory: the real directory under the mount, reached only through a descriptor
 //! opened before the mount, and never outside it.
 //!
-//! **Invariant:** no path leaves the lower directory (every resolution is `openat2` beneath it,
-//! following no link), and no recording's bytes are removed by the engine without a permit.
+//! **Invariant:** no path leaves the lower directory (every step is `openat2` beneath it, on the
+//! same mount, following no link), and no recording's bytes are removed by the engine without a
+//! permit.
 
-use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId, ReleasePermit};
+mod dir;
+mod held;
+mod identity;
+mod private;
+mod quiet;
+mod retire;
+mod stage;
+
+pub use dir::{
+    Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
+};
+pub use quiet::Quiet;
+pub use stage::Stage;
+
+use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use private::Private;
+use retire::Retired;
+use rustix::io::Errno;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,14 +51,27 @@ pub enum LowerError {
         /// Path relative to the mount.
         path: PathBuf,
     },
+    /// The file system below lacks something that spoolfs needs.
+    #[error("{path}: {lack}")]
+    Unsuitable {
+        /// The lower directory.
+        path: PathBuf,
+        /// What is missing, and the cure.
+        lack: String,
+    },
 }
 
 impl LowerError {
+    fn io(path: &Path) -> impl FnOnce(Errno) -> LowerError + '_ {
+        move |errno| LowerError::Io { path: path.to_owned(), source: errno.into() }
+    }
+
     /// How it may end.
     pub fn class(&self) -> ErrorClass {
         match self {
             LowerError::Busy { .. } | LowerError::Changed { .. } => ErrorClass::Refused,
             LowerError::Io { .. } => ErrorClass::Transient,
+            LowerError::Unsuitable { .. } => ErrorClass::Permanent,
         }
     }
 
@@ -63,24 +95,17 @@ pub struct LowerStat {
     pub node: Option<NodeId>,
 }
 
-/// A file that had no writer at the moment it was looked at, open for reading.
-#[derive(Debug)]
-pub struct Quiet {
-    /// The file.
-    pub file: Arc<File>,
-    /// What it was at that moment.
-    pub stat: LowerStat,
-}
-
 /// The lower directory of one mount.
 #[derive(Debug)]
-pub struct Lower {}
+pub struct Lower {
+    root: Dir,
+    private: Private,
+    /// Held for reading while a name is looked up and opened, for writing while names move.
+    /// Nobody holds it across a read or write of data, an fsync, SQLite or the network.
+    topology: RwLock<()>,
+    retired: Mutex<Vec<Retired>>,
+}
 
-/// A file being brought back, in the private directory, not yet visible.
-#[derive(Debug)]
-pub struct Stage {}
-
-#[allow(unused_variables, clippy::unimplemented)]
 impl Lower {
     /// Opens the lower directory, before anything is mounted over it, and makes its private
     /// directory `.spl`.
@@ -88,7 +113,51 @@ impl Lower {
     /// # Errors
     /// Not a directory, no permission, or a file system without `trusted` extended attributes.
     pub fn open(dir: &Path) -> Result<Arc<Lower>> {
-        unimplemented!()
+        crate::sys::ignore_sigio();
+        let root = Dir::open_root(dir).map_err(LowerError::io(dir))?;
+        root.identify_self(NodeId::ROOT).map_err(|errno| LowerError::Unsuitable {
+            path: dir.to_owned(),
+            lack: format!(
+                "can not keep an extended attribute `trusted.spoolfs` ({errno}); spoolfs must run \
+                 as root on a local file system such as ext4, xfs or btrfs"
+            ),
+        })?;
+        let private = Private::open(&root).map_err(LowerError::io(dir))?;
+        let lower =
+            Lower { root, private, topology: RwLock::new(()), retired: Mutex::new(Vec::new()) };
+        lower.clear_leftovers();
+        Ok(Arc::new(lower))
+    }
+
+    /// The root of the tree.
+    pub fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// The directory at a path relative to the mount ("" is the root).
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn dir(&self, path: &Path) -> Result<Dir> {
+        self.root.descend(path).map_err(LowerError::io(path))
+    }
+
+    /// The directory that holds `path`, and the name in it.
+    fn parent_of<'p>(&self, path: &'p Path) -> Result<(Dir, &'p [u8])> {
+        use std::os::unix::ffi::OsStrExt;
+        let name = path.file_name().ok_or_else(|| LowerError::io(path)(Errno::INVAL))?;
+        let dir = self.dir(path.parent().unwrap_or(Path::new("")))?;
+        Ok((dir, name.as_bytes()))
+    }
+
+    /// Held by whoever looks a name up and then acts on what it found.
+    pub fn names_stay(&self) -> RwLockReadGuard<'_, ()> {
+        self.topology.read()
+    }
+
+    /// Held by whoever moves or removes a name.
+    pub fn names_move(&self) -> RwLockWriteGuard<'_, ()> {
+        self.topology.write()
     }
 
     /// Looks at a path relative to the mount; a symbolic link is not followed.
@@ -96,82 +165,43 @@ impl Lower {
     /// # Errors
     /// As `stat`.
     pub fn stat(&self, path: &Path) -> Result<LowerStat> {
-        unimplemented!()
+        if path.as_os_str().is_empty() {
+            return self.root.stat_self().map_err(LowerError::io(path));
+        }
+        let (dir, name) = self.parent_of(path)?;
+        dir.stat(name).map_err(LowerError::io(path))
     }
 
-    /// Opens a regular file for reading if the kernel grants a read lease, that is, if no writer
-    /// exists anywhere: no descriptor, no shared mapping, not even one from before the mount.
-    /// The lease is given back at once, so that nobody waits for it.
-    ///
-    /// # Errors
-    /// `Busy` if there is a writer.
-    pub fn quiet(&self, path: &Path) -> Result<Quiet> {
-        unimplemented!()
-    }
-
-    /// Whether the file still has no writer and its version is the one of `quiet`.
-    ///
-    /// # Errors
-    /// As `stat`.
-    pub fn still_quiet(&self, quiet: &Quiet) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// The extended attributes of a file, those that users see (not `user.spoolfs.*`).
+    /// The extended attributes of a file, those that users see.
     ///
     /// # Errors
     /// As `listxattr`.
     pub fn xattrs(&self, file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        unimplemented!()
-    }
-
-    /// Takes the local bytes away: moves the file to the private directory if it is still the
-    /// version of the permit and has no writer, and puts it back if one turned up. The bytes are
-    /// removed by a later `purge`.
-    ///
-    /// # Errors
-    /// `Busy`, `Changed`: the file is where it was.
-    pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Removes what `retire` took away at least a second ago. A file that got a writer after all
-    /// is put back, and its path returned.
-    pub fn purge(&self) -> Vec<PathBuf> {
-        unimplemented!()
-    }
-
-    /// Begins to bring a file back.
-    ///
-    /// # Errors
-    /// As `open`; no space.
-    pub fn stage(&self, id: NodeId) -> Result<Stage> {
-        unimplemented!()
-    }
-
-    /// Gives the staged file its attributes and identity, syncs it, and makes it visible at
-    /// `path` if `wanted` still says so (asked while no rename or unlink can happen). Never
-    /// replaces a file.
-    ///
-    /// # Errors
-    /// `Changed` if it is no longer wanted or the name is taken.
-    pub fn install(
-        &self,
-        stage: Stage,
-        path: &Path,
-        attr: &Attr,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<LowerStat> {
-        unimplemented!()
+        dir::all_xattrs(file).map_err(LowerError::io(Path::new("")))
     }
 
     /// Names in a directory, for reconciling; the private directory left out.
     ///
     /// # Errors
     /// As `readdir`.
-    pub fn names(&self, dir: &Path) -> Result<Vec<Vec<u8>>> {
-        unimplemented!()
+    pub fn names(&self, path: &Path) -> Result<Vec<Vec<u8>>> {
+        let dir = self.dir(path)?;
+        let mut stream = dir.stream().map_err(LowerError::io(path))?;
+        let mut names = Vec::new();
+        let mut position = 0;
+        loop {
+            let before = names.len();
+            stream
+                .read(position, &mut |entry| {
+                    position = entry.next;
+                    names.push(entry.name.to_vec());
+                    true
+                })
+                .map_err(LowerError::io(path))?;
+            if names.len() == before {
+                return Ok(names);
+            }
+        }
     }
 
     /// Gives a file or directory found below its identity.
@@ -179,15 +209,30 @@ impl Lower {
     /// # Errors
     /// As `setxattr`.
     pub fn identify(&self, path: &Path, id: NodeId) -> Result<LowerStat> {
-        unimplemented!()
+        let (dir, name) = self.parent_of(path)?;
+        dir.identify(name, id).map_err(LowerError::io(path))?;
+        dir.stat(name).map_err(LowerError::io(path))
     }
 
-    /// Makes a directory that released recordings need, with this identity; parents first.
+    /// Makes a directory that released recordings need, with this identity. Its parent must be
+    /// there; an existing directory of that identity is left as it is.
     ///
     /// # Errors
     /// As `mkdir`.
     pub fn restore_dir(&self, path: &Path, id: NodeId, attr: &Attr) -> Result<()> {
-        unimplemented!()
+        let (dir, name) = self.parent_of(path)?;
+        match dir.mkdir(name, attr.mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let found = dir.stat(name).map_err(LowerError::io(path))?;
+                let ours = found.node == Some(id);
+                return if ours { Ok(()) } else { Err(LowerError::Changed { path: path.into() }) };
+            }
+            Err(errno) => return Err(LowerError::io(path)(errno)),
+        }
+        dir.chown(name, Some(attr.uid), Some(attr.gid)).map_err(LowerError::io(path))?;
+        dir.chmod(name, attr.mode).map_err(LowerError::io(path))?;
+        dir.identify(name, id).map_err(LowerError::io(path))
     }
 
     /// Bytes free for ordinary users, and all bytes, of the lower file system.
@@ -195,17 +240,10 @@ impl Lower {
     /// # Errors
     /// As `statvfs`.
     pub fn space(&self) -> Result<(u64, u64)> {
-        unimplemented!()
+        let stat = self.root.statvfs().map_err(LowerError::io(Path::new("")))?;
+        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
     }
 }
 
-#[allow(unused_variables, clippy::unimplemented)]
-impl Stage {
-    /// Writes at a position.
-    ///
-    /// # Errors
-    /// As `pwrite`.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        unimplemented!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -135,6 +135,9 @@ pub struct Attr {
     pub rdev: u32,
     /// Disk use in blocks of 512 bytes.
     pub blocks: u64,
+    /// The file type bits of `st_mode` (`S_IFMT`), which tell a FIFO from a socket or device.
+    #[serde(default)]
+    pub special: u32,
 }
 
 /// How an error may end. Every error type of the project answers `class()`.

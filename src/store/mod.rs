@@ -3,6 +3,19 @@
 //! **Invariant:** "not found" and "can not be reached" are different errors everywhere, and a
 //! write's success is never taken as proof: `verify` is.
 
+pub mod file;
+pub mod journal;
+pub mod key;
+pub mod marker;
+pub mod memory;
+pub mod meta;
+mod proof;
+pub mod s3;
+mod target;
+
+pub use proof::verify;
+pub use target::{Secret, TargetOptions, open};
+
 use crate::recording::{ErrorClass, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -54,7 +67,8 @@ pub struct ObjectMeta {
 pub struct Head {
     /// Length in bytes.
     pub size: u64,
-    /// SHA-256 of the whole, if the target computed one itself and returns it.
+    /// SHA-256 of the whole, if the target computed one itself and returns it. For an upload in
+    /// parts: if the target's checksum over the parts is the one that belongs to this SHA-256.
     pub sha256: Option<Sha256>,
     /// User metadata, as far as the target returns it.
     pub user: Vec<(String, String)>,
@@ -105,6 +119,30 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// An error without a hint.
+    pub(crate) fn new(
+        kind: StoreErrorKind,
+        target: &str,
+        operation: &'static str,
+        key: &str,
+        detail: impl Into<String>,
+    ) -> StoreError {
+        StoreError {
+            kind,
+            target: target.to_owned(),
+            operation,
+            key: key.to_owned(),
+            detail: detail.into(),
+            hint: String::new(),
+        }
+    }
+
+    /// The same with the next step for an operator.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> StoreError {
+        self.hint = hint.into();
+        self
+    }
+
     /// How it may end.
     pub fn class(&self) -> ErrorClass {
         match self.kind {
@@ -130,6 +168,17 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// What a target was seen to do, by trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A put under a taken key is refused by the target itself. Otherwise the store asks first,
+    /// which leaves a gap between two machines that write the same key at the same moment.
+    pub conditional_put: bool,
+    /// The target refuses bytes that do not match their SHA-256, and returns it. Otherwise every
+    /// object is read back before it counts.
+    pub checksum: bool,
+}
+
 /// A target. Keys are full keys, with the prefix of the target's URL; every implementation
 /// retries nothing by itself: the engine does, with its own bounds.
 #[async_trait]
@@ -142,6 +191,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The address of an object for people, such as `s3://bucket/key`.
     fn url(&self, key: &str) -> String;
+
+    /// Finds out by trying what the target can do, and acts accordingly from then on. `nonce` must
+    /// be new each time: objects are made below `<prefix>.spoolfs/probe/<nonce>` and deleted.
+    /// Before it is called nothing is assumed of the target.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Denied`, `Unsupported`.
+    async fn probe(&self, nonce: &str) -> Result<Capabilities>;
 
     /// Writes an object under a key that has none. `sha256` is that of the body; the target is
     /// made to check it where it can. Large bodies go in parts; a failed upload leaves no part
@@ -163,10 +220,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `NotFound` only if the target said so; `Corrupt` if fewer bytes came than promised.
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
 
-    /// The objects whose key begins with `prefix` and sorts after `after`, in order, at most 1,000.
+    /// Objects whose key begins with `prefix`, at most 1,000: the first ones, or those that follow
+    /// `after`, the last key of the page before. The order is that of the bytes of the keys, but
+    /// for servers with an order of their own (SeaweedFS lists directory by directory).
     ///
     /// # Errors
-    /// `Unreachable`, `Denied`. An empty answer means that there are none.
+    /// `Unreachable`, `Denied`. An empty answer means that there are no more.
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>>;
 
     /// Deletes an object. Deleting one that is not there succeeds.

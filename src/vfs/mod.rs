@@ -1,1 +1,207 @@
-//! TBD
+//! File-system semantics, without FUSE: what each operation means for a tree that is partly on
+//! disk and partly in the archive.
+//!
+//! **Invariant:** nothing on the call path waits for a target, SQLite's writer, an fsync or a
+//! hash. What may wait runs on `Workers`: fsync, remote reads, opening a released file for
+//! writing, large unlinks.
+//!
+//! A name is looked up below first; only what is not there can be a released recording, and the
+//! catalog knows those. docs/SEMANTICS.md is the contract.
+
+mod attrs;
+mod handle;
+mod inode;
+mod listing;
+mod lookup;
+mod names;
+mod open;
+mod rename;
+mod workers;
+mod xattrs;
+
+pub use attrs::SetAttr;
+pub use handle::OpenKind;
+pub use listing::ListEntry;
+pub use open::Opened;
+pub use workers::{Waits, Workers};
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::SharedClock;
+use crate::lower::{Lower, LowerError};
+use crate::recording::{Attr, ErrorClass, NodeId};
+use bytes::Bytes;
+use handle::Handles;
+use inode::Inodes;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why an operation failed. Turned into a number only in `fuse::errno`.
+#[derive(Debug, thiserror::Error)]
+pub enum VfsError {
+    /// What the kernel said of the lower directory, or what it would have said.
+    #[error("{0}")]
+    Kernel(Errno),
+    /// The catalog is needed and can not be used.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The bytes are in the archive and could not be had.
+    #[error("{0}")]
+    Remote(RemoteError),
+    /// More requests wait than there may.
+    #[error("too many requests wait for a worker")]
+    Overloaded,
+}
+
+impl From<Errno> for VfsError {
+    fn from(errno: Errno) -> VfsError {
+        VfsError::Kernel(errno)
+    }
+}
+
+impl From<LowerError> for VfsError {
+    fn from(error: LowerError) -> VfsError {
+        let errno = match &error {
+            LowerError::Io { source, .. } => source.raw_os_error().map(Errno::from_raw_os_error),
+            LowerError::Busy { .. } | LowerError::Changed { .. } => Some(Errno::BUSY),
+            LowerError::Unsuitable { .. } => None,
+        };
+        VfsError::Kernel(errno.unwrap_or(Errno::IO))
+    }
+}
+
+/// Result of an operation.
+pub type Result<T> = std::result::Result<T, VfsError>;
+
+/// Why bytes or a local copy could not be had from the archive.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct RemoteError {
+    /// What happened, and the next step.
+    pub detail: String,
+    /// How it may end.
+    pub class: ErrorClass,
+}
+
+/// The archive, as far as the file system needs it. Calls may wait for the network and are made
+/// on workers only; each ends within its own deadline.
+pub trait Archive: Send + Sync {
+    /// Verified bytes of a released recording. `path` is for messages.
+    ///
+    /// # Errors
+    /// If no target could give them in time.
+    fn read(
+        &self,
+        id: NodeId,
+        path: &Path,
+        offset: u64,
+        len: usize,
+    ) -> std::result::Result<Bytes, RemoteError>;
+
+    /// Brings the local copy of a released recording back.
+    ///
+    /// # Errors
+    /// If no target could give it in time, or there is no room.
+    fn recall(&self, id: NodeId) -> std::result::Result<(), RemoteError>;
+
+    /// The address of an object for people.
+    fn url(&self, target: &str, key: &str) -> String;
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Number of the kernel's request, without bit 63.
+    pub unique: u64,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Mask for the mode of what is made.
+    pub umask: u32,
+}
+
+/// A node as a lookup answers it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Identity.
+    pub id: NodeId,
+    /// What `stat` shows.
+    pub attr: Attr,
+}
+
+/// The file system of one mount.
+pub struct Vfs {
+    lower: Arc<Lower>,
+    catalog: Arc<Catalog>,
+    archive: Arc<dyn Archive>,
+    clock: SharedClock,
+    workers: Workers,
+    inodes: Inodes,
+    handles: Handles,
+    /// One at a time gives a file found below its identity, so that it gets only one.
+    adopting: Mutex<()>,
+    /// Bytes of local copies that could be released if room were needed.
+    releasable: AtomicU64,
+}
+
+impl Vfs {
+    /// The file system over `lower`.
+    pub fn new(
+        lower: Arc<Lower>,
+        catalog: Arc<Catalog>,
+        archive: Arc<dyn Archive>,
+        clock: SharedClock,
+        workers: Workers,
+    ) -> Vfs {
+        Vfs {
+            inodes: Inodes::new(&lower),
+            handles: Handles::default(),
+            adopting: Mutex::new(()),
+            releasable: AtomicU64::new(0),
+            lower,
+            catalog,
+            archive,
+            clock,
+            workers,
+        }
+    }
+
+    /// Where requests go that may wait.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Tells how many bytes of local copies could be released: `statfs` counts them as free.
+    pub fn set_releasable(&self, bytes: u64) {
+        self.releasable.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Numbers of recordings that are open for writing now.
+    pub fn writers(&self) -> usize {
+        self.inodes.writers()
+    }
+
+    /// Space and limits. Local copies that can be released count as free, because scripts delete
+    /// recordings when `df` says that the disk is full.
+    ///
+    /// # Errors
+    /// As `statvfs`.
+    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        let mut stat = self.lower.root().statvfs()?;
+        let blocks = self.releasable.load(Ordering::Relaxed) / stat.f_frsize.max(1);
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        let extra = blocks.min(used);
+        stat.f_bfree += extra;
+        stat.f_bavail += extra;
+        Ok(stat)
+    }
+}
+
+impl std::fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vfs").finish_non_exhaustive()
+    }
+}

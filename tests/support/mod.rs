@@ -5,6 +5,7 @@ pub mod differential;
 pub mod mixmonitor;
 pub mod mount;
 pub mod run;
+pub mod seaweedfs;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,267 @@
+//! The composition root: puts the rooms together, runs until told to stop, takes them apart.
+
+mod archive;
+mod ground;
+mod notify;
+
+pub use ground::GroundError;
+
+use crate::catalog::{self, Catalog};
+use crate::clock::{SharedClock, SystemClock};
+use crate::content::Content;
+use crate::engine::{self, Engine};
+use crate::fuse::Server;
+use crate::limits;
+use crate::lower::Lower;
+use crate::policy::Rules;
+use crate::store::{self, Store, TargetOptions};
+use crate::vfs::{Vfs, Workers};
+use archive::EngineArchive;
+use notify::notify;
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long files may stay open after the mount was taken out of the tree at a stop; after that
+/// their writers get an error.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Everything a mount needs to know.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where to mount; the lower directory.
+    pub mountpoint: PathBuf,
+    /// Catalog, lock, control socket.
+    pub state_dir: PathBuf,
+    /// Operation log.
+    pub runtime_dir: PathBuf,
+    /// Disk cache.
+    pub cache_dir: PathBuf,
+    /// Its limit in bytes.
+    pub cache_bytes_max: u64,
+    /// Longest wait for bytes from the archive.
+    pub read_timeout: Duration,
+    /// Name of this machine in object keys.
+    pub node: String,
+    /// Name of the archive.
+    pub archive: String,
+    /// The targets, and whether each is required.
+    pub targets: Vec<(TargetOptions, bool)>,
+    /// What happens when.
+    pub rules: Rules,
+    /// Longest time that a change is known to the catalog alone.
+    pub journal_interval: Duration,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The parts of a running mount that commands talk to.
+pub struct Daemon {
+    /// What it was started with.
+    pub setup: Setup,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// The lower directory.
+    pub lower: Arc<Lower>,
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// The file system.
+    pub vfs: Arc<Vfs>,
+    /// The targets.
+    pub stores: Vec<Arc<dyn Store>>,
+    /// Bytes of released recordings.
+    pub content: Arc<Content>,
+    /// Source of time.
+    pub clock: SharedClock,
+}
+
+/// Mounts, serves and unmounts. Returns after SIGTERM or SIGINT, or when somebody else unmounted.
+/// `attend` is called once everything runs, and keeps alive what it returns (the control socket).
+///
+/// # Errors
+/// One sentence with the cure; nothing is mounted then.
+pub fn run<T>(
+    setup: Setup,
+    attend: impl FnOnce(Arc<Daemon>) -> Result<T>,
+    reload: impl Fn(&Daemon) -> Result<()>,
+) -> Result<()> {
+    crate::sys::clear_umask();
+    raise_file_limit();
+    let outside: Vec<_> = outside(&setup);
+    ground::inspect(&setup.mountpoint, &outside)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("spoolfs-net")
+        .enable_all()
+        .build()?;
+    let daemon = assemble(setup, &runtime)?;
+    let server = Server::mount(daemon.vfs.clone(), &daemon.setup.mountpoint)?;
+    let mounted = server.mounted();
+    let (ended, end) = mpsc::channel();
+    let serve = move || {
+        let result = server.run();
+        let _nobody_waits_any_more = ended.send(result);
+    };
+    std::thread::Builder::new().name("spoolfs-serve".to_owned()).spawn(serve)?;
+    let attending = match attend(daemon.clone()) {
+        Ok(attending) => attending,
+        Err(error) => {
+            let _the_error_matters_more = mounted.unmount();
+            daemon.engine.stop();
+            daemon.catalog.close();
+            return Err(error);
+        }
+    };
+    notify("READY=1\nSTATUS=mounted");
+    tracing::info!(mountpoint = %daemon.setup.mountpoint.display(), "mounted");
+
+    let unmounted_by_others = wait(&runtime, &end, || {
+        notify("RELOADING=1");
+        if let Err(error) = reload(&daemon) {
+            tracing::error!(error = %error, "the new configuration is not in force");
+        }
+        notify("READY=1");
+    })?;
+    notify("STOPPING=1");
+    if !unmounted_by_others {
+        let at_once = mounted.unmount()?;
+        if !at_once {
+            tracing::warn!(
+                seconds = STOP_GRACE.as_secs(),
+                "files are open; they can be finished within the grace time"
+            );
+        }
+        if end.recv_timeout(STOP_GRACE).is_err() {
+            tracing::error!(
+                "files were still open: their writers get an error from now on, \
+                what they wrote is on disk"
+            );
+        }
+    }
+    drop(attending);
+    daemon.engine.stop();
+    daemon.catalog.close();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Directories that must not be inside the mount: they would wait for themselves.
+fn outside(setup: &Setup) -> Vec<(&'static str, &std::path::Path)> {
+    let mut outside = vec![
+        ("the state directory", setup.state_dir.as_path()),
+        ("the runtime directory", setup.runtime_dir.as_path()),
+        ("the cache directory", setup.cache_dir.as_path()),
+    ];
+    for (target, _) in &setup.targets {
+        if let Some(path) = target.url.strip_prefix("file://") {
+            outside.push(("a target's directory", std::path::Path::new(path)));
+        }
+    }
+    outside
+}
+
+fn assemble(setup: Setup, runtime: &Runtime) -> Result<Arc<Daemon>> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let stores = setup
+        .targets
+        .iter()
+        .map(|(options, _)| store::open(options))
+        .collect::<store::Result<Vec<_>>>()?;
+    let catalog = Catalog::open(catalog::Options {
+        state_dir: setup.state_dir.clone(),
+        runtime_dir: setup.runtime_dir.clone(),
+        clock: clock.clone(),
+        node: setup.node.clone(),
+    })?;
+    let lower = Lower::open(&setup.mountpoint)?;
+    let content = Arc::new(Content::new(
+        crate::content::Options {
+            cache_dir: setup.cache_dir.clone(),
+            cache_bytes_max: setup.cache_bytes_max,
+            read_timeout: setup.read_timeout,
+        },
+        catalog.clone(),
+        stores.clone(),
+        runtime.handle().clone(),
+        clock.clone(),
+    ));
+    let required = setup.targets.iter().filter(|(_, r)| *r).map(|(t, _)| t.name.clone()).collect();
+    let engine = Arc::new(Engine::start(
+        engine::Options {
+            rules: setup.rules.clone(),
+            required,
+            archive_name: setup.archive.clone(),
+            journal_interval: setup.journal_interval,
+        },
+        engine::Parts {
+            catalog: catalog.clone(),
+            lower: lower.clone(),
+            content: content.clone(),
+            stores: stores.clone(),
+            runtime: runtime.handle().clone(),
+            clock: clock.clone(),
+        },
+    )?);
+    let archive = EngineArchive {
+        content: content.clone(),
+        engine: engine.clone(),
+        stores: stores.clone(),
+        read_timeout: setup.read_timeout,
+    };
+    let workers = Workers::start(limits::WORKER_THREADS, limits::WORKER_QUEUE_MAX)?;
+    let vfs = Arc::new(Vfs::new(
+        lower.clone(),
+        catalog.clone(),
+        Arc::new(archive),
+        clock.clone(),
+        workers,
+    ));
+    Ok(Arc::new(Daemon { setup, catalog, lower, engine, vfs, stores, content, clock }))
+}
+
+/// Waits for a signal to stop, or for the end of the mount. Tells whether it was the latter.
+fn wait(
+    runtime: &Runtime,
+    end: &mpsc::Receiver<std::io::Result<()>>,
+    reload: impl Fn(),
+) -> Result<bool> {
+    let _in_runtime = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        let again = runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => Some(false),
+                _ = interrupt.recv() => Some(false),
+                _ = hangup.recv() => { reload(); None }
+                // The session's thread can not wake a task; once a second is often enough.
+                () = tokio::time::sleep(Duration::from_secs(1)) => match end.try_recv() {
+                    Err(mpsc::TryRecvError::Empty) => None,
+                    _ => Some(true),
+                },
+            }
+        });
+        if let Some(unmounted) = again {
+            if unmounted {
+                tracing::warn!("unmounted by somebody else; stopping");
+            }
+            return Ok(unmounted);
+        }
+    }
+}
+
+/// Each recording in progress takes a descriptor.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%errno, "the limit of open files could not be raised");
+    }
+}

@@ -1,0 +1,637 @@
+//! fuser's requests as calls of `vfs`, and its answers as replies.
+
+use super::errno::errno;
+use crate::clock::Timestamp;
+use crate::lower::SetTime;
+use crate::recording::{Attr, Kind, NodeId};
+use crate::vfs::{Caller, Entry, OpenKind, Opened, SetAttr, Vfs, Waits};
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How long the kernel may answer from what it was told: short, because files can also change
+/// below, behind the mount, and their size must be right.
+const TTL: Duration = Duration::from_secs(1);
+/// Bit 63 of a request's number says that it was sent again (FUSE_UNIQUE_RESEND).
+const RESENT: u64 = 1 << 63;
+
+pub(super) struct Adapter {
+    vfs: Arc<Vfs>,
+}
+
+impl Adapter {
+    pub fn new(vfs: Arc<Vfs>) -> Adapter {
+        Adapter { vfs }
+    }
+}
+
+fn node(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+fn caller(req: &Request, umask: u32) -> Caller {
+    Caller { unique: req.unique().0 & !RESENT, uid: req.uid(), gid: req.gid(), umask }
+}
+
+fn flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags.cast_unsigned())
+}
+
+fn file_type(attr: &Attr) -> FileType {
+    match attr.kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Other => match rustix::fs::FileType::from_raw_mode(attr.special) {
+            rustix::fs::FileType::Socket => FileType::Socket,
+            rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
+            rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
+            _ => FileType::NamedPipe,
+        },
+    }
+}
+
+fn listed_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Other => FileType::NamedPipe,
+    }
+}
+
+fn file_attr(id: NodeId, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(id.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime.into(),
+        mtime: attr.mtime.into(),
+        ctime: attr.ctime.into(),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(attr),
+        // Twelve bits by construction.
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+fn entry(result: crate::vfs::Result<Entry>, reply: ReplyEntry) {
+    match result {
+        Ok(e) => reply.entry(&TTL, &file_attr(e.id, &e.attr), Generation(0)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn empty(result: crate::vfs::Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn attributes(id: NodeId, result: crate::vfs::Result<Attr>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &file_attr(id, &attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn written(result: crate::vfs::Result<usize>, reply: ReplyWrite) {
+    match result {
+        Ok(n) => reply.written(u32::try_from(n).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn opened(result: crate::vfs::Result<Opened>, reply: ReplyOpen) {
+    match result {
+        Ok(o) => reply.opened(FileHandle(o.handle), open_flags(&o)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn data(result: crate::vfs::Result<bytes::Bytes>, reply: ReplyData) {
+    match result {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => {
+            if let crate::vfs::VfsError::Remote(remote) = &error {
+                tracing::warn!(%remote, "a released recording could not be read");
+            }
+            reply.error(errno(&error));
+        }
+    }
+}
+
+/// Names or values of extended attributes: their length if nothing else is wanted.
+fn xattr(result: crate::vfs::Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len <= size => reply.data(&value),
+            _ => reply.error(Errno::ERANGE),
+        },
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(t) => SetTime::At(Timestamp::from(t)),
+    }
+}
+
+/// Runs `$job` with `$reply` on a worker, or answers EIO if too many wait. A macro, because each
+/// kind of reply is a type of its own without a common trait.
+macro_rules! on_worker {
+    ($self:ident, $waits:expr, $reply:ident, |$vfs:ident| $job:expr) => {{
+        let $vfs = $self.vfs.clone();
+        let slot = Arc::new(parking_lot::Mutex::new(Some($reply)));
+        let theirs = slot.clone();
+        let queued = $self.vfs.workers().run($waits, move || {
+            if let Some($reply) = theirs.lock().take() {
+                $job
+            }
+        });
+        if let Err(error) = queued
+            && let Some(reply) = slot.lock().take()
+        {
+            reply.error(errno(&error));
+        }
+    }};
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_ACL,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!(?wanted, "this kernel does not offer a FUSE capability");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(self.vfs.lookup(node(parent), name.as_bytes()), reply);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.vfs.forget(node(ino), nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let id = node(ino);
+        attributes(id, self.vfs.getattr(id, fh.map(|f| f.0)), reply);
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let id = node(ino);
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let set = SetAttr { mode, uid, gid, size, atime, mtime };
+        let fh = fh.map(|f| f.0);
+        match self.vfs.setattr_waits(id, &set) {
+            None => attributes(id, self.vfs.setattr(id, set, fh), reply),
+            Some(waits) => {
+                on_worker!(self, waits, reply, |vfs| attributes(
+                    id,
+                    vfs.setattr(id, set, fh),
+                    reply
+                ))
+            }
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        data(self.vfs.readlink(node(ino)).map(Into::into), reply);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.vfs.mknod(caller(req, umask), node(parent), name.as_bytes(), mode, rdev);
+        entry(made, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        entry(self.vfs.mkdir(caller(req, umask), node(parent), name.as_bytes(), mode), reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.vfs.unlink(caller(req, 0), node(parent), name.as_bytes()), reply);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.vfs.rmdir(caller(req, 0), node(parent), name.as_bytes()), reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        entry(self.vfs.symlink(caller(req, 0), node(parent), name, target), reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let from = (node(parent), name.as_bytes());
+        let to = (node(newparent), newname.as_bytes());
+        empty(self.vfs.rename(caller(req, 0), from, to, flags), reply);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes().to_vec());
+        if self.vfs.is_released(id) {
+            on_worker!(self, Waits::Archive, reply, |vfs| {
+                entry(vfs.link(id, parent, &name), reply);
+            });
+        } else {
+            entry(self.vfs.link(id, parent, &name), reply);
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, of: OpenFlags, reply: ReplyOpen) {
+        let (id, flags) = (node(ino), flags(of.0));
+        match self.vfs.open_waits(id, flags) {
+            None => opened(self.vfs.open(id, flags), reply),
+            Some(waits) => on_worker!(self, waits, reply, |vfs| opened(vfs.open(id, flags), reply)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let len = size as usize;
+        match self.vfs.source(fh.0) {
+            Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
+            Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
+                data(vfs.read(fh.0, offset, len), reply);
+            }),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        written(self.vfs.write(fh.0, offset, data), reply);
+    }
+
+    /// Each fork of Asterisk would send one for every recording in progress. ENOSYS ends that for
+    /// good; only RELEASE means closed.
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.vfs.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync(fh.0, datasync), reply));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.open_dir(node(ino)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.vfs.list(fh.0, offset, false, &mut |e, _| {
+            let name = OsStr::from_bytes(&e.name);
+            !reply.add(INodeNo(e.id.0), e.next, listed_type(e.kind), name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listed = self.vfs.list(fh.0, offset, true, &mut |e, full| {
+            let name = OsStr::from_bytes(&e.name);
+            match full {
+                Some(full) => {
+                    let attr = file_attr(full.id, &full.attr);
+                    !reply.add(attr.ino, e.next, name, &TTL, &attr, Generation(0))
+                }
+                // `.` and `..`: the kernel counts no reference for them.
+                None => {
+                    let attr = file_attr(e.id, &dot_attr());
+                    !reply.add(attr.ino, e.next, name, &Duration::ZERO, &attr, Generation(0))
+                }
+            }
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.vfs.release_dir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let id = node(ino);
+        on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync_dir(id), reply));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.vfs.statfs() {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                u32::try_from(s.f_bsize).unwrap_or(4096),
+                u32::try_from(s.f_namemax).unwrap_or(255),
+                u32::try_from(s.f_frsize).unwrap_or(4096),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = flags.cast_unsigned();
+        empty(self.vfs.setxattr(node(ino), name.as_bytes(), value, flags), reply);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr(self.vfs.getxattr(node(ino), name.as_bytes()), size, reply);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self
+            .vfs
+            .listxattr(node(ino))
+            .map(|names| names.iter().flat_map(|n| n.iter().copied().chain([0])).collect());
+        xattr(names, size, reply);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.vfs.removexattr(node(ino), name.as_bytes()), reply);
+    }
+
+    /// The kernel checks permissions itself.
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        of: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = caller(req, umask);
+        match self.vfs.create(caller, node(parent), name.as_bytes(), mode, flags(of)) {
+            Ok((e, o)) => reply.created(
+                &TTL,
+                &file_attr(e.id, &e.attr),
+                Generation(0),
+                FileHandle(o.handle),
+                open_flags(&o),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        empty(self.vfs.fallocate(fh.0, mode, offset, length), reply);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let from = match (whence, u64::try_from(offset)) {
+            (libc::SEEK_DATA, Ok(at)) => SeekFrom::Data(at),
+            (libc::SEEK_HOLE, Ok(at)) => SeekFrom::Hole(at),
+            (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => return reply.error(Errno::ENXIO),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.vfs.seek(fh.0, node(ino), from) {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // Short copies are allowed; a long one would keep this thread from other callers.
+        let len = usize::try_from(len.min(8 << 20)).unwrap_or(8 << 20);
+        written(self.vfs.copy((fh_in.0, offset_in), (fh_out.0, offset_out), len), reply);
+    }
+}
+
+/// The kernel takes nothing from the attributes of `.` and `..` but that they are directories.
+fn dot_attr() -> Attr {
+    Attr {
+        kind: Kind::Dir,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        mtime: Timestamp(0),
+        atime: Timestamp(0),
+        ctime: Timestamp(0),
+        nlink: 2,
+        rdev: 0,
+        blocks: 0,
+        special: 0,
+    }
+}

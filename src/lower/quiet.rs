@@ -1,0 +1,70 @@
+//! Looking at a file at a moment when nobody can be writing to it.
+
+use super::dir::stat_file;
+use super::{Lower, LowerError, LowerStat, Result};
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A file that had no writer at the moment it was looked at, open for reading.
+#[derive(Debug)]
+pub struct Quiet {
+    /// The file.
+    pub file: Arc<File>,
+    /// What it was at that moment.
+    pub stat: LowerStat,
+}
+
+impl Lower {
+    /// Opens a regular file for reading if the kernel grants a read lease, that is, if no writer
+    /// exists anywhere: no descriptor, no shared mapping, not even one from before the mount.
+    /// The lease is given back at once, so that nobody waits for it.
+    ///
+    /// # Errors
+    /// `Busy` if there is a writer.
+    pub fn quiet(&self, path: &Path) -> Result<Quiet> {
+        let (dir, name) = self.parent_of(path)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
+        let file = dir.open(name, flags).map_err(LowerError::io(path))?;
+        let stat = under_lease(&file, path, || stat_file(&file).map_err(LowerError::io(path)))?;
+        Ok(Quiet { file: Arc::new(file), stat })
+    }
+
+    /// Whether the file still has no writer and its version is the one of `quiet`.
+    ///
+    /// # Errors
+    /// As `stat`.
+    pub fn still_quiet(&self, quiet: &Quiet) -> Result<bool> {
+        let path = Path::new("");
+        let now = under_lease(&quiet.file, path, || {
+            stat_file(&*quiet.file).map_err(LowerError::io(path))
+        });
+        match now {
+            Ok(now) => Ok(now.version == quiet.stat.version),
+            Err(LowerError::Busy { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// Runs `look` while the kernel guarantees that there is no writer. An open for writing waits
+/// meanwhile, so `look` must take microseconds only.
+pub(super) fn under_lease<T>(
+    file: &File,
+    path: &Path,
+    look: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    match crate::sys::lease_take(file) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+            return Err(LowerError::Busy { path: path.to_owned() });
+        }
+        Err(source) => return Err(LowerError::Io { path: path.to_owned(), source }),
+    }
+    let result = look();
+    let dropped = crate::sys::lease_drop(file);
+    let value = result?;
+    dropped.map_err(|source| LowerError::Io { path: path.to_owned(), source })?;
+    Ok(value)
+}

@@ -1,0 +1,148 @@
+//! Taking local bytes away, by permit.
+
+use super::dir::stat_file;
+use super::quiet::under_lease;
+use super::{Lower, LowerError, Result};
+use crate::recording::{NodeId, ReleasePermit};
+use rustix::fs::{OFlags, RenameFlags};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A file in `gone`, open so that its name does not matter.
+#[derive(Debug)]
+pub(super) struct Retired {
+    name: Vec<u8>,
+    path: PathBuf,
+    file: File,
+    /// Passed over by the purge that ran right after it was taken away.
+    seen: bool,
+}
+
+impl Lower {
+    /// Takes the local bytes away: moves the file to the private directory if it is still the
+    /// version of the permit and has no writer, and puts it back if one turned up. The bytes are
+    /// removed by a later `purge`.
+    ///
+    /// # Errors
+    /// `Busy`, `Changed`: the file is where it was.
+    pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
+        let _names = self.names_move();
+        let (dir, name) = self.parent_of(path)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
+        let file = dir.open(name, flags).map_err(LowerError::io(path))?;
+        let changed = || LowerError::Changed { path: path.to_owned() };
+        let gone = gone_name(permit.node(), permit.version().size);
+        under_lease(&file, path, || {
+            let now = stat_file(&file).map_err(LowerError::io(path))?;
+            if now.version != permit.version() || now.node != Some(permit.node()) {
+                return Err(changed());
+            }
+            dir.rename(name, &self.private.gone, &gone, RenameFlags::NOREPLACE)
+                .map_err(LowerError::io(path))
+        })?;
+        // A writer that had looked the name up before it moved is counted by now.
+        if let Err(busy) = under_lease(&file, path, || Ok(())) {
+            self.private
+                .gone
+                .rename(&gone, &dir, name, RenameFlags::NOREPLACE)
+                .map_err(LowerError::io(path))?;
+            return Err(busy);
+        }
+        self.retired.lock().push(Retired { name: gone, path: path.to_owned(), file, seen: false });
+        Ok(())
+    }
+
+    /// Removes what `retire` took away before the last purge. A file that got a writer after all
+    /// is put back, and its path returned.
+    pub fn purge(&self) -> Vec<PathBuf> {
+        let mut due = Vec::new();
+        self.retired.lock().retain_mut(|r| {
+            let now = std::mem::replace(&mut r.seen, true);
+            if now {
+                due.push((r.name.clone(), r.path.clone(), r.file.try_clone()));
+            }
+            !now
+        });
+        let mut put_back = Vec::new();
+        for (name, path, file) in due {
+            let quiet = file.is_ok_and(|f| under_lease(&f, &path, || Ok(())).is_ok());
+            if quiet {
+                if let Err(errno) = self.private.gone.unlink(&name) {
+                    tracing::warn!(path = %path.display(), %errno, "a released copy could not be removed");
+                }
+            } else if self.put_back(&name, &path) {
+                put_back.push(path);
+            }
+        }
+        put_back
+    }
+
+    fn put_back(&self, name: &[u8], path: &Path) -> bool {
+        let _names = self.names_move();
+        let back = self.parent_of(path).and_then(|(dir, old)| {
+            self.private
+                .gone
+                .rename(name, &dir, old, RenameFlags::NOREPLACE)
+                .map_err(LowerError::io(path))
+        });
+        if let Err(error) = &back {
+            self.keep_found(name);
+            tracing::error!(%error, "a program wrote to a copy that was being released; \
+                it is kept in .spl/found of the lower directory");
+        }
+        back.is_ok()
+    }
+
+    fn keep_found(&self, name: &[u8]) {
+        let _best_effort =
+            self.private.gone.rename(name, &self.private.found, name, RenameFlags::NOREPLACE);
+    }
+
+    /// What a dead daemon left in the private directory. `open` and `stage` hold nothing that
+    /// anybody can reach any more. `gone` holds copies whose release was committed; one that does
+    /// not have the size it was released with is kept in `found`.
+    pub(super) fn clear_leftovers(&self) {
+        for room in [&self.private.open, &self.private.stage] {
+            for name in names(room) {
+                let _next_start_tries_again = room.unlink(&name);
+            }
+        }
+        for name in names(&self.private.gone) {
+            let expected = std::str::from_utf8(&name).ok().and_then(|n| n.split_once('-'));
+            let size = expected.and_then(|(_, size)| size.parse::<u64>().ok());
+            let found = self.private.gone.stat(&name).map(|s| s.attr.size).ok();
+            if size.is_some() && size == found {
+                let _next_start_tries_again = self.private.gone.unlink(&name);
+            } else {
+                self.keep_found(&name);
+                let name = String::from_utf8_lossy(&name).into_owned();
+                tracing::error!(
+                    name,
+                    "an unexpected file was kept in .spl/found of the lower directory"
+                );
+            }
+        }
+    }
+}
+
+fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    let mut position = 0;
+    let Ok(mut stream) = dir.stream() else { return names };
+    loop {
+        let before = names.len();
+        let read = stream.read(position, &mut |entry| {
+            position = entry.next;
+            names.push(entry.name.to_vec());
+            true
+        });
+        if read.is_err() || names.len() == before {
+            return names;
+        }
+    }
+}
+
+fn gone_name(id: NodeId, size: u64) -> Vec<u8> {
+    std::ffi::OsString::from(format!("{id}-{size}")).as_bytes().to_vec()
+}

@@ -1,0 +1,100 @@
+//! Bringing a file back: written where nobody sees it, then made visible in one step.
+
+use super::dir::{identify_file, stat_file, timestamps};
+use super::{Lower, LowerError, LowerStat, Result, SetTime, Times};
+use crate::recording::{Attr, NodeId};
+use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A file being brought back, in the private directory, not yet visible. Dropped before it is
+/// installed, it is removed.
+#[derive(Debug)]
+pub struct Stage {
+    room: super::Dir,
+    name: Vec<u8>,
+    id: NodeId,
+    file: File,
+    installed: bool,
+}
+
+impl Lower {
+    /// Begins to bring a file back.
+    ///
+    /// # Errors
+    /// As `open`; no space.
+    pub fn stage(&self, id: NodeId) -> Result<Stage> {
+        let room = self.private.stage.clone();
+        let name = format!("{id}-{:08x}", fastrand::u32(..)).into_bytes();
+        let file = room
+            .create(&name, OFlags::RDWR, 0o600)
+            .map_err(LowerError::io(Path::new(".spl/stage")))?;
+        Ok(Stage { room, name, id, file, installed: false })
+    }
+
+    /// Gives the staged file its attributes and identity, syncs it, and makes it visible at
+    /// `path` if `wanted` still says so (asked while no rename or unlink can happen). Never
+    /// replaces a file.
+    ///
+    /// # Errors
+    /// `Changed` if it is no longer wanted or the name is taken.
+    pub fn install(
+        &self,
+        mut stage: Stage,
+        path: &Path,
+        attr: &Attr,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<LowerStat> {
+        stage.dress(attr, xattrs).map_err(LowerError::io(path))?;
+        stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
+        let changed = || LowerError::Changed { path: path.to_owned() };
+        let _names = self.names_move();
+        if !wanted() {
+            return Err(changed());
+        }
+        let (dir, name) = self.parent_of(path)?;
+        match stage.room.rename(&stage.name, &dir, name, RenameFlags::NOREPLACE) {
+            Ok(()) => stage.installed = true,
+            Err(Errno::EXIST) => return Err(changed()),
+            Err(errno) => return Err(LowerError::io(path)(errno)),
+        }
+        stat_file(&stage.file).map_err(LowerError::io(path))
+    }
+}
+
+impl Stage {
+    /// Writes at a position.
+    ///
+    /// # Errors
+    /// As `pwrite`.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|source| LowerError::Io { path: PathBuf::from(".spl/stage"), source })
+    }
+
+    fn dress(&self, attr: &Attr, xattrs: &[(Vec<u8>, Vec<u8>)]) -> rustix::io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
+        rustix::fs::fchown(&self.file, Some(uid), Some(gid))?;
+        for (name, value) in xattrs {
+            rustix::fs::fsetxattr(&self.file, &**name, value, XattrFlags::empty())?;
+        }
+        // After the ACLs, which move the group bits, and after chown, which clears setuid.
+        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(attr.mode & 0o7777))?;
+        identify_file(&self.file, self.id)?;
+        let times =
+            Times { atime: Some(SetTime::At(attr.atime)), mtime: Some(SetTime::At(attr.mtime)) };
+        rustix::fs::futimens(&self.file, &timestamps(times))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.installed {
+            let _next_start_removes_it = self.room.unlink(&self.name);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! A directory as a target: a local disk, or NFS (docs/FORMAT.md, "Directories").
+//!
+//! **Invariant:** a name appears only when its bytes are complete and synced, and is never
+//! replaced: `link(2)` is the conditional put. While the archive's marker is not to be seen, a
+//! missing file is not "not found": another directory may be in this one's place (a mount that
+//! is gone).
+
+mod list;
+mod place;
+
+use super::{
+    Body, Capabilities, Head, Listed, ObjectMeta, Result, Store, StoreError, StoreErrorKind, marker,
+};
+use crate::recording::Sha256;
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Below the root: files not yet complete.
+const TEMP_DIR: &str = ".spoolfs/tmp";
+/// Below the root: `<key>` holds the metadata of the object `<key>`.
+const META_DIR: &str = ".spoolfs/meta";
+
+/// Objects as files.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    root: PathBuf,
+    /// In the names of our temporary files, so that those of an earlier daemon are told apart.
+    session: String,
+    /// The marker was seen: from now on it must be there.
+    marked: AtomicBool,
+}
+
+/// What is kept beside an object.
+#[derive(Serialize, Deserialize)]
+struct Beside {
+    content_type: String,
+    user: Vec<(String, String)>,
+}
+
+impl FileStore {
+    /// A store in a directory, which must exist when it is used.
+    pub fn new(name: &str, root: PathBuf) -> FileStore {
+        let session = format!("{:016x}", fastrand::u64(..));
+        FileStore {
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                root,
+                session,
+                marked: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Runs a blocking call where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        key: &str,
+        call: impl FnOnce(&Inner, &str) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (inner, owned) = (self.inner.clone(), key.to_owned());
+        match tokio::task::spawn_blocking(move || call(&inner, &owned)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::new(
+                StoreErrorKind::Unreachable,
+                &self.inner.name,
+                op,
+                key,
+                "the daemon is stopping",
+            )),
+        }
+    }
+}
+
+impl Inner {
+    fn path(&self, op: &'static str, key: &str) -> Result<PathBuf> {
+        let plain = |c: &str| !matches!(c, "" | "." | "..") && !c.contains('\0');
+        if key.split('/').all(plain) {
+            return Ok(self.root.join(key));
+        }
+        let what = "this key is no path below the directory";
+        Err(StoreError::new(StoreErrorKind::Unsupported, &self.name, op, key, what))
+    }
+
+    fn meta_path(&self, key: &str) -> PathBuf {
+        self.root.join(META_DIR).join(key)
+    }
+
+    fn io(&self, op: &'static str, key: &str, error: &std::io::Error) -> StoreError {
+        let (kind, hint) = match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => (
+                StoreErrorKind::Denied,
+                "let the user of spoolfs read and write the directory".to_owned(),
+            ),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                (StoreErrorKind::Unreachable, format!("free space in {}", self.root.display()))
+            }
+            ErrorKind::InvalidFilename | ErrorKind::Unsupported | ErrorKind::InvalidInput => {
+                (StoreErrorKind::Unsupported, "use another file system".to_owned())
+            }
+            _ => (
+                StoreErrorKind::Unreachable,
+                format!("look at the file system of {}", self.root.display()),
+            ),
+        };
+        StoreError::new(kind, &self.name, op, key, error.to_string()).hint(hint)
+    }
+
+    /// Fails unless the directory is there and, once it was seen, the archive's marker in it.
+    fn present(&self, op: &'static str, key: &str) -> Result<()> {
+        let marker = self.root.join(marker::ARCHIVE_KEY);
+        let (there, what) = if self.marked.load(Ordering::Relaxed) {
+            (marker.is_file(), "the archive's marker is no longer in this directory")
+        } else if marker.is_file() {
+            self.marked.store(true, Ordering::Relaxed);
+            (true, "")
+        } else {
+            (self.root.is_dir(), "there is no such directory")
+        };
+        if there {
+            return Ok(());
+        }
+        let hint = format!("make or mount {}", self.root.display());
+        let kind = StoreErrorKind::Unreachable;
+        Err(StoreError::new(kind, &self.name, op, key, what).hint(hint))
+    }
+
+    /// The error of a look-up: not found only if the directory is the right one.
+    fn missing_or(&self, op: &'static str, key: &str, error: &std::io::Error) -> StoreError {
+        let missing = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory];
+        if !missing.contains(&error.kind()) {
+            return self.io(op, key, error);
+        }
+        match self.present(op, key) {
+            Err(absent) => absent,
+            Ok(()) => {
+                StoreError::new(StoreErrorKind::NotFound, &self.name, op, key, "no such object")
+            }
+        }
+    }
+
+    fn open(&self, op: &'static str, key: &str) -> Result<(File, u64)> {
+        let path = self.path(op, key)?;
+        let file = File::open(path).map_err(|e| self.missing_or(op, key, &e))?;
+        let stat = file.metadata().map_err(|e| self.io(op, key, &e))?;
+        if !stat.is_file() {
+            return Err(self.missing_or(op, key, &ErrorKind::IsADirectory.into()));
+        }
+        Ok((file, stat.len()))
+    }
+
+    fn head(&self, key: &str) -> Result<Head> {
+        let (_, size) = self.open("head", key)?;
+        let user = match fs::read(self.meta_path(key)) {
+            Ok(bytes) => {
+                serde_json::from_slice::<Beside>(&bytes).map(|b| b.user).unwrap_or_default()
+            }
+            Err(_) => Vec::new(),
+        };
+        Ok(Head { size, sha256: None, user })
+    }
+
+    fn get(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
+        let (file, size) = self.open("get", key)?;
+        let len = range.end.min(size).saturating_sub(range.start);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => Ok(bytes.into()),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(StoreError::new(
+                StoreErrorKind::Corrupt,
+                &self.name,
+                "get",
+                key,
+                "the file became shorter while it was read",
+            )),
+            Err(e) => Err(self.io("get", key, &e)),
+        }
+    }
+
+    fn put(&self, key: &str, body: &Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
+        self.present("put", key)?;
+        let path = self.path("put", key)?;
+        let placed = place::place(&self.root, &self.temp_name(key), &path, body, sha256);
+        let beside = Beside { content_type: meta.content_type.clone(), user: meta.user.clone() };
+        match placed {
+            Ok(()) => self.write_meta(key, &beside),
+            Err(place::Failure::Taken) => {
+                // A crash between the two files left the first: the second is added now.
+                if !self.meta_path(key).exists() && self.holds(&path, body.len(), sha256) {
+                    self.write_meta(key, &beside)?;
+                }
+                let kind = StoreErrorKind::Exists;
+                Err(StoreError::new(kind, &self.name, "put", key, "the name is taken"))
+            }
+            Err(place::Failure::WrongBody(what)) => {
+                Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
+            }
+            Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
+        }
+    }
+
+    fn write_meta(&self, key: &str, beside: &Beside) -> Result<()> {
+        // A map of strings always serialises.
+        let json = serde_json::to_vec(beside).unwrap_or_default();
+        let sha256 = Sha256::of(&json);
+        let body = Body::Bytes(json.into());
+        let path = self.meta_path(key);
+        match place::place(&self.root, &self.temp_name(key), &path, &body, sha256) {
+            Ok(()) | Err(place::Failure::Taken) => Ok(()),
+            Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
+            Err(place::Failure::WrongBody(what)) => {
+                Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
+            }
+        }
+    }
+
+    fn holds(&self, path: &Path, len: u64, sha256: Sha256) -> bool {
+        let right = |file: File| {
+            let body = Body::File { file: Arc::new(file), len };
+            place::digest(&body).is_ok_and(|found| found == sha256)
+        };
+        fs::metadata(path).is_ok_and(|m| m.len() == len) && File::open(path).is_ok_and(right)
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        self.present("delete", key)?;
+        for path in [self.path("delete", key)?, self.meta_path(key)] {
+            match fs::remove_file(&path) {
+                Ok(()) => place::sync_parent(&path).map_err(|e| self.io("delete", key, &e))?,
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                // A directory of this name is no object.
+                Err(_) if path.is_dir() => {}
+                Err(e) => return Err(self.io("delete", key, &e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of temporary files begin with the node that makes them.
+    fn temp_name(&self, key: &str) -> String {
+        format!("{}~{}-{:016x}", owner(key), self.session, fastrand::u64(..))
+    }
+
+    fn remove_orphans(&self, node: &str) -> Result<usize> {
+        self.present("list", TEMP_DIR)?;
+        let entries = match fs::read_dir(self.root.join(TEMP_DIR)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(e) => return Err(self.io("list", TEMP_DIR, &e)),
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry.map_err(|e| self.io("list", TEMP_DIR, &e))?;
+            let name = entry.file_name();
+            let orphan = name
+                .to_str()
+                .and_then(|n| n.rsplit_once('~'))
+                .is_some_and(|(who, rest)| who == node && !rest.starts_with(&self.session));
+            if orphan {
+                fs::remove_file(entry.path()).map_err(|e| self.io("delete", TEMP_DIR, &e))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The node that writes this key; at most 128 bytes, so that a temporary name fits NAME_MAX.
+fn owner(key: &str) -> &str {
+    let mut parts = key.split('/');
+    let first = match (parts.next(), parts.next(), parts.next()) {
+        (Some(".spoolfs"), Some("journal"), Some(node)) => node,
+        (Some(".spoolfs"), Some("nodes"), Some(file)) => file.trim_end_matches(".json"),
+        (Some(first), ..) => first,
+        _ => "",
+    };
+    let mut end = first.len().min(super::key::NODE_BYTES_MAX);
+    while !first.is_char_boundary(end) {
+        end -= 1;
+    }
+    first.get(..end).unwrap_or_default()
+}
+
+#[async_trait]
+impl Store for FileStore {
+    fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    fn prefix(&self) -> &str {
+        ""
+    }
+
+    fn url(&self, key: &str) -> String {
+        format!("file://{}", self.inner.root.join(key).display())
+    }
+
+    async fn probe(&self, nonce: &str) -> Result<Capabilities> {
+        let key = format!("{}{nonce}", marker::PROBE_DIR);
+        let probe = Body::Bytes(Bytes::from_static(b"spoolfs"));
+        let sha256 = Sha256::of(b"spoolfs");
+        self.put(&key, probe, sha256, &ObjectMeta::default()).await?;
+        self.delete(&key).await?;
+        Ok(Capabilities { conditional_put: true, checksum: false })
+    }
+
+    async fn put(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
+        let meta = meta.clone();
+        self.blocking("put", key, move |inner, key| inner.put(key, &body, sha256, &meta)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Head> {
+        self.blocking("head", key, Inner::head).await
+    }
+
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.blocking("get", key, move |inner, key| inner.get(key, &range)).await
+    }
+
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
+        let after = after.to_owned();
+        let list = move |inner: &Inner, prefix: &str| {
+            inner.present("list", prefix)?;
+            list::list(&inner.root, prefix, &after).map_err(|e| inner.io("list", prefix, &e))
+        };
+        self.blocking("list", prefix, list).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.blocking("delete", key, Inner::delete).await
+    }
+
+    async fn abort_orphans(&self, node: &str) -> Result<usize> {
+        let node = super::key::node_component(node);
+        self.blocking("list", TEMP_DIR, move |inner, _| inner.remove_orphans(&node)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! How a file gets its name: complete, synced, and never over another.
+
+use crate::recording::Sha256;
+use crate::store::Body;
+use sha2::Digest;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// Bytes copied at once.
+const PIECE: usize = 256 << 10;
+
+/// Why there is no new file.
+pub(super) enum Failure {
+    /// The name is in use, or a file has the name of a directory it needs.
+    Taken,
+    /// The body is not what it should be.
+    WrongBody(String),
+    /// The kernel said no.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        Failure::Io(e)
+    }
+}
+
+/// Writes `body` to `path` below `root`, by way of the temporary file `temp`.
+pub(super) fn place(
+    root: &Path,
+    temp: &str,
+    path: &Path,
+    body: &Body,
+    sha256: Sha256,
+) -> Result<(), Failure> {
+    let temp_dir = root.join(super::TEMP_DIR);
+    make_dirs(root, &temp_dir)?;
+    make_dirs(root, path.parent().unwrap_or(root))?;
+    let temp = temp_dir.join(temp);
+    let written = write(&temp, body, sha256).and_then(|file| give_name(&temp, &file, path));
+    // What can not be removed is found by `abort_orphans`.
+    let _left = fs::remove_file(&temp);
+    written?;
+    Ok(sync_parent(path)?)
+}
+
+/// The digest of a body.
+pub(super) fn digest(body: &Body) -> io::Result<Sha256> {
+    let mut hash = sha2::Sha256::new();
+    each_piece(body, &mut |piece| {
+        hash.update(piece);
+        Ok(())
+    })?;
+    Ok(Sha256(hash.finalize().into()))
+}
+
+/// Syncs the directory of `path`, so that the name survives a power cut.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+fn each_piece(body: &Body, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    match body {
+        Body::Bytes(bytes) => sink(bytes),
+        Body::File { file, len } => {
+            let mut buffer = vec![0; PIECE];
+            let mut at = 0;
+            while at < *len {
+                let now = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
+                let Some(piece) = buffer.get_mut(..now) else { break };
+                file.read_exact_at(piece, at)?;
+                sink(piece)?;
+                at += now as u64;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write(temp: &Path, body: &Body, sha256: Sha256) -> Result<File, Failure> {
+    let mut file = File::options().write(true).create_new(true).open(temp)?;
+    let mut hash = sha2::Sha256::new();
+    let copied = each_piece(body, &mut |piece| {
+        hash.update(piece);
+        file.write_all(piece)
+    });
+    match copied {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
+            return Err(Failure::WrongBody("the file is shorter than it was".into()));
+        }
+        Err(e) => return Err(e.into()),
+    }
+    let found = Sha256(hash.finalize().into());
+    if found != sha256 {
+        return Err(Failure::WrongBody(format!("SHA-256 {found}, {sha256} was meant")));
+    }
+    file.sync_all()?;
+    // So that reading back asks the disk and not the cache; only advice.
+    let _refused = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(file)
+}
+
+fn give_name(temp: &Path, file: &File, path: &Path) -> Result<(), Failure> {
+    match fs::hard_link(temp, path) {
+        Ok(()) => Ok(()),
+        // NFS: the answer to the first try was lost, and the second found its own work.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => match file.metadata() {
+            Ok(stat) if stat.nlink() == 2 => Ok(()),
+            _ => Err(Failure::Taken),
+        },
+        Err(e) if e.kind() == ErrorKind::NotADirectory => Err(Failure::Taken),
+        // No hard links here (FAT, some network file systems).
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+            rename_no_replace(temp, path).map_err(|renamed| match renamed.kind() {
+                ErrorKind::AlreadyExists => Failure::Taken,
+                ErrorKind::InvalidInput | ErrorKind::Unsupported => Failure::Io(e),
+                _ => Failure::Io(renamed),
+            })
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+/// Makes `dir` below `root`, syncing the directory above each one that is new. Never makes `root`.
+fn make_dirs(root: &Path, dir: &Path) -> Result<(), Failure> {
+    if dir.is_dir() || dir == root {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_dirs(root, parent)?;
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => Ok(sync_parent(dir)?),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) => {
+            Err(Failure::Taken)
+        }
+        Err(e) => Err(e.into()),
+    }
+}

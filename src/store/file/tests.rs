@@ -1,0 +1,115 @@
+use super::*;
+
+fn sum(bytes: &[u8]) -> Sha256 {
+    Sha256::of(bytes)
+}
+
+fn store() -> (tempfile::TempDir, FileStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FileStore::new("f", dir.path().to_owned());
+    (dir, store)
+}
+
+async fn put(store: &FileStore, key: &str, bytes: &'static [u8]) -> Result<()> {
+    let meta = ObjectMeta {
+        content_type: "audio/wav".into(),
+        user: vec![("spoolfs-id".into(), "7".into())],
+    };
+    store.put(key, Body::Bytes(Bytes::from_static(bytes)), sum(bytes), &meta).await
+}
+
+#[tokio::test]
+async fn an_object_is_a_plain_file_and_leaves_nothing_else_in_a_listing() {
+    let (dir, store) = store();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    assert_eq!(fs::read(dir.path().join("pbx/a.wav")).unwrap(), b"audio");
+    let listed = store.list("", "").await.unwrap();
+    assert_eq!(listed, [Listed { key: "pbx/a.wav".into(), size: 5 }]);
+    assert_eq!(fs::read_dir(dir.path().join(TEMP_DIR)).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_file_where_a_directory_is_needed_means_taken() {
+    let (_dir, store) = store();
+    put(&store, "pbx/x", b"file").await.unwrap();
+    assert_eq!(put(&store, "pbx/x/y", b"below").await.unwrap_err().kind, StoreErrorKind::Exists);
+    put(&store, "pbx/d/y", b"below").await.unwrap();
+    assert_eq!(put(&store, "pbx/d", b"file").await.unwrap_err().kind, StoreErrorKind::Exists);
+    assert_eq!(store.head("pbx/d").await.unwrap_err().kind, StoreErrorKind::NotFound);
+    assert_eq!(store.head("pbx/x/y").await.unwrap_err().kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_gone_is_unreachable_and_not_empty() {
+    let (dir, store) = store();
+    put(&store, marker::ARCHIVE_KEY, b"{}").await.unwrap();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    store.head("pbx/b.wav").await.unwrap_err();
+    // As when a network mount goes away: the directory under it is there, and empty.
+    let aside = dir.path().with_extension("aside");
+    fs::rename(dir.path(), &aside).unwrap();
+    for empty_dir in [false, true] {
+        if empty_dir {
+            fs::create_dir(dir.path()).unwrap();
+        }
+        let unreachable = StoreErrorKind::Unreachable;
+        assert_eq!(store.head("pbx/a.wav").await.unwrap_err().kind, unreachable);
+        assert_eq!(store.get("pbx/a.wav", 0..1).await.unwrap_err().kind, unreachable);
+        assert_eq!(store.list("", "").await.unwrap_err().kind, unreachable);
+        assert_eq!(store.delete("pbx/a.wav").await.unwrap_err().kind, unreachable);
+        assert_eq!(put(&store, "pbx/c.wav", b"x").await.unwrap_err().kind, unreachable);
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    fs::remove_dir(dir.path()).unwrap();
+    fs::rename(&aside, dir.path()).unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().size, 5);
+}
+
+#[tokio::test]
+async fn metadata_lost_by_a_crash_is_added_by_the_next_put() {
+    let (dir, store) = store();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    fs::remove_file(dir.path().join(META_DIR).join("pbx/a.wav")).unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, []);
+    assert_eq!(put(&store, "pbx/a.wav", b"other").await.unwrap_err().kind, StoreErrorKind::Exists);
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, []);
+    assert_eq!(put(&store, "pbx/a.wav", b"audio").await.unwrap_err().kind, StoreErrorKind::Exists);
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user.len(), 1);
+}
+
+#[tokio::test]
+async fn orphans_are_those_of_this_node_and_of_an_earlier_daemon() {
+    let (dir, store) = store();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    let temp = dir.path().join(TEMP_DIR);
+    let ours = store.inner.temp_name("pbx/b.wav");
+    let earlier = FileStore::new("f", dir.path().to_owned()).inner.temp_name("pbx/b.wav");
+    for name in [&ours, &earlier, "pbx2~0000-11"] {
+        fs::write(temp.join(name), "torn").unwrap();
+    }
+    assert_eq!(store.abort_orphans("pbx").await.unwrap(), 1);
+    assert!(temp.join(&ours).exists() && temp.join("pbx2~0000-11").exists());
+}
+
+#[tokio::test]
+async fn a_body_that_changed_meanwhile_is_never_given_a_name() {
+    let (dir, store) = store();
+    let wrong =
+        store.put("pbx/a", Body::Bytes("x".into()), sum(b"y"), &ObjectMeta::default()).await;
+    assert_eq!(wrong.unwrap_err().kind, StoreErrorKind::Corrupt);
+    let path = dir.path().join("source");
+    fs::write(&path, "short").unwrap();
+    let body = Body::File { file: Arc::new(File::open(&path).unwrap()), len: 9 };
+    let short = store.put("pbx/a", body, sum(b"short"), &ObjectMeta::default()).await;
+    assert_eq!(short.unwrap_err().kind, StoreErrorKind::Corrupt);
+    assert!(!dir.path().join("pbx/a").exists());
+}
+
+#[tokio::test]
+async fn no_key_leads_out_of_the_directory() {
+    let (_dir, store) = store();
+    for key in ["../x", "/etc/passwd", "a//b", "a/./b", "", "a/\0"] {
+        assert_eq!(put(&store, key, b"x").await.unwrap_err().kind, StoreErrorKind::Unsupported);
+        assert_eq!(store.head(key).await.unwrap_err().kind, StoreErrorKind::Unsupported, "{key:?}");
+    }
+}

@@ -1,0 +1,331 @@
+//! Journal segments (docs/FORMAT.md, "Journal"): what happened on a node, so that its catalog can
+//! be rebuilt from a target alone.
+
+use super::{Body, ObjectMeta, Proof, Store, StoreError, StoreErrorKind, key, verify};
+use crate::limits;
+use crate::recording::{ErrorClass, Sha256};
+use crate::store::meta::FORMAT_VERSION;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+const KIND: &str = "journal";
+
+/// First line of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Always `journal`: tells the file's kind.
+    spoolfs: String,
+    /// Version of the format.
+    format: u32,
+    /// Identity of the archive.
+    pub archive: String,
+    /// The machine that wrote it.
+    pub node: String,
+    /// Tells machines of the same name apart.
+    pub instance: String,
+    /// Counts the catalogs of the machine.
+    pub epoch: u64,
+    /// Number of the segment within the epoch, from 1, without a gap.
+    pub segment: u64,
+    /// Sequence number of the first line.
+    pub first: u64,
+    /// Sequence number of the last line.
+    pub last: u64,
+    /// How many lines follow.
+    lines: usize,
+}
+
+/// One segment: its header, and the catalog's lines of JSON without line ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The first line.
+    pub header: Header,
+    /// The others.
+    pub lines: Vec<String>,
+}
+
+/// The writer of segments.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// Identity of the archive.
+    pub archive: String,
+    /// The machine.
+    pub node: String,
+    /// Tells machines of the same name apart.
+    pub instance: String,
+    /// Counts the catalogs of the machine.
+    pub epoch: u64,
+}
+
+/// Why a segment can not be made or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The first line is not a header.
+    #[error("not a spoolfs journal segment: {0}")]
+    Foreign(String),
+    /// Written by a newer spoolfs.
+    #[error(
+        "journal segment of format version {0}; this spoolfs reads up to {FORMAT_VERSION}, install a newer one"
+    )]
+    Newer(u32),
+    /// Lines are missing or too many, or the last one is torn.
+    #[error("the journal segment is damaged: {0}")]
+    Damaged(String),
+    /// A line that can not be in a segment.
+    #[error("line {line} can not go into a journal segment: {reason}")]
+    BadLine {
+        /// Counted from 1, after the header.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl JournalError {
+    /// How it may end.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            JournalError::Damaged(_) => ErrorClass::Corrupt,
+            _ => ErrorClass::Permanent,
+        }
+    }
+}
+
+impl Segment {
+    /// A segment of these lines; `first` and `last` are the sequence numbers of the first and
+    /// the last one.
+    ///
+    /// # Errors
+    /// `BadLine` if a line is no JSON object on one line; there must be at least one.
+    pub fn new(
+        author: &Author,
+        segment: u64,
+        first: u64,
+        last: u64,
+        lines: Vec<String>,
+    ) -> Result<Segment, JournalError> {
+        if lines.is_empty() {
+            return Err(JournalError::BadLine { line: 0, reason: "there are none".into() });
+        }
+        for (i, line) in lines.iter().enumerate() {
+            check_line(i + 1, line)?;
+        }
+        let header = Header {
+            spoolfs: KIND.into(),
+            format: FORMAT_VERSION,
+            archive: author.archive.clone(),
+            node: author.node.clone(),
+            instance: author.instance.clone(),
+            epoch: author.epoch,
+            segment,
+            first,
+            last,
+            lines: lines.len(),
+        };
+        Ok(Segment { header, lines })
+    }
+
+    /// As it is stored. The same segment always gives the same bytes.
+    pub fn encode(&self) -> Bytes {
+        // Strings and numbers always serialise.
+        let mut out = serde_json::to_string(&self.header).unwrap_or_default();
+        out.push('\n');
+        for line in &self.lines {
+            out.push_str(line);
+            out.push('\n');
+        }
+        out.into()
+    }
+
+    /// The inverse of `encode`. Fields of the header that are not known are passed over.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Segment, JournalError> {
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            JournalError::Damaged(format!("not UTF-8 after byte {}", e.valid_up_to()))
+        })?;
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let header = decode_header(first)?;
+        if !text.ends_with('\n') {
+            return Err(JournalError::Damaged("the last line is torn".into()));
+        }
+        let lines: Vec<String> = rest.lines().map(str::to_owned).collect();
+        if lines.len() != header.lines {
+            let what = format!("{} lines, the header promises {}", lines.len(), header.lines);
+            return Err(JournalError::Damaged(what));
+        }
+        for (i, line) in lines.iter().enumerate() {
+            check_line(i + 1, line).map_err(|e| JournalError::Damaged(e.to_string()))?;
+        }
+        Ok(Segment { header, lines })
+    }
+}
+
+fn decode_header(line: &str) -> Result<Header, JournalError> {
+    /// What every version of the header has.
+    #[derive(Deserialize)]
+    struct Any {
+        spoolfs: String,
+        format: u32,
+    }
+    let foreign = |e: serde_json::Error| JournalError::Foreign(e.to_string());
+    let any: Any = serde_json::from_str(line).map_err(foreign)?;
+    if any.spoolfs != KIND {
+        return Err(JournalError::Foreign(format!("it is a {:?}", any.spoolfs)));
+    }
+    if any.format > FORMAT_VERSION {
+        return Err(JournalError::Newer(any.format));
+    }
+    serde_json::from_str(line).map_err(foreign)
+}
+
+fn check_line(number: usize, line: &str) -> Result<(), JournalError> {
+    let bad = |reason: String| JournalError::BadLine { line: number, reason };
+    if line.contains(['\n', '\r']) {
+        return Err(bad("it contains a line end".into()));
+    }
+    if !line.starts_with('{') {
+        return Err(bad("it is no JSON object".into()));
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(line).map_err(|e| bad(e.to_string()))?;
+    Ok(())
+}
+
+/// The directory of a node's segments.
+pub fn directory(prefix: &str, node: &str) -> String {
+    format!("{prefix}{}/journal/{}/", key::RESERVED, key::node_component(node))
+}
+
+/// The key of a segment.
+pub fn key_of(prefix: &str, node: &str, epoch: u64, segment: u64) -> String {
+    format!("{}{epoch:06}-{segment:010}.jsonl", directory(prefix, node))
+}
+
+/// Epoch and number of the segment with this key.
+pub fn parse_key(key: &str) -> Option<(u64, u64)> {
+    let (epoch, segment) = key.rsplit('/').next()?.strip_suffix(".jsonl")?.split_once('-')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if epoch.len() < 6 || segment.len() < 10 || !digits(epoch) || !digits(segment) {
+        return None;
+    }
+    Some((epoch.parse().ok()?, segment.parse().ok()?))
+}
+
+/// Writes a segment and proves it. One that is already there, byte for byte, is success: the
+/// answer to an earlier try was lost.
+///
+/// # Errors
+/// `Exists` if another segment has its number; whatever the target answers.
+pub async fn ship(store: &dyn Store, segment: &Segment) -> Result<Proof, StoreError> {
+    let header = &segment.header;
+    let key = key_of(store.prefix(), &header.node, header.epoch, header.segment);
+    let bytes = segment.encode();
+    let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
+    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), user: Vec::new() };
+    let put = store.put(&key, Body::Bytes(bytes), sha256, &meta).await;
+    let taken = match put {
+        Ok(()) => None,
+        Err(e) if e.kind == StoreErrorKind::Exists => Some(e),
+        Err(e) => return Err(e),
+    };
+    match (verify(store, &key, size, sha256).await, taken) {
+        (Err(e), Some(taken)) if e.kind == StoreErrorKind::Corrupt => {
+            Err(taken
+                .hint("another daemon or an older catalog wrote this segment: start a new epoch"))
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// Reads a segment.
+///
+/// # Errors
+/// Whatever the target answers; `Corrupt` if it is no valid segment, `Unsupported` if newer.
+pub async fn fetch(store: &dyn Store, key: &str) -> Result<Segment, StoreError> {
+    let bytes = store.get(key, 0..limits::JOURNAL_SEGMENT_BYTES_MAX).await?;
+    Segment::decode(&bytes).map_err(|e| {
+        let kind = match e.class() {
+            ErrorClass::Corrupt => StoreErrorKind::Corrupt,
+            _ => StoreErrorKind::Unsupported,
+        };
+        StoreError::new(kind, store.name(), "get", key, e.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::{Fault, MemoryStore, Operation};
+
+    fn segment(number: u64, lines: &[&str]) -> Segment {
+        let author =
+            Author { archive: "aa".into(), node: "pbx".into(), instance: "bb".into(), epoch: 3 };
+        let lines = lines.iter().map(|l| (*l).to_owned()).collect();
+        Segment::new(&author, number, 5, 9, lines).unwrap()
+    }
+
+    #[test]
+    fn a_segment_is_lines_of_json_and_comes_back() {
+        let segment = segment(7, &[r#"{"op":"a"}"#, r#"{"op":"ü"}"#]);
+        let bytes = segment.encode();
+        for line in std::str::from_utf8(&bytes).unwrap().lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        assert_eq!(Segment::decode(&bytes).unwrap(), segment);
+    }
+
+    #[test]
+    fn damage_is_found_and_named() {
+        let bytes = segment(7, &[r#"{"n":1}"#, r#"{"n":2}"#]).encode();
+        for end in 0..bytes.len() {
+            assert!(Segment::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        let newer =
+            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":2");
+        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(2)));
+        let other = String::from_utf8(bytes.to_vec()).unwrap().replace("journal", "archive");
+        assert!(matches!(Segment::decode(other.as_bytes()), Err(JournalError::Foreign(_))));
+        let mut flipped = bytes.to_vec();
+        let last = flipped.len() - 2;
+        flipped[last] = 0xff;
+        assert_eq!(Segment::decode(&flipped).unwrap_err().class(), ErrorClass::Corrupt);
+    }
+
+    #[test]
+    fn what_is_no_line_of_json_is_refused_when_written() {
+        let author =
+            Author { archive: "a".into(), node: "n".into(), instance: "i".into(), epoch: 1 };
+        for bad in ["", "1", "{", "{}\n{}", "{} {}"] {
+            assert!(Segment::new(&author, 1, 1, 1, vec![bad.into()]).is_err(), "{bad:?}");
+        }
+        assert!(Segment::new(&author, 1, 1, 1, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn keys_sort_as_the_numbers_do() {
+        let key = key_of("p/", "pbx", 2, 17);
+        assert_eq!(key, "p/.spoolfs/journal/pbx/000002-0000000017.jsonl");
+        assert_eq!(parse_key(&key), Some((2, 17)));
+        assert!(key_of("", "n", 2, 99) < key_of("", "n", 2, 100));
+        assert!(key_of("", "n", 2, 100) < key_of("", "n", 10, 1));
+        for bad in ["x", "000002-0000000017.json", "2-17.jsonl", "00000a-0000000001.jsonl"] {
+            assert_eq!(parse_key(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn shipping_twice_is_success_and_another_segment_is_not_replaced() {
+        let store = MemoryStore::new("m", "p/");
+        store.fail_next(Operation::Put, 1, Fault::ReplyLost);
+        let ours = segment(1, &[r#"{"n":1}"#]);
+        ship(&store, &ours).await.unwrap_err();
+        assert_eq!(ship(&store, &ours).await.unwrap(), Proof::Checksum);
+        let other = segment(1, &[r#"{"n":2}"#]);
+        assert_eq!(ship(&store, &other).await.unwrap_err().kind, StoreErrorKind::Exists);
+        let key = key_of("p/", "pbx", 3, 1);
+        assert_eq!(fetch(&store, &key).await.unwrap(), ours);
+        store.corrupt(&key, 0);
+        assert!(fetch(&store, &key).await.is_err());
+    }
+}

@@ -1,0 +1,308 @@
+//! The model of a target: in memory, exact, and able to fail on request. Tests use it; nothing
+//! else may.
+
+use super::{
+    Body, Capabilities, Head, Listed, ObjectMeta, Result, Store, StoreError, StoreErrorKind,
+};
+use crate::limits;
+use crate::recording::Sha256;
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use tokio::sync::watch;
+
+/// A call of the trait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `put`
+    Put,
+    /// `head`
+    Head,
+    /// `get`
+    Get,
+    /// `list`
+    List,
+    /// `delete`
+    Delete,
+}
+
+impl Operation {
+    fn word(self) -> &'static str {
+        match self {
+            Operation::Put => "put",
+            Operation::Head => "head",
+            Operation::Get => "get",
+            Operation::List => "list",
+            Operation::Delete => "delete",
+        }
+    }
+}
+
+/// How a call is made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No answer, and nothing was done.
+    Unreachable,
+    /// It was done, and the answer was lost.
+    ReplyLost,
+    /// The target says that we may not.
+    Denied,
+}
+
+#[derive(Clone, Debug)]
+struct Object {
+    bytes: Bytes,
+    user: Vec<(String, String)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<String, Object>,
+    faults: HashMap<Operation, VecDeque<Fault>>,
+    calls: HashMap<Operation, u64>,
+    down: bool,
+    without_checksums: bool,
+}
+
+/// Objects in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    name: String,
+    prefix: String,
+    state: Mutex<State>,
+    paused: watch::Sender<bool>,
+}
+
+impl MemoryStore {
+    /// An empty target. `prefix` is "" or ends in "/".
+    pub fn new(name: &str, prefix: &str) -> MemoryStore {
+        MemoryStore {
+            name: name.to_owned(),
+            prefix: prefix.to_owned(),
+            state: Mutex::default(),
+            paused: watch::Sender::new(false),
+        }
+    }
+
+    /// Makes the next `n` calls of an operation fail, after those already set to fail.
+    pub fn fail_next(&self, operation: Operation, n: usize, fault: Fault) {
+        self.state.lock().faults.entry(operation).or_default().extend(vec![fault; n]);
+    }
+
+    /// Makes every call fail as unreachable, until it is set back.
+    pub fn set_down(&self, down: bool) {
+        self.state.lock().down = down;
+    }
+
+    /// Lets no call go on until it is set back. Calls are counted as soon as they are made.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Whether `head` returns a checksum (it does at first).
+    pub fn return_checksums(&self, yes: bool) {
+        self.state.lock().without_checksums = !yes;
+    }
+
+    /// Changes the byte at `offset` of an object; false if there is none.
+    pub fn corrupt(&self, key: &str, offset: usize) -> bool {
+        let mut state = self.state.lock();
+        let Some(object) = state.objects.get_mut(key) else { return false };
+        let mut bytes = object.bytes.to_vec();
+        let Some(byte) = bytes.get_mut(offset) else { return false };
+        *byte ^= 0x55;
+        object.bytes = bytes.into();
+        true
+    }
+
+    /// How often an operation was called, failed calls included.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.state.lock().calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// All keys, in order.
+    pub fn keys(&self) -> Vec<String> {
+        self.state.lock().objects.keys().cloned().collect()
+    }
+
+    /// The bytes of an object.
+    pub fn bytes(&self, key: &str) -> Option<Bytes> {
+        self.state.lock().objects.get(key).map(|o| o.bytes.clone())
+    }
+
+    fn error(&self, kind: StoreErrorKind, op: Operation, key: &str, what: &str) -> StoreError {
+        StoreError::new(kind, &self.name, op.word(), key, what)
+    }
+
+    /// Counts the call, waits out a pause, and tells whether the answer is to be lost.
+    async fn begin(&self, op: Operation, key: &str) -> Result<bool> {
+        *self.state.lock().calls.entry(op).or_default() += 1;
+        // Fails only when the sender is gone, and `self` holds it.
+        let mut paused = self.paused.subscribe();
+        drop(paused.wait_for(|paused| !paused).await);
+        let mut state = self.state.lock();
+        if state.down {
+            return Err(self.error(StoreErrorKind::Unreachable, op, key, "no answer (set down)"));
+        }
+        match state.faults.get_mut(&op).and_then(VecDeque::pop_front) {
+            None => Ok(false),
+            Some(Fault::ReplyLost) => Ok(true),
+            Some(Fault::Unreachable) => {
+                Err(self.error(StoreErrorKind::Unreachable, op, key, "no answer (on request)"))
+            }
+            Some(Fault::Denied) => {
+                Err(self.error(StoreErrorKind::Denied, op, key, "refused (on request)"))
+            }
+        }
+    }
+
+    fn end<T>(&self, lost: bool, op: Operation, key: &str, answer: Result<T>) -> Result<T> {
+        if lost {
+            return Err(self.error(StoreErrorKind::Unreachable, op, key, "the answer was lost"));
+        }
+        answer
+    }
+
+    fn read(&self, body: Body, key: &str) -> Result<Bytes> {
+        match body {
+            Body::Bytes(bytes) => Ok(bytes),
+            Body::File { file, len } => {
+                let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+                file.read_exact_at(&mut bytes, 0).map_err(|e| {
+                    self.error(StoreErrorKind::Corrupt, Operation::Put, key, &e.to_string())
+                })?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    fn insert(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
+        let bytes = self.read(body, key)?;
+        let fail = |kind, what| Err(self.error(kind, Operation::Put, key, what));
+        if Sha256::of(&bytes) != sha256 {
+            return fail(StoreErrorKind::Corrupt, "the body does not have this SHA-256");
+        }
+        let mut state = self.state.lock();
+        if state.objects.contains_key(key) {
+            return fail(StoreErrorKind::Exists, "the key is taken");
+        }
+        state.objects.insert(key.to_owned(), Object { bytes, user: meta.user.clone() });
+        Ok(())
+    }
+
+    fn find(&self, op: Operation, key: &str) -> Result<Object> {
+        let found = self.state.lock().objects.get(key).cloned();
+        found.ok_or_else(|| self.error(StoreErrorKind::NotFound, op, key, "no such object"))
+    }
+}
+
+/// The part of `range` that an object of `size` bytes has.
+fn clamp(range: &Range<u64>, size: usize) -> Range<usize> {
+    let limit = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(size);
+    limit(range.start)..limit(range.end).max(limit(range.start))
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn url(&self, key: &str) -> String {
+        format!("memory:{key}")
+    }
+
+    async fn probe(&self, _nonce: &str) -> Result<Capabilities> {
+        self.begin(Operation::Head, &self.prefix).await?;
+        let checksum = !self.state.lock().without_checksums;
+        Ok(Capabilities { conditional_put: true, checksum })
+    }
+
+    async fn put(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
+        let lost = self.begin(Operation::Put, key).await?;
+        let answer = self.insert(key, body, sha256, meta);
+        self.end(lost, Operation::Put, key, answer)
+    }
+
+    async fn head(&self, key: &str) -> Result<Head> {
+        let lost = self.begin(Operation::Head, key).await?;
+        let object = self.find(Operation::Head, key);
+        let answer = object.map(|o| Head {
+            size: o.bytes.len() as u64,
+            sha256: (!self.state.lock().without_checksums).then(|| Sha256::of(&o.bytes)),
+            user: o.user,
+        });
+        self.end(lost, Operation::Head, key, answer)
+    }
+
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let lost = self.begin(Operation::Get, key).await?;
+        let object = self.find(Operation::Get, key);
+        let answer = object.map(|o| o.bytes.slice(clamp(&range, o.bytes.len())));
+        self.end(lost, Operation::Get, key, answer)
+    }
+
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
+        let lost = self.begin(Operation::List, prefix).await?;
+        let state = self.state.lock();
+        let rows = state
+            .objects
+            .range(prefix.max(after).to_owned()..)
+            .filter(|(key, _)| key.as_str() > after)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .take(limits::LIST_PAGE_MAX)
+            .map(|(key, o)| Listed { key: key.clone(), size: o.bytes.len() as u64 })
+            .collect();
+        drop(state);
+        self.end(lost, Operation::List, prefix, Ok(rows))
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let lost = self.begin(Operation::Delete, key).await?;
+        self.state.lock().objects.remove(key);
+        self.end(lost, Operation::Delete, key, Ok(()))
+    }
+
+    async fn abort_orphans(&self, _node: &str) -> Result<usize> {
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_answer_is_unreachable_though_the_object_is_there() {
+        let store = MemoryStore::new("m", "");
+        store.fail_next(Operation::Put, 1, Fault::ReplyLost);
+        let meta = ObjectMeta::default();
+        let put = || store.put("k", Body::Bytes("x".into()), Sha256::of(b"x"), &meta);
+        assert_eq!(put().await.unwrap_err().kind, StoreErrorKind::Unreachable);
+        assert_eq!(put().await.unwrap_err().kind, StoreErrorKind::Exists);
+        assert_eq!(store.keys(), ["k"]);
+    }
+
+    #[tokio::test]
+    async fn a_pause_holds_calls_that_are_already_counted() {
+        let store = std::sync::Arc::new(MemoryStore::new("m", ""));
+        store.set_paused(true);
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.head("k").await }
+        });
+        while store.calls(Operation::Head) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished());
+        store.set_paused(false);
+        assert_eq!(waiting.await.unwrap().unwrap_err().kind, StoreErrorKind::NotFound);
+    }
+}

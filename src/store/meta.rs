@@ -1,0 +1,199 @@
+//! What an object says of itself (docs/FORMAT.md, "Object metadata"): enough to find its way home
+//! when there is nothing else.
+
+use super::ObjectMeta;
+use crate::clock::Timestamp;
+use crate::recording::{ErrorClass, Generation, NodeId, Sha256};
+use std::path::Path;
+
+/// The version of the format that this program writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT: &str = "spoolfs-format";
+const NODE: &str = "spoolfs-node";
+const ID: &str = "spoolfs-id";
+const GENERATION: &str = "spoolfs-generation";
+const SHA256: &str = "spoolfs-sha256";
+const SIZE: &str = "spoolfs-size";
+const MTIME: &str = "spoolfs-mtime";
+
+/// The way home of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The machine it was recorded on.
+    pub node: String,
+    /// Identity of the recording there.
+    pub id: NodeId,
+    /// Which of its contents.
+    pub generation: Generation,
+    /// SHA-256 of the recording.
+    pub sha256: Sha256,
+    /// Length of the recording in bytes.
+    pub size: u64,
+    /// Last change of its content.
+    pub mtime: Timestamp,
+}
+
+/// Why metadata can not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// A field is not there: not written by spoolfs, or the target dropped it.
+    #[error("the object has no {0:?} in its metadata: it was not written by spoolfs")]
+    Missing(&'static str),
+    /// A field is not what it should be.
+    #[error("the object's metadata says {field} = {value:?}, which is not valid")]
+    Invalid {
+        /// Its name.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// Written by a newer spoolfs.
+    #[error(
+        "the object has format version {0}; this spoolfs reads up to {FORMAT_VERSION}, install a newer one"
+    )]
+    Newer(u32),
+}
+
+impl LabelError {
+    /// How it may end.
+    pub fn class(&self) -> ErrorClass {
+        ErrorClass::Permanent
+    }
+}
+
+impl Label {
+    /// As it is written beside the object of the recording at `path`.
+    pub fn to_meta(&self, path: &Path) -> ObjectMeta {
+        let field = |name: &str, value: String| (name.to_owned(), value);
+        ObjectMeta {
+            content_type: content_type(path).to_owned(),
+            user: vec![
+                field(FORMAT, FORMAT_VERSION.to_string()),
+                field(NODE, ascii(&super::key::node_component(&self.node))),
+                field(ID, self.id.to_string()),
+                field(GENERATION, self.generation.0.to_string()),
+                field(SHA256, self.sha256.to_string()),
+                field(SIZE, self.size.to_string()),
+                field(MTIME, self.mtime.0.to_string()),
+            ],
+        }
+    }
+
+    /// From the user metadata of an object. `node` comes back as it is in keys.
+    ///
+    /// # Errors
+    /// A field is missing or wrong, or the format is newer.
+    pub fn from_user(user: &[(String, String)]) -> Result<Label, LabelError> {
+        let format: u32 = number(user, FORMAT)?;
+        if format > FORMAT_VERSION {
+            return Err(LabelError::Newer(format));
+        }
+        let node = text(user, NODE)?;
+        let sha256 = text(user, SHA256)?;
+        let node = super::key::decode(node)
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or_else(|| invalid(NODE, node))?;
+        Ok(Label {
+            node,
+            id: NodeId(number(user, ID)?),
+            generation: Generation(number(user, GENERATION)?),
+            sha256: Sha256::from_hex(sha256).ok_or_else(|| invalid(SHA256, sha256))?,
+            size: number(user, SIZE)?,
+            mtime: Timestamp(number(user, MTIME)?),
+        })
+    }
+}
+
+fn text<'a>(user: &'a [(String, String)], field: &'static str) -> Result<&'a str, LabelError> {
+    let found = user.iter().find(|(name, _)| name.eq_ignore_ascii_case(field));
+    found.map(|(_, value)| value.as_str()).ok_or(LabelError::Missing(field))
+}
+
+fn number<T: std::str::FromStr>(
+    user: &[(String, String)],
+    field: &'static str,
+) -> Result<T, LabelError> {
+    let value = text(user, field)?;
+    value.parse().map_err(|_| invalid(field, value))
+}
+
+fn invalid(field: &'static str, value: &str) -> LabelError {
+    LabelError::Invalid { field, value: value.to_owned() }
+}
+
+/// Metadata travels in HTTP headers: what is not ASCII is escaped once more, as in keys.
+fn ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| match c.is_ascii() {
+            true => c.to_string(),
+            false => c.encode_utf8(&mut [0; 4]).bytes().map(|b| format!("%{b:02X}")).collect(),
+        })
+        .collect()
+}
+
+/// The content type by which a browser plays or shows the file.
+pub fn content_type(path: &Path) -> &'static str {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    match extension.as_deref().unwrap_or_default() {
+        "wav" | "wav49" => "audio/wav",
+        "mp3" => "audio/mpeg",
+        "ogg" | "opus" | "oga" => "audio/ogg",
+        "flac" => "audio/flac",
+        "m4a" | "mp4" => "audio/mp4",
+        "gsm" => "audio/x-gsm",
+        "ulaw" | "ul" | "pcm" | "au" => "audio/basic",
+        "txt" | "md5" | "sha256" | "vtt" | "srt" => "text/plain",
+        "csv" => "text/csv",
+        "json" => "application/json",
+        "xml" => "application/xml",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(node: &str) -> Label {
+        Label {
+            node: node.into(),
+            id: NodeId(u64::MAX),
+            generation: Generation(u32::MAX),
+            sha256: Sha256::of(b"x"),
+            size: u64::MAX,
+            mtime: Timestamp(-1),
+        }
+    }
+
+    #[test]
+    fn a_label_survives_and_is_small_plain_ascii() {
+        for node in ["pbx-1", "büro 100%", &"ü".repeat(24)] {
+            let meta = label(node).to_meta(Path::new("a/b.WAV"));
+            assert_eq!(meta.content_type, "audio/wav");
+            let bytes: usize = meta.user.iter().map(|(k, v)| k.len() + v.len()).sum();
+            assert!(bytes <= 2000, "{bytes}");
+            assert!(meta.user.iter().all(|(k, v)| k.is_ascii() && v.is_ascii()));
+            assert_eq!(Label::from_user(&meta.user).unwrap(), label(node));
+        }
+        let longest = label(&"\u{1}".repeat(300)).to_meta(Path::new(""));
+        assert!(longest.user.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= 2000);
+    }
+
+    #[test]
+    fn what_is_missing_wrong_or_newer_is_named() {
+        let user = label("n").to_meta(Path::new("x")).user;
+        for i in 0..user.len() {
+            let mut less = user.clone();
+            let (name, _) = less.remove(i);
+            let error = Label::from_user(&less).unwrap_err();
+            assert!(error.to_string().contains(&name), "{error}");
+            let mut wrong = user.clone();
+            wrong[i].1 = "%zz".into();
+            assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
+        }
+        let mut newer = user;
+        newer[0].1 = "2".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(2)));
+    }
+}

@@ -1,0 +1,157 @@
+//! What an answer of a server, or its absence, means to us.
+
+use crate::store::{StoreError, StoreErrorKind};
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use StoreErrorKind::{Corrupt, Denied, Exists, NotFound, Unreachable, Unsupported};
+
+/// A failed call: its status and code, if the server answered.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) kind: StoreErrorKind,
+    /// HTTP status; 0 without an answer.
+    pub(super) status: u16,
+    pub(super) code: String,
+    detail: String,
+    hint: &'static str,
+}
+
+impl Fault {
+    /// A fault found on our side.
+    pub(super) fn own(kind: StoreErrorKind, detail: impl Into<String>) -> Fault {
+        Fault { kind, status: 0, code: String::new(), detail: detail.into(), hint: "" }
+    }
+
+    /// No answer within the time set for the call.
+    pub(super) fn timeout(after: std::time::Duration) -> Fault {
+        let detail = format!("no answer within {} s", after.as_secs());
+        Fault { hint: NETWORK, ..Fault::own(Unreachable, detail) }
+    }
+
+    /// With the words that `StoreError` adds.
+    pub(super) fn into_error(self, target: &str, operation: &'static str, key: &str) -> StoreError {
+        StoreError::new(self.kind, target, operation, key, self.detail).hint(self.hint)
+    }
+}
+
+const NETWORK: &str = "check `endpoint` and the network; it is tried again";
+const KEYS: &str = "check `access_key_id` and `secret_access_key`, and what they permit on the \
+                    bucket (PutObject, GetObject, ListBucket, DeleteObject, AbortMultipartUpload)";
+const NO_KEYS: &str = "set `access_key_id` and `secret_access_key`, or give the machine a role";
+
+impl<E> From<SdkError<E, HttpResponse>> for Fault
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Fault {
+        match &error {
+            SdkError::ServiceError(answer) => {
+                let status = answer.raw().status().as_u16();
+                let code = answer.err().code().unwrap_or_default().to_owned();
+                let message = answer.err().message().unwrap_or_default();
+                from_answer(status, code, message)
+            }
+            SdkError::ResponseError(answer) => {
+                let status = answer.raw().status().as_u16();
+                let detail = format!("the answer (HTTP {status}) can not be read");
+                Fault { status, hint: NETWORK, ..Fault::own(Unreachable, detail) }
+            }
+            SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => not_sent(&error),
+            _ => not_sent(&error),
+        }
+    }
+}
+
+/// Nothing came back, or nothing was sent.
+fn not_sent<E>(error: &SdkError<E, HttpResponse>) -> Fault
+where
+    E: std::error::Error + 'static,
+{
+    let text = format!("{}", DisplayErrorContext(error));
+    // The SDK reports missing keys by a chain of opaque errors.
+    if text.contains("CredentialsNotLoaded") || text.contains("no providers in chain") {
+        return Fault { hint: NO_KEYS, ..Fault::own(Denied, "there are no credentials") };
+    }
+    match error {
+        SdkError::ConstructionFailure(_) => {
+            Fault::own(Unsupported, format!("the request could not be made: {}", root_cause(error)))
+        }
+        _ => Fault { hint: NETWORK, ..Fault::own(Unreachable, root_cause(error)) },
+    }
+}
+
+/// The innermost error: "Connection refused" rather than "dispatch failure".
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn from_answer(status: u16, code: String, message: &str) -> Fault {
+    let (kind, hint) = classify(status, &code);
+    let detail = match (code.is_empty(), message.is_empty()) {
+        (true, _) => format!("HTTP {status}"),
+        (false, true) => format!("{code} (HTTP {status})"),
+        (false, false) => format!("{code} (HTTP {status}): {message}"),
+    };
+    Fault { kind, status, code, detail, hint }
+}
+
+fn classify(status: u16, code: &str) -> (StoreErrorKind, &'static str) {
+    match (status, code) {
+        (_, "NoSuchBucket") => (Unsupported, "make the bucket, or correct `url`"),
+        (_, "NoSuchUpload") => (Unreachable, "the upload was ended from outside; it begins anew"),
+        (404, _) => (NotFound, ""),
+        (412, _) => (Exists, ""),
+        // Two writers at the same moment: one of them won, the next try tells which.
+        (409, _) => (Unreachable, "it is tried again"),
+        (_, "RequestTimeTooSkewed") => (Denied, "set this machine's clock"),
+        (_, "InvalidObjectState") => {
+            (Unsupported, "restore the object from the archive tier first")
+        }
+        (_, "ExpiredToken" | "TokenRefreshRequired") => (Denied, "renew the session's credentials"),
+        (401 | 403, _) => (Denied, KEYS),
+        (400, "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch")
+        | (400, "XAmzContentChecksumMismatch") => (Corrupt, "it is tried again"),
+        (400, "RequestTimeout" | "IncompleteBody") | (408 | 429, _) => (Unreachable, NETWORK),
+        (301 | 307 | 308, _)
+        | (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            (Unsupported, "set `region` (and `endpoint`) to those of the bucket")
+        }
+        (501, _) => (Unsupported, ""),
+        (500.., _) => (Unreachable, "the service is in trouble; it is tried again"),
+        _ => (Unsupported, "see the service's description of this error"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_404_is_not_found() {
+        for (status, code, kind) in [
+            (404, "NoSuchKey", NotFound),
+            (404, "", NotFound),
+            (404, "NoSuchBucket", Unsupported),
+            (404, "NoSuchUpload", Unreachable),
+            (403, "AccessDenied", Denied),
+            (403, "InvalidObjectState", Unsupported),
+            (400, "BadDigest", Corrupt),
+            (400, "RequestTimeout", Unreachable),
+            (400, "InvalidArgument", Unsupported),
+            (409, "ConditionalRequestConflict", Unreachable),
+            (412, "PreconditionFailed", Exists),
+            (429, "SlowDown", Unreachable),
+            (503, "SlowDown", Unreachable),
+            (500, "", Unreachable),
+            (501, "NotImplemented", Unsupported),
+            (301, "PermanentRedirect", Unsupported),
+        ] {
+            assert_eq!(classify(status, code).0, kind, "{status} {code}");
+        }
+    }
+}

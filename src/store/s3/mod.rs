@@ -1,0 +1,190 @@
+//! Whatever speaks S3.
+//!
+//! **Invariant:** requests are signed, never retried here, never in aws-chunked framing; a
+//! success is believed only as far as `probe` saw the server refuse what is wrong.
+
+mod connect;
+mod fault;
+mod probe;
+mod put;
+mod read;
+mod uploads;
+
+use super::{Body, Capabilities, Head, Listed, ObjectMeta, Result, Secret, Store, StoreErrorKind};
+use crate::limits;
+use crate::recording::Sha256;
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use bytes::Bytes;
+use fault::Fault;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::runtime::{Handle, Id};
+
+/// The checksum sent with each object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PutChecksum {
+    /// `x-amz-checksum-sha256`.
+    #[default]
+    Sha256,
+    /// None, for services that refuse the header (Backblaze B2): every object is read back.
+    None,
+}
+
+/// Where and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the target.
+    pub name: String,
+    /// Address of the service; none: Amazon's for the region.
+    pub endpoint: Option<String>,
+    /// Region; none: from the environment or profile, else `us-east-1`.
+    pub region: Option<String>,
+    /// The bucket.
+    pub bucket: String,
+    /// "" or ending in "/".
+    pub prefix: String,
+    /// Access key; none: environment, profile, container or instance role.
+    pub access_key_id: Option<String>,
+    /// Its secret.
+    pub secret_access_key: Option<Secret>,
+    /// Permits plain `http://` beyond this machine.
+    pub allow_http: bool,
+    /// The checksum sent with each object.
+    pub checksum: PutChecksum,
+}
+
+/// A bucket.
+#[derive(Debug)]
+pub struct S3Store {
+    options: Options,
+    /// A client's idle connections are driven by the runtime that opened them, so each runtime
+    /// has its own client.
+    clients: tokio::sync::Mutex<HashMap<Id, Client>>,
+    found: OnceLock<Capabilities>,
+    /// Keys being uploaded in parts now.
+    in_flight: Mutex<HashSet<String>>,
+    parts: moka::sync::Cache<String, put::Composite>,
+}
+
+impl S3Store {
+    /// A store; nothing is contacted yet.
+    ///
+    /// # Errors
+    /// `Unsupported` if the options can not be used: a key without its secret, an endpoint that is
+    /// no address, `http://` beyond this machine without `allow_http`.
+    pub fn new(options: Options) -> Result<S3Store> {
+        connect::check(&options)?;
+        Ok(S3Store {
+            options,
+            clients: tokio::sync::Mutex::default(),
+            found: OnceLock::new(),
+            in_flight: Mutex::default(),
+            parts: moka::sync::Cache::new(limits::S3_COMPOSITES),
+        })
+    }
+
+    async fn client(&self) -> Client {
+        let runtime = Handle::current().id();
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(&runtime) {
+            return client.clone();
+        }
+        let client = connect::connect(&self.options).await;
+        if clients.len() >= limits::S3_CLIENTS {
+            clients.clear();
+        }
+        clients.insert(runtime, client.clone());
+        client
+    }
+
+    /// Whether the server itself refuses a put under a taken key.
+    fn conditional(&self) -> bool {
+        self.found.get().is_some_and(|f| f.conditional_put)
+    }
+
+    /// Whether a checksum that the server returns is one it has checked.
+    fn trusts_checksums(&self) -> bool {
+        self.found.get().is_some_and(|f| f.checksum)
+    }
+}
+
+/// Runs a request, within the time that `bytes` may take on a slow line.
+async fn call<T, E>(
+    bytes: u64,
+    request: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
+) -> std::result::Result<T, Fault>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let timeout = patience(bytes);
+    match tokio::time::timeout(timeout, request).await {
+        Ok(answer) => answer.map_err(Fault::from),
+        Err(_) => Err(Fault::timeout(timeout)),
+    }
+}
+
+/// How long a request with a body of this length may take.
+fn patience(bytes: u64) -> Duration {
+    limits::S3_REQUEST_TIMEOUT + Duration::from_secs(bytes / limits::S3_SLOWEST_BYTES_PER_SECOND)
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    fn prefix(&self) -> &str {
+        &self.options.prefix
+    }
+
+    fn url(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.options.bucket)
+    }
+
+    async fn probe(&self, nonce: &str) -> Result<Capabilities> {
+        let found = self.try_out(nonce).await?;
+        Ok(*self.found.get_or_init(|| found))
+    }
+
+    async fn put(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
+        let put = match body.len() {
+            0..=limits::SINGLE_PUT_BYTES_MAX => self.put_single(key, body, sha256, meta).await,
+            _ => self.put_parts(key, body, sha256, meta).await,
+        };
+        put.map_err(|f| f.into_error(self.name(), "put", key))
+    }
+
+    async fn head(&self, key: &str) -> Result<Head> {
+        self.try_head(key).await.map_err(|f| f.into_error(self.name(), "head", key))
+    }
+
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.try_get(key, range).await.map_err(|f| f.into_error(self.name(), "get", key))
+    }
+
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
+        self.try_list(prefix, after).await.map_err(|f| f.into_error(self.name(), "list", prefix))
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        match self.try_delete(key).await {
+            Err(f) if f.kind != StoreErrorKind::NotFound => {
+                Err(f.into_error(self.name(), "delete", key))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn abort_orphans(&self, node: &str) -> Result<usize> {
+        let own = super::key::node_component(node);
+        let prefix = format!("{}{own}/", self.options.prefix);
+        self.abort_below(&prefix).await.map_err(|f| f.into_error(self.name(), "list", &prefix))
+    }
+}

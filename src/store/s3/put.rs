@@ -1,0 +1,263 @@
+//! Writing an object: in one request, or in parts.
+
+use super::fault::Fault;
+use super::{PutChecksum, S3Store, call};
+use crate::limits;
+use crate::recording::Sha256;
+use crate::store::{Body, ObjectMeta, StoreErrorKind};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use sha2::Digest;
+use std::os::unix::fs::FileExt;
+
+type Answer<T> = Result<T, Fault>;
+
+/// Most parts of an upload (S3's limit).
+const PARTS_MAX: u64 = 10_000;
+
+/// What an upload in parts must be found to be: the checksum over the parts' checksums as S3
+/// writes it, and the digest of the whole that was read at the same time.
+#[derive(Clone, Debug)]
+pub(super) struct Composite {
+    pub(super) checksum: String,
+    pub(super) whole: Sha256,
+}
+
+/// Takes a key out of `in_flight`, also when the upload is dropped half-way.
+struct InFlight<'a>(&'a S3Store, &'a str);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.lock().remove(self.1);
+    }
+}
+
+impl S3Store {
+    /// Without a server that refuses, asks first.
+    async fn must_be_free(&self, key: &str) -> Answer<()> {
+        match self.try_head(key).await {
+            Ok(_) => Err(Fault::own(StoreErrorKind::Exists, "the key is taken")),
+            Err(f) if f.kind == StoreErrorKind::NotFound => Ok(()),
+            Err(f) => Err(f),
+        }
+    }
+
+    fn sends_checksums(&self) -> bool {
+        self.options.checksum == PutChecksum::Sha256
+    }
+
+    fn condition(&self) -> Option<String> {
+        self.conditional().then(|| "*".to_owned())
+    }
+
+    pub(super) async fn put_single(
+        &self,
+        key: &str,
+        body: Body,
+        sha256: Sha256,
+        meta: &ObjectMeta,
+    ) -> Answer<()> {
+        let bytes = region(&body, 0, body.len()).await?;
+        if Sha256::of(&bytes) != sha256 {
+            return Err(changed());
+        }
+        if !self.conditional() {
+            self.must_be_free(key).await?;
+        }
+        self.send(key, bytes, sha256, meta, self.condition()).await
+    }
+
+    /// One put request, exactly as told.
+    pub(super) async fn send(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        sha256: Sha256,
+        meta: &ObjectMeta,
+        condition: Option<String>,
+    ) -> Answer<()> {
+        let len = bytes.len() as u64;
+        let client = self.client().await;
+        let request = client
+            .put_object()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .set_metadata(Some(meta.user.iter().cloned().collect()))
+            .set_content_type(content_type(meta))
+            .set_checksum_sha256(self.sends_checksums().then(|| STANDARD.encode(sha256.0)))
+            .set_if_none_match(condition)
+            .body(ByteStream::from(bytes));
+        call(len, request.send()).await.map(drop)
+    }
+
+    pub(super) async fn put_parts(
+        &self,
+        key: &str,
+        body: Body,
+        sha256: Sha256,
+        meta: &ObjectMeta,
+    ) -> Answer<()> {
+        // Whether the condition is heeded when parts are completed was not tried by `probe`.
+        self.must_be_free(key).await?;
+        if !self.in_flight.lock().insert(key.to_owned()) {
+            return Err(Fault::own(StoreErrorKind::Exists, "the key is being written now"));
+        }
+        let _in_flight = InFlight(self, key);
+        let upload = self.create_upload(key, meta).await?;
+        let done = self.send_parts(key, &upload, &body, sha256).await;
+        if done.is_err()
+            && let Err(left) = self.abort(key, &upload).await
+            && left.kind != StoreErrorKind::NotFound
+        {
+            tracing::warn!(target_name = %self.options.name, key, error = ?left,
+                "the parts of a failed upload are still there; the next start ends it");
+        }
+        done
+    }
+
+    async fn create_upload(&self, key: &str, meta: &ObjectMeta) -> Answer<String> {
+        let client = self.client().await;
+        let request = client
+            .create_multipart_upload()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .set_metadata(Some(meta.user.iter().cloned().collect()))
+            .set_content_type(content_type(meta))
+            .set_checksum_algorithm(self.sends_checksums().then_some(ChecksumAlgorithm::Sha256));
+        let answer = call(0, request.send()).await?;
+        answer.upload_id().map(str::to_owned).ok_or_else(|| {
+            Fault::own(StoreErrorKind::Unsupported, "the service gives an upload no number")
+        })
+    }
+
+    async fn send_parts(&self, key: &str, upload: &str, body: &Body, sha256: Sha256) -> Answer<()> {
+        let (len, size) = (body.len(), part_size(body.len()));
+        let (mut whole, mut over_parts) = (sha2::Sha256::new(), sha2::Sha256::new());
+        let mut parts = Vec::new();
+        let mut offset = 0;
+        while offset < len {
+            let bytes = region(body, offset, size.min(len - offset)).await?;
+            offset += bytes.len() as u64;
+            whole.update(&bytes);
+            let digest = Sha256::of(&bytes);
+            over_parts.update(digest.0);
+            let number = i32::try_from(parts.len() + 1).unwrap_or(i32::MAX);
+            parts.push(self.send_part(key, upload, number, bytes, digest).await?);
+        }
+        if Sha256(whole.finalize().into()) != sha256 {
+            return Err(changed());
+        }
+        let checksum = format!("{}-{}", STANDARD.encode(over_parts.finalize()), parts.len());
+        self.complete(key, upload, parts).await?;
+        self.parts.insert(key.to_owned(), Composite { checksum, whole: sha256 });
+        Ok(())
+    }
+
+    async fn send_part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: i32,
+        bytes: Bytes,
+        digest: Sha256,
+    ) -> Answer<CompletedPart> {
+        let len = bytes.len() as u64;
+        let checksum = self.sends_checksums().then(|| STANDARD.encode(digest.0));
+        let client = self.client().await;
+        let request = client
+            .upload_part()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .upload_id(upload)
+            .part_number(number)
+            .set_checksum_sha256(checksum.clone())
+            .body(ByteStream::from(bytes));
+        let answer = call(len, request.send()).await?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(answer.e_tag().map(str::to_owned))
+            .set_checksum_sha256(checksum)
+            .build())
+    }
+
+    async fn complete(&self, key: &str, upload: &str, parts: Vec<CompletedPart>) -> Answer<()> {
+        self.must_be_free(key).await?;
+        let client = self.client().await;
+        let request = client
+            .complete_multipart_upload()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .upload_id(upload)
+            .set_if_none_match(self.condition())
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
+        // Putting the parts together may take the service as long as they took to send.
+        call(limits::PART_BYTES, request.send()).await.map(drop)
+    }
+
+    pub(super) async fn abort(&self, key: &str, upload: &str) -> Answer<()> {
+        let client = self.client().await;
+        let request =
+            client.abort_multipart_upload().bucket(&self.options.bucket).key(key).upload_id(upload);
+        match call(0, request.send()).await {
+            Err(f) if f.code != "NoSuchUpload" => Err(f),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn content_type(meta: &ObjectMeta) -> Option<String> {
+    (!meta.content_type.is_empty()).then(|| meta.content_type.clone())
+}
+
+fn changed() -> Fault {
+    Fault::own(StoreErrorKind::Corrupt, "the file changed while it was read")
+}
+
+/// The size of all parts but the last: the same for all (R2 wants that), and few enough.
+fn part_size(len: u64) -> u64 {
+    limits::PART_BYTES.max(len.div_ceil(PARTS_MAX).next_multiple_of(1 << 20))
+}
+
+/// `len` bytes of a body from `offset` on, in memory.
+async fn region(body: &Body, offset: u64, len: u64) -> Answer<Bytes> {
+    let size = usize::try_from(len).unwrap_or(usize::MAX);
+    match body {
+        Body::Bytes(bytes) => {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Ok(bytes.slice(start..start.saturating_add(size).min(bytes.len())))
+        }
+        Body::File { file, .. } => {
+            let file = file.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = vec![0; size];
+                file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
+            });
+            match read.await {
+                Ok(Ok(bytes)) => Ok(bytes),
+                Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(changed()),
+                Ok(Err(e)) => {
+                    let what = format!("the local file can not be read: {e}");
+                    Err(Fault::own(StoreErrorKind::Unreachable, what))
+                }
+                Err(_) => Err(Fault::own(StoreErrorKind::Unreachable, "the daemon is stopping")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_uniform_and_never_too_many() {
+        assert_eq!(part_size(9 << 20), limits::PART_BYTES);
+        for len in [80 << 30, 100 << 30, 5 << 40] {
+            let size = part_size(len);
+            assert!(len.div_ceil(size) <= PARTS_MAX && size.is_multiple_of(1 << 20), "{len}");
+        }
+    }
+}

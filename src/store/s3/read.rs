@@ -1,0 +1,157 @@
+//! Asking a bucket: head, ranged get, list, delete.
+
+use super::fault::Fault;
+use super::{PutChecksum, S3Store, call, patience};
+use crate::limits;
+use crate::recording::Sha256;
+use crate::store::{Head, Listed, StoreErrorKind};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use base64::Engine;
+use bytes::Bytes;
+use std::ops::Range;
+
+type Answer<T> = Result<T, Fault>;
+
+impl S3Store {
+    pub(super) async fn try_head(&self, key: &str) -> Answer<Head> {
+        let head = match self.raw_head(key).await {
+            Ok(head) => head,
+            Err(f) if f.kind == StoreErrorKind::NotFound => {
+                return Err(self.why_missing(key).await);
+            }
+            Err(f) => return Err(f),
+        };
+        let size = head.content_length().and_then(|n| u64::try_from(n).ok());
+        let user = head.metadata().into_iter().flatten();
+        Ok(Head {
+            size: size.ok_or_else(|| {
+                Fault::own(StoreErrorKind::Unsupported, "the answer has no Content-Length")
+            })?,
+            sha256: self.checksum(key, &head),
+            user: user.map(|(k, v)| (k.clone(), v.clone())).collect(),
+        })
+    }
+
+    async fn raw_head(&self, key: &str) -> Answer<HeadObjectOutput> {
+        let mode = (self.options.checksum == PutChecksum::Sha256).then_some(ChecksumMode::Enabled);
+        let client = self.client().await;
+        let request = client.head_object().bucket(&self.options.bucket).key(key);
+        call(0, request.set_checksum_mode(mode).send()).await
+    }
+
+    /// An answer to HEAD has no body: whether it is the object that is missing or the whole
+    /// bucket, only a GET tells.
+    async fn why_missing(&self, key: &str) -> Fault {
+        match self.try_get(key, 0..1).await {
+            Ok(_) => Fault::own(StoreErrorKind::Unreachable, "it appeared while it was asked for"),
+            Err(fault) => fault,
+        }
+    }
+
+    /// The digest of the whole, if the server is known to compute what it returns.
+    fn checksum(&self, key: &str, head: &HeadObjectOutput) -> Option<Sha256> {
+        if !self.trusts_checksums() {
+            return None;
+        }
+        let returned = head.checksum_sha256()?;
+        if let Some(expected) = self.parts.get(key) {
+            return (expected.checksum == returned).then_some(expected.whole);
+        }
+        if head.checksum_type() == Some(&ChecksumType::Composite) {
+            return None;
+        }
+        let bytes = base64::engine::general_purpose::STANDARD.decode(returned).ok()?;
+        Sha256::from_slice(&bytes)
+    }
+
+    pub(super) async fn try_get(&self, key: &str, range: Range<u64>) -> Answer<Bytes> {
+        // Servers keep these numbers with a sign.
+        let end = range.end.min(i64::MAX.unsigned_abs());
+        let Some(last) = end.checked_sub(1).filter(|last| *last >= range.start) else {
+            return Ok(Bytes::new());
+        };
+        let client = self.client().await;
+        let request = client
+            .get_object()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .range(format!("bytes={}-{last}", range.start));
+        let wanted = range.end - range.start;
+        match call(0, request.send()).await {
+            Ok(answer) => self.body(answer, &range, wanted).await,
+            // The range begins behind the end.
+            Err(f) if f.status == 416 => Ok(Bytes::new()),
+            Err(f) => Err(f),
+        }
+    }
+
+    async fn body(
+        &self,
+        answer: GetObjectOutput,
+        range: &Range<u64>,
+        wanted: u64,
+    ) -> Answer<Bytes> {
+        let partial = answer.content_range().is_some();
+        let promised = answer.content_length().and_then(|n| u64::try_from(n).ok());
+        let most = if partial { wanted } else { wanted.max(limits::WHOLE_ANSWER_BYTES_MAX) };
+        if promised.is_none_or(|n| n > most) {
+            let what = "the service does not answer with the range that was asked for";
+            return Err(Fault::own(StoreErrorKind::Unsupported, what));
+        }
+        let timeout = patience(promised.unwrap_or(wanted));
+        let collected = match tokio::time::timeout(timeout, answer.body.collect()).await {
+            Ok(Ok(collected)) => collected.into_bytes(),
+            Ok(Err(e)) => {
+                let what = format!("the answer broke off: {e}");
+                return Err(Fault::own(StoreErrorKind::Unreachable, what));
+            }
+            Err(_) => return Err(Fault::timeout(timeout)),
+        };
+        if promised != Some(collected.len() as u64) {
+            let what = format!("{} bytes came, {promised:?} were promised", collected.len());
+            return Err(Fault::own(StoreErrorKind::Corrupt, what));
+        }
+        if partial {
+            return Ok(collected);
+        }
+        // The whole object came instead.
+        let limit = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(collected.len());
+        Ok(collected.slice(limit(range.start)..limit(range.end)))
+    }
+
+    pub(super) async fn try_list(&self, prefix: &str, after: &str) -> Answer<Vec<Listed>> {
+        let client = self.client().await;
+        let mut token = None;
+        for _ in 0..limits::EMPTY_PAGES_MAX {
+            let request = client
+                .list_objects_v2()
+                .bucket(&self.options.bucket)
+                .prefix(prefix)
+                .set_start_after((!after.is_empty()).then(|| after.to_owned()))
+                .set_continuation_token(token)
+                .max_keys(i32::try_from(limits::LIST_PAGE_MAX).unwrap_or(1000));
+            let answer = call(0, request.send()).await?;
+            let rows = answer.contents().iter().filter_map(|o| {
+                let size = o.size().and_then(|n| u64::try_from(n).ok())?;
+                Some(Listed { key: o.key()?.to_owned(), size })
+            });
+            // Some servers take `start-after` as inclusive. No other comparison: SeaweedFS has an
+            // order of its own.
+            let rows: Vec<_> = rows.filter(|row| row.key != after).collect();
+            token = answer.next_continuation_token().map(str::to_owned);
+            // A page may be empty (deleted versions) and not the last.
+            if !rows.is_empty() || token.is_none() || answer.is_truncated() != Some(true) {
+                return Ok(rows);
+            }
+        }
+        Err(Fault::own(StoreErrorKind::Unreachable, "the listing does not get anywhere"))
+    }
+
+    pub(super) async fn try_delete(&self, key: &str) -> Answer<()> {
+        let client = self.client().await;
+        let request = client.delete_object().bucket(&self.options.bucket).key(key);
+        call(0, request.send()).await.map(drop)
+    }
+}

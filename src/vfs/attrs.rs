@@ -1,0 +1,205 @@
+//! chmod, chown, utimens, truncate.
+
+use super::inode::Inode;
+use super::lookup::{Found, Whereabouts, released_attr};
+use super::{Result, Vfs, VfsError, Waits};
+use crate::catalog::{NodeRow, Op};
+use crate::clock::Timestamp;
+use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
+use crate::recording::{Attr, Kind, NodeId};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// What to change; `None` leaves it as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change.
+    pub mtime: Option<SetTime>,
+}
+
+impl SetAttr {
+    fn times(&self) -> Times {
+        Times { atime: self.atime, mtime: self.mtime }
+    }
+
+    fn is_only_size(&self) -> bool {
+        self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.no_times()
+    }
+
+    fn no_times(&self) -> bool {
+        self.atime.is_none() && self.mtime.is_none()
+    }
+}
+
+impl Vfs {
+    /// Changes attributes. May wait for the archive if a released recording is cut to a length
+    /// other than 0: see [`Vfs::setattr_waits`].
+    ///
+    /// # Errors
+    /// As `chmod`, `chown`, `utimensat`, `truncate`.
+    pub fn setattr(&self, id: NodeId, set: SetAttr, handle: Option<u64>) -> Result<Attr> {
+        if let Some(size) = set.size {
+            self.truncate(id, size, handle)?;
+            if set.is_only_size() {
+                return self.getattr(id, handle);
+            }
+        }
+        let _names = self.lower.names_stay();
+        let inode = self.inode(id)?;
+        match self.whereabouts(&inode)? {
+            Whereabouts::Root(dir) => {
+                dir.set_self(set.mode, (set.uid, set.gid), set.times())?;
+                Ok(dir.stat_self()?.attr)
+            }
+            Whereabouts::Held(_) => self.set_held(&inode, set),
+            Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {
+                Found::Local(found, before) if found == id => {
+                    self.set_local(&inode, &dir, &name, set, &before)
+                }
+                Found::Released(row) if row.id == id => Ok(self.set_released(&row, set)),
+                _ => Err(Errno::STALE.into()),
+            },
+        }
+    }
+
+    /// Where to change these attributes: `None` here and now.
+    pub fn setattr_waits(&self, id: NodeId, set: &SetAttr) -> Option<Waits> {
+        let size = set.size.filter(|_| self.is_released(id))?;
+        Some(if size == 0 { Waits::Disk } else { Waits::Archive })
+    }
+
+    fn set_local(
+        &self,
+        inode: &Inode,
+        dir: &Dir,
+        name: &[u8],
+        set: SetAttr,
+        before: &LowerStat,
+    ) -> Result<Attr> {
+        apply(dir, name, set)?;
+        let after = dir.stat(name)?;
+        self.record_attr(inode, before, &after);
+        Ok(after.attr)
+    }
+
+    /// Tells the catalog that only attributes changed. With a writer about, that can not be told
+    /// from a change of content, and the hash will settle it.
+    pub(super) fn record_attr(&self, inode: &Inode, before: &LowerStat, after: &LowerStat) {
+        let quiet = inode.kind == Kind::File
+            && inode.opens.lock().writers == 0
+            && before.version.ino == after.version.ino
+            && before.version.size == after.version.size;
+        self.catalog.record(Op::SetAttr {
+            id: inode.id,
+            attr: after.attr.clone(),
+            version: quiet.then_some(after.version),
+            before: quiet.then_some(before.version),
+        });
+    }
+
+    fn set_held(&self, inode: &Inode, set: SetAttr) -> Result<Attr> {
+        let file = self.lower.open_held(inode.id, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            let uid = set.uid.map(rustix::fs::Uid::from_raw);
+            let gid = set.gid.map(rustix::fs::Gid::from_raw);
+            rustix::fs::fchown(&file, uid, gid)?;
+        }
+        if let Some(mode) = set.mode {
+            rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        if !set.no_times() {
+            crate::lower::set_times(&file, set.times())?;
+        }
+        let attr = stat_file(&file)?.attr;
+        Ok(Attr { nlink: attr.nlink.saturating_sub(1), ..attr })
+    }
+
+    /// A released recording's attributes are the catalog's alone; nothing is fetched.
+    fn set_released(&self, row: &NodeRow, set: SetAttr) -> Attr {
+        let now = self.clock.now();
+        let time = |new: Option<SetTime>, old: Timestamp| match new {
+            None => old,
+            Some(SetTime::Now) => now,
+            Some(SetTime::At(t)) => t,
+        };
+        let attr = Attr {
+            mode: set.mode.map_or(row.attr.mode, |m| m & 0o7777),
+            uid: set.uid.unwrap_or(row.attr.uid),
+            gid: set.gid.unwrap_or(row.attr.gid),
+            atime: time(set.atime, row.attr.atime),
+            mtime: time(set.mtime, row.attr.mtime),
+            ctime: now,
+            ..row.attr.clone()
+        };
+        self.catalog.record(Op::SetAttr {
+            id: row.id,
+            attr: attr.clone(),
+            version: None,
+            before: None,
+        });
+        released_attr(&NodeRow { attr, ..row.clone() })
+    }
+
+    fn truncate(&self, id: NodeId, size: u64, handle: Option<u64>) -> Result<()> {
+        if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).filter(|h| h.writable) {
+            let file = file.file().ok_or(Errno::BADF)?;
+            return Ok(rustix::fs::ftruncate(&*file, size)?);
+        }
+        let inode = self.inode(id)?;
+        if inode.kind != Kind::File {
+            let errno = if inode.kind == Kind::Dir { Errno::ISDIR } else { Errno::INVAL };
+            return Err(errno.into());
+        }
+        // As if it were opened for writing, cut and closed: the recording changes.
+        let cut = if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
+        let opened = self.open(id, OFlags::WRONLY | cut)?;
+        let result = match self.handles.get(opened.handle)?.file() {
+            Some(file) => rustix::fs::ftruncate(&*file, size).map_err(VfsError::from),
+            None => Err(Errno::BADF.into()),
+        };
+        self.release(opened.handle);
+        result
+    }
+
+    /// After a change that touched no content but moves the ctime (rename, link, unlink of
+    /// another name): lets the stamp of the hash follow.
+    pub(super) fn follow_ctime(
+        &self,
+        inode: &Arc<Inode>,
+        dir: &Dir,
+        name: &[u8],
+        before: &LowerStat,
+    ) {
+        if inode.kind == Kind::File
+            && let Ok(after) = dir.stat(name)
+            && before.version != after.version
+        {
+            self.record_attr(inode, before, &after);
+        }
+    }
+}
+
+/// chown first: it clears setuid and setgid, which a mode given with it means to keep.
+fn apply(dir: &Dir, name: &[u8], set: SetAttr) -> rustix::io::Result<()> {
+    if set.uid.is_some() || set.gid.is_some() {
+        dir.chown(name, set.uid, set.gid)?;
+    }
+    if let Some(mode) = set.mode {
+        dir.chmod(name, mode)?;
+    }
+    if !set.no_times() {
+        dir.utimens(name, set.times())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! The nodes the kernel knows.
+
+use crate::lower::{Dir, Lower};
+use crate::recording::{Kind, LowerVersion, NodeId};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Directories kept open below.
+const OPEN_DIRS: u64 = 1024;
+
+/// Where a node is to be found below.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// The root itself.
+    Root,
+    /// A name in a directory.
+    Named(Arc<Inode>, Arc<[u8]>),
+    /// Unlinked while open: in the private directory.
+    Held,
+    /// This name is gone; the catalog may know another.
+    Lost,
+}
+
+/// Who has the node open.
+#[derive(Debug, Default)]
+pub(super) struct Opens {
+    /// Handles that may write.
+    pub writers: u32,
+    /// All handles.
+    pub handles: u32,
+    /// References the kernel holds.
+    pub lookups: u64,
+    /// The version whose pages the kernel may keep.
+    pub cached: Option<LowerVersion>,
+}
+
+/// A node the kernel knows.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub id: NodeId,
+    pub kind: Kind,
+    place: Mutex<Place>,
+    pub opens: Mutex<Opens>,
+}
+
+impl Inode {
+    pub fn place(&self) -> Place {
+        self.place.lock().clone()
+    }
+
+    pub fn set_place(&self, place: Place) {
+        *self.place.lock() = place;
+    }
+
+    /// Whether `name` in `parent` is where the node is looked for.
+    pub fn is_at(&self, parent: NodeId, name: &[u8]) -> bool {
+        matches!(&*self.place.lock(), Place::Named(p, n) if p.id == parent && **n == *name)
+    }
+}
+
+/// All nodes the kernel knows, and the directories among them that are open below.
+#[derive(Debug)]
+pub(super) struct Inodes {
+    table: Mutex<HashMap<NodeId, Arc<Inode>>>,
+    dirs: Cache<NodeId, Dir>,
+}
+
+impl Inodes {
+    pub fn new(lower: &Lower) -> Inodes {
+        let root = Arc::new(Inode {
+            id: NodeId::ROOT,
+            kind: Kind::Dir,
+            place: Mutex::new(Place::Root),
+            opens: Mutex::new(Opens { lookups: 1, ..Opens::default() }),
+        });
+        let dirs = Cache::new(OPEN_DIRS);
+        dirs.insert(NodeId::ROOT, lower.root().clone());
+        Inodes { table: Mutex::new(HashMap::from([(NodeId::ROOT, root)])), dirs }
+    }
+
+    pub fn get(&self, id: NodeId) -> Option<Arc<Inode>> {
+        self.table.lock().get(&id).cloned()
+    }
+
+    /// The node with this identity, now known to be at `place`.
+    pub fn intern(&self, id: NodeId, kind: Kind, place: Place) -> Arc<Inode> {
+        let mut table = self.table.lock();
+        let inode = table.entry(id).or_insert_with(|| {
+            Arc::new(Inode { id, kind, place: Mutex::new(place.clone()), opens: Mutex::default() })
+        });
+        if id != NodeId::ROOT {
+            inode.set_place(place);
+        }
+        inode.clone()
+    }
+
+    /// The kernel got a reference.
+    pub fn remember(&self, inode: &Inode) {
+        inode.opens.lock().lookups += 1;
+    }
+
+    /// The kernel gave back `count` references.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        if id == NodeId::ROOT {
+            return;
+        }
+        let mut table = self.table.lock();
+        let Some(inode) = table.get(&id) else { return };
+        let unused = {
+            let mut opens = inode.opens.lock();
+            opens.lookups = opens.lookups.saturating_sub(count);
+            opens.lookups == 0 && opens.handles == 0
+        };
+        if unused {
+            table.remove(&id);
+            self.dirs.invalidate(&id);
+        }
+    }
+
+    pub fn cached_dir(&self, id: NodeId) -> Option<Dir> {
+        self.dirs.get(&id)
+    }
+
+    pub fn cache_dir(&self, id: NodeId, dir: &Dir) {
+        self.dirs.insert(id, dir.clone());
+    }
+
+    pub fn drop_dir(&self, id: NodeId) {
+        self.dirs.invalidate(&id);
+    }
+
+    pub fn writers(&self) -> usize {
+        self.table.lock().values().filter(|i| i.opens.lock().writers > 0).count()
+    }
+}

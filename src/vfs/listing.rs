@@ -1,0 +1,224 @@
+//! Listing directories: what is below, then what is released. Streams; nothing is collected, so
+//! that a directory of a million names answers as fast as a small one.
+
+use super::inode::Inode;
+use super::lookup::{Found, released_attr};
+use super::{Entry, Result, Vfs};
+use crate::lower::DirStream;
+use crate::recording::{Kind, NodeId};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// Rows asked of the catalog at a time.
+const PAGE: usize = 256;
+/// Positions of `.` and `..`.
+const DOTS: u64 = 2;
+
+/// One entry of a listing.
+#[derive(Clone, Debug)]
+pub struct ListEntry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Identity: the inode number.
+    pub id: NodeId,
+    /// What it is.
+    pub kind: Kind,
+    /// Position behind it, to go on from.
+    pub next: u64,
+}
+
+/// An open directory. A position is the number of entries before it, which a program may go back
+/// to; for each, the cursor below or in the catalog is kept.
+#[derive(Debug)]
+pub(super) struct Listing {
+    dir: Arc<Inode>,
+    stream: DirStream,
+    /// Tells what was released or recalled since the listing began.
+    mark: u64,
+    given: Vec<Given>,
+    /// Entries given from below; those behind them are from the catalog.
+    from_below: Option<usize>,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    cursor: u64,
+    name: u64,
+}
+
+/// Takes an entry with its attributes if they were asked for; says no when it has no room.
+type Take<'a> = &'a mut dyn FnMut(&ListEntry, Option<&Entry>) -> bool;
+
+impl Vfs {
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// As `opendir`.
+    pub fn open_dir(&self, id: NodeId) -> Result<u64> {
+        let _names = self.lower.names_stay();
+        let dir = self.inode(id)?;
+        let stream = self.dir(&dir)?.stream()?;
+        Ok(self.handles.add_listing(Listing {
+            dir,
+            stream,
+            mark: self.catalog.tier_mark(),
+            given: Vec::new(),
+            from_below: None,
+            hasher: RandomState::new(),
+        }))
+    }
+
+    /// Closes a directory.
+    pub fn release_dir(&self, handle: u64) {
+        self.handles.remove_listing(handle);
+    }
+
+    /// Gives entries from a position on until `take` says no or the directory ends. With `attrs`
+    /// each comes with what `stat` shows, and counts as looked up once taken.
+    ///
+    /// # Errors
+    /// `BADF`; as `readdir`.
+    pub fn list(&self, handle: u64, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
+        let listing = self.handles.listing(handle)?;
+        let mut listing = listing.lock();
+        let _names = self.lower.names_stay();
+        if position == 0 {
+            listing.rewind(self.catalog.tier_mark());
+        }
+        for (at, name) in [(0, &b"."[..]), (1, b"..")] {
+            if position <= at && !self.list_dot(&listing, name, at + 1, take)? {
+                return Ok(());
+            }
+        }
+        listing.go_to(position.saturating_sub(DOTS))?;
+        if listing.from_below.is_none() && !self.list_below(&mut listing, attrs, take)? {
+            return Ok(());
+        }
+        self.list_released(&mut listing, attrs, take)
+    }
+
+    fn list_dot(&self, listing: &Listing, name: &[u8], next: u64, take: Take<'_>) -> Result<bool> {
+        let parent = match listing.dir.place() {
+            super::inode::Place::Named(parent, _) if name == b".." => parent.id,
+            _ => listing.dir.id,
+        };
+        let entry = ListEntry { name: name.to_vec(), id: parent, kind: Kind::Dir, next };
+        Ok(take(&entry, None))
+    }
+
+    /// Entries below, from where the listing stands. Answers whether all were given.
+    fn list_below(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<bool> {
+        let dir = self.dir(&listing.dir)?;
+        loop {
+            let mut page: Vec<(Vec<u8>, u64)> = Vec::new();
+            let from = listing.given.last().map_or(0, |g| g.cursor);
+            listing.stream.read(from, &mut |entry| {
+                page.push((entry.name.to_vec(), entry.next));
+                page.len() < 64
+            })?;
+            if page.is_empty() {
+                listing.from_below = Some(listing.given.len());
+                return Ok(true);
+            }
+            for (name, cursor) in page {
+                // What vanished meanwhile was released or removed; the catalog knows.
+                let Ok(found) = self.find(&listing.dir, &dir, &name) else { continue };
+                if matches!(found, Found::Released(_)) {
+                    continue;
+                }
+                if !self.give(listing, name, cursor, found, attrs, take) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn list_released(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<()> {
+        let below = listing.from_below.unwrap_or(0);
+        let mut seen: Option<HashSet<u64>> = None;
+        let mut after = match listing.given.len() > below {
+            true => listing.given.last().map_or(0, |g| g.cursor),
+            false => 0,
+        };
+        loop {
+            let rows = match self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE) {
+                Ok(rows) => rows,
+                // What is below was listed; the catalog's trouble is told elsewhere.
+                Err(_unusable) => return Ok(()),
+            };
+            let Some(last) = rows.last().map(|r| r.cursor) else { return Ok(()) };
+            let full = rows.len() == PAGE;
+            for row in rows {
+                if row.moved {
+                    let seen = seen.get_or_insert_with(|| {
+                        listing.given.iter().take(below).map(|g| g.name).collect()
+                    });
+                    if seen.contains(&listing.hasher.hash_one(&row.name)) {
+                        continue;
+                    }
+                }
+                let found = Found::Released(Box::new(row.row));
+                if !self.give(listing, row.name, row.cursor, found, attrs, take) {
+                    return Ok(());
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+            after = last;
+        }
+    }
+
+    fn give(
+        &self,
+        listing: &mut Listing,
+        name: Vec<u8>,
+        cursor: u64,
+        found: Found,
+        attrs: bool,
+        take: Take<'_>,
+    ) -> bool {
+        let next = listing.given.len() as u64 + DOTS + 1;
+        let entry = ListEntry { id: found.id(), kind: found.kind(), name, next };
+        let full = attrs.then(|| {
+            let attr = match &found {
+                Found::Local(_, stat) => stat.attr.clone(),
+                Found::Released(row) => released_attr(row),
+            };
+            Entry { id: entry.id, attr }
+        });
+        if !take(&entry, full.as_ref()) {
+            return false;
+        }
+        listing.given.push(Given { cursor, name: listing.hasher.hash_one(&entry.name) });
+        if attrs {
+            self.enter(&listing.dir, &entry.name, found);
+        }
+        true
+    }
+}
+
+impl Listing {
+    fn rewind(&mut self, mark: u64) {
+        self.mark = mark;
+        self.given.clear();
+        self.from_below = None;
+    }
+
+    /// Stands behind the first `count` entries.
+    fn go_to(&mut self, count: u64) -> Result<()> {
+        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
+        if count > self.given.len() {
+            return Err(Errno::INVAL.into());
+        }
+        self.given.truncate(count);
+        if self.from_below.is_some_and(|below| count < below) {
+            self.from_below = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! Finding nodes.
+
+use super::inode::{Inode, Place};
+use super::{Entry, Result, Vfs};
+use crate::catalog::{NodeRow, Op};
+use crate::lower::{Dir, LowerStat};
+use crate::recording::{Attr, Kind, NodeId, State};
+use rustix::io::Errno;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A node that was found: below, or released.
+#[derive(Debug)]
+pub(super) enum Found {
+    Local(NodeId, LowerStat),
+    Released(Box<NodeRow>),
+}
+
+impl Found {
+    pub fn id(&self) -> NodeId {
+        match self {
+            Found::Local(id, _) => *id,
+            Found::Released(row) => row.id,
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self {
+            Found::Local(_, stat) => stat.attr.kind,
+            Found::Released(row) => row.attr.kind,
+        }
+    }
+
+    pub fn into_attr(self) -> Attr {
+        match self {
+            Found::Local(_, stat) => stat.attr,
+            Found::Released(row) => released_attr(&row),
+        }
+    }
+}
+
+/// What `stat` shows of a released recording: one block, because `tar -S` takes a file of none
+/// for a hole and does not even open it.
+pub(super) fn released_attr(row: &NodeRow) -> Attr {
+    let blocks = if row.attr.size > 0 { 1 } else { 0 };
+    Attr { blocks, nlink: row.attr.nlink.max(1), ..row.attr.clone() }
+}
+
+/// An archived recording that is missing below counts as released: its bytes are in the archive.
+pub(super) fn is_released(row: &NodeRow) -> bool {
+    matches!(row.state, State::Released | State::Archived)
+}
+
+impl Vfs {
+    /// The node named `name` in a directory.
+    ///
+    /// # Errors
+    /// `NOENT` if there is none.
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        let _names = self.lower.names_stay();
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let found = self.find(&parent, &dir, name)?;
+        Ok(self.enter(&parent, name, found))
+    }
+
+    /// The kernel gave back `count` references to a node.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.inodes.forget(id, count);
+    }
+
+    /// What `stat` shows of a node; of an open file if the handle is given.
+    ///
+    /// # Errors
+    /// `STALE` if it is gone.
+    pub fn getattr(&self, id: NodeId, handle: Option<u64>) -> Result<Attr> {
+        if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).and_then(|h| h.file()) {
+            let held = self.inodes.get(id).is_some_and(|i| matches!(i.place(), Place::Held));
+            let attr = crate::lower::stat_file(&*file)?.attr;
+            return Ok(if held { self.without_hold(attr) } else { attr });
+        }
+        let _names = self.lower.names_stay();
+        self.attr_of(&*self.inode(id)?)
+    }
+
+    pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
+        match self.whereabouts(inode)? {
+            Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),
+            Whereabouts::Named(parent, dir, name) => {
+                let found = self.find(&parent, &dir, &name)?;
+                if found.id() != inode.id {
+                    return Err(Errno::STALE.into());
+                }
+                Ok(found.into_attr())
+            }
+            Whereabouts::Held(stat) => Ok(self.without_hold(stat.attr)),
+        }
+    }
+
+    /// The name in the private directory is nobody's business.
+    fn without_hold(&self, attr: Attr) -> Attr {
+        Attr { nlink: attr.nlink.saturating_sub(1), ..attr }
+    }
+
+    /// Looks below first, then asks the catalog for a released recording. Names must stay.
+    pub(super) fn find(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
+        match dir.stat(name) {
+            Ok(stat) => match stat.node {
+                Some(id) => Ok(Found::Local(id, stat)),
+                None => self.adopt(parent, dir, name),
+            },
+            Err(Errno::NOENT) => match self.catalog.lookup(parent.id, name) {
+                Ok(Some(row)) if is_released(&row) => Ok(Found::Released(Box::new(row))),
+                Ok(_) => Err(Errno::NOENT.into()),
+                // A call must be able to make a file of this name: the catalog is loud elsewhere.
+                Err(_unusable) => Err(Errno::NOENT.into()),
+            },
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Gives what was found below, and is not known yet, its identity.
+    fn adopt(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
+        let _one_at_a_time = self.adopting.lock();
+        let stat = dir.stat(name)?;
+        if let Some(id) = stat.node {
+            return Ok(Found::Local(id, stat));
+        }
+        let id = self.catalog.alloc();
+        if let Err(errno) = dir.identify(name, id) {
+            // Immutable, or on a file system mounted read-only since: served, but its inode
+            // number lasts only as long as the kernel remembers it.
+            tracing::debug!(%errno, "a file below can not be given an identity");
+            return Ok(Found::Local(NodeId(stat.version.ino | 1 << 62), stat));
+        }
+        let stat = dir.stat(name)?;
+        self.catalog.record(Op::Create {
+            id,
+            parent: parent.id,
+            name: name.to_vec(),
+            attr: stat.attr.clone(),
+            version: stat.version,
+            adopted: true,
+        });
+        Ok(Found::Local(id, stat))
+    }
+
+    /// Counts a reference of the kernel to what was found, and answers it.
+    pub(super) fn enter(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Entry {
+        let place = Place::Named(parent.clone(), name.into());
+        let inode = self.inodes.intern(found.id(), found.kind(), place);
+        self.inodes.remember(&inode);
+        Entry { id: inode.id, attr: found.into_attr() }
+    }
+
+    /// The node with this identity. One the kernel knows from before a restart is found again
+    /// through the catalog.
+    pub(super) fn inode(&self, id: NodeId) -> Result<Arc<Inode>> {
+        if let Some(inode) = self.inodes.get(id) {
+            return Ok(inode);
+        }
+        let (parent, name) = self.catalog.name_of(id)?.ok_or(Errno::STALE)?;
+        let row = self.catalog.node(id)?.ok_or(Errno::STALE)?;
+        let parent = self.inode(parent)?;
+        Ok(self.inodes.intern(id, row.attr.kind, Place::Named(parent, name.into())))
+    }
+
+    /// A directory below.
+    pub(super) fn dir(&self, inode: &Inode) -> Result<Dir> {
+        if let Some(dir) = self.inodes.cached_dir(inode.id) {
+            return Ok(dir);
+        }
+        if inode.kind != Kind::Dir {
+            return Err(Errno::NOTDIR.into());
+        }
+        let dir = match inode.place() {
+            Place::Root => self.lower.root().clone(),
+            Place::Named(parent, name) => self.dir(&parent)?.subdir(&name)?,
+            Place::Held | Place::Lost => return Err(Errno::STALE.into()),
+        };
+        self.inodes.cache_dir(inode.id, &dir);
+        Ok(dir)
+    }
+
+    pub(super) fn whereabouts(&self, inode: &Inode) -> Result<Whereabouts> {
+        match inode.place() {
+            Place::Root => Ok(Whereabouts::Root(self.lower.root().clone())),
+            Place::Named(parent, name) => {
+                let dir = self.dir(&parent)?;
+                Ok(Whereabouts::Named(parent, dir, name))
+            }
+            Place::Held => Ok(Whereabouts::Held(self.lower.held(inode.id)?)),
+            Place::Lost => {
+                let (parent, name) = self.catalog.name_of(inode.id)?.ok_or(Errno::STALE)?;
+                let parent = self.inode(parent)?;
+                let name: Arc<[u8]> = name.into();
+                inode.set_place(Place::Named(parent.clone(), name.clone()));
+                let dir = self.dir(&parent)?;
+                Ok(Whereabouts::Named(parent, dir, name))
+            }
+        }
+    }
+
+    /// The path of a node, for messages.
+    pub(super) fn path_of(&self, inode: &Inode) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        match inode.place() {
+            Place::Named(parent, name) => {
+                self.path_of(&parent).join(std::ffi::OsStr::from_bytes(&name))
+            }
+            Place::Root | Place::Held | Place::Lost => PathBuf::new(),
+        }
+    }
+}
+
+/// A node's place, ready to be used.
+pub(super) enum Whereabouts {
+    Root(Dir),
+    Named(Arc<Inode>, Dir, Arc<[u8]>),
+    Held(LowerStat),
+}

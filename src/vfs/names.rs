@@ -1,0 +1,265 @@
+//! Making and removing names.
+
+use super::inode::{Inode, Place};
+use super::lookup::Found;
+use super::{Caller, Entry, Result, Vfs};
+use crate::catalog::{CatalogError, Intent, Op};
+use crate::limits::LARGE_UNLINK_BYTES;
+use crate::lower::Dir;
+use crate::recording::{Kind, NodeId};
+use rustix::io::Errno;
+use std::sync::Arc;
+
+impl Vfs {
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `EXIST` for everything that is there, also the mount's own root.
+    pub fn mkdir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
+        self.make(caller, parent, name, mode, &|dir, mode| dir.mkdir(name, mode))
+    }
+
+    /// Makes a FIFO, socket, device or empty regular file.
+    ///
+    /// # Errors
+    /// As `mknod`.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Entry> {
+        self.make(caller, parent, name, mode, &|dir, masked| dir.mknod(name, mode, masked, rdev))
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As `symlink`.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry> {
+        self.make(caller, parent, name, 0o777, &|dir, _| dir.symlink(target, name))
+    }
+
+    fn make(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        make: &dyn Fn(&Dir, u32) -> rustix::io::Result<()>,
+    ) -> Result<Entry> {
+        let _names = self.lower.names_stay();
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        self.must_not_be_released(&parent, name)?;
+        let mode = self.masked(&dir, mode, caller);
+        make(&dir, mode)?;
+        let gid = self.new_gid(&dir, caller)?;
+        if caller.uid != 0 || gid.is_some() {
+            dir.chown(name, Some(caller.uid), gid)?;
+        }
+        let id = self.catalog.alloc();
+        dir.identify(name, id)?;
+        let stat = dir.stat(name)?;
+        if mode & 0o6000 != 0 && matches!(stat.attr.kind, Kind::File | Kind::Other) {
+            dir.chmod(name, mode)?;
+        }
+        self.catalog.record(Op::Create {
+            id,
+            parent: parent.id,
+            name: name.to_vec(),
+            attr: stat.attr.clone(),
+            version: stat.version,
+            adopted: false,
+        });
+        if stat.attr.kind == Kind::File {
+            self.record_closed(id, &stat);
+        }
+        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+    }
+
+    /// Reads a symbolic link.
+    ///
+    /// # Errors
+    /// As `readlink`.
+    pub fn readlink(&self, id: NodeId) -> Result<Vec<u8>> {
+        let _names = self.lower.names_stay();
+        let inode = self.inode(id)?;
+        match self.whereabouts(&inode)? {
+            super::lookup::Whereabouts::Named(_, dir, name) => Ok(dir.readlink(&name)?),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// A further name for a file. A released one is brought back first: call it on a worker if
+    /// [`Vfs::is_released`].
+    ///
+    /// # Errors
+    /// As `link`.
+    pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        if self.is_released(id) {
+            self.archive.recall(id).map_err(super::VfsError::Remote)?;
+        }
+        let _names = self.lower.names_move();
+        let inode = self.inode(id)?;
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        self.must_not_be_released(&parent, name)?;
+        match self.whereabouts(&inode)? {
+            super::lookup::Whereabouts::Named(_, from, old) => {
+                let before = from.stat(&old)?;
+                from.link(&old, &dir, name)?;
+                self.catalog.record(Op::Link { id, parent: parent.id, name: name.to_vec() });
+                self.follow_ctime(&inode, &dir, name, &before);
+            }
+            super::lookup::Whereabouts::Held(_) => return Err(Errno::NOENT.into()),
+            super::lookup::Whereabouts::Root(_) => return Err(Errno::PERM.into()),
+        }
+        let stat = dir.stat(name)?;
+        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+    }
+
+    /// Removes a name. An archived recording leaves a tombstone in the catalog and its object in
+    /// the archive.
+    ///
+    /// # Errors
+    /// As `unlink`.
+    pub fn unlink(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        let _names = self.lower.names_move();
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let found = self.find(&parent, &dir, name)?;
+        let id = found.id();
+        let last = match &found {
+            Found::Local(_, stat) => stat.attr.nlink <= 1,
+            Found::Released(row) => row.attr.nlink <= 1,
+        };
+        let intent = self.intend(
+            caller,
+            &found,
+            Op::Unlink { parent: parent.id, name: name.to_vec(), id, last, at: self.clock.now() },
+        )?;
+        let removed = match &found {
+            Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
+            Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
+            Found::Released(_) => Ok(()),
+        };
+        settle(intent, removed.is_ok());
+        removed?;
+        self.name_is_gone(id, parent.id, name, last);
+        Ok(())
+    }
+
+    /// Takes a local name away. What is open is kept under a name in the private directory; a
+    /// large file's bytes go on a worker.
+    pub(super) fn remove_local(
+        &self,
+        id: NodeId,
+        dir: &Dir,
+        name: &[u8],
+        last: bool,
+        size: u64,
+    ) -> Result<()> {
+        if last && self.is_open(id) {
+            self.lower.hold(dir, name, id)?;
+        } else if last && size >= LARGE_UNLINK_BYTES {
+            self.lower.hold_last(dir, name, id)?;
+            self.let_go(id);
+            return Ok(());
+        }
+        dir.unlink(name).inspect_err(|_| {
+            let _not_held_after_all = self.lower.unhold(id);
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn is_open(&self, id: NodeId) -> bool {
+        self.inodes.get(id).is_some_and(|i| i.opens.lock().handles > 0)
+    }
+
+    /// Lets the kernel's node know that a name of it is gone.
+    pub(super) fn name_is_gone(&self, id: NodeId, parent: NodeId, name: &[u8], last: bool) {
+        let Some(inode) = self.inodes.get(id) else { return };
+        if last && inode.opens.lock().handles > 0 {
+            inode.set_place(Place::Held);
+        } else if inode.is_at(parent, name) {
+            inode.set_place(Place::Lost);
+        }
+    }
+
+    /// Removes an empty directory; one with released recordings in it is not empty.
+    ///
+    /// # Errors
+    /// `NOTEMPTY`; as `rmdir`.
+    pub fn rmdir(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        let _names = self.lower.names_move();
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let found = self.find(&parent, &dir, name)?;
+        let id = found.id();
+        if found.kind() != Kind::Dir {
+            return Err(Errno::NOTDIR.into());
+        }
+        if self.catalog.has_released(id)? {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        let intent = self.intend(
+            caller,
+            &found,
+            Op::Unlink {
+                parent: parent.id,
+                name: name.to_vec(),
+                id,
+                last: true,
+                at: self.clock.now(),
+            },
+        )?;
+        let removed = dir.rmdir(name);
+        settle(intent, removed.is_ok());
+        removed?;
+        self.inodes.drop_dir(id);
+        self.name_is_gone(id, parent.id, name, true);
+        Ok(())
+    }
+
+    /// Logs an operation before it is done. Without room in the log, what the catalog may know as
+    /// archived is not touched; anything else goes on, and is reconciled later.
+    pub(super) fn intend(
+        &self,
+        caller: Caller,
+        found: &Found,
+        op: Op,
+    ) -> Result<Option<Intent<'_>>> {
+        match self.catalog.intend(caller.unique, op) {
+            Ok(intent) => Ok(Some(intent)),
+            Err(CatalogError::LogFull { bytes }) => match found {
+                Found::Local(..) => Ok(None),
+                Found::Released(_) => Err(CatalogError::LogFull { bytes }.into()),
+            },
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Where a name was, for messages and moves.
+    pub(super) fn at(&self, parent: NodeId) -> Result<(Arc<Inode>, Dir)> {
+        let inode = self.inode(parent)?;
+        let dir = self.dir(&inode)?;
+        Ok((inode, dir))
+    }
+}
+
+pub(super) fn settle(intent: Option<Intent<'_>>, done: bool) {
+    match intent {
+        Some(intent) if done => intent.done(),
+        Some(intent) => intent.failed(),
+        None => {}
+    }
+}

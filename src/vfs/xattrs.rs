@@ -1,0 +1,173 @@
+//! Extended attributes: the user's own, and `user.spoolfs.*`, which tell about a recording.
+
+use super::lookup::{Found, Whereabouts};
+use super::{Result, Vfs};
+use crate::catalog::{NodeRow, ObjectState, Op};
+use crate::lower::{Dir, visible_xattr};
+use crate::recording::{Kind, NodeId, State};
+use rustix::io::Errno;
+
+const VIRTUAL: &[u8] = b"user.spoolfs.";
+/// `setxattr(2)`: fail if it exists.
+const CREATE: u32 = 1;
+/// `setxattr(2)`: fail if it does not.
+const REPLACE: u32 = 2;
+
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What the attributes of a node belong to.
+enum Owner {
+    /// A name below; "" is the directory itself.
+    Below(Dir, Vec<u8>),
+    Released(Box<NodeRow>),
+}
+
+impl Vfs {
+    /// The value of an attribute. `user.spoolfs.*` is answered from the catalog.
+    ///
+    /// # Errors
+    /// `NODATA` if there is none.
+    pub fn getxattr(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
+        if let Some(what) = key.strip_prefix(VIRTUAL) {
+            return self.virtual_xattr(id, what);
+        }
+        if !visible_xattr(key) {
+            return Err(Errno::NODATA.into());
+        }
+        let _names = self.lower.names_stay();
+        match self.owner(id)? {
+            Owner::Below(dir, name) => Ok(dir.getxattr(&name, key)?),
+            Owner::Released(row) => {
+                let found = row.xattrs.into_iter().find(|(k, _)| k == key);
+                found.map(|(_, value)| value).ok_or(Errno::NODATA.into())
+            }
+        }
+    }
+
+    /// Names of the attributes. Those of spoolfs are not among them, so that `cp -a` and
+    /// `rsync -X` do not try to copy them.
+    ///
+    /// # Errors
+    /// As `listxattr`.
+    pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {
+        let _names = self.lower.names_stay();
+        match self.owner(id)? {
+            Owner::Below(dir, name) => Ok(dir.listxattr(&name)?),
+            Owner::Released(row) => Ok(row.xattrs.into_iter().map(|(key, _)| key).collect()),
+        }
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    /// `OPNOTSUPP` for `user.spoolfs.*`, and for an ACL of a released recording.
+    pub fn setxattr(&self, id: NodeId, key: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.change(id, key, &|dir, name| dir.setxattr(name, key, value, flags), &|xattrs| {
+            let at = xattrs.iter().position(|(k, _)| k == key);
+            match at {
+                Some(_) if flags & CREATE != 0 => return Err(Errno::EXIST),
+                None if flags & REPLACE != 0 => return Err(Errno::NODATA),
+                Some(at) => drop(xattrs.remove(at)),
+                None => {}
+            }
+            xattrs.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// `NODATA` if there is none.
+    pub fn removexattr(&self, id: NodeId, key: &[u8]) -> Result<()> {
+        self.change(id, key, &|dir, name| dir.removexattr(name, key), &|xattrs| {
+            let at = xattrs.iter().position(|(k, _)| k == key).ok_or(Errno::NODATA)?;
+            xattrs.remove(at);
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        id: NodeId,
+        key: &[u8],
+        below: &dyn Fn(&Dir, &[u8]) -> rustix::io::Result<()>,
+        released: &dyn Fn(&mut Xattrs) -> rustix::io::Result<()>,
+    ) -> Result<()> {
+        if !visible_xattr(key) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let _names = self.lower.names_stay();
+        match self.owner(id)? {
+            Owner::Below(dir, name) => {
+                let before = dir.stat(&name)?;
+                below(&dir, &name)?;
+                let inode = self.inode(id)?;
+                self.follow_ctime(&inode, &dir, &name, &before);
+                Ok(())
+            }
+            // An ACL moves permission bits; the lower file system does that, the catalog not.
+            Owner::Released(_) if key.starts_with(b"system.") => Err(Errno::OPNOTSUPP.into()),
+            Owner::Released(mut row) => {
+                released(&mut row.xattrs)?;
+                self.catalog.record(Op::SetXattrs { id, xattrs: row.xattrs });
+                Ok(())
+            }
+        }
+    }
+
+    fn owner(&self, id: NodeId) -> Result<Owner> {
+        let inode = self.inode(id)?;
+        match self.whereabouts(&inode)? {
+            Whereabouts::Root(dir) => Ok(Owner::Below(dir, Vec::new())),
+            Whereabouts::Held(_) => {
+                let (dir, name) = self.lower.held_place(id);
+                Ok(Owner::Below(dir, name))
+            }
+            Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {
+                Found::Local(..) => Ok(Owner::Below(dir, name.to_vec())),
+                Found::Released(row) => Ok(Owner::Released(row)),
+            },
+        }
+    }
+
+    fn virtual_xattr(&self, id: NodeId, what: &[u8]) -> Result<Vec<u8>> {
+        let row = self.catalog.node(id)?.ok_or(Errno::NODATA)?;
+        if row.attr.kind != Kind::File {
+            return Err(Errno::NODATA.into());
+        }
+        let text = match what {
+            b"state" => self.present_state(&row).word().to_owned(),
+            b"generation" => row.generation.0.to_string(),
+            b"sha256" => row
+                .sha256
+                .filter(|_| row.state != State::Recording)
+                .ok_or(Errno::NODATA)?
+                .to_string(),
+            b"source" => if self.is_released(id) { "archive" } else { "local" }.to_owned(),
+            b"key" => self.keys(&row, &|_, key| key.to_owned())?,
+            b"url" => self.keys(&row, &|target, key| self.archive.url(target, key))?,
+            // Legal holds and calls come with later versions; nothing is held, nothing joined.
+            b"hold" | b"legs" => return Err(Errno::NODATA.into()),
+            _ => return Err(Errno::NODATA.into()),
+        };
+        Ok(text.into_bytes())
+    }
+
+    /// The catalog follows a moment behind; whether somebody writes now is known here.
+    fn present_state(&self, row: &NodeRow) -> State {
+        let writers = self.inodes.get(row.id).is_some_and(|i| i.opens.lock().writers > 0);
+        if writers { State::Recording } else { row.state }
+    }
+
+    /// One line for each target that holds the present generation, verified.
+    fn keys(&self, row: &NodeRow, show: &dyn Fn(&str, &str) -> String) -> Result<String> {
+        let objects = self.catalog.objects(row.id, Some(row.generation))?;
+        let lines: Vec<String> = objects
+            .iter()
+            .filter(|o| o.state == ObjectState::Verified)
+            .map(|o| show(&o.target, &o.key))
+            .collect();
+        if lines.is_empty() { Err(Errno::NODATA.into()) } else { Ok(lines.join("\n")) }
+    }
+}
