@@ -16,6 +16,16 @@ pub const CATALOG_BATCH_MAX: usize = 512;
 pub const CATALOG_WAL_PAGES: u32 = 2000;
 /// Bytes set aside beside the catalog so that a full disk can still be relieved.
 pub const CATALOG_BALLAST_BYTES: u64 = 8 << 20;
+/// Idle connections that read the catalog.
+pub const CATALOG_READERS_MAX: usize = 8;
+/// Transactions that may wait for the catalog thread; one more is answered at once.
+pub const CATALOG_JOBS_MAX: usize = 256;
+/// Longest that a transaction waits while another program locks the catalog.
+pub const CATALOG_JOB_WAIT: Duration = Duration::from_secs(2);
+/// Size of an operation log segment at which the next one begins.
+pub const OPERATION_LOG_SEGMENT_BYTES: u64 = 4 << 20;
+/// Catalogs set aside as garbage that are kept.
+pub const CATALOG_CORRUPT_MAX: usize = 3;
 /// Node rows kept in memory.
 pub const NODE_CACHE_ROWS: u64 = 50_000;
 /// Objects up to this size are sent in one request; larger ones in parts.
@@ -28,6 +38,36 @@ pub const UPLOADS_IN_FLIGHT: usize = 4;
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait between two tries at the same work.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Recordings that wait for the hashing thread.
+pub const HASH_QUEUE_MAX: usize = 32;
+/// Bytes hashed in a second, so that calls have the disk.
+pub const HASH_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Recordings that wait for an upload thread.
+pub const ARCHIVE_QUEUE_MAX: usize = 16;
+/// Groups that wait for the release thread.
+pub const RELEASE_QUEUE_MAX: usize = 16;
+/// Rows of the catalog looked at in one step of planning, for each kind of step.
+pub const PLAN_PAGE_ROWS: usize = 256;
+/// Recordings put off for a moment without an entry in the catalog.
+pub const PUT_OFF_MAX: usize = 1024;
+/// Names looked at below before the reconciler rests.
+pub const RECONCILE_BATCH: usize = 64;
+/// Names tried for one generation in one target, besides the plain one.
+pub const KEY_CANDIDATES: usize = 4;
+/// Rows in one journal segment.
+pub const JOURNAL_SEGMENT_ROWS_MAX: usize = 500;
+/// Time that uploads in flight have left when the daemon stops.
+pub const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Threads of one `archive`, `release` or `recall` command.
+pub const COMMAND_THREADS: usize = 4;
+/// Time that a command waits for another step with the same recording.
+pub const COMMAND_CLAIM_WAIT: Duration = Duration::from_secs(60);
+/// Bytes that a recall leaves free below, for calls in progress.
+pub const RECALL_RESERVE_BYTES: u64 = 256 << 20;
+/// Time that the recall of an empty recording may take, when nobody said how long he can wait.
+pub const RECALL_WAIT: Duration = Duration::from_secs(60);
+/// Slowest rate at which a recall on request is waited for.
+pub const RECALL_BYTES_PER_SECOND: u64 = 256 << 10;
 /// Longest object key, in bytes (S3's limit).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest component of an object key, in bytes (NAME_MAX of a `file://` target).
@@ -60,3 +100,25 @@ pub const ORPHAN_PAGES_MAX: usize = 100;
 pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
 /// Pages without a row that are passed over in one listing.
 pub const EMPTY_PAGES_MAX: usize = 100;
+/// Longest wait for a read of a released recording, unless configured.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Chunks asked for ahead of the one that is waited for, within one request.
+pub const CHUNKS_AHEAD: usize = 4;
+/// Chunks being fetched from one target at the same time.
+pub const FETCHES_IN_FLIGHT: usize = 16;
+/// Chunks kept in memory.
+pub const MEMORY_CHUNKS: u64 = 32;
+/// Bytes of chunk hashes kept in memory.
+pub const SOURCES_BYTES: u64 = 16 << 20;
+/// How long the copies of a recording are remembered without asking the catalog.
+pub const SOURCES_TTL: Duration = Duration::from_secs(60);
+/// How long a target that did not answer is left alone by reads.
+pub const BREAKER_REST: Duration = Duration::from_secs(5);
+/// A read that failed faster than this is tried once more at the same target.
+pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
+/// How long the disk cache is not written after a failure.
+pub const CACHE_REST: Duration = Duration::from_secs(60);
+/// Files in the disk cache.
+pub const CACHE_ENTRIES_MAX: usize = 200_000;
+/// The disk cache leaves this much of its disk free.
+pub const CACHE_FREE_BYTES_MIN: u64 = 1 << 30;

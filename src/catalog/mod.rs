@@ -4,19 +4,61 @@
 //! **Invariant:** the call path (`intend`, `settle`, `record`, `alloc`) makes one `write(2)` to the
 //! log and never waits for SQLite, an fsync or a checkpoint. One thread writes the database.
 
+mod apply;
+mod database;
+mod encode;
+mod engine;
+mod error;
+mod identity;
+mod journal;
+mod list;
+mod log;
+mod objects;
 mod op;
+mod overlay;
+mod readers;
+mod reads;
 mod row;
+mod rules;
+mod schema;
+mod settings;
+mod shared;
+mod sql_row;
+mod status;
+mod thread;
+mod tx;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{CatalogError, Result};
+pub use identity::Identity;
 
 pub use op::{Intent, Op};
 pub use row::{
     Candidate, Counts, Digest, HashOutcome, JournalRow, ListRow, NodeRow, ObjectRow, ObjectState,
     Trouble,
 };
+pub use rules::RULES;
 
-use crate::clock::{SharedClock, Timestamp};
-use crate::recording::{Attr, ErrorClass, Generation, LowerVersion, NodeId, ReleasePermit, Stem};
-use std::path::PathBuf;
+use crate::clock::SharedClock;
+use crate::recording::NodeId;
+use database::Database;
+use error::{Fault, fault};
+use log::{Log, Replay};
+use parking_lot::Mutex;
+use schema::OpenFault;
+use shared::Shared;
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use thread::Worker;
+
+/// Keeps the identity when the database is lost.
+const IDENTITY_FILE: &str = "identity.json";
 
 /// Where the catalog lives.
 #[derive(Clone, Debug)]
@@ -31,94 +73,14 @@ pub struct Options {
     pub node: String,
 }
 
-/// What this catalog is, fixed when it was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Name of this machine in object keys and journal segments.
-    pub node: String,
-    /// 16 random bytes in hexadecimal: tells two machines with the same name apart.
-    pub instance: String,
-    /// Counts the catalogs this machine has had; a restored older one is recognised by it.
-    pub epoch: u64,
-}
-
-/// What can go wrong with the catalog.
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// SQLite can not be used now; local files are served without it.
-    #[error(
-        "the catalog {path} can not be used: {reason}; local recordings are not affected, \
-             free disk space or restore the file and run `spoolfs reload`"
-    )]
-    Unusable {
-        /// The database file.
-        path: PathBuf,
-        /// What SQLite or the kernel said.
-        reason: String,
-    },
-    /// The database was written by a newer spoolfs.
-    #[error(
-        "the catalog {path} has schema version {found}, this spoolfs knows up to {known}; \
-             install the newer spoolfs again"
-    )]
-    Newer {
-        /// The database file.
-        path: PathBuf,
-        /// Version in the file.
-        found: u32,
-        /// Newest version this program knows.
-        known: u32,
-    },
-    /// Another daemon uses the state directory.
-    #[error(
-        "another spoolfs (pid {pid}) uses the state directory {path}; give each mount its own `state_dir`"
-    )]
-    Locked {
-        /// The state directory.
-        path: PathBuf,
-        /// Who holds the lock, 0 if unknown.
-        pid: u32,
-    },
-    /// The log is full because the catalog could not be written for long.
-    #[error(
-        "the operation log is full ({bytes} bytes not yet in the catalog); archived recordings \
-             can not be renamed or deleted until the catalog can be written again"
-    )]
-    LogFull {
-        /// Bytes waiting.
-        bytes: u64,
-    },
-    /// Setting up a directory or file failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-}
-
-impl CatalogError {
-    /// How it may end.
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            CatalogError::Unusable { .. }
-            | CatalogError::LogFull { .. }
-            | CatalogError::Io { .. } => ErrorClass::Transient,
-            CatalogError::Newer { .. } => ErrorClass::Permanent,
-            CatalogError::Locked { .. } => ErrorClass::Refused,
-        }
-    }
-}
-
-/// Result of a catalog call.
-pub type Result<T> = std::result::Result<T, CatalogError>;
-
 /// The catalog of one mount. Shared by the file system and the engine; they meet nowhere else.
 #[derive(Debug)]
-pub struct Catalog {}
+pub struct Catalog {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    _lock: File,
+}
 
-#[allow(unused_variables, clippy::unimplemented)]
 impl Catalog {
     /// Opens or makes the catalog, applies what the operation log holds, starts the thread. A
     /// database that is no database is set aside (`catalog.db.corrupt-<seconds>`) and a new one is
@@ -127,29 +89,77 @@ impl Catalog {
     /// # Errors
     /// `Newer`, `Locked`, `Io`.
     pub fn open(options: Options) -> Result<Arc<Catalog>> {
-        unimplemented!()
+        for dir in [&options.state_dir, &options.runtime_dir] {
+            make_private(dir).map_err(CatalogError::io(dir))?;
+        }
+        let lock = identity::lock(&options.state_dir)?;
+        let stored = Identity::load(&options.state_dir.join(IDENTITY_FILE));
+        let identity =
+            stored.unwrap_or_else(|| Identity { epoch: 0, ..Identity::fresh(&options.node) });
+        let dir = options.runtime_dir.clone();
+        let (log, replay) = Log::open(&dir).map_err(CatalogError::io(&dir))?;
+        let shared = Arc::new(Shared::new(options, log, identity));
+        let database = first_database(&shared)?;
+        let committed = database.as_ref().map_or(0, |d| d.committed);
+        resume(&shared, replay, committed);
+        let worker = Worker::new(shared.clone(), database);
+        let thread = std::thread::Builder::new()
+            .name("catalog".to_owned())
+            .spawn(move || worker.run())
+            .map_err(CatalogError::io(&shared.path))?;
+        Ok(Arc::new(Catalog { shared, thread: Mutex::new(Some(thread)), _lock: lock }))
     }
 
     /// Drains the log, checkpoints and stops the thread.
     pub fn close(&self) {
-        unimplemented!()
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.join();
+    }
+
+    fn join(&self) {
+        self.shared.ring();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("the catalog thread panicked; the log has what it did not write");
+        }
     }
 
     /// What this catalog is.
     pub fn identity(&self) -> Identity {
-        unimplemented!()
+        self.shared.identity.read().clone()
     }
 
     /// Why it can not be used, if so. Loud in `status`.
     pub fn trouble(&self) -> Option<String> {
-        unimplemented!()
+        let shared = &self.shared;
+        if let Some(reason) = shared.trouble.lock().clone() {
+            return Some(shared.unusable(reason).to_string());
+        }
+        let bytes = shared.overlay.read().bytes();
+        if bytes > shared.log_bytes_max.load(Ordering::Relaxed) / 2 {
+            return Some(format!("{bytes} bytes of operations wait for the catalog"));
+        }
+        let failing = shared.log_failing.load(Ordering::SeqCst);
+        let dir = shared.options.runtime_dir.display();
+        failing.then(|| format!("the operation log in {dir} can not be written; free space there"))
+    }
+
+    /// Whether something may be missing in the catalog that only a look at the whole lower
+    /// directory brings back: a new or restored database, a full or damaged log.
+    pub fn reconcile_due(&self) -> bool {
+        self.shared.reconcile.load(Ordering::SeqCst)
+    }
+
+    /// The whole lower directory was looked at, beginning after `reconcile_due` was last asked.
+    pub fn reconciled(&self) {
+        self.shared.reconcile.store(false, Ordering::SeqCst);
     }
 
     // ---- the call path: never waits -------------------------------------------------------
 
     /// A fresh identity: above every one in the catalog, in the log, and in any earlier catalog.
     pub fn alloc(&self) -> NodeId {
-        unimplemented!()
+        NodeId(self.shared.next_id.fetch_add(1, Ordering::SeqCst))
     }
 
     /// Logs an operation before it is done on the lower directory. `unique` is the kernel's
@@ -158,12 +168,29 @@ impl Catalog {
     /// # Errors
     /// `LogFull`: only then, and only to be heeded for archived or released recordings.
     pub fn intend(&self, unique: u64, op: Op) -> Result<Intent<'_>> {
-        unimplemented!()
+        let seq = self.shared.intend(unique, &op)?;
+        Ok(Intent { catalog: self, seq, op: Some(op) })
     }
 
     /// Logs an operation that is done. Best effort: if the log is full, a reconcile is due.
     pub fn record(&self, op: Op) {
-        unimplemented!()
+        self.shared.effect(None, op);
+    }
+
+    /// Intents of an earlier run, or of a request that panicked, whose outcome only a look at the
+    /// lower directory tells: sequence number, the kernel's request number, the operation.
+    pub fn undecided(&self) -> Vec<(u64, u64, Op)> {
+        self.shared.log.lock().undecided()
+    }
+
+    /// Settles one of [`Catalog::undecided`]: whether the lower directory shows it done.
+    pub fn settle_undecided(&self, seq: u64, applied: bool) {
+        let op = self.shared.log.lock().undecided_op(seq);
+        match op {
+            Some(op) if applied => self.shared.effect(Some(seq), op),
+            Some(_) => self.shared.refused(seq),
+            None => {}
+        }
     }
 
     /// Waits until everything logged before this call is committed (tests, `status`, the CLI).
@@ -171,335 +198,119 @@ impl Catalog {
     /// # Errors
     /// `Unusable`.
     pub fn drain(&self) -> Result<()> {
-        unimplemented!()
+        self.shared.drain()
     }
 
-    // ---- reads: overlay over SQLite; never wait for a writer ------------------------------
-
-    /// The node named `name` in `parent`. Tombstones are not found.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<NodeRow>> {
-        unimplemented!()
-    }
-
-    /// The node with this identity, also a tombstone.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn node(&self, id: NodeId) -> Result<Option<NodeRow>> {
-        unimplemented!()
-    }
-
-    /// A name of the node: directory and name there. With several, the first made.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn name_of(&self, id: NodeId) -> Result<Option<(NodeId, Vec<u8>)>> {
-        unimplemented!()
-    }
-
-    /// A mark to pass to `list_released`.
-    pub fn tier_mark(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Released nodes in `parent`, and those that moved between local and released after `mark`,
-    /// from `cursor` (0: the beginning) on, at most `limit`, in a stable order.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn list_released(
-        &self,
-        parent: NodeId,
-        cursor: u64,
-        mark: u64,
-        limit: usize,
-    ) -> Result<Vec<ListRow>> {
-        unimplemented!()
-    }
-
-    /// Whether the directory has released nodes in it (rmdir must say ENOTEMPTY).
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn has_released(&self, parent: NodeId) -> Result<bool> {
-        unimplemented!()
-    }
-
-    // ---- the engine: short transactions on the catalog thread -----------------------------
-
-    /// Closed files without a hash of their present version, closed at or before `settled`,
-    /// newest recordings first, adopted ones last (newest mtime first). Empty files are left out.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn due_hash(
-        &self,
-        settled: Timestamp,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<Candidate>> {
-        unimplemented!()
-    }
-
-    /// Stores a hash, if the node is still closed.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn hashed(&self, id: NodeId, digest: Digest) -> Result<HashOutcome> {
-        unimplemented!()
-    }
-
-    /// Hashed files not yet archived whose last close was at or before `closed_before`; by last
-    /// close, oldest first (adopted ones after the others). `after` continues behind a row.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn due_archive(
-        &self,
-        closed_before: Timestamp,
-        now: Timestamp,
-        after: Option<NodeId>,
-        limit: usize,
-    ) -> Result<Vec<Candidate>> {
-        unimplemented!()
-    }
-
-    /// The objects of a node: of one generation, or of all.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn objects(&self, id: NodeId, generation: Option<Generation>) -> Result<Vec<ObjectRow>> {
-        unimplemented!()
-    }
-
-    /// Takes a key for an object: the first of `keys` that no object of this target ever had. If
-    /// the generation has an `Assigned` or `Verified` object in the target, that is returned.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn assign_key(
-        &self,
-        id: NodeId,
-        generation: Generation,
-        target: &str,
-        keys: &[String],
-    ) -> Result<ObjectRow> {
-        unimplemented!()
-    }
-
-    /// The key turned out to be taken in the target: never use it again.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn abandon_key(&self, object: i64) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// The object is in the target, verified.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn verified(&self, object: i64, at: Timestamp) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Compare-and-set: closed to archived, if generation and hashed version are still these and
-    /// every target in `required` has a verified object of it. Tells whether it was done.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn archived(
-        &self,
-        id: NodeId,
-        generation: Generation,
-        version: LowerVersion,
-        required: &[String],
-        at: Timestamp,
-    ) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// Archived files whose archive (and last recall) was at or before `archived_before`, oldest
-    /// first. `after` continues behind a row.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn due_release(
-        &self,
-        archived_before: Timestamp,
-        after: Option<NodeId>,
-        limit: usize,
-    ) -> Result<Vec<Candidate>> {
-        unimplemented!()
-    }
-
-    /// All files of a group.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn group(&self, parent: NodeId, stem: &Stem) -> Result<Vec<Candidate>> {
-        unimplemented!()
-    }
-
-    /// Compare-and-set: archived to released, by permit; committed and synced before it returns.
-    /// `attr` and `xattrs` are what the local file showed last.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn released(
-        &self,
-        permit: &ReleasePermit,
-        attr: Attr,
-        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// The local copy is there (again): released to archived, with the new stamp. Also undoes
-    /// `released` when the local bytes could not be removed.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn local_again(&self, id: NodeId, version: LowerVersion, at: Timestamp) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// The node exists below with this stamp (reconcile): adopts a change made behind the mount.
-    /// Archived and the stamp is the hashed one: nothing. Else: closed, to be hashed.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn changed_below(&self, id: NodeId, attr: Attr, version: LowerVersion) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// The node is gone below: archived becomes released, anything else is forgotten.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn missing_below(&self, id: NodeId) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Directories and local files under a directory, for reconciling: name and row.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn children(
-        &self,
-        parent: NodeId,
-        after: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, NodeRow)>> {
-        unimplemented!()
-    }
-
-    /// Nodes left in state `recording`: after a start without open files they are closed.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn left_recording(&self, after: NodeId, limit: usize) -> Result<Vec<Candidate>> {
-        unimplemented!()
-    }
-
-    /// Remembers a failure to hash, archive or release, and when to try again.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn failed(&self, id: NodeId, trouble: &Trouble) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// The remembered failure of a node, if any; success of a later step clears it.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn trouble_of(&self, id: NodeId) -> Result<Option<Trouble>> {
-        unimplemented!()
-    }
-
-    /// The latest remembered failure of any node.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn last_trouble(&self) -> Result<Option<(PathBuf, Trouble)>> {
-        unimplemented!()
-    }
-
-    /// Counts for `status`.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn counts(&self) -> Result<Counts> {
-        unimplemented!()
-    }
-
-    /// Journal rows that `target` has not got, oldest first.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn journal_pending(&self, target: &str, limit: usize) -> Result<Vec<JournalRow>> {
-        unimplemented!()
-    }
-
-    /// `target` holds every journal row up to and including `seq`, in segment `segment`. Rows
-    /// that every target in `all` has are removed.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn journal_shipped(
-        &self,
-        target: &str,
-        seq: u64,
-        segment: u64,
-        all: &[String],
-    ) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Number of the last segment shipped to `target`; 0 before the first.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn journal_segment(&self, target: &str) -> Result<u64> {
-        unimplemented!()
-    }
-
-    /// A small setting kept in the catalog, such as a target's archive identity.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn setting(&self, key: &str) -> Result<Option<String>> {
-        unimplemented!()
-    }
-
-    /// Stores a small setting.
-    ///
-    /// # Errors
-    /// `Unusable`.
-    pub fn set_setting(&self, key: &str, value: &str) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Calls `wake` after each commit that gives the engine something to do.
+    /// Calls `wake` after each commit that gives the engine something to do. It is called on the
+    /// catalog thread: it must not wait, nor call the catalog.
     pub fn on_change(&self, wake: Arc<dyn Fn() + Send + Sync>) {
-        unimplemented!()
+        *self.shared.wake.write() = Some(wake);
     }
 }
 
-#[allow(clippy::unimplemented)]
+impl Drop for Catalog {
+    /// Without `close` everything stays in the log for the next start.
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::SeqCst);
+        self.join();
+    }
+}
+
 impl Intent<'_> {
     /// The lower directory was changed: the operation takes effect, seen by reads at once.
-    pub fn done(self) {
-        let _ = (self.catalog, self.seq, self.op);
-        unimplemented!()
+    pub fn done(mut self) {
+        if let Some(op) = self.op.take() {
+            self.catalog.shared.effect(Some(self.seq), op);
+        }
     }
 
     /// The lower directory refused: nothing happened.
-    pub fn failed(self) {
-        unimplemented!()
+    pub fn failed(mut self) {
+        if self.op.take().is_some() {
+            self.catalog.shared.refused(self.seq);
+        }
     }
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        if self.op.is_some() {
+            self.catalog.shared.log.lock().orphan(self.seq);
+        }
+    }
+}
+
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// The database at the start; `None` if it can not be opened now.
+fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
+    for _ in 0..2 {
+        let error = match open_database(shared) {
+            Ok(database) => return Ok(Some(database)),
+            Err(OpenFault::Newer(found)) => {
+                let (path, known) = (shared.path.clone(), schema::VERSION);
+                return Err(CatalogError::Newer { path, found, known });
+            }
+            Err(OpenFault::Sqlite(error)) => error,
+        };
+        if fault(&error) != Fault::Garbage || database::is_sound(&shared.path) {
+            tracing::error!("the catalog {} can not be used: {error}", shared.path.display());
+            *shared.trouble.lock() = Some(error.to_string());
+            return Ok(None);
+        }
+        let aside = database::set_aside(&shared.path, &shared.options.clock)
+            .map_err(CatalogError::io(&shared.path))?;
+        tracing::error!(
+            "{} is no database ({error}); it was set aside as {}",
+            shared.path.display(),
+            aside.display()
+        );
+    }
+    Ok(None)
+}
+
+/// Opens the database and settles whose it is.
+fn open_database(shared: &Arc<Shared>) -> std::result::Result<Database, OpenFault> {
+    let conn = schema::open(&shared.path)?;
+    let mut database = Database::new(shared, conn)?;
+    let known = shared.identity.read().clone();
+    let found = settings::identity(database.conn())?;
+    let identity = match &found {
+        Some(found) if known.epoch == 0 || *found == known => found.clone(),
+        // New, or a restored copy: either way not what this machine had last.
+        _ => Identity { epoch: known.epoch.saturating_add(1), ..known.clone() },
+    };
+    if identity.epoch > 1 && found.as_ref() != Some(&identity) {
+        shared.reconcile.store(true, Ordering::SeqCst);
+    }
+    if found.as_ref() != Some(&identity) {
+        database.transaction(true, &|tx| settings::store_identity(tx.conn, &identity))?;
+    }
+    if identity != known {
+        let path = shared.options.state_dir.join(IDENTITY_FILE);
+        if let Err(error) = identity.store(&path) {
+            tracing::warn!("{}: {error}", path.display());
+        }
+        *shared.identity.write() = identity;
+    }
+    Ok(database)
+}
+
+/// Takes up what the log of the run before holds.
+fn resume(shared: &Shared, replay: Replay, committed: u64) {
+    shared.raise_id(replay.max_id);
+    if replay.damaged {
+        shared.reconcile.store(true, Ordering::SeqCst);
+    }
+    let mut log = shared.log.lock();
+    log.raise_seq(committed.max(shared::by_time(&shared.options)));
+    shared.first_seq.store(log.last_seq().saturating_add(1), Ordering::SeqCst);
+    let (old, fresh): (Vec<_>, Vec<_>) =
+        replay.effects.into_iter().partition(|e| e.seq <= committed);
+    log.committed_intents(old.iter().filter_map(|e| e.intent));
+    let mut overlay = shared.overlay.write();
+    overlay.drop_through(committed);
+    fresh.into_iter().for_each(|effect| overlay.push(Arc::new(effect)));
 }

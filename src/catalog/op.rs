@@ -1,6 +1,6 @@
 //! The operations of the call path, as they stand in the operation log.
 
-use super::Catalog;
+use super::{Catalog, encode};
 use crate::clock::Timestamp;
 use crate::recording::{Attr, LowerVersion, NodeId};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ pub enum Op {
         /// Directory it is in.
         parent: NodeId,
         /// Its name there.
+        #[serde(with = "encode::name")]
         name: Name,
         /// What `stat` shows.
         attr: Attr,
@@ -34,6 +35,7 @@ pub enum Op {
         /// Directory of the new name.
         parent: NodeId,
         /// The new name.
+        #[serde(with = "encode::name")]
         name: Name,
     },
     /// The first writer opened it.
@@ -57,6 +59,7 @@ pub enum Op {
         /// Directory of the name.
         parent: NodeId,
         /// The name.
+        #[serde(with = "encode::name")]
         name: Name,
         /// The node it named.
         id: NodeId,
@@ -72,10 +75,12 @@ pub enum Op {
         /// Directory it was in.
         parent: NodeId,
         /// Its name there.
+        #[serde(with = "encode::name")]
         name: Name,
         /// Directory it is in now.
         new_parent: NodeId,
         /// Its name there.
+        #[serde(with = "encode::name")]
         new_name: Name,
         /// The node that had the new name before, and whether that was its last name.
         replaced: Option<(NodeId, bool)>,
@@ -85,8 +90,10 @@ pub enum Op {
     /// Two names were exchanged.
     Exchange {
         /// First node, directory and name before.
+        #[serde(with = "encode::place")]
         a: (NodeId, NodeId, Name),
         /// Second node, directory and name before.
+        #[serde(with = "encode::place")]
         b: (NodeId, NodeId, Name),
     },
     /// chmod, chown, utimens: never a new generation.
@@ -95,8 +102,8 @@ pub enum Op {
         id: NodeId,
         /// What `stat` shows now.
         attr: Attr,
-        /// The stamp of the lower file now, if it is there. It replaces the hashed one only if
-        /// size and mtime did not move, or `before` equals the hashed one.
+        /// The stamp of the lower file now, if it is there. It replaces the hashed one if
+        /// `before` equals that: then nothing but the attributes moved since the hash.
         version: Option<LowerVersion>,
         /// The stamp right before.
         before: Option<LowerVersion>,
@@ -106,6 +113,7 @@ pub enum Op {
         /// The node.
         id: NodeId,
         /// Names and values.
+        #[serde(with = "encode::xattrs")]
         xattrs: Vec<(Name, Vec<u8>)>,
     },
 }
@@ -117,5 +125,6 @@ pub enum Op {
 pub struct Intent<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) seq: u64,
-    pub(super) op: Op,
+    /// Taken when the intent is settled.
+    pub(super) op: Option<Op>,
 }

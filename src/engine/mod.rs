@@ -1,1 +1,289 @@
-//! TBD
+//! The engine: hashes, archives, releases and recalls recordings, and makes the catalog agree
+//! with the lower directory.
+//!
+//! **Invariant:** the engine never stands in the way of a call. It meets the file system only in
+//! the catalog and the lower directory, and whatever it does can be cut off at any point and
+//! begun again (docs/DURABILITY.md).
+//!
+//! One thread plans ([`plan`]); the steps are done by a hashing thread, upload threads and a
+//! release thread, each behind a bounded queue; one thread for each target attaches it and ships
+//! the journal; one reconciles.
+
+mod archive;
+mod backoff;
+mod claims;
+mod command;
+mod error;
+mod explain;
+mod gone;
+mod hash;
+mod keeper;
+pub mod plan;
+mod planner;
+mod recall;
+mod reconcile;
+mod release;
+mod shared;
+mod stop;
+mod target;
+mod undecided;
+mod workers;
+
+pub use command::{Command, Outcome, Progress, Summary};
+pub use error::{EngineError, Result};
+pub use explain::next_recording;
+pub use target::{Standing, TargetStatus};
+
+use crate::catalog::Catalog;
+use crate::clock::SharedClock;
+use crate::lower::Lower;
+use crate::policy::Rules;
+use crate::recording::NodeId;
+use crate::store::Store;
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
+use shared::Shared;
+use crate::content::Content;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use target::Target;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// How the engine works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The rules of the mount.
+    pub rules: Rules,
+    /// Names of the targets that must hold a recording before it counts as archived. The other
+    /// stores get a copy when they can.
+    pub required: Vec<String>,
+    /// Name of the archive, as configured; another archive's target is refused.
+    pub archive_name: String,
+    /// Longest time that a change is known to the catalog alone.
+    pub journal_interval: Duration,
+}
+
+/// What the engine works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// The lower directory.
+    pub lower: Arc<Lower>,
+    /// Where archived bytes come from.
+    pub content: Content,
+    /// All targets.
+    pub stores: Vec<Arc<dyn Store>>,
+    /// Where requests to targets run; it must have its timer and I/O drivers on.
+    pub runtime: Handle,
+    /// Source of time.
+    pub clock: SharedClock,
+}
+
+/// What the engine is doing, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Each target.
+    pub targets: Vec<TargetStatus>,
+    /// Recordings being hashed now.
+    pub hashing: usize,
+    /// Recordings being archived now.
+    pub archiving: usize,
+    /// Groups being released now.
+    pub releasing: usize,
+    /// The lower directory was compared with the catalog since the start.
+    pub reconciled: bool,
+    /// Names looked at for that.
+    pub looked_at: u64,
+    /// Files and directories adopted since the start.
+    pub adopted: u64,
+    /// What will happen to the next recording, in a sentence.
+    pub next_recording: String,
+}
+
+#[derive(Debug, Default)]
+struct Activity {
+    hashing: AtomicUsize,
+    archiving: AtomicUsize,
+    releasing: AtomicUsize,
+    reconciled: AtomicBool,
+    looked_at: AtomicU64,
+    adopted: AtomicU64,
+}
+
+/// The running engine of one mount.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    reconcile: Sender<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Settles what an earlier daemon left undecided, so it is to be called before the tree is
+    /// served, and starts the threads. No target is contacted before this returns.
+    ///
+    /// # Errors
+    /// `Thread` if one can not be started.
+    pub fn start(options: Options, parts: Parts) -> Result<Engine> {
+        let Parts { catalog, lower, content, stores, runtime, clock } = parts;
+        let now = clock.now();
+        let targets = stores
+            .into_iter()
+            .map(|store| {
+                let required = options.required.iter().any(|r| r == store.name());
+                Arc::new(Target::new(store, required, now))
+            })
+            .collect();
+        let (wake, woken) = crossbeam_channel::bounded(1);
+        let shared = Arc::new(Shared {
+            catalog,
+            lower,
+            content,
+            clock,
+            runtime,
+            rules: RwLock::new(Arc::new(options.rules)),
+            targets,
+            required: options.required,
+            claims: claims::Claims::default(),
+            tier: Mutex::new(()),
+            stop: stop::Stop::new(),
+            uploads: Semaphore::new(crate::limits::UPLOADS_IN_FLIGHT),
+            activity: Activity::default(),
+            wake,
+        });
+        if let Err(error) = undecided::settle(&shared) {
+            tracing::error!(%error, "operations of an earlier daemon are not settled yet");
+        }
+        let (reconcile, again) = crossbeam_channel::bounded(1);
+        let engine = Engine { shared, reconcile, threads: Mutex::default() };
+        let started =
+            engine.start_threads(woken, again, &options.archive_name, options.journal_interval);
+        if let Err(error) = started {
+            engine.stop();
+            return Err(EngineError::Thread(error));
+        }
+        let waker = Arc::downgrade(&engine.shared);
+        engine.shared.catalog.on_change(Arc::new(move || {
+            if let Some(shared) = waker.upgrade() {
+                shared.wake();
+            }
+        }));
+        Ok(engine)
+    }
+
+    fn start_threads(
+        &self,
+        woken: crossbeam_channel::Receiver<()>,
+        again: crossbeam_channel::Receiver<()>,
+        archive_name: &str,
+        journal_interval: Duration,
+    ) -> std::io::Result<()> {
+        let shared = &self.shared;
+        for target in &shared.targets {
+            let keeper = keeper::Keeper {
+                shared: Arc::clone(shared),
+                target: Arc::clone(target),
+                archive_name: archive_name.to_owned(),
+                journal_interval,
+            };
+            self.spawn("target", move || keeper.run())?;
+        }
+        let queues = workers::start(self)?;
+        let planner = planner::Planner::new(Arc::clone(shared), woken, queues);
+        self.spawn("planner", move || planner.run())?;
+        let walker = Arc::clone(shared);
+        self.spawn("reconcile", move || reconcile::run(&walker, &again))
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Ends the engine: no new step begins, and uploads in flight have a short time left. What is
+    /// cut off is begun again by the next engine. Calling it twice is harmless.
+    pub fn stop(&self) {
+        self.shared.stop.set();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the engine ended in a panic");
+            }
+        }
+    }
+
+    /// Puts other rules in force.
+    pub fn reload(&self, rules: Rules) {
+        *self.shared.rules.write() = Arc::new(rules);
+        self.shared.wake();
+    }
+
+    /// Asks for a comparison of the lower directory with the catalog, as after a start.
+    pub fn reconcile(&self) {
+        let _already_asked = self.reconcile.try_send(());
+    }
+
+    /// Looks at once whether something is due, also at targets that were down.
+    pub fn nudge(&self) {
+        self.shared.targets.iter().for_each(|t| t.nudge());
+        self.shared.wake();
+    }
+
+    /// Runs a command on files, and on all files below directories; paths are relative to the
+    /// mount. Returns when every recording is through. Not to be called from a task: it blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`. What happened to each recording is told to `progress`, in no order.
+    pub fn run(
+        &self,
+        command: Command,
+        paths: &[PathBuf],
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<Summary> {
+        command::run(&self.shared, command, paths, progress)
+    }
+
+    /// Brings the local copy of a released recording back; at once if it is there. Blocks.
+    ///
+    /// # Errors
+    /// If no target could give it before the deadline, if there is no room, or if what came back
+    /// is not what was archived.
+    pub fn recall_blocking(&self, id: NodeId, deadline: Instant) -> Result<()> {
+        recall::recall(&self.shared, id, deadline)
+    }
+
+    /// Why a file is where it is and what happens to it next, in sentences.
+    ///
+    /// # Errors
+    /// `Catalog`.
+    pub fn explain(&self, path: &Path) -> Result<Vec<String>> {
+        explain::explain(&self.shared, path)
+    }
+
+    /// What the engine is doing.
+    pub fn status(&self) -> Status {
+        let activity = &self.shared.activity;
+        Status {
+            targets: self.shared.targets.iter().map(|t| t.status()).collect(),
+            hashing: activity.hashing.load(Ordering::Relaxed),
+            archiving: activity.archiving.load(Ordering::Relaxed),
+            releasing: activity.releasing.load(Ordering::Relaxed),
+            reconciled: activity.reconciled.load(Ordering::Relaxed),
+            looked_at: activity.looked_at.load(Ordering::Relaxed),
+            adopted: activity.adopted.load(Ordering::Relaxed),
+            next_recording: next_recording(&self.shared.rules(), &self.shared.required),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -368,11 +368,18 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        of: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        written(self.vfs.write(fh.0, offset, data), reply);
+        if flags(of.0).intersects(OFlags::SYNC | OFlags::DSYNC) {
+            let data = data.to_vec();
+            on_worker!(self, Waits::Disk, reply, |vfs| {
+                written(vfs.write_synced(fh.0, offset, &data), reply);
+            });
+        } else {
+            written(self.vfs.write(fh.0, offset, data), reply);
+        }
     }
 
     /// Each fork of Asterisk would send one for every recording in progress. ENOSYS ends that for

@@ -236,7 +236,7 @@ impl Dir {
     /// The value of an extended attribute that users may see.
     pub fn getxattr(&self, name: &[u8], key: &[u8]) -> Result<Vec<u8>> {
         let path = self.xattr_path(name)?;
-        let len = rustix::fs::lgetxattr(&*path, key, &mut [0u8; 0][..])?;
+        let len = rustix::fs::lgetxattr_query(&*path, key)?;
         // Room for a value that grows meanwhile; a larger one is ERANGE, and the caller asks again.
         let mut value = vec![0u8; len + 64];
         let len = rustix::fs::lgetxattr(&*path, key, &mut value[..])?;

@@ -1,1 +1,200 @@
-//! TBD
+//! The rules of one mount: what is archived, after which time, and how long the local copy stays.
+//!
+//! **Invariant:** pure. The same path and rules always give the same verdict.
+
+use crate::limits;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::path::Path;
+use std::time::Duration;
+
+/// A list of patterns that can not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// One of them is no pattern.
+    #[error("{pattern:?} is no pattern: {reason}; write it like \"*.wav\" or \"2026/**\"")]
+    Pattern {
+        /// The pattern as written.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Patterns for paths relative to the mount. One without `/` is compared with the name of the
+/// file, wherever it is; one with `/` with the whole path. `*` does not cross a `/`, `**` does.
+/// Case counts: on a PBX `a.wav` and `a.WAV` are different files.
+#[derive(Clone, Debug, Default)]
+pub struct Patterns {
+    texts: Vec<String>,
+    set: GlobSet,
+}
+
+impl Patterns {
+    /// Understands patterns.
+    ///
+    /// # Errors
+    /// `Pattern`, with the first that is none.
+    pub fn new<T: AsRef<str>>(patterns: &[T]) -> Result<Patterns, RuleError> {
+        let mut set = GlobSetBuilder::new();
+        let mut texts = Vec::with_capacity(patterns.len());
+        for pattern in patterns {
+            let text = pattern.as_ref();
+            let wrong = |reason: String| RuleError::Pattern { pattern: text.to_owned(), reason };
+            if text.is_empty() {
+                return Err(wrong("it is empty".into()));
+            }
+            let whole = match text.strip_prefix('/') {
+                Some(rest) => rest.to_owned(),
+                None if text.contains('/') => text.to_owned(),
+                None => format!("**/{text}"),
+            };
+            let glob = GlobBuilder::new(&whole)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .map_err(|e| wrong(e.kind().to_string()))?;
+            set.add(glob);
+            texts.push(text.to_owned());
+        }
+        let all = texts.join(", ");
+        let set = set
+            .build()
+            .map_err(|e| RuleError::Pattern { pattern: all, reason: e.kind().to_string() })?;
+        Ok(Patterns { texts, set })
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The first pattern, as written, that fits the path.
+    pub fn matching(&self, path: &Path) -> Option<&str> {
+        let first = self.set.matches(path).into_iter().next()?;
+        self.texts.get(first).map(String::as_str)
+    }
+}
+
+/// What the rules say of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It is archived when its time has come.
+    pub archive: bool,
+    /// Why, in a sentence without a full stop.
+    pub why: String,
+}
+
+/// The rules. Where a time is optional, `None` means "never" or "forever".
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The retention window: age after the last close at which a recording is archived.
+    pub archive_after: Option<Duration>,
+    /// How long the local copy stays after it was archived.
+    pub keep_local: Option<Duration>,
+    /// The same for what was in the directory before the first mount.
+    pub adopt_keep_local: Option<Duration>,
+    /// Only these paths are archived; empty: all.
+    pub include: Patterns,
+    /// These paths are not archived, whatever `include` says.
+    pub exclude: Patterns,
+    /// Quiet time after the last close before a recording is hashed.
+    pub settle: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            archive_after: Some(Duration::from_secs(5 * 60)),
+            keep_local: Some(Duration::from_secs(24 * 3600)),
+            adopt_keep_local: Some(Duration::from_secs(7 * 24 * 3600)),
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            settle: limits::SETTLE,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether a path is archived at all. `exclude` beats `include`.
+    pub fn for_path(&self, path: &Path) -> Verdict {
+        if let Some(pattern) = self.exclude.matching(path) {
+            return Verdict { archive: false, why: format!("`exclude` has {pattern:?}") };
+        }
+        if self.include.is_empty() {
+            return Verdict { archive: true, why: "every recording is archived".into() };
+        }
+        match self.include.matching(path) {
+            Some(pattern) => Verdict { archive: true, why: format!("`include` has {pattern:?}") },
+            None => Verdict { archive: false, why: "no pattern of `include` fits it".into() },
+        }
+    }
+
+    /// How long a local copy stays after it was archived; `None`: forever.
+    pub fn keep_for(&self, adopted: bool) -> Option<Duration> {
+        if adopted { self.adopt_keep_local } else { self.keep_local }
+    }
+
+    /// The shorter of the two times a local copy stays; `None` if both are forever.
+    pub fn shortest_keep(&self) -> Option<Duration> {
+        [self.keep_local, self.adopt_keep_local].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(include: &[&str], exclude: &[&str]) -> Rules {
+        Rules {
+            include: Patterns::new(include).unwrap(),
+            exclude: Patterns::new(exclude).unwrap(),
+            ..Rules::default()
+        }
+    }
+
+    #[test]
+    fn without_patterns_everything_is_archived() {
+        assert!(rules(&[], &[]).for_path(Path::new("2026/11/21/a.wav")).archive);
+    }
+
+    #[test]
+    fn a_pattern_without_a_slash_is_for_names_and_one_with_a_slash_for_paths() {
+        let table = [
+            ("*.wav", "2026/a.wav", true),
+            ("*.wav", "a.wav", true),
+            ("*.wav", "a.WAV", false),
+            ("2026/*.wav", "2026/a.wav", true),
+            ("2026/*.wav", "2026/11/a.wav", false),
+            ("2026/**", "2026/11/a.wav", true),
+            ("/a.wav", "a.wav", true),
+            ("/a.wav", "x/a.wav", false),
+            ("a[0-9].wav", "x/a7.wav", true),
+        ];
+        for (pattern, path, fits) in table {
+            let rules = rules(&[pattern], &[]);
+            assert_eq!(rules.for_path(Path::new(path)).archive, fits, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn exclude_beats_include_and_says_so() {
+        let verdict = rules(&["*.wav"], &["tmp/**"]).for_path(Path::new("tmp/a.wav"));
+        assert!(!verdict.archive);
+        assert!(verdict.why.contains("tmp/**"), "{}", verdict.why);
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_matched_by_bytes() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"d\xff/a\xfe.wav"));
+        assert!(rules(&["*.wav"], &[]).for_path(path).archive);
+    }
+
+    #[test]
+    fn a_wrong_pattern_is_named() {
+        for bad in ["[", "", "{a"] {
+            let error = Patterns::new(&["*.wav", bad]).unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+}

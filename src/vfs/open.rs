@@ -26,16 +26,20 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// What the kernel's open flags mean for the lower file. O_APPEND stays away: the kernel gives
-/// the position of each write, and Linux would ignore it on a descriptor opened for appending.
+/// What the kernel's open flags mean for the lower file: only who may read and write. O_APPEND
+/// stays away because the kernel gives the position of each write, and Linux would ignore it on a
+/// descriptor opened for appending; O_DIRECT because our buffers are not aligned; O_SYNC because a
+/// write that syncs belongs on a worker.
 fn lower_flags(flags: OFlags) -> OFlags {
-    let access = flags & OFlags::ACCMODE;
-    let kept = flags & (OFlags::DIRECT | OFlags::DSYNC | OFlags::SYNC | OFlags::NOATIME);
-    access | kept
+    if flags & OFlags::ACCMODE == OFlags::RDONLY && writes(flags) {
+        return OFlags::RDWR;
+    }
+    flags & OFlags::ACCMODE
 }
 
+/// O_TRUNC cuts also what is opened for reading only.
 fn writes(flags: OFlags) -> bool {
-    flags & OFlags::ACCMODE != OFlags::RDONLY
+    flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
 impl Vfs {
@@ -120,7 +124,7 @@ impl Vfs {
     pub(super) fn masked(&self, dir: &Dir, mode: u32, caller: Caller) -> u32 {
         let default_acl = dir
             .as_file()
-            .and_then(|f| rustix::fs::fgetxattr(&f, "system.posix_acl_default", &mut [0u8; 0][..]))
+            .and_then(|f| rustix::fs::fgetxattr_query(&f, "system.posix_acl_default"))
             .is_ok();
         if default_acl { mode } else { mode & !caller.umask }
     }
@@ -141,7 +145,7 @@ impl Vfs {
     /// As `open`.
     pub fn open(&self, id: NodeId, flags: OFlags) -> Result<Opened> {
         let inode = self.inode(id)?;
-        let truncate = flags.contains(OFlags::TRUNC) && writes(flags);
+        let truncate = flags.contains(OFlags::TRUNC);
         if let Some(opened) = self.open_local(&inode, flags, truncate)? {
             return Ok(opened);
         }
@@ -320,6 +324,16 @@ impl Vfs {
             }
         }
         Ok(done)
+    }
+
+    /// Writes and syncs, as an open with O_SYNC wants: call it on a worker.
+    ///
+    /// # Errors
+    /// As `pwrite`, `fsync`.
+    pub fn write_synced(&self, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
+        let written = self.write(handle, offset, bytes)?;
+        self.fsync(handle, false)?;
+        Ok(written)
     }
 
     /// Closes a handle. The last writer's close makes the recording closed.

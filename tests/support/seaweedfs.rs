@@ -18,7 +18,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A running server; it is killed and its data removed when this is dropped.
 pub struct SeaweedFs {
     child: Child,
-    port: u16,
+    ports: [u16; 10],
     buckets: AtomicU32,
     dir: tempfile::TempDir,
 }
@@ -91,7 +91,7 @@ impl SeaweedFs {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|e| panic!("{PROGRAM}={}: {e}", program.display()));
-        let mut server = SeaweedFs { child, port: ports[0], buckets: AtomicU32::new(0), dir };
+        let mut server = SeaweedFs { child, ports, buckets: AtomicU32::new(0), dir };
         server.wait_until_ready().then_some(server)
     }
 
@@ -115,7 +115,7 @@ impl SeaweedFs {
 
     /// The address of its S3 service.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.ports[0])
     }
 
     /// Its process, for tests that stop it.
@@ -176,6 +176,15 @@ impl Drop for SeaweedFs {
     fn drop(&mut self) {
         let _already_dead = self.child.kill();
         let _already_dead = self.child.wait();
+        // It leaves sockets named by its ports, whatever it is told.
+        for port in self.ports {
+            for part in ["s3", "master", "volume", "filer", "admin"] {
+                for kind in ["", "-grpc"] {
+                    let socket = format!("/tmp/seaweedfs-{part}{kind}-{port}.sock");
+                    let _not_this_one = std::fs::remove_file(socket);
+                }
+            }
+        }
     }
 }
 

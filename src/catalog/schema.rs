@@ -1,0 +1,235 @@
+//! The tables of the catalog and how they came to be (docs/CATALOG.md, "Schema").
+//!
+//! **Invariant:** a migration that was released is never changed, only followed by another.
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use std::path::Path;
+use std::time::Duration;
+
+/// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
+pub(super) const MIGRATIONS: &[&str] = &[V1];
+
+/// The newest schema version this program knows.
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// What is counted in `tally` besides the states' own codes.
+pub(super) mod bucket {
+    /// Closed files of 0 bytes.
+    pub const EMPTY: i64 = 10;
+    /// Closed files with bytes but without a hash of them.
+    pub const UNHASHED: i64 = 11;
+    /// Nodes with a remembered failure.
+    pub const FAILING: i64 = 12;
+}
+
+// State codes: 1 recording, 2 closed, 3 archived, 4 released, 5 deleted. Kind codes: 1 file,
+// 2 directory, 3 symbolic link, 4 other. Times are nanoseconds since 1970.
+const V1: &str = "
+CREATE TABLE position(
+    id INTEGER PRIMARY KEY CHECK(id = 1),
+    committed INTEGER NOT NULL,
+    tier INTEGER NOT NULL,
+    journal INTEGER NOT NULL
+) STRICT;
+INSERT INTO position VALUES(1, 0, 0, 0);
+
+CREATE TABLE node(
+    id INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,
+    atime INTEGER NOT NULL,
+    ctime INTEGER NOT NULL,
+    nlink INTEGER NOT NULL,
+    rdev INTEGER NOT NULL,
+    blocks INTEGER NOT NULL,
+    sha256 BLOB,
+    h_ino INTEGER,
+    h_size INTEGER,
+    h_mtime INTEGER,
+    h_ctime INTEGER,
+    seen INTEGER,
+    closed_at INTEGER,
+    archived_at INTEGER,
+    recalled_at INTEGER,
+    local_since INTEGER,
+    adopted INTEGER NOT NULL,
+    objects INTEGER NOT NULL,
+    xattrs TEXT,
+    told INTEGER NOT NULL DEFAULT 0,
+    tier INTEGER NOT NULL DEFAULT 0,
+    path BLOB,
+    deleted_at INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before INTEGER,
+    error TEXT,
+    error_at INTEGER
+) STRICT;
+CREATE INDEX node_due_hash ON node(adopted, closed_at, not_before)
+    WHERE kind = 1 AND state = 2 AND h_ino IS NULL AND size > 0;
+CREATE INDEX node_due_hash_adopted ON node(mtime, closed_at, not_before)
+    WHERE kind = 1 AND state = 2 AND h_ino IS NULL AND size > 0 AND adopted = 1;
+CREATE INDEX node_due_archive ON node(adopted, closed_at, id, not_before)
+    WHERE kind = 1 AND state = 2 AND h_ino IS NOT NULL AND size > 0;
+CREATE INDEX node_due_release ON node(local_since, id) WHERE state = 3;
+CREATE INDEX node_left_recording ON node(kind, id) WHERE kind = 1 AND state = 1;
+CREATE INDEX node_error ON node(error_at) WHERE error_at IS NOT NULL;
+
+CREATE TABLE entry(
+    id INTEGER PRIMARY KEY,
+    parent INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    stem BLOB NOT NULL,
+    node INTEGER NOT NULL,
+    released INTEGER NOT NULL,
+    tier INTEGER NOT NULL,
+    UNIQUE(parent, name)
+) STRICT;
+CREATE INDEX entry_node ON entry(node);
+CREATE INDEX entry_stem ON entry(parent, stem);
+CREATE INDEX entry_released ON entry(parent, id) WHERE released = 1;
+CREATE INDEX entry_moved ON entry(parent, tier) WHERE released = 0 AND tier > 0;
+
+CREATE TABLE generation(
+    node INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    chunks BLOB NOT NULL,
+    PRIMARY KEY(node, generation)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE object(
+    id INTEGER PRIMARY KEY,
+    node INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    key TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    verified_at INTEGER,
+    UNIQUE(target, key)
+) STRICT;
+CREATE INDEX object_node ON object(node, generation, target);
+
+CREATE TABLE journal(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, line TEXT NOT NULL) STRICT;
+CREATE TABLE journal_mark(
+    target TEXT PRIMARY KEY, seq INTEGER NOT NULL, segment INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tally(
+    bucket INTEGER PRIMARY KEY, files INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO tally(bucket, files, bytes)
+    VALUES(1,0,0),(2,0,0),(3,0,0),(4,0,0),(5,0,0),(10,0,0),(11,0,0),(12,0,0);
+CREATE TRIGGER tally_insert AFTER INSERT ON node BEGIN
+    UPDATE tally SET files = files + 1, bytes = bytes + NEW.size WHERE bucket IN (
+        CASE WHEN NEW.kind <> 1 THEN -1 WHEN NEW.state = 2 AND NEW.size = 0 THEN 10
+             ELSE NEW.state END,
+        CASE WHEN NEW.kind = 1 AND NEW.state = 2 AND NEW.size > 0 AND NEW.h_ino IS NULL
+             THEN 11 ELSE -1 END,
+        CASE WHEN NEW.attempts > 0 THEN 12 ELSE -1 END);
+END;
+CREATE TRIGGER tally_delete AFTER DELETE ON node BEGIN
+    UPDATE tally SET files = files - 1, bytes = bytes - OLD.size WHERE bucket IN (
+        CASE WHEN OLD.kind <> 1 THEN -1 WHEN OLD.state = 2 AND OLD.size = 0 THEN 10
+             ELSE OLD.state END,
+        CASE WHEN OLD.kind = 1 AND OLD.state = 2 AND OLD.size > 0 AND OLD.h_ino IS NULL
+             THEN 11 ELSE -1 END,
+        CASE WHEN OLD.attempts > 0 THEN 12 ELSE -1 END);
+END;
+CREATE TRIGGER tally_update AFTER UPDATE OF kind, state, size, h_ino, attempts ON node
+WHEN OLD.kind IS NOT NEW.kind OR OLD.state IS NOT NEW.state OR OLD.size IS NOT NEW.size
+  OR OLD.h_ino IS NOT NEW.h_ino OR OLD.attempts IS NOT NEW.attempts
+BEGIN
+    UPDATE tally SET files = files - 1, bytes = bytes - OLD.size WHERE bucket IN (
+        CASE WHEN OLD.kind <> 1 THEN -1 WHEN OLD.state = 2 AND OLD.size = 0 THEN 10
+             ELSE OLD.state END,
+        CASE WHEN OLD.kind = 1 AND OLD.state = 2 AND OLD.size > 0 AND OLD.h_ino IS NULL
+             THEN 11 ELSE -1 END,
+        CASE WHEN OLD.attempts > 0 THEN 12 ELSE -1 END);
+    UPDATE tally SET files = files + 1, bytes = bytes + NEW.size WHERE bucket IN (
+        CASE WHEN NEW.kind <> 1 THEN -1 WHEN NEW.state = 2 AND NEW.size = 0 THEN 10
+             ELSE NEW.state END,
+        CASE WHEN NEW.kind = 1 AND NEW.state = 2 AND NEW.size > 0 AND NEW.h_ino IS NULL
+             THEN 11 ELSE -1 END,
+        CASE WHEN NEW.attempts > 0 THEN 12 ELSE -1 END);
+END;
+
+INSERT INTO node(id, kind, state, generation, mode, uid, gid, size, mtime, atime, ctime, nlink,
+    rdev, blocks, adopted, objects) VALUES(1, 2, 1, 0, 493, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0);
+";
+
+/// Why a database could not be opened.
+#[derive(Debug)]
+pub(super) enum OpenFault {
+    /// Written by a newer program: its schema version.
+    Newer(u32),
+    /// SQLite's own word.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for OpenFault {
+    fn from(error: rusqlite::Error) -> OpenFault {
+        OpenFault::Sqlite(error)
+    }
+}
+
+/// Opens the database for writing, made or brought up to date if need be.
+pub(super) fn open(path: &Path) -> Result<Connection, OpenFault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags)?;
+    // Short: the thread that writes has other things to do than to wait, and tries again.
+    conn.busy_timeout(Duration::from_millis(20))?;
+    conn.set_prepared_statement_cache_capacity(128);
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    if found < 0 || found > i64::from(VERSION) {
+        return Err(OpenFault::Newer(u32::try_from(found).unwrap_or(u32::MAX)));
+    }
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000;
+         PRAGMA trusted_schema = OFF;",
+    )?;
+    migrate(&mut conn, found)?;
+    // A file that is not ours may pass for an empty database of the right version.
+    conn.query_row("SELECT committed FROM position", [], |_| Ok(()))?;
+    Ok(conn)
+}
+
+fn migrate(conn: &mut Connection, found: i64) -> Result<(), rusqlite::Error> {
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+        let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        tx.execute_batch(sql)?;
+        tx.pragma_update(None, "user_version", step as u64 as i64 + 1)?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+/// Opens the database for reading. Waits for nobody longer than a few milliseconds.
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(Duration::from_millis(2))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    leave_files_on_close(&conn)?;
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
+    Ok(conn)
+}
+
+/// Closing this connection shall not checkpoint, nor remove the write-ahead log by its name: the
+/// name may by then belong to another database.
+pub(super) fn leave_files_on_close(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(|_| ())
+}

@@ -1,0 +1,60 @@
+//! Small settings kept in the catalog, its own identity among them.
+
+use super::Catalog;
+use super::error::Result;
+use super::identity::Identity;
+use rusqlite::{Connection, OptionalExtension};
+
+const NODE: &str = "catalog.node";
+const INSTANCE: &str = "catalog.instance";
+const EPOCH: &str = "catalog.epoch";
+
+fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    conn.prepare_cached("SELECT value FROM setting WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()
+}
+
+fn set(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO setting(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2",
+    )?
+    .execute([key, value])?;
+    Ok(())
+}
+
+/// Whose database this is; `None` for a new one.
+pub(super) fn identity(conn: &Connection) -> rusqlite::Result<Option<Identity>> {
+    let (node, instance) = (get(conn, NODE)?, get(conn, INSTANCE)?);
+    let epoch = get(conn, EPOCH)?.and_then(|e| e.parse().ok());
+    Ok(match (node, instance, epoch) {
+        (Some(node), Some(instance), Some(epoch)) => Some(Identity { node, instance, epoch }),
+        _ => None,
+    })
+}
+
+/// Says whose database this is.
+pub(super) fn store_identity(conn: &Connection, identity: &Identity) -> rusqlite::Result<()> {
+    set(conn, NODE, &identity.node)?;
+    set(conn, INSTANCE, &identity.instance)?;
+    set(conn, EPOCH, &identity.epoch.to_string())
+}
+
+impl Catalog {
+    /// A small setting kept in the catalog, such as a target's archive identity.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn setting(&self, key: &str) -> Result<Option<String>> {
+        self.read_drained(|conn| get(conn, key))
+    }
+
+    /// Stores a small setting.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn set_setting(&self, key: &str, value: &str) -> Result<()> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.shared.write(false, move |tx| set(tx.conn, &key, &value))
+    }
+}

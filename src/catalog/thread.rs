@@ -1,0 +1,451 @@
+//! The catalog thread: takes what is logged into SQLite, runs the engine's transactions,
+//! checkpoints, and gets the database going again when it fails.
+
+use super::database::{self, Ballast, Database};
+use super::error::{Fault, fault};
+use super::log::Effect;
+use super::schema::{self, OpenFault};
+use super::shared::{Job, Shared};
+use crate::limits;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long effects may gather before they are committed together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Quiet time after which the write-ahead log is emptied.
+const IDLE: Duration = Duration::from_secs(5);
+/// Wait between tries while another program holds the lock.
+const BUSY_RETRY: Duration = Duration::from_millis(50);
+/// Shortest and longest wait between tries to get a failed database going.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Least time between two complete looks at a database a reader found fault with.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
+
+/// The thread's own state.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    database: Option<Database>,
+    ballast: Ballast,
+    /// When the present failure began.
+    failing_since: Option<Instant>,
+    failures: u32,
+    /// Garbage found since the last commit that went well.
+    garbage: u32,
+    retry_at: Option<Instant>,
+    checked: Option<Instant>,
+    attempted: Instant,
+    last_work: Instant,
+    tidy: bool,
+    ballast_at: Instant,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, database: Option<Database>) -> Worker {
+        let ballast = Ballast::new(&shared.options.state_dir);
+        let now = Instant::now();
+        Worker {
+            retry_at: database.is_none().then_some(now),
+            shared,
+            database,
+            ballast,
+            failing_since: None,
+            failures: 0,
+            garbage: 0,
+            checked: None,
+            attempted: now,
+            last_work: now,
+            tidy: false,
+            ballast_at: now,
+        }
+    }
+
+    /// Works until the catalog is closed.
+    pub(super) fn run(mut self) {
+        while !self.shared.abandoned.load(Ordering::SeqCst) {
+            self.turn();
+            let idle = self.retry_at.is_some() || self.nothing_waits();
+            if self.shared.closing.load(Ordering::SeqCst) && idle {
+                break;
+            }
+            if idle {
+                self.wait();
+            } else {
+                self.gather();
+            }
+        }
+        self.end();
+    }
+
+    fn nothing_waits(&self) -> bool {
+        self.shared.jobs.lock().is_empty() && self.shared.overlay.read().len() == 0
+    }
+
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let until = self.retry_at.unwrap_or_else(|| match self.tidy {
+            true => now + Duration::from_secs(60),
+            false => self.last_work + IDLE,
+        });
+        // Without a database new effects change nothing; only jobs and time do.
+        if self.retry_at.is_none() {
+            self.shared.asleep.store(true, Ordering::SeqCst);
+            if !self.nothing_waits() {
+                self.shared.asleep.store(false, Ordering::SeqCst);
+                return;
+            }
+        }
+        let signal = &self.shared.signal.1;
+        let told = signal.recv_timeout(until.saturating_duration_since(now)).is_ok();
+        self.shared.asleep.store(false, Ordering::SeqCst);
+        if told && self.retry_at.is_none() {
+            self.gather();
+        }
+    }
+
+    /// Lets some effects come together, unless somebody waits.
+    fn gather(&self) {
+        let shared = &self.shared;
+        let waited_for = !shared.jobs.lock().is_empty() || shared.closing.load(Ordering::SeqCst);
+        if !waited_for && shared.overlay.read().len() < limits::CATALOG_BATCH_MAX {
+            // A job ends the wait; effects do not ring while the thread is not asleep.
+            let _told = shared.signal.1.recv_timeout(GATHER);
+        }
+    }
+
+    fn turn(&mut self) {
+        self.look_if_suspect();
+        // Somebody who waits for an answer shall have a fresh one.
+        let asked = !self.shared.jobs.lock().is_empty() && self.attempted.elapsed() >= RETRY.0;
+        if self.retry_at.is_some_and(|at| Instant::now() < at) && !asked {
+            self.give_up_jobs();
+            self.tend_log();
+            return;
+        }
+        self.attempted = Instant::now();
+        if let Err(error) = self.attempt() {
+            self.failed(&error);
+            self.give_up_jobs();
+        } else if self.retry_at.is_some() {
+            self.give_up_jobs();
+        }
+        self.tend_log();
+        self.tend_ballast();
+    }
+
+    /// One step of each kind, if there is a database.
+    fn attempt(&mut self) -> rusqlite::Result<()> {
+        if self.database.is_none() && !self.open()? {
+            return Ok(());
+        }
+        let worked = self.commit_batch()? | self.run_jobs()?;
+        let Some(database) = &mut self.database else { return Ok(()) };
+        if self.retry_at.is_some() && !worked {
+            // Nothing to write, so see whether a write would go.
+            database.transaction(false, &|_| Ok(()))?;
+        }
+        let wake = std::mem::take(&mut database.wake);
+        self.recovered();
+        if worked {
+            self.last_work = Instant::now();
+            self.tidy = false;
+        }
+        if wake {
+            let wake = self.shared.wake.read().clone();
+            if let Some(wake) = wake {
+                wake();
+            }
+        }
+        self.checkpoint()
+    }
+
+    fn commit_batch(&mut self) -> rusqlite::Result<bool> {
+        let batch = self.shared.overlay.read().batch(limits::CATALOG_BATCH_MAX);
+        let (Some(database), Some(last)) = (&mut self.database, batch.last()) else {
+            return Ok(false);
+        };
+        match database.effects(&batch) {
+            Ok(()) => {}
+            Err(error) if fault(&error) == Fault::Statement => {
+                one_by_one(&self.shared, database, &batch)?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.shared.overlay.write().drop_through(last.seq);
+        let intents = batch.iter().filter_map(|e| e.intent);
+        self.shared.log.lock().committed_intents(intents);
+        Ok(true)
+    }
+
+    fn run_jobs(&mut self) -> rusqlite::Result<bool> {
+        let mut worked = false;
+        while let Some(mut job) = self.next_job() {
+            let Some(database) = &mut self.database else {
+                self.shared.jobs.lock().push_front(job);
+                break;
+            };
+            match (job.run)(Ok(database)) {
+                Ok(()) => worked = true,
+                Err(error) if fault(&error) == Fault::Statement => {
+                    let reason = error.to_string();
+                    tracing::error!("the catalog refused a change: {reason}");
+                    let _answered = (job.run)(Err(&reason));
+                }
+                Err(error) => {
+                    self.shared.jobs.lock().push_front(job);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(worked)
+    }
+
+    /// The next job, once everything logged before it is committed.
+    fn next_job(&self) -> Option<Job> {
+        let first = self.shared.overlay.read().batch(1).first().map(|e| e.seq);
+        let mut jobs = self.shared.jobs.lock();
+        let ready = jobs.front().is_some_and(|job| first.is_none_or(|seq| seq > job.after));
+        if ready { jobs.pop_front() } else { None }
+    }
+
+    // ---- failures -------------------------------------------------------------------------
+
+    fn failed(&mut self, error: &rusqlite::Error) {
+        let kind = fault(error);
+        if kind == Fault::Full && self.ballast.give() {
+            self.say(format!(
+                "the disk of {} is full ({error}); its reserve was given up, free space there",
+                self.shared.options.state_dir.display()
+            ));
+            self.retry_at = Some(Instant::now());
+            self.ballast_at = Instant::now() + Duration::from_secs(1);
+            return;
+        }
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        self.failures = self.failures.saturating_add(1);
+        if kind == Fault::Busy {
+            if since.elapsed() >= limits::CATALOG_JOB_WAIT {
+                self.say(format!("another program holds a lock on it ({error})"));
+            }
+            self.retry_at = Some(Instant::now() + BUSY_RETRY);
+            return;
+        }
+        self.say(error.to_string());
+        let doublings = self.failures.saturating_sub(1).min(8);
+        let pause = RETRY.0.saturating_mul(1 << doublings).min(RETRY.1);
+        self.retry_at = Some(Instant::now() + pause);
+        match kind {
+            Fault::Garbage => self.garbage_found(),
+            Fault::Io | Fault::Full => self.database = None,
+            Fault::Busy | Fault::Statement => {}
+        }
+    }
+
+    fn say(&self, reason: String) {
+        let mut trouble = self.shared.trouble.lock();
+        if trouble.as_ref() != Some(&reason) {
+            tracing::error!("the catalog {}: {reason}", self.shared.path.display());
+            *trouble = Some(reason);
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.retry_at = None;
+        self.failures = 0;
+        self.garbage = 0;
+        if self.failing_since.take().is_some() | (self.shared.trouble.lock().is_some()) {
+            let on_reserve = !self.ballast.is_there();
+            let mut trouble = self.shared.trouble.lock();
+            // Living on the reserve is a trouble of its own, over when the reserve is back.
+            if trouble.is_some() && !on_reserve {
+                tracing::info!("the catalog {} can be written again", self.shared.path.display());
+                *trouble = None;
+            }
+        }
+    }
+
+    /// Answers the jobs that waited long enough, or have no reason to wait.
+    fn give_up_jobs(&mut self) {
+        let lock_only = self.shared.trouble.lock().is_none();
+        let mut given_up = Vec::new();
+        {
+            let mut jobs = self.shared.jobs.lock();
+            let patient = |job: &Job| lock_only && job.since.elapsed() < limits::CATALOG_JOB_WAIT;
+            while jobs.front().is_some_and(|job| !patient(job)) {
+                given_up.extend(jobs.pop_front());
+            }
+        }
+        let reason = self.shared.trouble.lock().clone();
+        let reason = reason.unwrap_or_else(|| "another program holds a lock on it".to_owned());
+        for mut job in given_up {
+            let _answered = (job.run)(Err(&reason));
+        }
+    }
+
+    fn open(&mut self) -> rusqlite::Result<bool> {
+        match super::open_database(&self.shared) {
+            Ok(mut database) => {
+                database.start_at(self.shared.overlay.read().dropped())?;
+                self.shared.readers.renew();
+                self.database = Some(database);
+                Ok(true)
+            }
+            Err(OpenFault::Sqlite(error)) => Err(error),
+            Err(OpenFault::Newer(found)) => {
+                self.say(format!(
+                    "its schema version {found} is newer than {}, which this spoolfs knows",
+                    schema::VERSION
+                ));
+                self.retry_at = Some(Instant::now() + RETRY.1);
+                Ok(false)
+            }
+        }
+    }
+
+    fn look_if_suspect(&mut self) {
+        let due = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
+        if due && self.shared.suspect.swap(false, Ordering::SeqCst) {
+            self.checked = Some(Instant::now());
+            if self.database.is_some() && !database::is_sound(&self.shared.path) {
+                self.replace();
+            }
+        }
+    }
+
+    fn garbage_found(&mut self) {
+        self.garbage = self.garbage.saturating_add(1);
+        // A single wrong answer may come from a read that failed; the file decides.
+        if self.garbage >= 3 || !database::is_sound(&self.shared.path) {
+            self.replace();
+        } else {
+            self.database = None;
+        }
+    }
+
+    /// Sets the file aside; the next step makes a new one.
+    fn replace(&mut self) {
+        if let Some(database) = self.database.take() {
+            database.abandon();
+        }
+        self.shared.readers.renew();
+        match database::set_aside(&self.shared.path, &self.shared.options.clock) {
+            Ok(aside) => {
+                tracing::error!(
+                    "{} is no sound database; it was set aside as {} and a new one is made from \
+                     the lower directory and the targets",
+                    self.shared.path.display(),
+                    aside.display()
+                );
+                self.garbage = 0;
+                self.retry_at = Some(Instant::now());
+            }
+            Err(error) => {
+                self.say(format!("it is no sound database and can not be set aside: {error}"));
+                self.retry_at = Some(Instant::now() + RETRY.1);
+            }
+        }
+        self.shared.reconcile.store(true, Ordering::SeqCst);
+    }
+
+    // ---- housekeeping ---------------------------------------------------------------------
+
+    fn checkpoint(&mut self) -> rusqlite::Result<()> {
+        let idle = !self.tidy && self.last_work.elapsed() >= IDLE;
+        let Some(database) = &self.database else { return Ok(()) };
+        let pages = database.wal_pages();
+        let bound = u64::from(limits::CATALOG_WAL_PAGES);
+        if idle {
+            self.tidy = true;
+        }
+        let result = match pages {
+            // A program that reads for long keeps the log growing; wait for a gap in its reading.
+            _ if pages >= bound.saturating_mul(8) => database.checkpoint(true),
+            _ if pages >= bound => database.checkpoint(false),
+            1.. if idle => database.checkpoint(true),
+            _ => Ok(()),
+        };
+        // A reader or another writer in the way: next time.
+        result.or_else(|error| if fault(&error) == Fault::Busy { Ok(()) } else { Err(error) })
+    }
+
+    fn tend_log(&mut self) {
+        // Effects are added only under the lock of the log.
+        let mut log = self.shared.log.lock();
+        let committed = {
+            let overlay = self.shared.overlay.read();
+            if overlay.len() == 0 { u64::MAX } else { overlay.dropped() }
+        };
+        let len = log.active_len();
+        let long = len >= limits::OPERATION_LOG_SEGMENT_BYTES;
+        if (long || (self.tidy && len > 0 && committed == u64::MAX))
+            && let Err(error) = log.rotate()
+        {
+            tracing::warn!("{}: {error}", self.shared.options.runtime_dir.display());
+        }
+        let retired = log.retire(committed);
+        drop(log);
+        for path in retired {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
+    }
+
+    fn tend_ballast(&mut self) {
+        if Instant::now() < self.ballast_at {
+            return;
+        }
+        self.ballast_at = Instant::now() + Duration::from_secs(10);
+        if self.ballast.is_there() || self.retry_at.is_some() {
+            return;
+        }
+        match self.ballast.restore() {
+            Ok(true) => self.recovered(),
+            Ok(false) => self.say("its disk is nearly full and there is no reserve".to_owned()),
+            Err(error) => tracing::warn!("the reserve of the catalog: {error}"),
+        }
+    }
+
+    fn end(&mut self) {
+        let jobs = {
+            let mut jobs = self.shared.jobs.lock();
+            self.shared.ended.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *jobs)
+        };
+        for mut job in jobs {
+            let _answered = (job.run)(Err("it is closed"));
+        }
+        let abandoned = self.shared.abandoned.load(Ordering::SeqCst);
+        let Some(database) = self.database.take() else { return };
+        if abandoned {
+            return database.abandon();
+        }
+        self.shared.readers.renew();
+        if let Err(error) = database.checkpoint(true) {
+            tracing::warn!("{}: {error}", self.shared.path.display());
+        }
+        drop(database);
+        self.tidy = true;
+        self.tend_log();
+    }
+}
+
+/// Commits each effect alone, leaving out those that SQLite refuses: one bad operation must not
+/// keep all later ones out.
+fn one_by_one(
+    shared: &Shared,
+    database: &mut Database,
+    batch: &[Arc<Effect>],
+) -> rusqlite::Result<()> {
+    for effect in batch {
+        match database.effects(std::slice::from_ref(effect)) {
+            Err(error) if fault(&error) == Fault::Statement => {
+                tracing::error!("the catalog left out {:?}: {error}", effect.op);
+                shared.reconcile.store(true, Ordering::SeqCst);
+                database.skip(effect)?;
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! The disk cache: one file a chunk, named by the chunk's SHA-256. The name is the check, so the
+//! cache can be shared, torn, or older than the catalog, and never gives a wrong byte.
+//!
+//! **Invariant:** a failure here costs a fetch, never a read.
+
+use super::Options;
+use crate::clock::{SharedClock, Timestamp};
+use crate::limits;
+use crate::recording::Sha256;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Names of files being written begin with it.
+const TEMP: &str = "tmp-";
+/// A file takes at least this much of a disk.
+const BLOCK: u64 = 4096;
+
+/// Chunks on disk, least recently used first.
+#[derive(Debug)]
+pub(super) struct DiskCache {
+    dir: PathBuf,
+    max: u64,
+    free_min: u64,
+    clock: SharedClock,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    entries: HashMap<Sha256, Entry>,
+    /// By last use. What an earlier daemon left is before 0.
+    order: BTreeMap<i64, Sha256>,
+    bytes: u64,
+    next: i64,
+    /// Nothing is written until then.
+    resting: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    size: u64,
+    used: i64,
+}
+
+impl DiskCache {
+    /// The cache, if the options ask for one and its directory can be used.
+    pub(super) fn open(options: &Options, clock: SharedClock) -> Option<DiskCache> {
+        let dir = options.cache_dir.clone().filter(|_| options.cache_bytes_max > 0)?;
+        // What is in it are calls: for nobody else to read.
+        if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+            tracing::warn!(dir = %dir.display(), error = %e, "no disk cache");
+            return None;
+        }
+        let (max, free_min) = (options.cache_bytes_max, options.cache_free_min);
+        Some(DiskCache { dir, max, free_min, clock, index: Mutex::default() })
+    }
+
+    /// Takes over what an earlier daemon left. Until it is done, a chunk is found by its name.
+    pub(super) fn scan(&self) {
+        let mut found: Vec<(SystemTime, Sha256, u64)> = Vec::new();
+        let removed = each_file(&self.dir, &mut |path, sum, stat| match sum {
+            Some(sum) => {
+                found.push((stat.modified().unwrap_or(SystemTime::UNIX_EPOCH), sum, stat.len()))
+            }
+            None => {
+                // Torn by a crash. One being written now is written again.
+                let _gone = fs::remove_file(path);
+            }
+        });
+        if let Err(e) = removed {
+            tracing::warn!(dir = %self.dir.display(), error = %e, "disk cache not read in full");
+        }
+        found.sort_unstable_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
+        let mut index = self.index.lock();
+        for (before, (_, sum, size)) in found.into_iter().enumerate() {
+            index.add_old(sum, size, before);
+        }
+        let surplus = index.shrink(self.max);
+        drop(index);
+        self.remove(&surplus);
+    }
+
+    /// Bytes in it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.index.lock().bytes
+    }
+
+    /// The chunk with this digest. What does not have it is removed.
+    pub(super) fn get(&self, sum: Sha256) -> Option<Bytes> {
+        let path = self.path(sum);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                if e.kind() == ErrorKind::NotFound {
+                    self.index.lock().take(sum);
+                }
+                return None;
+            }
+        };
+        if Sha256::of(&bytes) != sum {
+            self.index.lock().take(sum);
+            self.remove(&[sum]);
+            return None;
+        }
+        self.index.lock().touch(sum, bytes.len() as u64);
+        Some(bytes.into())
+    }
+
+    /// Puts a chunk in, if there is room.
+    pub(super) fn insert(&self, sum: Sha256, bytes: &[u8]) {
+        if !self.ready(sum) {
+            return;
+        }
+        let result = self.has_space().and_then(|()| self.write(sum, bytes));
+        if let Err(e) = result {
+            tracing::warn!(dir = %self.dir.display(), error = %e, "the disk cache rests");
+            self.index.lock().resting = Some(self.clock.now().plus(limits::CACHE_REST));
+            return;
+        }
+        let mut index = self.index.lock();
+        index.touch(sum, bytes.len() as u64);
+        let surplus = index.shrink(self.max);
+        drop(index);
+        self.remove(&surplus);
+    }
+
+    fn ready(&self, sum: Sha256) -> bool {
+        let mut index = self.index.lock();
+        let now = self.clock.now();
+        index.resting = index.resting.filter(|until| *until > now);
+        index.resting.is_none() && !index.entries.contains_key(&sum)
+    }
+
+    /// The disk may be the one that calls are recorded to.
+    fn has_space(&self) -> io::Result<()> {
+        let stat = rustix::fs::statvfs(&self.dir)?;
+        match stat.f_bavail.saturating_mul(stat.f_frsize) < self.free_min {
+            true => Err(ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn write(&self, sum: Sha256, bytes: &[u8]) -> io::Result<()> {
+        let temp = self.dir.join(format!("{TEMP}{:016x}", fastrand::u64(..)));
+        let path = self.path(sum);
+        let written = write_new(&temp, bytes)
+            .and_then(|()| path.parent().map_or(Ok(()), make_dir))
+            .and_then(|()| fs::rename(&temp, &path));
+        if written.is_err() {
+            let _not_made = fs::remove_file(&temp);
+        }
+        written
+    }
+
+    fn remove(&self, sums: &[Sha256]) {
+        for sum in sums {
+            let _gone = fs::remove_file(self.path(*sum));
+        }
+    }
+
+    fn path(&self, sum: Sha256) -> PathBuf {
+        let hex = sum.to_string();
+        let (dir, _) = hex.split_at(2);
+        self.dir.join(dir).join(&hex)
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Calls `visit` for each chunk and, without a digest, for each file left half-written.
+fn each_file(
+    dir: &Path,
+    visit: &mut dyn FnMut(&Path, Option<Sha256>, &fs::Metadata),
+) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Ok(stat) = entry.metadata() else { continue };
+        if stat.is_dir() && name.len() == 2 {
+            each_file(&entry.path(), visit)?;
+        } else if let Some(sum) = Sha256::from_hex(name) {
+            visit(&entry.path(), Some(sum), &stat);
+        } else if name.starts_with(TEMP) {
+            visit(&entry.path(), None, &stat);
+        }
+    }
+    Ok(())
+}
+
+/// What a file of this length takes.
+fn cost(size: u64) -> u64 {
+    size.max(1).next_multiple_of(BLOCK)
+}
+
+impl Index {
+    /// Adds an entry, or makes it the one used last.
+    fn touch(&mut self, sum: Sha256, size: u64) {
+        self.take(sum);
+        let used = self.next;
+        self.next += 1;
+        self.put(sum, Entry { size: cost(size), used });
+    }
+
+    /// Adds one that was used `before` others of the same scan.
+    fn add_old(&mut self, sum: Sha256, size: u64, before: usize) {
+        if !self.entries.contains_key(&sum) {
+            let used = -1 - i64::try_from(before).unwrap_or(i64::MAX - 1);
+            self.put(sum, Entry { size: cost(size), used });
+        }
+    }
+
+    fn put(&mut self, sum: Sha256, entry: Entry) {
+        self.entries.insert(sum, entry);
+        self.order.insert(entry.used, sum);
+        self.bytes += entry.size;
+    }
+
+    fn take(&mut self, sum: Sha256) {
+        if let Some(entry) = self.entries.remove(&sum) {
+            self.order.remove(&entry.used);
+            self.bytes = self.bytes.saturating_sub(entry.size);
+        }
+    }
+
+    /// Takes out the least recently used until the rest is within bounds.
+    fn shrink(&mut self, max: u64) -> Vec<Sha256> {
+        let mut surplus = Vec::new();
+        while self.bytes > max || self.entries.len() > limits::CACHE_ENTRIES_MAX {
+            let Some((_, sum)) = self.order.pop_first() else { break };
+            self.take(sum);
+            surplus.push(sum);
+        }
+        surplus
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn options(dir: &Path, chunks: u64) -> Options {
+        Options {
+            cache_dir: Some(dir.to_owned()),
+            cache_bytes_max: chunks * BLOCK,
+            cache_free_min: 0,
+            ..Options::default()
+        }
+    }
+
+    fn open(dir: &Path, chunks: u64) -> DiskCache {
+        DiskCache::open(&options(dir, chunks), ManualClock::at(Timestamp(0))).unwrap()
+    }
+
+    fn chunk(n: u8) -> (Sha256, Vec<u8>) {
+        let bytes = vec![n; 100];
+        (Sha256::of(&bytes), bytes)
+    }
+
+    fn files(dir: &Path) -> usize {
+        let mut n = 0;
+        each_file(dir, &mut |_, _, _| n += 1).unwrap();
+        n
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_the_limit_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path(), 3);
+        for n in 0..3 {
+            cache.insert(chunk(n).0, &chunk(n).1);
+        }
+        assert!(cache.get(chunk(0).0).is_some());
+        cache.insert(chunk(3).0, &chunk(3).1);
+        assert!(cache.get(chunk(1).0).is_none());
+        for n in [0, 2, 3] {
+            assert_eq!(cache.get(chunk(n).0).unwrap(), chunk(n).1);
+        }
+        assert_eq!((cache.bytes(), files(dir.path())), (3 * BLOCK, 3));
+    }
+
+    #[test]
+    fn it_survives_a_restart_also_before_it_was_scanned() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = open(dir.path(), 10);
+        for n in 0..6 {
+            before.insert(chunk(n).0, &chunk(n).1);
+            let modified = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n.into());
+            File::open(before.path(chunk(n).0)).unwrap().set_modified(modified).unwrap();
+        }
+        fs::write(dir.path().join("tmp-torn"), "x").unwrap();
+        let after = open(dir.path(), 3);
+        assert_eq!(after.get(chunk(0).0).unwrap(), chunk(0).1);
+        after.scan();
+        assert_eq!((after.bytes(), files(dir.path())), (3 * BLOCK, 3));
+        let kept: Vec<u8> = (0..6).filter(|n| after.get(chunk(*n).0).is_some()).collect();
+        assert_eq!(kept, [0, 4, 5]);
+    }
+
+    #[test]
+    fn a_torn_or_changed_file_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path(), 3);
+        let (sum, bytes) = chunk(1);
+        for bad in [&b""[..], &bytes[..50], &[2; 100]] {
+            cache.insert(sum, &bytes);
+            fs::write(cache.path(sum), bad).unwrap();
+            assert!(cache.get(sum).is_none());
+            assert!(!cache.path(sum).exists());
+            assert_eq!(cache.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_makes_it_rest_and_then_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(Timestamp(0));
+        let full = Options { cache_free_min: u64::MAX, ..options(dir.path(), 3) };
+        let mut cache = DiskCache::open(&full, clock.clone()).unwrap();
+        cache.insert(chunk(1).0, &chunk(1).1);
+        cache.free_min = 0;
+        cache.insert(chunk(2).0, &chunk(2).1);
+        assert_eq!(files(dir.path()), 0);
+        clock.advance(limits::CACHE_REST);
+        cache.insert(chunk(2).0, &chunk(2).1);
+        assert_eq!(files(dir.path()), 1);
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_used_means_no_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let options = options(&file.join("below"), 3);
+        assert!(DiskCache::open(&options, ManualClock::at(Timestamp(0))).is_none());
+        // Gone while in use.
+        let cache = open(&dir.path().join("cache"), 3);
+        fs::remove_dir_all(dir.path().join("cache")).unwrap();
+        cache.insert(chunk(1).0, &chunk(1).1);
+        assert!(cache.get(chunk(1).0).is_none());
+    }
+}

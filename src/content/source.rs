@@ -1,0 +1,115 @@
+//! What the catalog knows of the copies of a recording.
+
+use super::ContentError;
+use crate::catalog::{self, Catalog, ObjectRow, ObjectState};
+use crate::limits;
+use crate::recording::{ChunkHashes, ErrorClass, Generation, NodeId, chunk_at};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The part of the catalog that is needed here.
+pub trait Objects: Send + Sync + std::fmt::Debug {
+    /// The current generation of a node; `None` if there is no such node.
+    ///
+    /// # Errors
+    /// The catalog can not be used.
+    fn current(&self, id: NodeId) -> catalog::Result<Option<Generation>>;
+
+    /// The objects of one generation.
+    ///
+    /// # Errors
+    /// The catalog can not be used.
+    fn objects_of(&self, id: NodeId, generation: Generation) -> catalog::Result<Vec<ObjectRow>>;
+}
+
+impl Objects for Catalog {
+    fn current(&self, id: NodeId) -> catalog::Result<Option<Generation>> {
+        Ok(self.node(id)?.map(|row| row.generation))
+    }
+
+    fn objects_of(&self, id: NodeId, generation: Generation) -> catalog::Result<Vec<ObjectRow>> {
+        self.objects(id, Some(generation))
+    }
+}
+
+/// One generation, and where it is.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) id: NodeId,
+    pub(super) generation: Generation,
+    /// Length in bytes.
+    pub(super) size: u64,
+    pub(super) chunks: ChunkHashes,
+    pub(super) copies: Vec<Copy>,
+}
+
+/// One verified object.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) target: String,
+    pub(super) key: String,
+}
+
+/// The catalog, with what was asked last.
+#[derive(Debug)]
+pub(super) struct Sources {
+    objects: Arc<dyn Objects>,
+    known: moka::sync::Cache<(NodeId, Generation), Arc<Stored>>,
+}
+
+impl Sources {
+    pub(super) fn new(objects: Arc<dyn Objects>) -> Sources {
+        let known = moka::sync::Cache::builder()
+            .max_capacity(limits::SOURCES_BYTES)
+            .weigher(|_, stored: &Arc<Stored>| {
+                u32::try_from(512 + stored.chunks.0.len() * 32).unwrap_or(u32::MAX)
+            })
+            .time_to_live(limits::SOURCES_TTL)
+            .build();
+        Sources { objects, known }
+    }
+
+    /// The copies of a node's current generation.
+    pub(super) fn stored(&self, id: NodeId, path: &Path) -> Result<Arc<Stored>, ContentError> {
+        let unusable = |e: catalog::CatalogError| error(path, e.to_string(), e.class());
+        let generation = self.objects.current(id).map_err(unusable)?.unwrap_or_default();
+        if let Some(known) = self.known.get(&(id, generation)) {
+            return Ok(known);
+        }
+        let rows = self.objects.objects_of(id, generation).map_err(unusable)?;
+        let stored = gather(id, generation, rows)
+            .map_err(|detail| error(path, detail.to_owned(), ErrorClass::Permanent))?;
+        let stored = Arc::new(stored);
+        self.known.insert((id, generation), stored.clone());
+        Ok(stored)
+    }
+
+    pub(super) fn forget(&self, stored: &Stored) {
+        self.known.invalidate(&(stored.id, stored.generation));
+    }
+}
+
+fn error(path: &Path, detail: String, class: ErrorClass) -> ContentError {
+    ContentError { path: path.display().to_string(), detail, class }
+}
+
+fn gather(
+    id: NodeId,
+    generation: Generation,
+    rows: Vec<ObjectRow>,
+) -> Result<Stored, &'static str> {
+    let verified: Vec<_> = rows.into_iter().filter(|r| r.state == ObjectState::Verified).collect();
+    let first =
+        verified.first().ok_or("there is no verified copy in any target; run `spoolfs check`")?;
+    let chunks = match first.size.checked_sub(1) {
+        None => 0,
+        Some(last) => chunk_at(last) + 1,
+    };
+    if first.chunks.0.len() as u64 != chunks {
+        return Err("the catalog has no hashes of its parts; run `spoolfs check`");
+    }
+    let (size, sha256, hashes) = (first.size, first.sha256, first.chunks.clone());
+    let same = verified.into_iter().filter(|r| r.sha256 == sha256 && r.size == size);
+    let copies = same.map(|r| Copy { target: r.target, key: r.key }).collect();
+    Ok(Stored { id, generation, size, chunks: hashes, copies })
+}

@@ -1,0 +1,284 @@
+//! Writing a recording to its targets, and proving it.
+//!
+//! **Invariant:** no key is put to that an object of somebody else has, or that an unknown outcome
+//! was left under; and a recording counts as archived only if exactly the hashed version was
+//! proved in every required target and is still what is there.
+
+use super::error::{EngineError, Result};
+use super::hash::open_quiet;
+use super::shared::Shared;
+use super::target::Target;
+use crate::catalog::{Candidate, ObjectRow, ObjectState};
+use crate::limits;
+use crate::lower::Quiet;
+use crate::recording::{Generation, LowerVersion, NodeId, Sha256};
+use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Archived {
+    /// Every required target holds it.
+    Done,
+    /// It changed, or was opened again: it is hashed again when it is quiet.
+    Changed,
+    /// It is not there any more.
+    Gone,
+}
+
+/// One generation on its way.
+struct Job {
+    id: NodeId,
+    path: PathBuf,
+    generation: Generation,
+    sha256: Sha256,
+    hashed: LowerVersion,
+    quiet: Quiet,
+}
+
+/// Archives one hashed candidate. Required targets that are down are passed over, and reported
+/// when the others have it.
+pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
+    let Some(job) = prepare(shared, it)? else { return Ok(Archived::Gone) };
+    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+    let mut down: Option<EngineError> = None;
+    for target in shared.required_targets() {
+        match to_target(shared, &job, target) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Archived::Changed),
+            Err(error) if error.is_target_down() => down = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = down {
+        return Err(error);
+    }
+    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+    let now = shared.now();
+    let (id, generation) = (job.id, job.generation);
+    if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
+        return Ok(Archived::Changed);
+    }
+    for target in shared.targets.iter().filter(|t| !t.required) {
+        if let Err(error) = to_target(shared, &job, target) {
+            tracing::warn!(%error, "an optional target did not get a recording");
+        }
+    }
+    Ok(Archived::Done)
+}
+
+fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
+    let Some(quiet) = open_quiet(shared, it)? else { return Ok(None) };
+    let id = it.row.id;
+    let Some(row) = shared.catalog.node(id)? else { return Ok(None) };
+    let (Some(sha256), Some(hashed)) = (row.sha256, row.hashed) else {
+        return Err(EngineError::refused(&it.path, "it has not been hashed yet"));
+    };
+    let (path, generation) = (it.path.clone(), row.generation);
+    Ok(Some(Job { id, path, generation, sha256, hashed, quiet }))
+}
+
+/// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog
+/// is told what is there.
+fn unchanged(shared: &Shared, job: Job) -> Result<Option<Job>> {
+    if job.quiet.stat.version == job.hashed && shared.lower.still_quiet(&job.quiet)? {
+        return Ok(Some(job));
+    }
+    if let Ok(stat) = crate::lower::stat_file(&*job.quiet.file)
+        && stat.version != job.hashed
+    {
+        shared.catalog.changed_below(job.id, stat.attr, stat.version)?;
+    }
+    Ok(None)
+}
+
+/// Sees to it that a target holds the job's generation, proved. False if the file changed.
+fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
+    let assigned = shared
+        .catalog
+        .objects(job.id, Some(job.generation))?
+        .into_iter()
+        .find(|o| o.target == target.name() && o.state != ObjectState::Abandoned);
+    if assigned.as_ref().is_some_and(|o| o.state == ObjectState::Verified) {
+        return Ok(true);
+    }
+    if !target.is_up() {
+        return Err(target.trouble().into());
+    }
+    let outcome = put_under_a_free_key(shared, job, target, assigned.is_some());
+    match &outcome {
+        Ok(_) => target.worked(),
+        Err(error) if error.is_target_down() => target.failed(error.to_string(), shared.now()),
+        Err(_) => {}
+    }
+    outcome
+}
+
+/// `left_over`: a key was assigned in an earlier try, whose outcome is not known.
+fn put_under_a_free_key(
+    shared: &Shared,
+    job: &Job,
+    target: &Arc<Target>,
+    mut left_over: bool,
+) -> Result<bool> {
+    let random: Vec<u32> =
+        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
+    let node = shared.catalog.identity().node;
+    let prefix = target.store.prefix();
+    let keys = key::candidates(prefix, &node, &job.path, job.generation, &random);
+    for _ in &keys {
+        let object = shared.catalog.assign_key(job.id, job.generation, target.name(), &keys)?;
+        if object.state == ObjectState::Verified {
+            return Ok(true);
+        }
+        match put_under(shared, job, target, &object, left_over) {
+            Ok(Put::Proved) => {
+                shared.catalog.verified(object.id, shared.now())?;
+                return Ok(true);
+            }
+            Ok(Put::Taken) => shared.catalog.abandon_key(object.id)?,
+            Ok(Put::Changed) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        left_over = false;
+    }
+    let why = format!("target {:?} has an object under every key that was tried", target.name());
+    Err(EngineError::refused(&job.path, why))
+}
+
+enum Put {
+    Proved,
+    /// The key has another object.
+    Taken,
+    /// The bytes that were read were not those that were hashed.
+    Changed,
+}
+
+fn put_under(
+    shared: &Shared,
+    job: &Job,
+    target: &Target,
+    object: &ObjectRow,
+    left_over: bool,
+) -> Result<Put> {
+    if left_over {
+        match verify(shared, job, target, object) {
+            Ok(()) => return Ok(Put::Proved),
+            Err(Answer::Not(e)) if e.kind == StoreErrorKind::NotFound => {}
+            Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => return Ok(Put::Taken),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    let written = match put(shared, job, target, object) {
+        Ok(()) => true,
+        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Exists => false,
+        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt && moved(shared, job) => {
+            return Ok(Put::Changed);
+        }
+        Err(other) => return Err(other.into()),
+    };
+    match verify(shared, job, target, object) {
+        Ok(()) => Ok(Put::Proved),
+        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
+            if !written {
+                return Ok(Put::Taken);
+            }
+            // What was written stays, under a key that is never used again.
+            shared.catalog.abandon_key(object.id)?;
+            if moved(shared, job) { Ok(Put::Changed) } else { Err(e.into()) }
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn moved(shared: &Shared, job: &Job) -> bool {
+    !shared.lower.still_quiet(&job.quiet).unwrap_or(false)
+}
+
+fn put(
+    shared: &Shared,
+    job: &Job,
+    target: &Target,
+    object: &ObjectRow,
+) -> std::result::Result<(), Answer> {
+    let stat = &job.quiet.stat;
+    let label = Label {
+        node: shared.catalog.identity().node,
+        id: job.id,
+        generation: job.generation,
+        sha256: job.sha256,
+        size: stat.version.size,
+        mtime: stat.version.mtime,
+    };
+    let body = Body::File { file: Arc::clone(&job.quiet.file), len: stat.version.size };
+    let meta = label.to_meta(&job.path);
+    in_flight(shared, target.store.put(&object.key, body, job.sha256, &meta))
+}
+
+fn verify(
+    shared: &Shared,
+    job: &Job,
+    target: &Target,
+    object: &ObjectRow,
+) -> std::result::Result<(), Answer> {
+    let size = job.quiet.stat.version.size;
+    let proof = store::verify(&*target.store, &object.key, size, job.sha256);
+    in_flight(shared, proof).map(|_| ())
+}
+
+/// No answer, or the target's.
+enum Answer {
+    Stopping,
+    Not(StoreError),
+}
+
+impl From<Answer> for EngineError {
+    fn from(answer: Answer) -> EngineError {
+        match answer {
+            Answer::Stopping => EngineError::Stopping,
+            Answer::Not(error) => error.into(),
+        }
+    }
+}
+
+/// Runs a request, at most `UPLOADS_IN_FLIGHT` at a time; when the engine stops it has a short
+/// time left to come to its end.
+fn in_flight<T>(
+    shared: &Shared,
+    request: impl Future<Output = store::Result<T>>,
+) -> std::result::Result<T, Answer> {
+    let grace = async {
+        shared.stop.reached().await;
+        tokio::time::sleep(limits::STOP_GRACE).await;
+    };
+    shared.runtime.block_on(async {
+        // Never closed.
+        let _permit = shared.uploads.acquire().await;
+        if shared.stop.is_set() {
+            return Err(Answer::Stopping);
+        }
+        tokio::select! {
+            answer = request => answer.map_err(Answer::Not),
+            () = grace => Err(Answer::Stopping),
+        }
+    })
+}
+
+/// Whether an attempt makes sense now: a required target that is up lacks the recording, or none
+/// lacks it. With all targets up that is always so.
+pub(super) fn worth_trying(shared: &Shared, it: &Candidate) -> Result<bool> {
+    let (up, down): (Vec<_>, Vec<_>) = shared.required_targets().partition(|t| t.is_up());
+    if down.is_empty() {
+        return Ok(true);
+    }
+    if up.is_empty() {
+        return Ok(false);
+    }
+    let objects = shared.catalog.objects(it.row.id, Some(it.row.generation))?;
+    let has = |target: &Target| {
+        objects.iter().any(|o| o.target == target.name() && o.state == ObjectState::Verified)
+    };
+    Ok(up.iter().any(|t| !has(t)) || down.iter().all(|t| has(t)))
+}

@@ -1,0 +1,337 @@
+//! `archive`, `release` and `recall` on request: blocking, some recordings at a time, with a word
+//! on each.
+
+use super::archive::{self, Archived};
+use super::claims::Claim;
+use super::error::{EngineError, Result};
+use super::hash::{self, Hashed};
+use super::plan::{self, Why, counts_in_group};
+use super::shared::Shared;
+use super::{explain, recall, release};
+use crate::catalog::{Candidate, HashOutcome};
+use crate::limits;
+use crate::lower::LowerError;
+use crate::recording::{Kind, NodeId, State};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a command waits for a writer, or for another step with the same recording.
+const SHORT_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Archive now, without waiting for `archive_after`.
+    Archive,
+    /// Release now, without waiting for `keep_local`.
+    Release,
+    /// Bring the local copy back.
+    Recall,
+}
+
+/// What became of one recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done now.
+    Done,
+    /// Nothing was to be done; why.
+    Already(String),
+    /// Not done; why, and what to do.
+    Failed(String),
+}
+
+/// One recording that a command is through with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Relative to the mount.
+    pub path: PathBuf,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How many are through, this one included.
+    pub done: usize,
+    /// How many there are.
+    pub total: usize,
+}
+
+/// What a command did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Done by it.
+    pub done: usize,
+    /// Nothing was to be done.
+    pub already: usize,
+    /// Not done.
+    pub failed: usize,
+}
+
+pub(super) fn run(
+    shared: &Shared,
+    command: Command,
+    paths: &[PathBuf],
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<Summary> {
+    shared.catalog.drain()?;
+    let (files, missing) = collect(shared, paths)?;
+    let work = match command {
+        Command::Release => by_group(shared, files)?,
+        _ => files.into_iter().map(|id| vec![id]).collect(),
+    };
+    let total = work.iter().map(Vec::len).sum::<usize>() + missing.len();
+    let tally = Mutex::new(Summary::default());
+    let tell = |path: PathBuf, outcome: Outcome| {
+        let mut tally = tally.lock();
+        match outcome {
+            Outcome::Done => tally.done += 1,
+            Outcome::Already(_) => tally.already += 1,
+            Outcome::Failed(_) => tally.failed += 1,
+        }
+        let done = tally.done + tally.already + tally.failed;
+        progress(&Progress { path, outcome, done, total: total.max(done) });
+    };
+    for path in missing {
+        tell(path, Outcome::Failed("there is no such file or directory".into()));
+    }
+    let queue = Mutex::new(work.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..limits::COMMAND_THREADS {
+            scope.spawn(|| {
+                while !shared.stop.is_set() {
+                    let Some(ids) = queue.lock().next() else { return };
+                    one(shared, command, &ids, &tell);
+                }
+            });
+        }
+    });
+    shared.check_stop()?;
+    let summary = *tally.lock();
+    Ok(summary)
+}
+
+fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf, Outcome)) {
+    let tell_one = |path: Option<PathBuf>, result: Result<Outcome>| {
+        let outcome = result.unwrap_or_else(|e| Outcome::Failed(e.to_string()));
+        tell(path.unwrap_or_default(), outcome);
+    };
+    if command == Command::Release {
+        return release_group(shared, ids, tell);
+    }
+    for id in ids {
+        let path = shared.path_of(*id).ok().flatten();
+        let result = match command {
+            Command::Archive => archive_now(shared, *id),
+            _ => recall_now(shared, *id),
+        };
+        tell_one(path, result);
+    }
+}
+
+/// The regular files at and below the paths, each once, and the paths that are not there.
+fn collect(shared: &Shared, paths: &[PathBuf]) -> Result<(Vec<NodeId>, Vec<PathBuf>)> {
+    let (mut files, mut missing) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    let mut dirs = Vec::new();
+    let mut add = |id: NodeId, kind: Kind, dirs: &mut Vec<NodeId>| match kind {
+        Kind::Dir => dirs.push(id),
+        Kind::File if seen.insert(id) => files.push(id),
+        _ => {}
+    };
+    for path in paths {
+        if path.components().next().is_none() {
+            dirs.push(NodeId::ROOT);
+            continue;
+        }
+        match shared.resolve(path)? {
+            Some((_, row)) => add(row.id, row.attr.kind, &mut dirs),
+            None => missing.push(path.clone()),
+        }
+        while let Some(dir) = dirs.pop() {
+            for (id, kind) in entries(shared, dir)? {
+                add(id, kind, &mut dirs);
+            }
+        }
+    }
+    while let Some(dir) = dirs.pop() {
+        for (id, kind) in entries(shared, dir)? {
+            add(id, kind, &mut dirs);
+        }
+    }
+    Ok((files, missing))
+}
+
+fn entries(shared: &Shared, dir: NodeId) -> Result<Vec<(NodeId, Kind)>> {
+    let mut found = Vec::new();
+    let mut after = Vec::new();
+    loop {
+        shared.check_stop()?;
+        let page = shared.catalog.children(dir, &after, limits::PLAN_PAGE_ROWS)?;
+        let Some((last, _)) = page.last() else { break };
+        after.clone_from(last);
+        found.extend(page.iter().map(|(_, row)| (row.id, row.attr.kind)));
+    }
+    let (mut cursor, mark) = (0, shared.catalog.tier_mark());
+    loop {
+        let page = shared.catalog.list_released(dir, cursor, mark, limits::PLAN_PAGE_ROWS)?;
+        let Some(last) = page.last() else { return Ok(found) };
+        cursor = last.cursor;
+        found.extend(page.iter().map(|r| (r.row.id, r.row.attr.kind)));
+    }
+}
+
+/// Files of one group together, whichever of them were named.
+fn by_group(shared: &Shared, files: Vec<NodeId>) -> Result<Vec<Vec<NodeId>>> {
+    let mut groups = BTreeMap::new();
+    for id in files {
+        if let Some(it) = shared.candidate(id)? {
+            groups.entry((it.parent, it.stem)).or_insert_with(Vec::new).push(id);
+        }
+    }
+    Ok(groups.into_values().collect())
+}
+
+fn claim(shared: &Shared, ids: &[NodeId], path: &Path) -> Result<Claim> {
+    let deadline = Instant::now() + limits::COMMAND_CLAIM_WAIT;
+    shared.claims.claim(ids, deadline).ok_or_else(|| {
+        EngineError::refused(path, "another step with it is still going on; try again later")
+    })
+}
+
+fn current(shared: &Shared, id: NodeId) -> Result<Candidate> {
+    shared
+        .candidate(id)?
+        .ok_or_else(|| EngineError::refused(Path::new(""), "it was deleted meanwhile"))
+}
+
+fn archive_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+    let path = current(shared, id)?.path;
+    let _claim = claim(shared, &[id], &path)?;
+    let give_up = Instant::now() + SHORT_WAIT;
+    loop {
+        shared.check_stop()?;
+        let it = current(shared, id)?;
+        if let Some(done) = needs_no_archive(shared, &it) {
+            return done;
+        }
+        let late = Instant::now() >= give_up;
+        match archive_step(shared, &it) {
+            Ok(true) => return Ok(Outcome::Done),
+            Ok(false) if late => {
+                return Err(EngineError::refused(&it.path, "it keeps changing; try again later"));
+            }
+            Err(EngineError::Lower(LowerError::Busy { .. } | LowerError::Changed { .. }))
+                if !late => {}
+            Err(error) => {
+                shared.note_failure(id, &error);
+                return Err(error);
+            }
+            Ok(false) => {}
+        }
+        shared.stop.wait(LOOK_AGAIN);
+    }
+}
+
+fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> {
+    let already = |why: &str| Some(Ok(Outcome::Already(why.to_owned())));
+    let refuse = |why: String| Some(Err(EngineError::refused(&it.path, why)));
+    match it.row.state {
+        State::Archived => already("it is archived"),
+        State::Released => already("it is archived and released"),
+        State::Deleted => refuse("it was deleted".into()),
+        _ if it.row.attr.size == 0 => already(&explain::reason(&Why::Empty)),
+        _ if shared.required.is_empty() => refuse(explain::reason(&Why::NoTarget)),
+        _ => {
+            let verdict = shared.rules().for_path(&it.path);
+            (!verdict.archive).then(|| {
+                Err(EngineError::refused(&it.path, explain::reason(&Why::Excluded(verdict.why))))
+            })
+        }
+    }
+}
+
+/// One step on the way to the archive; true when it is there.
+fn archive_step(shared: &Shared, it: &Candidate) -> Result<bool> {
+    if it.row.state == State::Recording {
+        // Its writer may have gone with an earlier daemon, but that is for the kernel to say.
+        return Err(LowerError::Busy { path: it.path.clone() }.into());
+    }
+    if plan::needs_hash(it) {
+        return match hash::hash(shared, it)? {
+            Hashed::Done(HashOutcome::Same(_)) => {
+                Ok(shared.catalog.node(it.row.id)?.is_some_and(|r| r.state == State::Archived))
+            }
+            Hashed::Done(_) | Hashed::Later(_) => Ok(false),
+            Hashed::Gone => Err(EngineError::refused(&it.path, "it was deleted meanwhile")),
+        };
+    }
+    match archive::archive(shared, it)? {
+        Archived::Done => Ok(true),
+        Archived::Changed => Ok(false),
+        Archived::Gone => Err(EngineError::refused(&it.path, "it was deleted meanwhile")),
+    }
+}
+
+fn release_group(shared: &Shared, named: &[NodeId], tell: &dyn Fn(PathBuf, Outcome)) {
+    let tell_named = |outcome: Outcome| {
+        for id in named {
+            tell(shared.path_of(*id).ok().flatten().unwrap_or_default(), outcome.clone());
+        }
+    };
+    match try_release(shared, named) {
+        Ok((released, already)) => {
+            released.into_iter().for_each(|path| tell(path, Outcome::Done));
+            already.into_iter().for_each(|(path, why)| tell(path, Outcome::Already(why)));
+        }
+        Err(error) => tell_named(Outcome::Failed(error.to_string())),
+    }
+}
+
+type Released = (Vec<PathBuf>, Vec<(PathBuf, String)>);
+
+fn try_release(shared: &Shared, named: &[NodeId]) -> Result<Released> {
+    let Some(first) = named.first() else { return Ok(Released::default()) };
+    let it = current(shared, *first)?;
+    let ids: Vec<NodeId> =
+        shared.catalog.group(it.parent, &it.stem)?.iter().map(|c| c.row.id).collect();
+    let _claim = claim(shared, &ids, &it.path)?;
+    // As it is now that nobody else works on it.
+    let group: Vec<Candidate> = shared
+        .catalog
+        .group(it.parent, &it.stem)?
+        .into_iter()
+        .filter(|c| ids.contains(&c.row.id))
+        .collect();
+    let rules = shared.rules();
+    let mut already = Vec::new();
+    for one in group.iter().filter(|c| named.contains(&c.row.id)) {
+        if one.row.state == State::Released {
+            already.push((one.path.clone(), "it is released already".to_owned()));
+        } else if !counts_in_group(one, &rules) {
+            let why = match one.row.attr.size {
+                0 => Why::Empty,
+                _ => Why::Excluded(rules.for_path(&one.path).why),
+            };
+            already.push((one.path.clone(), format!("it stays: {}", explain::reason(&why))));
+        }
+    }
+    for one in group.iter().filter(|c| counts_in_group(c, &rules)) {
+        if one.row.state != State::Archived {
+            let why = format!("not archived yet (it is {}); archive it first", one.row.state);
+            return Err(EngineError::refused(&one.path, why));
+        }
+    }
+    Ok((release::release_group(shared, &group)?, already))
+}
+
+fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+    let Some(row) = shared.catalog.node(id)? else {
+        return Err(EngineError::refused(Path::new(""), "it was deleted meanwhile"));
+    };
+    if !matches!(row.state, State::Released | State::Archived) || shared.is_local(id)? {
+        return Ok(Outcome::Already("the local copy is here".into()));
+    }
+    recall::recall(shared, id, Instant::now() + recall::patience(row.attr.size))?;
+    Ok(Outcome::Done)
+}

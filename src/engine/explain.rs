@@ -1,0 +1,202 @@
+//! The planner's reasons as sentences for operators.
+
+use super::error::Result;
+use super::plan::{self, Action, Why};
+use super::shared::Shared;
+use super::target::Standing;
+use crate::catalog::Candidate;
+use crate::clock::Timestamp;
+use crate::lower::LowerError;
+use crate::policy::Rules;
+use crate::recording::{Kind, State};
+use std::path::Path;
+use std::time::Duration;
+
+/// Why a file is where it is, and what happens to it next.
+pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
+    let Some((_, row)) = shared.resolve(path)? else {
+        return Ok(vec![
+            match shared.lower.stat(path) {
+                Ok(_) => {
+                    "It is in the lower directory and not in the catalog yet; it is adopted soon."
+                }
+                Err(_) => "There is no such file.",
+            }
+            .to_owned(),
+        ]);
+    };
+    let Some(it) = shared.candidate(row.id)? else {
+        return Ok(vec!["It was deleted a moment ago.".into()]);
+    };
+    let rules = shared.rules();
+    let facts = shared.facts(&rules);
+    let group = shared.catalog.group(it.parent, &it.stem)?;
+    let action = plan::next(&it, &group, facts);
+    let mut out = vec![stands(&it, facts.now), next(&action, facts.now)];
+    if matches!(it.row.state, State::Closed | State::Archived)
+        && it.row.attr.kind == Kind::File
+        && matches!(shared.lower.quiet(&it.path), Err(LowerError::Busy { .. }))
+    {
+        out.push("A program has it open for writing, so it is left alone.".into());
+    }
+    if let Some(trouble) = shared.catalog.trouble_of(it.row.id)? {
+        let tries = if trouble.attempts == 1 { "once" } else { "several times" };
+        out.push(format!(
+            "It failed {tries}, last {} ago: {}.",
+            words(trouble.at.age_at(facts.now)),
+            trouble.error
+        ));
+    }
+    if it.row.state == State::Closed {
+        out.extend(targets(shared));
+    }
+    Ok(out)
+}
+
+fn targets(shared: &Shared) -> impl Iterator<Item = String> {
+    shared.required_targets().map(|t| t.status()).filter(|s| s.standing != Standing::Up).map(|s| {
+        let why = s.last_error.map_or_else(|| "it was not reached yet".into(), |(_, e)| e);
+        format!("Target {:?} is {}: {why}.", s.name, s.standing.word())
+    })
+}
+
+fn stands(it: &Candidate, now: Timestamp) -> String {
+    if it.row.attr.kind != Kind::File {
+        return "It is no regular file.".into();
+    }
+    let ago = |t: Option<Timestamp>| {
+        t.map_or_else(String::new, |t| format!(", {} ago", words(t.age_at(now))))
+    };
+    match it.row.state {
+        State::Recording => "It is being recorded, or was not closed yet.".into(),
+        State::Closed => format!("It was closed{} and is not archived yet.", ago(it.row.closed_at)),
+        State::Archived => {
+            format!("It was archived{}; the local copy is here.", ago(it.row.archived_at))
+        }
+        State::Released => {
+            format!("It was archived{} and its local copy is released.", ago(it.row.archived_at))
+        }
+        State::Deleted => "It was deleted.".into(),
+    }
+}
+
+fn next(action: &Action, now: Timestamp) -> String {
+    match action {
+        Action::Hash => "Next: its SHA-256 is computed.".into(),
+        Action::Archive => "Next: it is archived now.".into(),
+        Action::Release => "Next: its local copy is released now, with those of its group.".into(),
+        Action::Wait { until: Some(t), why } => {
+            format!("Why still local: {}; in {}.", reason(why), words(now.age_at(*t)))
+        }
+        Action::Wait { until: None, why } | Action::Keep { why } if *why == Why::Released => {
+            format!("Nothing is to be done: {}.", reason(why))
+        }
+        Action::Wait { until: None, why } | Action::Keep { why } => {
+            format!("Why still local: {}.", reason(why))
+        }
+    }
+}
+
+/// A reason in words, without a full stop.
+pub(super) fn reason(why: &Why) -> String {
+    match why {
+        Why::Open => "a program has it open for writing".into(),
+        Why::Settling => "it was closed a moment ago and may be opened again".into(),
+        Why::Window => "the retention window (`archive_after`) is not over".into(),
+        Why::Failed => "the last try failed and is repeated".into(),
+        Why::KeepLocal => {
+            "the local copy stays for a while after it was archived (`keep_local`)".into()
+        }
+        Why::Group { path, why } => {
+            format!("{} belongs to the same recording: {}", path.display(), reason(why))
+        }
+        Why::NotArchived => "it is not archived yet".into(),
+        Why::NoTarget => "no target is configured, so the local copy is the only one".into(),
+        Why::Excluded(rule) => format!("the rules keep it local ({rule})"),
+        Why::Never => "`archive_after` is \"never\"; `spoolfs archive` archives it".into(),
+        Why::Forever => "`keep_local` is \"forever\"".into(),
+        Why::Empty => "it is empty, and empty files are not archived".into(),
+        Why::NoFile => "only regular files are archived".into(),
+        Why::Linked => "it has several names, and such files are not released".into(),
+        Why::Released => "it is released already".into(),
+        Why::Deleted => "it was deleted".into(),
+    }
+}
+
+/// What will happen to the next recording, in a sentence.
+pub fn next_recording(rules: &Rules, required: &[String]) -> String {
+    if required.is_empty() {
+        return "No target is configured: recordings are hashed and stay on the local disk.".into();
+    }
+    let to = required.join(" and ");
+    let archived = match rules.archive_after {
+        None => {
+            return format!("Recordings are archived to {to} only when `spoolfs archive` says so.");
+        }
+        Some(Duration::ZERO) => format!("A recording is archived to {to} soon after it was closed"),
+        Some(after) => {
+            format!("A recording is archived to {to} {} after it was closed", words(after))
+        }
+    };
+    match rules.keep_local {
+        None => format!("{archived}; its local copy stays forever."),
+        Some(keep) => format!("{archived}; its local copy is released {} after that.", words(keep)),
+    }
+}
+
+/// A duration in its two largest units.
+pub(super) fn words(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    let parts = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut rest = secs;
+    let mut out: Vec<String> = Vec::new();
+    for (unit, name) in parts {
+        let count = rest / unit;
+        rest %= unit;
+        if count > 0 {
+            out.push(format!("{count} {name}"));
+        } else if !out.is_empty() {
+            break;
+        }
+        if out.len() == 2 {
+            break;
+        }
+    }
+    if out.is_empty() { "less than a second".into() } else { out.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_in_two_units() {
+        for (secs, text) in [
+            (0, "less than a second"),
+            (59, "59 s"),
+            (300, "5 min"),
+            (3_661, "1 h 1 min"),
+            (86_400, "1 d"),
+            (86_460, "1 d"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(words(Duration::from_secs(secs)), text);
+        }
+    }
+
+    #[test]
+    fn the_next_recording_is_told_in_plain_words() {
+        let rules = Rules::default();
+        let one = ["cloud".to_owned()];
+        assert_eq!(
+            next_recording(&rules, &one),
+            "A recording is archived to cloud 5 min after it was closed; its local copy is \
+             released 1 d after that."
+        );
+        assert!(next_recording(&rules, &[]).contains("No target"));
+        let never = Rules { archive_after: None, ..Rules::default() };
+        assert!(next_recording(&never, &one).contains("only when"));
+        let forever = Rules { keep_local: None, ..Rules::default() };
+        assert!(next_recording(&forever, &one).contains("forever"));
+    }
+}

@@ -1,0 +1,132 @@
+//! The hash of a closed recording, taken while nobody writes to it.
+
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use crate::catalog::{Candidate, Digest, HashOutcome};
+use crate::limits;
+use crate::lower::{LowerError, Quiet};
+use crate::recording::Hasher;
+use rustix::fs::Advice;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A stamp younger than this proves nothing: a change within the same tick of the kernel's clock
+/// would leave it as it is. Kernels tick every 1 to 10 ms.
+const STAMP_AGE_MIN: Duration = Duration::from_millis(50);
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hashed {
+    /// The catalog has it.
+    Done(HashOutcome),
+    /// Too young to tell; look again after this time.
+    Later(Duration),
+    /// It is not there any more.
+    Gone,
+}
+
+/// Opens a recording that has no writer, and makes sure that it is the one that is meant.
+pub(super) fn open_quiet(shared: &Shared, it: &Candidate) -> Result<Option<Quiet>> {
+    let quiet = match shared.lower.quiet(&it.path) {
+        Ok(quiet) => quiet,
+        Err(e) if e.is_not_found() => {
+            if shared.missing(it)? {
+                return Ok(None);
+            }
+            return Err(e.into());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if quiet.stat.node != Some(it.row.id) {
+        return Err(LowerError::Changed { path: it.path.clone() }.into());
+    }
+    Ok(Some(quiet))
+}
+
+/// Hashes one candidate.
+pub(super) fn hash(shared: &Shared, it: &Candidate) -> Result<Hashed> {
+    let Some(quiet) = open_quiet(shared, it)? else { return Ok(Hashed::Gone) };
+    let version = quiet.stat.version;
+    let age = version.ctime.max(version.mtime).age_at(shared.now());
+    // A time in the future counts as young only while it can be a matter of clock ticks.
+    let ahead = shared.now().age_at(version.ctime.max(version.mtime));
+    if age < STAMP_AGE_MIN && ahead < STAMP_AGE_MIN {
+        return Ok(Hashed::Later(STAMP_AGE_MIN - age));
+    }
+    let hasher = read(shared, &quiet.file, &it.path, version.size)?;
+    if it.row.adopted {
+        // What was here before the first mount is not going to be played soon.
+        let _advice = rustix::fs::fadvise(&*quiet.file, 0, None, Advice::DontNeed);
+    }
+    let whole = hasher.len() == version.size;
+    if !whole || !shared.lower.still_quiet(&quiet)? {
+        return Err(LowerError::Changed { path: it.path.clone() }.into());
+    }
+    let (sha256, chunks) = hasher.finish();
+    let digest = Digest { sha256, chunks, version, attr: quiet.stat.attr };
+    Ok(Hashed::Done(shared.catalog.hashed(it.row.id, digest)?))
+}
+
+fn read(shared: &Shared, file: &File, path: &Path, size: u64) -> Result<Hasher> {
+    let _advice = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
+    let mut pace = Pace::new(limits::HASH_BYTES_PER_SECOND);
+    let mut hasher = Hasher::default();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let read = match file.read_at(&mut piece, hasher.len()) {
+            Ok(read) => read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(LowerError::Io { path: path.into(), source }.into()),
+        };
+        let Some(bytes) = piece.get(..read).filter(|b| !b.is_empty()) else { return Ok(hasher) };
+        hasher.update(bytes);
+        // A writer that came meanwhile may append without end.
+        if hasher.len() > size {
+            return Ok(hasher);
+        }
+        let pause = pace.after(read as u64);
+        if shared.stop.is_set() || (!pause.is_zero() && shared.stop.wait(pause)) {
+            return Err(EngineError::Stopping);
+        }
+    }
+}
+
+/// Keeps work on a disk or a network below a rate.
+#[derive(Debug)]
+pub(super) struct Pace {
+    per_second: u64,
+    done: u64,
+    since: Instant,
+}
+
+impl Pace {
+    pub fn new(per_second: u64) -> Pace {
+        Pace { per_second: per_second.max(1), done: 0, since: Instant::now() }
+    }
+
+    /// How long to pause after `units` more. Pauses too short to be worth a sleep are saved up.
+    pub fn after(&mut self, units: u64) -> Duration {
+        self.done = self.done.saturating_add(units);
+        let due = Duration::from_secs_f64(self.done as f64 / self.per_second as f64);
+        let pause = due.saturating_sub(self.since.elapsed());
+        if pause < Duration::from_millis(5) { Duration::ZERO } else { pause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_asks_for_pauses_only_when_it_is_ahead() {
+        let mut pace = Pace::new(1000);
+        assert_eq!(pace.after(1), Duration::ZERO);
+        let pause = pace.after(999);
+        assert!(pause > Duration::from_millis(900) && pause <= Duration::from_secs(1), "{pause:?}");
+        let mut fast = Pace::new(u64::MAX);
+        assert_eq!(fast.after(1 << 30), Duration::ZERO);
+    }
+}

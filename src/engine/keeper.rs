@@ -1,0 +1,216 @@
+//! One thread for each target: attaches it before anything is written to it, asks again when it
+//! was down, and ships the journal.
+
+use super::error::Result;
+use super::shared::Shared;
+use super::target::Target;
+use crate::catalog::JournalRow;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::ErrorClass;
+use crate::store::journal::{self, Author, Segment};
+use crate::store::marker::{self, AttachError, Claim};
+use crate::store::{StoreError, StoreErrorKind};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the thread looks whether something is due. Also what a test waits at most.
+const POLL: Duration = Duration::from_millis(500);
+
+/// What a keeper does.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub shared: Arc<Shared>,
+    pub target: Arc<Target>,
+    pub archive_name: String,
+    pub journal_interval: Duration,
+}
+
+impl Keeper {
+    /// Runs until the engine stops.
+    pub fn run(&self) {
+        let mut orphans_ended = false;
+        let mut shipped_at: Option<Timestamp> = None;
+        loop {
+            let now = self.shared.now();
+            if self.target.retry_at().is_some_and(|due| due <= now) {
+                self.attach(now);
+            }
+            if self.target.is_up() {
+                if !orphans_ended {
+                    orphans_ended = self.end_orphans();
+                }
+                if shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
+                    shipped_at = Some(now);
+                    self.ship_journal();
+                }
+            }
+            crossbeam_channel::select! {
+                recv(self.target.nudged) -> _nudge => {}
+                recv(self.shared.stop.closed()) -> _closed => return,
+                default(POLL) => {}
+            }
+        }
+    }
+
+    /// Asks whether the target is ours. Also after it was down: another directory may be mounted
+    /// there now.
+    fn attach(&self, now: Timestamp) {
+        let identity = self.shared.catalog.identity();
+        let setting = format!("target.{}.archive", self.target.name());
+        let expected = match self.shared.catalog.setting(&setting) {
+            Ok(expected) => expected,
+            Err(error) => return self.target.failed(error.to_string(), now),
+        };
+        let claim = Claim {
+            expected: expected.as_deref(),
+            archive_name: &self.archive_name,
+            node: &identity.node,
+            instance: &identity.instance,
+            now,
+        };
+        let answer = self.until_stop(marker::attach(&*self.target.store, &claim));
+        match answer {
+            None => {}
+            Some(Ok(archive)) => {
+                if expected.is_none()
+                    && let Err(error) = self.shared.catalog.set_setting(&setting, &archive)
+                {
+                    return self.target.failed(error.to_string(), now);
+                }
+                self.target.attached(now);
+                self.shared.wake();
+            }
+            Some(Err(error)) => self.not_attached(&error),
+        }
+    }
+
+    fn not_attached(&self, error: &AttachError) {
+        let now = self.shared.now();
+        let lasting = matches!(error.class(), ErrorClass::Refused | ErrorClass::Permanent);
+        match error {
+            AttachError::Store(_) => self.target.failed(error.to_string(), now),
+            _ if lasting => self.target.refused(error.to_string(), now),
+            _ => self.target.failed(error.to_string(), now),
+        }
+    }
+
+    /// Uploads in parts that an earlier daemon left. Tried again until it worked once.
+    fn end_orphans(&self) -> bool {
+        let node = self.shared.catalog.identity().node;
+        match self.until_stop(self.target.store.abort_orphans(&node)) {
+            Some(Ok(0)) => true,
+            Some(Ok(ended)) => {
+                tracing::info!(target = self.target.name(), ended, "ended uploads left behind");
+                true
+            }
+            Some(Err(error)) => {
+                self.note(&error);
+                // Some services do not let a key list uploads: no reason to ask for ever.
+                error.class() != ErrorClass::Transient
+            }
+            None => false,
+        }
+    }
+
+    fn ship_journal(&self) {
+        loop {
+            match self.ship_segment() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "the journal is shipped later");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ships one segment; false if there is nothing more to ship.
+    fn ship_segment(&self) -> Result<bool> {
+        let catalog = &self.shared.catalog;
+        let name = self.target.name();
+        let rows = catalog.journal_pending(name, limits::JOURNAL_SEGMENT_ROWS_MAX)?;
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(false) };
+        let number = catalog.journal_segment(name)? + 1;
+        let identity = catalog.identity();
+        let setting = catalog.setting(&format!("target.{name}.archive"))?;
+        let author = Author {
+            archive: setting.unwrap_or_default(),
+            node: identity.node,
+            instance: identity.instance,
+            epoch: identity.epoch,
+        };
+        let lines = rows.iter().map(|r| r.line.clone()).collect();
+        let segment = match Segment::new(&author, number, first.seq, last.seq, lines) {
+            Ok(segment) => segment,
+            Err(error) => {
+                tracing::error!(%error, "a journal row can not be shipped");
+                return Ok(false);
+            }
+        };
+        let shipped = match self.until_stop(journal::ship(&*self.target.store, &segment)) {
+            None => return Ok(false),
+            Some(Ok(_)) => last.seq,
+            Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
+                self.shipped_before(&segment, &rows, error)?
+            }
+            Some(Err(error)) => {
+                self.note(&error);
+                return Err(error.into());
+            }
+        };
+        let all: Vec<String> = self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
+        catalog.journal_shipped(name, shipped, number, &all)?;
+        Ok(rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX || shipped < last.seq)
+    }
+
+    /// The segment's number is taken. If it is ours, of before an answer was lost or a crash, its
+    /// lines are the first of those that are due now, and the rest goes into the next one.
+    fn shipped_before(
+        &self,
+        meant: &Segment,
+        rows: &[JournalRow],
+        taken: StoreError,
+    ) -> Result<u64> {
+        let header = &meant.header;
+        let prefix = self.target.store.prefix();
+        let key = journal::key_of(prefix, &header.node, header.epoch, header.segment);
+        let found = match self.until_stop(journal::fetch(&*self.target.store, &key)) {
+            Some(Ok(found)) => found,
+            Some(Err(error)) => {
+                self.note(&error);
+                return Err(error.into());
+            }
+            None => return Err(super::EngineError::Stopping),
+        };
+        let ours = found.header.instance == header.instance
+            && found.header.first == header.first
+            && rows.iter().any(|r| r.seq == found.header.last)
+            && meant.lines.starts_with(&found.lines);
+        if ours {
+            return Ok(found.header.last);
+        }
+        self.target.refused(taken.to_string(), self.shared.now());
+        Err(taken.into())
+    }
+
+    fn note(&self, error: &StoreError) {
+        if matches!(error.kind, StoreErrorKind::Unreachable | StoreErrorKind::Denied) {
+            self.target.failed(error.to_string(), self.shared.now());
+        } else {
+            tracing::warn!(%error, "a target answered with an error");
+        }
+    }
+
+    /// The answer, unless the engine stops first.
+    fn until_stop<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        self.shared.runtime.block_on(async {
+            tokio::select! {
+                answer = answer => Some(answer),
+                () = self.shared.stop.reached() => None,
+            }
+        })
+    }
+}

@@ -1,0 +1,199 @@
+use super::*;
+use crate::catalog::NodeRow;
+use crate::policy::Patterns;
+use crate::recording::{Attr, Generation, LowerVersion, NodeId, Sha256, stem};
+use std::time::Duration;
+
+const SECOND: i64 = 1_000_000_000;
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp(secs * SECOND)
+}
+
+fn rules() -> Rules {
+    Rules {
+        archive_after: Some(5 * MINUTE),
+        keep_local: Some(24 * HOUR),
+        adopt_keep_local: Some(7 * 24 * HOUR),
+        settle: Duration::from_secs(2),
+        exclude: Patterns::new(&["*.tmp", "*.xml"]).unwrap(),
+        ..Rules::default()
+    }
+}
+
+/// A file closed at second 1000, hashed.
+fn file(id: u64, name: &str, state: State) -> Candidate {
+    let version = LowerVersion { ino: id, size: 10, mtime: at(999), ctime: at(999) };
+    let archived = matches!(state, State::Archived | State::Released);
+    Candidate {
+        row: NodeRow {
+            id: NodeId(id),
+            state,
+            attr: Attr {
+                kind: Kind::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                size: 10,
+                mtime: at(999),
+                atime: at(999),
+                ctime: at(999),
+                nlink: 1,
+                rdev: 0,
+                blocks: 8,
+                special: 0o100_000,
+            },
+            generation: Generation(1),
+            sha256: Some(Sha256::of(b"x")),
+            hashed: Some(version),
+            closed_at: Some(at(1000)),
+            archived_at: archived.then(|| at(2000)),
+            recalled_at: None,
+            adopted: false,
+            xattrs: Vec::new(),
+        },
+        path: PathBuf::from("d").join(name),
+        parent: NodeId::ROOT,
+        stem: stem(name.as_bytes()),
+        not_before: None,
+    }
+}
+
+fn step(it: &Candidate, group: &[Candidate], secs: i64) -> Action {
+    step_with(it, group, secs, &rules(), &["a".to_owned()])
+}
+
+fn step_with(it: &Candidate, group: &[Candidate], secs: i64, r: &Rules, t: &[String]) -> Action {
+    next(it, group, Facts { rules: r, required: t, now: at(secs) })
+}
+
+fn wait(secs: i64, why: Why) -> Action {
+    Action::Wait { until: Some(at(secs)), why }
+}
+
+fn keep(why: Why) -> Action {
+    Action::Keep { why }
+}
+
+#[test]
+fn a_closed_file_is_settled_then_hashed_then_archived() {
+    let mut it = file(7, "a.wav", State::Closed);
+    assert_eq!(step(&it, &[], 1301), Action::Archive);
+    assert_eq!(step(&it, &[], 1299), wait(1300, Why::Window));
+    it.row.hashed = None;
+    assert_eq!(step(&it, &[], 1001), wait(1002, Why::Settling));
+    assert_eq!(step(&it, &[], 1002), Action::Hash);
+    // An earlier generation's stamp is no hash of what is there now.
+    it.row.hashed = Some(LowerVersion { ino: 7, size: 9, mtime: at(999), ctime: at(999) });
+    assert_eq!(step(&it, &[], 5000), Action::Hash);
+}
+
+#[test]
+fn what_is_open_empty_or_no_file_is_left_alone() {
+    let open = file(7, "a.wav", State::Recording);
+    assert_eq!(step(&open, &[], 9000), Action::Wait { until: None, why: Why::Open });
+    let mut it = file(7, "a.wav", State::Closed);
+    it.row.attr.size = 0;
+    assert_eq!(step(&it, &[], 9000), keep(Why::Empty));
+    it.row.attr.kind = Kind::Symlink;
+    assert_eq!(step(&it, &[], 9000), keep(Why::NoFile));
+    assert_eq!(step(&file(7, "a.wav", State::Deleted), &[], 9000), keep(Why::Deleted));
+    assert_eq!(step(&file(7, "a.wav", State::Released), &[], 9000), keep(Why::Released));
+}
+
+#[test]
+fn rules_and_failures_hold_an_archive_back() {
+    let mut it = file(7, "a.wav", State::Closed);
+    let never = Rules { archive_after: None, ..rules() };
+    assert_eq!(step_with(&it, &[], 9000, &never, &["a".into()]), keep(Why::Never));
+    assert_eq!(step_with(&it, &[], 9000, &rules(), &[]), keep(Why::NoTarget));
+    it.not_before = Some(at(9500));
+    assert_eq!(step(&it, &[], 9000), wait(9500, Why::Failed));
+    assert_eq!(step(&it, &[], 9500), Action::Archive);
+    let excluded = file(7, "a.tmp", State::Closed);
+    assert!(matches!(step(&excluded, &[], 9000), Action::Keep { why: Why::Excluded(_) }));
+}
+
+#[test]
+fn keep_local_counts_from_the_archive_or_the_last_recall() {
+    let day = 24 * 3600;
+    let mut it = file(7, "a.wav", State::Archived);
+    assert_eq!(step(&it, &[], 2000 + day - 1), wait(2000 + day, Why::KeepLocal));
+    assert_eq!(step(&it, &[], 2000 + day), Action::Release);
+    it.row.recalled_at = Some(at(5000));
+    assert_eq!(step(&it, &[], 2000 + day), wait(5000 + day, Why::KeepLocal));
+    it.row.recalled_at = None;
+    it.row.adopted = true;
+    assert_eq!(step(&it, &[], 2000 + day), wait(2000 + 7 * day, Why::KeepLocal));
+    let forever = Rules { adopt_keep_local: None, ..rules() };
+    assert_eq!(step_with(&it, &[], i64::MAX / SECOND, &forever, &["a".into()]), keep(Why::Forever));
+}
+
+#[test]
+fn a_file_with_several_names_stays() {
+    let mut it = file(7, "a.wav", State::Archived);
+    it.row.attr.nlink = 2;
+    assert_eq!(step(&it, &[], 900_000), keep(Why::Linked));
+}
+
+#[test]
+fn a_group_is_released_together() {
+    let it = file(7, "a.wav", State::Archived);
+    let blocked = |why| Why::Group { path: "d/a.txt".into(), why: Box::new(why) };
+    let closed = [it.clone(), file(8, "a.txt", State::Closed)];
+    let waits = Action::Wait { until: None, why: blocked(Why::NotArchived) };
+    assert_eq!(step(&it, &closed, 900_000), waits);
+    let open = [file(8, "a.txt", State::Recording)];
+    let waits = Action::Wait { until: None, why: blocked(Why::Open) };
+    assert_eq!(step(&it, &open, 900_000), waits);
+    let mut late = file(8, "a.txt", State::Archived);
+    late.row.archived_at = Some(at(800_000));
+    let until = 800_000 + 24 * 3600;
+    assert_eq!(step(&it, &[late.clone()], 850_000), wait(until, blocked(Why::KeepLocal)));
+    assert_eq!(step(&it, &[late], until), Action::Release);
+    assert_eq!(step(&it, &[file(8, "a.txt", State::Archived)], 900_000), Action::Release);
+}
+
+#[test]
+fn of_several_that_hold_back_the_last_to_be_ready_is_told() {
+    let it = file(7, "a.wav", State::Archived);
+    let mut late = file(8, "a.txt", State::Archived);
+    late.row.archived_at = Some(at(800_000));
+    let group = [late, file(9, "a.md5", State::Closed)];
+    match step(&it, &group, 850_000) {
+        Action::Wait { until: None, why: Why::Group { path, .. } } => {
+            assert_eq!(path, PathBuf::from("d/a.md5"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_never_archived_does_not_hold_its_group_back() {
+    let it = file(7, "a.wav", State::Archived);
+    let mut empty = file(8, "a.txt", State::Closed);
+    empty.row.attr.size = 0;
+    let mut link = file(9, "a.mp3", State::Recording);
+    link.row.attr.kind = Kind::Symlink;
+    let excluded = file(10, "a.xml", State::Closed);
+    let group = [
+        empty,
+        link,
+        excluded,
+        file(11, "a.md5", State::Released),
+        file(12, "a.ogg", State::Deleted),
+    ];
+    assert_eq!(step(&it, &group, 900_000), Action::Release);
+}
+
+#[test]
+fn a_late_sidecar_of_a_released_recording_goes_when_its_own_time_has_come() {
+    let mut sidecar = file(8, "a.txt", State::Archived);
+    sidecar.row.archived_at = Some(at(500_000));
+    let group = [file(7, "a.wav", State::Released), sidecar.clone()];
+    let until = 500_000 + 24 * 3600;
+    assert_eq!(step(&sidecar, &group, 500_100), wait(until, Why::KeepLocal));
+    assert_eq!(step(&sidecar, &group, until), Action::Release);
+}

@@ -1,0 +1,235 @@
+//! The main loop: looks what is due, asks the planner, and hands steps to the threads.
+
+use super::archive::worth_trying;
+use super::error::Result;
+use super::plan::{self, Action};
+use super::shared::Shared;
+use super::workers::{Finished, Job, Queues};
+use crate::catalog::Candidate;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::NodeId;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the catalog is asked when nobody says that something changed.
+const TICK: Duration = Duration::from_secs(1);
+/// How often it is asked at most.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the loop hears of.
+#[derive(Debug)]
+enum Event {
+    /// Something changed in the catalog, the rules or a target.
+    Wake,
+    /// A step is through.
+    Finished(Finished),
+    /// Nothing happened for a while.
+    Tick,
+    /// The engine stops.
+    Stop,
+}
+
+/// Where a walk over the due rows goes on next time.
+#[derive(Debug, Default)]
+struct Cursor(Option<NodeId>);
+
+#[derive(Debug)]
+pub(super) struct Planner {
+    shared: Arc<Shared>,
+    woken: Receiver<()>,
+    queues: Queues,
+    /// Looked at again later, for reasons that are no failure.
+    put_off: HashMap<NodeId, Timestamp>,
+    to_archive: Cursor,
+    to_release: Cursor,
+    planned: Option<Instant>,
+    /// The catalog could not be used the last time; said once.
+    trouble: bool,
+}
+
+impl Planner {
+    pub fn new(shared: Arc<Shared>, woken: Receiver<()>, queues: Queues) -> Planner {
+        Planner {
+            shared,
+            woken,
+            queues,
+            put_off: HashMap::new(),
+            to_archive: Cursor::default(),
+            to_release: Cursor::default(),
+            planned: None,
+            trouble: false,
+        }
+    }
+
+    pub fn run(mut self) {
+        loop {
+            match self.next_event() {
+                Event::Stop => return,
+                Event::Wake | Event::Tick => self.plan_soon(),
+                Event::Finished(finished) => {
+                    self.finished(finished);
+                    while let Ok(more) = self.queues.finished.try_recv() {
+                        self.finished(more);
+                    }
+                    self.plan_soon();
+                }
+            }
+        }
+    }
+
+    fn next_event(&self) -> Event {
+        crossbeam_channel::select! {
+            recv(self.shared.stop.closed()) -> _closed => Event::Stop,
+            recv(self.queues.finished) -> finished => match finished {
+                Ok(finished) => Event::Finished(finished),
+                Err(_workers_are_gone) => Event::Stop,
+            },
+            recv(self.woken) -> _woken => Event::Wake,
+            default(TICK) => Event::Tick,
+        }
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        let Some(wait) = finished.later else { return };
+        if self.put_off.len() < limits::PUT_OFF_MAX {
+            self.put_off.insert(finished.id, self.shared.now().plus(wait));
+        }
+    }
+
+    /// Plans, unless it was done a moment ago: then the moment is waited for, so that a thousand
+    /// closes in a second are one look at the catalog.
+    fn plan_soon(&mut self) {
+        if let Some(last) = self.planned {
+            let pause = PAUSE.saturating_sub(last.elapsed());
+            if !pause.is_zero() && self.shared.stop.wait(pause) {
+                return;
+            }
+        }
+        let result = self.plan();
+        self.planned = Some(Instant::now());
+        match result {
+            Ok(()) => self.trouble = false,
+            Err(error) if !self.trouble => {
+                tracing::error!(%error, "nothing can be archived or released now");
+                self.trouble = true;
+            }
+            Err(_said_before) => {}
+        }
+    }
+
+    fn plan(&mut self) -> Result<()> {
+        let now = self.shared.now();
+        self.put_off.retain(|_, until| *until > now);
+        self.plan_hashes(now)?;
+        self.plan_archives(now)?;
+        self.plan_releases(now)
+    }
+
+    fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {
+        if self.queues.hash.is_full() {
+            return Ok(());
+        }
+        let rules = self.shared.rules();
+        let settled = back(now, rules.settle);
+        // Those under way are among the first rows: look behind them, too.
+        let rows = limits::PLAN_PAGE_ROWS.saturating_add(self.put_off.len());
+        for it in self.shared.catalog.due_hash(settled, now, rows)? {
+            if plan::next(&it, &[], self.shared.facts(&rules)) == Action::Hash
+                && !self.hand_over(&self.queues.hash, it)
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_archives(&mut self, now: Timestamp) -> Result<()> {
+        let rules = self.shared.rules();
+        let Some(window) = rules.archive_after else { return Ok(()) };
+        if self.shared.required.is_empty() || self.queues.archive.is_full() {
+            return Ok(());
+        }
+        if self.shared.required_targets().all(|t| !t.is_up()) {
+            return Ok(());
+        }
+        let before = back(now, window.max(rules.settle));
+        let after = self.to_archive.0;
+        let page = self.shared.catalog.due_archive(before, now, after, limits::PLAN_PAGE_ROWS)?;
+        self.to_archive.0 = next_cursor(&page);
+        for it in page {
+            let id = it.row.id;
+            if plan::next(&it, &[], self.shared.facts(&rules)) == Action::Archive
+                && !self.is_put_off(id)
+                && !self.shared.claims.is_held(id)
+                && worth_trying(&self.shared, &it)?
+                && !self.hand_over(&self.queues.archive, it)
+            {
+                // The next look begins with this one.
+                self.to_archive.0 = None;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_releases(&mut self, now: Timestamp) -> Result<()> {
+        let rules = self.shared.rules();
+        let Some(keep) = rules.shortest_keep() else { return Ok(()) };
+        if self.queues.release.is_full() {
+            return Ok(());
+        }
+        let before = back(now, keep);
+        let after = self.to_release.0;
+        let page = self.shared.catalog.due_release(before, after, limits::PLAN_PAGE_ROWS)?;
+        self.to_release.0 = next_cursor(&page);
+        for it in page {
+            let facts = self.shared.facts(&rules);
+            // Alone first: the group costs a query.
+            if self.is_put_off(it.row.id)
+                || self.shared.claims.is_held(it.row.id)
+                || plan::next(&it, &[], facts) != Action::Release
+            {
+                continue;
+            }
+            let group = self.shared.catalog.group(it.parent, &it.stem)?;
+            if plan::next(&it, &group, facts) == Action::Release
+                && !self.hand_over(&self.queues.release, it)
+            {
+                self.to_release.0 = None;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn is_put_off(&self, id: NodeId) -> bool {
+        self.put_off.contains_key(&id)
+    }
+
+    /// Gives a step to its thread, unless somebody works on the recording. False if the queue is
+    /// full.
+    fn hand_over(&self, queue: &Sender<Job>, it: Candidate) -> bool {
+        let id = it.row.id;
+        if self.is_put_off(id) {
+            return true;
+        }
+        let Some(claim) = self.shared.claims.try_claim(&[id]) else { return true };
+        !matches!(queue.try_send(Job { it, claim }), Err(TrySendError::Full(_)))
+    }
+}
+
+/// The end of a page is the beginning of the next; a short page was the last.
+fn next_cursor(page: &[Candidate]) -> Option<NodeId> {
+    if page.len() < limits::PLAN_PAGE_ROWS {
+        return None;
+    }
+    page.last().map(|it| it.row.id)
+}
+
+fn back(now: Timestamp, by: Duration) -> Timestamp {
+    let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+    Timestamp(now.0.saturating_sub(nanos))
+}

@@ -1,0 +1,101 @@
+//! Bringing a local copy back: fetched aside, compared with its hash as a whole, and only then
+//! made visible.
+
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use crate::catalog::NodeRow;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::{Hasher, NodeId, State};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Brings a recording back, unless it is local. At most one recall of a recording runs at a time;
+/// who comes second waits for it.
+pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
+    if released(shared, id)?.is_none() {
+        return Ok(());
+    }
+    let Some(_claim) = shared.claims.claim(&[id], deadline) else {
+        let path = shared.path_of(id)?.unwrap_or_default();
+        return Err(EngineError::refused(&path, "another step with it takes too long; try again"));
+    };
+    // Who had the claim may have brought it back.
+    match released(shared, id)? {
+        Some(row) => fetch(shared, id, &row, deadline),
+        None => Ok(()),
+    }
+}
+
+/// The row of a released recording. One that is archived and was deleted behind the mount is
+/// released, too.
+fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
+    let Some(row) = shared.catalog.node(id)? else { return Ok(None) };
+    if row.state == State::Archived && is_missing(shared, id)? {
+        shared.catalog.missing_below(id)?;
+        return Ok(shared.catalog.node(id)?.filter(|row| row.state == State::Released));
+    }
+    Ok(Some(row).filter(|row| row.state == State::Released))
+}
+
+fn is_missing(shared: &Shared, id: NodeId) -> Result<bool> {
+    let _tier = shared.tier.lock();
+    let _names = shared.lower.names_stay();
+    let Some(path) = shared.path_of(id)? else { return Ok(false) };
+    Ok(shared.lower.stat(&path).is_err_and(|e| e.is_not_found()))
+}
+
+fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Result<()> {
+    let Some((parent, name)) = shared.catalog.name_of(id)? else { return Ok(()) };
+    let Some(path) = shared.path_of(id)? else { return Ok(()) };
+    let size = row.attr.size;
+    check_room(shared, &path, size)?;
+    let stage = shared.lower.stage(id)?;
+    let mut hasher = Hasher::default();
+    shared.content.fetch_all(id, &path, &mut |offset, bytes| {
+        hasher.update(bytes);
+        if shared.stop.is_set() || Instant::now() > deadline {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        stage.write_at(offset, bytes).map_err(std::io::Error::other)
+    })?;
+    let read = hasher.len();
+    let (sha256, _) = hasher.finish();
+    if read != size || row.sha256 != Some(sha256) {
+        let detail = format!(
+            "{read} bytes with SHA-256 {sha256} came back, {size} with {} were archived; \
+             the archive copy is damaged, look at the target before anything else",
+            row.sha256.map_or_else(|| "no hash".into(), |s| s.to_string())
+        );
+        return Err(EngineError::Corrupt { path, detail });
+    }
+    let wanted = || {
+        let still = shared.catalog.node(id).ok().flatten();
+        still.is_some_and(|now| now.state == State::Released && now.generation == row.generation)
+            && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
+    };
+    let _tier = shared.tier.lock();
+    // chmod and setxattr may have come while the bytes were fetched.
+    let now = shared.catalog.node(id)?.unwrap_or_else(|| row.clone());
+    let stat = shared.lower.install(stage, &path, &now.attr, &now.xattrs, &wanted)?;
+    let at: Timestamp = shared.now();
+    if !shared.catalog.local_again(id, stat.version, at)? {
+        // Written to or deleted since: what is below now is told to the catalog as it is.
+        shared.catalog.changed_below(id, stat.attr, stat.version)?;
+    }
+    Ok(())
+}
+
+fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {
+    let (free, _) = shared.lower.space()?;
+    let need = size.saturating_add(limits::RECALL_RESERVE_BYTES);
+    if free < need {
+        return Err(EngineError::NoSpace { path: path.to_owned(), need, free });
+    }
+    Ok(())
+}
+
+/// The time a recall may take when nobody said how long he can wait.
+pub(super) fn patience(size: u64) -> Duration {
+    limits::RECALL_WAIT.saturating_add(Duration::from_secs(size / limits::RECALL_BYTES_PER_SECOND))
+}

@@ -1,0 +1,363 @@
+//! Making the catalog agree with the lower directory after a time without a mount: adoption of
+//! what is new, moves and changes behind our back, and what is gone.
+//!
+//! The order matters. First what exists is walked, so that everything that was moved is found at
+//! its new place; only then is what the catalog expects and the walk did not find taken for gone.
+//! A name that is known but carries no identity, or another's, is put off for the same reason,
+//! until a round over what was put off finds nothing moved any more.
+//!
+//! The file system makes, finds and moves names while names stay or move (`Lower::names_stay`,
+//! `names_move`) and tells the catalog before it lets go. So what is judged here is looked at once
+//! more while no name can be made: then the catalog knows it, or nobody is making it.
+
+use super::error::Result;
+use super::gone;
+use super::shared::Shared;
+use crate::catalog::{NodeRow, Op};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::lower::LowerStat;
+use crate::recording::{Kind, NodeId, State};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Between two looks for files left open.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Adopted files after which the operation log is given time to drain.
+const DRAIN_EVERY: u64 = 512;
+
+/// Runs until the tree was reconciled and then looks after files left in state `recording`, until
+/// the engine stops.
+pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
+    let mut due = true;
+    loop {
+        if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
+            shared.activity.reconciled.store(false, Ordering::Relaxed);
+            match Walk::new(shared).whole_tree() {
+                Ok(()) => {
+                    shared.catalog.reconciled();
+                    shared.activity.reconciled.store(true, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the lower directory could not be compared with the catalog yet");
+                    due = true;
+                }
+            }
+            shared.wake();
+        }
+        if let Err(error) = close_left_open(shared) {
+            tracing::debug!(%error, "files left open are looked at again later");
+        }
+        crossbeam_channel::select! {
+            recv(again) -> _asked => due = true,
+            recv(shared.stop.closed()) -> _closed => return,
+            default(LOOK_AGAIN) => {}
+        }
+        if shared.stop.is_set() {
+            return;
+        }
+    }
+}
+
+/// Files in state `recording` that nobody has open: their writer went with an earlier daemon.
+/// Those that somebody has open since before the mount are asked again later.
+fn close_left_open(shared: &Shared) -> Result<()> {
+    let mut after = NodeId(0);
+    loop {
+        let page = shared.catalog.left_recording(after, limits::PLAN_PAGE_ROWS)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.row.id;
+        for it in &page {
+            shared.check_stop()?;
+            if it.row.attr.kind != Kind::File {
+                continue;
+            }
+            let Ok(quiet) = shared.lower.quiet(&it.path) else { continue };
+            if quiet.stat.node == Some(it.row.id) {
+                shared.catalog.record(Op::Closed {
+                    id: it.row.id,
+                    attr: quiet.stat.attr,
+                    version: quiet.stat.version,
+                    at: shared.now(),
+                });
+            }
+        }
+    }
+}
+
+/// A comparison of the tree with the catalog.
+pub(super) struct Walk<'a> {
+    shared: &'a Shared,
+    /// Directories with names that the catalog gives to another node, which may have moved.
+    contested: BTreeSet<PathBuf>,
+    /// Nothing moves any more: a contested name goes to what has it below.
+    force: bool,
+    recorded: u64,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(shared: &'a Shared) -> Walk<'a> {
+        Walk { shared, contested: BTreeSet::new(), force: false, recorded: 0 }
+    }
+
+    /// All of it.
+    pub fn whole_tree(mut self) -> Result<()> {
+        self.shared.catalog.drain()?;
+        self.walk(vec![(PathBuf::new(), NodeId::ROOT)])?;
+        while !self.contested.is_empty() {
+            let mut dirs = Vec::new();
+            for path in std::mem::take(&mut self.contested) {
+                // A directory that is itself unknown is reached through its parent.
+                if let Some(id) = self.id_of_dir(&path)? {
+                    dirs.push((path, id));
+                }
+            }
+            let before = self.recorded;
+            self.walk(dirs)?;
+            self.force = !self.contested.is_empty() && self.recorded == before;
+        }
+        self.shared.catalog.drain()?;
+        gone::whole_tree(self.shared)
+    }
+
+    fn id_of_dir(&self, path: &Path) -> Result<Option<NodeId>> {
+        if path.as_os_str().is_empty() {
+            return Ok(Some(NodeId::ROOT));
+        }
+        Ok(self.shared.resolve(path)?.map(|(_, row)| row.id))
+    }
+
+    /// Walks directories, those whose names sort last first: with names like 2026/11/21 that is
+    /// newest first.
+    fn walk(&mut self, mut stack: Vec<(PathBuf, NodeId)>) -> Result<()> {
+        while let Some((dir, id)) = stack.pop() {
+            let mut names = match self.shared.lower.names(&dir) {
+                Ok(names) => names,
+                Err(e) if e.is_not_found() => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a directory can not be read and is left out");
+                    continue;
+                }
+            };
+            names.sort_unstable();
+            let mut below = Vec::new();
+            for names in names.rchunks(limits::RECONCILE_BATCH) {
+                let began = Instant::now();
+                for name in names.iter().rev() {
+                    self.shared.check_stop()?;
+                    if let Some(found) = self.entry(&dir, id, name)? {
+                        below.push((dir.join(OsStr::from_bytes(name)), found));
+                    }
+                }
+                // At most half of the time, so that calls have the disk.
+                self.shared.stop.wait(began.elapsed().min(Duration::from_millis(200)));
+            }
+            stack.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// Settles one name; the identity of a directory to walk is returned.
+    fn entry(&mut self, dir: &Path, parent: NodeId, name: &[u8]) -> Result<Option<NodeId>> {
+        let path = dir.join(OsStr::from_bytes(name));
+        let stat = match self.shared.lower.stat(&path) {
+            Ok(stat) => stat,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(error) => {
+                tracing::warn!(%error, "a name below can not be looked at and is left out");
+                return Ok(None);
+            }
+        };
+        self.shared.activity.looked_at.fetch_add(1, Ordering::Relaxed);
+        let known = match stat.node {
+            Some(id) => self.shared.catalog.node(id)?.filter(|row| row.state != State::Deleted),
+            None => None,
+        };
+        let id = match known {
+            Some(row) => self.known(parent, name, &path, &stat, &row)?,
+            None => self.unknown(dir, parent, name, &path)?,
+        };
+        Ok(id.filter(|_| stat.attr.kind == Kind::Dir))
+    }
+
+    /// A file with the identity of a node.
+    fn known(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+        stat: &LowerStat,
+        row: &NodeRow,
+    ) -> Result<Option<NodeId>> {
+        let here = self.shared.catalog.lookup(parent, name)?.is_some_and(|r| r.id == row.id);
+        if !here {
+            self.moved(parent, name, path, row.id)?;
+        }
+        if stat.attr.kind == Kind::File {
+            self.compare(path, row.id)?;
+        }
+        Ok(Some(row.id))
+    }
+
+    /// The node has another name below than in the catalog.
+    fn moved(&mut self, parent: NodeId, name: &[u8], path: &Path, id: NodeId) -> Result<()> {
+        let shared = self.shared;
+        let _names = shared.lower.names_move();
+        let Ok(stat) = shared.lower.stat(path) else { return Ok(()) };
+        let there = shared.catalog.lookup(parent, name)?;
+        if stat.node != Some(id) || there.as_ref().is_some_and(|r| r.id == id) {
+            return Ok(());
+        }
+        let place = shared.catalog.name_of(id)?;
+        let old = match shared.path_of(id)? {
+            Some(old) => shared.lower.stat(&old).ok().and_then(|s| s.node),
+            None => None,
+        };
+        let op = match (place, there) {
+            (Some((old_parent, old_name)), Some(other)) if old == Some(other.id) => {
+                Op::Exchange { a: (id, old_parent, old_name), b: (other.id, parent, name.to_vec()) }
+            }
+            (_, Some(_)) if !self.force => {
+                self.contested.insert(path.parent().unwrap_or(Path::new("")).to_owned());
+                return Ok(());
+            }
+            (_, Some(other)) if other.attr.kind == Kind::Dir => {
+                tracing::error!(path = %path.display(), "directories were moved in a circle; the catalog keeps their old names");
+                return Ok(());
+            }
+            (place, there) => {
+                let at = shared.now();
+                if let Some(other) = there {
+                    self.unlink(parent, name.to_vec(), &other, at);
+                }
+                let new_name = name.to_vec();
+                match place.filter(|_| old != Some(id)) {
+                    Some((old_parent, name)) => Op::Rename {
+                        id,
+                        parent: old_parent,
+                        name,
+                        new_parent: parent,
+                        new_name,
+                        replaced: None,
+                        at,
+                    },
+                    None => Op::Link { id, parent, name: new_name },
+                }
+            }
+        };
+        self.record(op);
+        Ok(())
+    }
+
+    fn unlink(&mut self, parent: NodeId, name: Vec<u8>, row: &NodeRow, at: Timestamp) {
+        let last = row.attr.nlink <= 1 || row.attr.kind == Kind::Dir;
+        self.record(Op::Unlink { parent, name, id: row.id, last, at });
+    }
+
+    /// Tells the catalog if a file it knows is not as it knows it.
+    fn compare(&mut self, path: &Path, id: NodeId) -> Result<()> {
+        let shared = self.shared;
+        if shared.claims.is_held(id) {
+            return Ok(());
+        }
+        let _tier = shared.tier.lock();
+        let (Some(row), Ok(stat)) = (shared.catalog.node(id)?, shared.lower.stat(path)) else {
+            return Ok(());
+        };
+        let attr = (row.attr.size, row.attr.mtime) == (stat.attr.size, stat.attr.mtime);
+        let same = match row.state {
+            State::Recording | State::Deleted => true,
+            // A crash between the catalog and the bytes left a spare copy.
+            State::Released => false,
+            State::Closed | State::Archived => {
+                attr && row.hashed.is_none_or(|hashed| hashed == stat.version)
+            }
+        };
+        if !same && stat.node == Some(id) {
+            shared.catalog.changed_below(id, stat.attr, stat.version)?;
+        }
+        Ok(())
+    }
+
+    /// A name without the identity of a node that the catalog has.
+    fn unknown(
+        &mut self,
+        dir: &Path,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+    ) -> Result<Option<NodeId>> {
+        let shared = self.shared;
+        let _names = shared.lower.names_move();
+        let Ok(stat) = shared.lower.stat(path) else { return Ok(None) };
+        // An identity that the catalog has forgotten is kept: the kernel may know it.
+        let mut id = None;
+        if let Some(found) = stat.node {
+            match shared.catalog.node(found)? {
+                None => id = Some(found),
+                Some(row) if row.state == State::Deleted => {}
+                // Somebody looked it up meanwhile, and it was adopted for him.
+                Some(_) => return Ok(Some(found)),
+            }
+        }
+        match shared.catalog.lookup(parent, name)? {
+            None => self.adopt(parent, name, path, id).map(Some),
+            Some(_) if !self.force => {
+                self.contested.insert(dir.to_owned());
+                Ok(None)
+            }
+            Some(row) if row.attr.kind == stat.attr.kind => self.same_name(path, &row).map(Some),
+            Some(row) => {
+                self.unlink(parent, name.to_vec(), &row, shared.now());
+                self.adopt(parent, name, path, id).map(Some)
+            }
+        }
+    }
+
+    /// The caller keeps names from moving.
+    fn adopt(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+        id: Option<NodeId>,
+    ) -> Result<NodeId> {
+        let id = id.unwrap_or_else(|| self.shared.catalog.alloc());
+        let stat = self.shared.lower.identify(path, id)?;
+        self.record(Op::Create {
+            id,
+            parent,
+            name: name.to_vec(),
+            attr: stat.attr,
+            version: stat.version,
+            adopted: true,
+        });
+        self.shared.activity.adopted.fetch_add(1, Ordering::Relaxed);
+        Ok(id)
+    }
+
+    /// Another file where the catalog has one that is nowhere else: restored from a backup, copied
+    /// to a new disk, or recorded anew without a mount. It is that recording, and its hash tells
+    /// whether its content is, too.
+    fn same_name(&mut self, path: &Path, row: &NodeRow) -> Result<NodeId> {
+        let stat = self.shared.lower.identify(path, row.id)?;
+        if stat.attr.kind == Kind::File {
+            self.shared.catalog.changed_below(row.id, stat.attr, stat.version)?;
+        }
+        self.recorded += 1;
+        Ok(row.id)
+    }
+
+    fn record(&mut self, op: Op) {
+        self.shared.catalog.record(op);
+        self.recorded += 1;
+        if self.recorded.is_multiple_of(DRAIN_EVERY) {
+            // Its errors are those of the next read.
+            let _best_effort = self.shared.catalog.drain();
+        }
+    }
+}

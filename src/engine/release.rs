@@ -1,0 +1,119 @@
+//! Removing local copies, a group at a time, by permit: the catalog first, the bytes second.
+
+use super::error::{EngineError, Result};
+use super::hash::open_quiet;
+use super::plan::counts_in_group;
+use super::shared::Shared;
+use crate::catalog::{Candidate, ObjectState};
+use crate::lower::{LowerError, Quiet};
+use crate::recording::{Evidence, NodeId, ReleasePermit, State};
+use std::path::{Path, PathBuf};
+
+/// A file that may be released: permitted, and looked at without a writer.
+struct Ready {
+    id: NodeId,
+    path: PathBuf,
+    quiet: Quiet,
+    permit: ReleasePermit,
+}
+
+/// Releases every archived file of a group, or none if one of them is not ready. The caller holds
+/// the claim on them and has asked the planner. Returns what was released.
+pub(super) fn release_group(shared: &Shared, group: &[Candidate]) -> Result<Vec<PathBuf>> {
+    let rules = shared.rules();
+    let mut ready = Vec::new();
+    for it in group.iter().filter(|c| counts_in_group(c, &rules)) {
+        if it.row.state != State::Archived {
+            let why = format!("it is {}, not archived", it.row.state);
+            return Err(EngineError::refused(&it.path, why));
+        }
+        ready.push(prepare(shared, it)?);
+    }
+    let mut released = Vec::new();
+    for one in ready {
+        shared.check_stop()?;
+        let path = one.path.clone();
+        release(shared, one)?;
+        released.push(path);
+    }
+    Ok(released)
+}
+
+fn prepare(shared: &Shared, it: &Candidate) -> Result<Ready> {
+    let id = it.row.id;
+    let Some(quiet) = open_quiet(shared, it)? else {
+        return Err(EngineError::refused(&it.path, "its local copy is gone already"));
+    };
+    let row = shared.catalog.node(id)?.unwrap_or_else(|| it.row.clone());
+    let present = quiet.stat.version;
+    if row.hashed != Some(present) {
+        shared.catalog.changed_below(id, quiet.stat.attr.clone(), present)?;
+        return Err(LowerError::Changed { path: it.path.clone() }.into());
+    }
+    if quiet.stat.attr.nlink > 1 {
+        return Err(EngineError::refused(&it.path, "it has several names"));
+    }
+    let verified: Vec<String> = shared
+        .catalog
+        .objects(id, Some(row.generation))?
+        .into_iter()
+        .filter(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256)
+        .map(|o| o.target)
+        .collect();
+    let forever = shared.rules().keep_for(row.adopted).is_none();
+    let evidence = Evidence {
+        node: id,
+        state: row.state,
+        generation: row.generation,
+        sha256: row.sha256,
+        hashed: row.hashed,
+        present,
+        required: &shared.required,
+        verified: &verified,
+        forbidden: forever.then(|| "`keep_local` is \"forever\"".to_owned()),
+    };
+    let permit = ReleasePermit::grant(&evidence)
+        .map_err(|refusal| EngineError::refused(&it.path, refusal.to_string()))?;
+    Ok(Ready { id, path: it.path.clone(), quiet, permit })
+}
+
+fn release(shared: &Shared, ready: Ready) -> Result<()> {
+    let Ready { id, path, quiet, permit } = ready;
+    let version = permit.version();
+    let xattrs = shared.lower.xattrs(&quiet.file)?;
+    let _tier = shared.tier.lock();
+    if !shared.catalog.released(&permit, quiet.stat.attr, xattrs)? {
+        return Err(LowerError::Changed { path }.into());
+    }
+    if let Err(error) = shared.lower.retire(&path, permit) {
+        // The bytes are where they were, under this name or another: the catalog says so again.
+        shared.catalog.local_again(id, version, shared.now())?;
+        look_again(shared, &path)?;
+        return Err(error.into());
+    }
+    if shared.catalog.node(id)?.is_some_and(|row| row.state == State::Archived) {
+        // Taken for local again meanwhile, by somebody who still saw the bytes.
+        shared.catalog.missing_below(id)?;
+    }
+    Ok(())
+}
+
+/// Tells the catalog what is below at a path that did not go away as planned.
+fn look_again(shared: &Shared, path: &Path) -> Result<()> {
+    if let Ok(stat) = shared.lower.stat(path)
+        && let Some(id) = stat.node
+    {
+        shared.catalog.changed_below(id, stat.attr, stat.version)?;
+    }
+    Ok(())
+}
+
+/// Removes for good what was taken away at least a second ago.
+pub(super) fn purge(shared: &Shared) {
+    for path in shared.lower.purge() {
+        tracing::warn!(path = %path.display(), "a program wrote to a copy that was being released; it stays");
+        if let Err(error) = look_again(shared, &path) {
+            tracing::error!(%error, "a copy that came back is not in the catalog yet");
+        }
+    }
+}

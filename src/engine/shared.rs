@@ -1,0 +1,167 @@
+//! What every part of the engine needs, and the small questions they all ask.
+
+use super::claims::Claims;
+use super::error::{EngineError, Result};
+use super::plan::Facts;
+use crate::content::Content;
+use super::stop::Stop;
+use super::target::Target;
+use super::{Activity, backoff};
+use crate::catalog::{Candidate, Catalog, NodeRow, Trouble};
+use crate::clock::{SharedClock, Timestamp};
+use crate::lower::Lower;
+use crate::policy::Rules;
+use crate::recording::{NodeId, stem};
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// Deepest directory; a longer chain of parents is a damaged catalog, not a path.
+const DEPTH_MAX: usize = 2048;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub catalog: Arc<Catalog>,
+    pub lower: Arc<Lower>,
+    pub content: Content,
+    pub clock: SharedClock,
+    pub runtime: Handle,
+    pub rules: RwLock<Arc<Rules>>,
+    pub targets: Vec<Arc<Target>>,
+    /// Names of the targets that must hold a recording.
+    pub required: Vec<String>,
+    pub claims: Claims,
+    /// Held while the catalog and the lower directory are moved between local and released, so
+    /// that nobody looks at the two in between.
+    pub tier: Mutex<()>,
+    pub stop: Stop,
+    /// Bounds uploads over all targets, those of commands included.
+    pub uploads: Semaphore,
+    pub activity: Activity,
+    /// Asks the main thread to plan again; full means that it was asked.
+    pub wake: Sender<()>,
+}
+
+impl Shared {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read())
+    }
+
+    pub fn facts<'a>(&'a self, rules: &'a Rules) -> Facts<'a> {
+        Facts { rules, required: &self.required, now: self.now() }
+    }
+
+    pub fn wake(&self) {
+        let _already_asked = self.wake.try_send(());
+    }
+
+    pub fn required_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter().filter(|t| t.required)
+    }
+
+    pub fn check_stop(&self) -> Result<()> {
+        if self.stop.is_set() { Err(EngineError::Stopping) } else { Ok(()) }
+    }
+
+    /// The first name of a node as a path relative to the mount.
+    pub fn path_of(&self, id: NodeId) -> Result<Option<PathBuf>> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            match self.catalog.name_of(at)? {
+                Some((parent, name)) if names.len() < DEPTH_MAX => {
+                    names.push(name);
+                    at = parent;
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(names.into_iter().rev().map(OsString::from_vec).collect()))
+    }
+
+    /// The node at a path relative to the mount, with its directory.
+    pub fn resolve(&self, path: &Path) -> Result<Option<(NodeId, NodeRow)>> {
+        let mut parent = NodeId::ROOT;
+        let mut found = None;
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::CurDir | Component::RootDir => continue,
+                _ => return Ok(None),
+            };
+            if let Some((_, row)) = found.take() {
+                let row: NodeRow = row;
+                parent = row.id;
+            }
+            match self.catalog.lookup(parent, name.as_bytes())? {
+                Some(row) => found = Some((parent, row)),
+                None => return Ok(None),
+            }
+        }
+        Ok(found)
+    }
+
+    /// A node with its place, as it is now; `None` if it has no name any more.
+    pub fn candidate(&self, id: NodeId) -> Result<Option<Candidate>> {
+        let Some(row) = self.catalog.node(id)? else { return Ok(None) };
+        let Some((parent, name)) = self.catalog.name_of(id)? else { return Ok(None) };
+        let Some(path) = self.path_of(id)? else { return Ok(None) };
+        let not_before = self.catalog.trouble_of(id)?.map(|t| t.not_before);
+        Ok(Some(Candidate { row, path, parent, stem: stem(&name), not_before }))
+    }
+
+    /// Whether the bytes of a node are in the lower directory.
+    pub fn is_local(&self, id: NodeId) -> Result<bool> {
+        let _names = self.lower.names_stay();
+        let Some(path) = self.path_of(id)? else { return Ok(false) };
+        Ok(self.lower.stat(&path).is_ok())
+    }
+
+    /// Remembers that a step failed, unless it says nothing about this recording.
+    pub fn note_failure(&self, id: NodeId, error: &EngineError) {
+        if error.is_of_the_moment() {
+            tracing::debug!(%id, %error, "a step was put off");
+            return;
+        }
+        let now = self.now();
+        let attempts = self.catalog.trouble_of(id).ok().flatten().map_or(0, |t| t.attempts) + 1;
+        let not_before = now.plus(backoff::after(attempts));
+        if matches!(error.class(), crate::recording::ErrorClass::Refused) {
+            tracing::debug!(%error, attempts, "a recording is not ready");
+        } else {
+            tracing::warn!(%error, attempts, "a step failed and will be tried again");
+        }
+        let trouble = Trouble { attempts, not_before, error: error.to_string(), at: now };
+        if let Err(error) = self.catalog.failed(id, &trouble) {
+            tracing::debug!(%error, "a failure could not be remembered");
+        }
+    }
+
+    /// A file that should be below was not found there: it was deleted behind the mount, or is
+    /// being renamed or deleted right now. Only what is still missing at the second look, while
+    /// no name can move, is believed. Tells whether the catalog was changed.
+    pub fn missing(&self, candidate: &Candidate) -> Result<bool> {
+        let id = candidate.row.id;
+        let seen_before = self.catalog.trouble_of(id)?.is_some_and(|t| t.attempts > 0);
+        let gone = {
+            let _names = self.lower.names_stay();
+            self.path_of(id)?.as_deref() == Some(candidate.path.as_path())
+                && self.lower.stat(&candidate.path).is_err_and(|e| e.is_not_found())
+        };
+        if !gone || !seen_before {
+            return Ok(false);
+        }
+        tracing::warn!(path = %candidate.path.display(), "a local copy was deleted behind the mount");
+        self.catalog.missing_below(id)?;
+        Ok(true)
+    }
+}

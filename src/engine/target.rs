@@ -1,0 +1,178 @@
+//! A target as the engine sees it: whether it may be written to, and when to ask again.
+
+use super::backoff;
+use crate::clock::Timestamp;
+use crate::store::{Store, StoreError, StoreErrorKind};
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Where a target stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was not reached yet since the start. Nothing is written to it.
+    Attaching,
+    /// It is used.
+    Up,
+    /// It was not reached, or refused; it is asked again later.
+    Down,
+    /// It holds another archive, or is in use by another machine: nothing is written to it.
+    Refused,
+}
+
+impl Standing {
+    /// The word for `status`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Attaching => "attaching",
+            Standing::Up => "up",
+            Standing::Down => "down",
+            Standing::Refused => "refused",
+        }
+    }
+}
+
+/// A target for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// A recording does not count as archived without it.
+    pub required: bool,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Since when.
+    pub since: Timestamp,
+    /// The last thing that went wrong with it, and when; kept after it went well again.
+    pub last_error: Option<(Timestamp, String)>,
+    /// When it is asked again, if it is not up.
+    pub retry_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Health {
+    standing: Standing,
+    since: Timestamp,
+    /// Failures since the last thing that worked.
+    attempts: u32,
+    retry_at: Timestamp,
+    last_error: Option<(Timestamp, String)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Target {
+    pub store: Arc<dyn Store>,
+    pub required: bool,
+    health: Mutex<Health>,
+    nudge: Sender<()>,
+    pub nudged: Receiver<()>,
+}
+
+impl Target {
+    pub fn new(store: Arc<dyn Store>, required: bool, now: Timestamp) -> Target {
+        let (nudge, nudged) = crossbeam_channel::bounded(1);
+        let health = Health {
+            standing: Standing::Attaching,
+            since: now,
+            attempts: 0,
+            retry_at: now,
+            last_error: None,
+        };
+        Target { store, required, health: Mutex::new(health), nudge, nudged }
+    }
+
+    pub fn name(&self) -> &str {
+        self.store.name()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.health.lock().standing == Standing::Up
+    }
+
+    /// Wakes the keeper.
+    pub fn nudge(&self) {
+        let _already_nudged = self.nudge.try_send(());
+    }
+
+    /// When to ask again; `None` while it is up.
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        let health = self.health.lock();
+        (health.standing != Standing::Up).then_some(health.retry_at)
+    }
+
+    /// It may be written to.
+    pub fn attached(&self, now: Timestamp) {
+        let mut health = self.health.lock();
+        if health.standing != Standing::Up {
+            tracing::info!(target = self.name(), "the target is ready");
+            health.standing = Standing::Up;
+            health.since = now;
+        }
+    }
+
+    /// A recording was written and proved: the failures before are forgotten.
+    pub fn worked(&self) {
+        self.health.lock().attempts = 0;
+    }
+
+    /// It was not reached, or refused a request.
+    pub fn failed(&self, error: String, now: Timestamp) {
+        self.stand(Standing::Down, error, now);
+    }
+
+    /// It must not be written to.
+    pub fn refused(&self, error: String, now: Timestamp) {
+        self.stand(Standing::Refused, error, now);
+    }
+
+    fn stand(&self, standing: Standing, error: String, now: Timestamp) {
+        let mut health = self.health.lock();
+        // Several uploads fail together when a target goes down: that is one failure.
+        if health.standing == standing && now < health.retry_at {
+            return;
+        }
+        health.attempts += 1;
+        health.retry_at = now.plus(backoff::after(health.attempts));
+        if health.standing != standing {
+            health.since = now;
+            match standing {
+                Standing::Refused => tracing::error!(%error, "nothing is archived to this target"),
+                _ => tracing::warn!(%error, "a target can not be used; recordings stay local"),
+            }
+        }
+        health.standing = standing;
+        health.last_error = Some((now, error));
+    }
+
+    /// Why it is not up, as an error to pass on.
+    pub fn trouble(&self) -> StoreError {
+        let health = self.health.lock();
+        let detail = match &health.last_error {
+            Some((_, error)) => error.clone(),
+            None => "it was not reached yet".to_owned(),
+        };
+        StoreError {
+            kind: StoreErrorKind::Unreachable,
+            target: self.name().to_owned(),
+            operation: "attach",
+            key: self.store.prefix().to_owned(),
+            detail,
+            hint: String::new(),
+        }
+    }
+
+    pub fn status(&self) -> TargetStatus {
+        let health = self.health.lock();
+        TargetStatus {
+            name: self.name().to_owned(),
+            url: self.store.url(self.store.prefix()),
+            required: self.required,
+            standing: health.standing,
+            since: health.since,
+            last_error: health.last_error.clone(),
+            retry_at: (health.standing != Standing::Up).then_some(health.retry_at),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Operations that an earlier daemon began and did not see the end of. Whether they were done is
+//! told by the identities in the lower directory, never by names alone: "not there" may be a name
+//! that somebody else has since removed.
+
+use super::error::Result;
+use super::shared::Shared;
+use crate::catalog::Op;
+use crate::recording::{NodeId, State};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// Settles all of them, oldest first: the parents of the next may be those that the last moved.
+pub(super) fn settle(shared: &Shared) -> Result<()> {
+    for (seq, _unique, op) in shared.catalog.undecided() {
+        let done = was_done(shared, &op)?;
+        tracing::info!(done, ?op, "settled an operation that an earlier daemon began");
+        shared.catalog.settle_undecided(seq, done);
+    }
+    Ok(())
+}
+
+fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
+    Ok(match op {
+        Op::Create { id, parent, name, .. } | Op::Link { id, parent, name } => {
+            below(shared, *parent, name)? == Below::Node(*id)
+        }
+        Op::Rename { id, new_parent, new_name, .. } => {
+            below(shared, *new_parent, new_name)? == Below::Node(*id)
+        }
+        Op::Exchange { a, b } => below(shared, a.1, &a.2)? == Below::Node(b.0),
+        Op::Unlink { parent, name, id, .. } => match below(shared, *parent, name)? {
+            Below::Node(found) => found != *id,
+            Below::Unknown => true,
+            // There was nothing to remove below: the catalog alone was to be changed, and was not.
+            Below::Nothing => !is_released(shared, *id)?,
+        },
+        // What only the catalog knows was not done; the rest is compared when reconciling.
+        Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => false,
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    Nothing,
+    /// A file without an identity.
+    Unknown,
+    Node(NodeId),
+}
+
+fn below(shared: &Shared, parent: NodeId, name: &[u8]) -> Result<Below> {
+    let Some(dir) = shared.path_of(parent)? else { return Ok(Below::Nothing) };
+    Ok(match shared.lower.stat(&dir.join(OsStr::from_bytes(name))) {
+        Ok(stat) => stat.node.map_or(Below::Unknown, Below::Node),
+        Err(e) if e.is_not_found() => Below::Nothing,
+        Err(e) => return Err(e.into()),
+    })
+}
+
+fn is_released(shared: &Shared, id: NodeId) -> Result<bool> {
+    Ok(shared.catalog.node(id)?.is_some_and(|row| row.state == State::Released))
+}

@@ -1,0 +1,154 @@
+//! The threads that do the steps, each behind a bounded queue.
+
+use super::claims::Claim;
+use super::error::Result;
+use super::hash::{self, Hashed};
+use super::plan::{self, Action};
+use super::shared::Shared;
+use super::{Engine, archive, release};
+use crate::catalog::{Candidate, HashOutcome};
+use crate::limits;
+use crate::recording::NodeId;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// A step to be done with a recording, or with the group of one.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub it: Candidate,
+    pub claim: Claim,
+}
+
+/// A step that is through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finished {
+    pub id: NodeId,
+    /// Nothing went wrong, but it is to be looked at again after this time.
+    pub later: Option<Duration>,
+}
+
+/// Where the planner puts steps, and hears of their end.
+#[derive(Debug)]
+pub(super) struct Queues {
+    pub hash: Sender<Job>,
+    pub archive: Sender<Job>,
+    pub release: Sender<Job>,
+    pub finished: Receiver<Finished>,
+}
+
+pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
+    let (hash, to_hash) = bounded(limits::HASH_QUEUE_MAX);
+    let (archive, to_archive) = bounded(limits::ARCHIVE_QUEUE_MAX);
+    let (release, to_release) = bounded(limits::RELEASE_QUEUE_MAX);
+    let all = limits::HASH_QUEUE_MAX + limits::ARCHIVE_QUEUE_MAX + limits::RELEASE_QUEUE_MAX;
+    let (done, finished) = bounded(all + limits::UPLOADS_IN_FLIGHT + 2);
+    let shared = Arc::clone(&engine.shared);
+    let report = done.clone();
+    engine.spawn("hash", move || {
+        be_nice();
+        work(&shared, &to_hash, &report, &shared.activity.hashing, &hash_one);
+    })?;
+    for _ in 0..limits::UPLOADS_IN_FLIGHT {
+        let (shared, queue, report) =
+            (Arc::clone(&engine.shared), to_archive.clone(), done.clone());
+        engine.spawn("archive", move || {
+            work(&shared, &queue, &report, &shared.activity.archiving, &archive_one);
+        })?;
+    }
+    let shared = Arc::clone(&engine.shared);
+    engine.spawn("release", move || release_and_purge(&shared, &to_release, &done))?;
+    Ok(Queues { hash, archive, release, finished })
+}
+
+/// Hashing gives way to everything else that wants the processor.
+fn be_nice() {
+    let thread = rustix::thread::gettid();
+    if let Err(errno) = rustix::process::setpriority_process(Some(thread), 10) {
+        tracing::debug!(%errno, "the hashing thread runs at normal priority");
+    }
+}
+
+type Step = dyn Fn(&Shared, &Candidate) -> Result<Option<Duration>>;
+
+fn work(
+    shared: &Shared,
+    queue: &Receiver<Job>,
+    report: &Sender<Finished>,
+    active: &AtomicUsize,
+    step: &Step,
+) {
+    while !shared.stop.is_set() {
+        crossbeam_channel::select! {
+            recv(queue) -> job => match job {
+                Ok(job) => one(shared, job, report, active, step),
+                Err(_planner_is_gone) => return,
+            },
+            recv(shared.stop.closed()) -> _closed => return,
+        }
+    }
+}
+
+fn one(shared: &Shared, job: Job, report: &Sender<Finished>, active: &AtomicUsize, step: &Step) {
+    let Job { it, claim } = job;
+    active.fetch_add(1, Ordering::Relaxed);
+    let later = match step(shared, &it) {
+        Ok(later) => later,
+        Err(error) => {
+            shared.note_failure(it.row.id, &error);
+            error.is_of_the_moment().then_some(limits::BACKOFF_MIN)
+        }
+    };
+    active.fetch_sub(1, Ordering::Relaxed);
+    drop(claim);
+    // There is room for every job that can be under way; the planner may be gone.
+    let _unheard = report.try_send(Finished { id: it.row.id, later });
+}
+
+fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+    match hash::hash(shared, it)? {
+        Hashed::Later(wait) => Ok(Some(wait)),
+        // Opened or changed: the catalog will say when it is closed again.
+        Hashed::Done(HashOutcome::Stale) => Ok(Some(limits::BACKOFF_MIN)),
+        Hashed::Done(_) | Hashed::Gone => Ok(None),
+    }
+}
+
+fn archive_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+    archive::archive(shared, it)?;
+    Ok(None)
+}
+
+fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Finished>) {
+    while !shared.stop.is_set() {
+        crossbeam_channel::select! {
+            recv(queue) -> job => match job {
+                Ok(job) => one(shared, job, report, &shared.activity.releasing, &release_one),
+                Err(_planner_is_gone) => return,
+            },
+            recv(shared.stop.closed()) -> _closed => return,
+            default(Duration::from_secs(1)) => release::purge(shared),
+        }
+    }
+}
+
+/// Releases the group of a candidate, if the planner still says so now that the candidate is
+/// claimed and so are the others.
+fn release_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+    let group = shared.catalog.group(it.parent, &it.stem)?;
+    let ids: Vec<NodeId> = group.iter().map(|c| c.row.id).filter(|id| *id != it.row.id).collect();
+    let Some(_others) = shared.claims.try_claim(&ids) else {
+        return Ok(Some(limits::BACKOFF_MIN));
+    };
+    let group = shared.catalog.group(it.parent, &it.stem)?;
+    let rules = shared.rules();
+    let Some(now) = group.iter().find(|c| c.row.id == it.row.id) else { return Ok(None) };
+    if plan::next(now, &group, shared.facts(&rules)) != Action::Release
+        || group.iter().any(|c| c.row.id != it.row.id && !ids.contains(&c.row.id))
+    {
+        return Ok(Some(limits::BACKOFF_MIN));
+    }
+    release::release_group(shared, &group)?;
+    Ok(None)
+}
