@@ -36,6 +36,7 @@ pub use target::{Standing, TargetStatus};
 
 use crate::catalog::Catalog;
 use crate::clock::SharedClock;
+use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::NodeId;
@@ -43,7 +44,6 @@ use crate::store::Store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use shared::Shared;
-use crate::content::Content;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

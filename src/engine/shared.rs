@@ -3,12 +3,12 @@
 use super::claims::Claims;
 use super::error::{EngineError, Result};
 use super::plan::Facts;
-use crate::content::Content;
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
 use crate::catalog::{Candidate, Catalog, NodeRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
+use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{NodeId, stem};
