@@ -122,3 +122,11 @@ pub const CACHE_REST: Duration = Duration::from_secs(60);
 pub const CACHE_ENTRIES_MAX: usize = 200_000;
 /// The disk cache leaves this much of its disk free.
 pub const CACHE_FREE_BYTES_MIN: u64 = 1 << 30;
+/// Connections to the control socket at once; one more is told so and closed.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;
+/// Length of one request: more paths than the kernel lets a command line hold (2 MiB), quoted.
+pub const CONTROL_REQUEST_BYTES_MAX: u64 = 4 << 20;
+/// Length of one response that a client reads.
+pub const CONTROL_RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// How long a control connection may say nothing, or not take what is said to it.
+pub const CONTROL_IDLE: Duration = Duration::from_secs(60);

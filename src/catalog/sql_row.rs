@@ -103,6 +103,7 @@ fn attr(row: &Row<'_>) -> rusqlite::Result<Attr> {
         nlink: row.get(11)?,
         rdev: row.get(12)?,
         blocks: number(row, 13)?,
+        special: 0,
     })
 }
 

@@ -1,1 +1,185 @@
-//! TBD
+//! The configuration: read once from a file and the environment, checked, and made into types.
+//!
+//! **Invariant:** a [`Config`] that exists is usable: every path absolute, nothing of ours inside
+//! the mount, every target named once. Nobody below this module knows it exists: the composition
+//! root hands each module its own options.
+
+mod check;
+mod environment;
+mod error;
+mod keys;
+mod paths;
+mod raw;
+mod source;
+mod target;
+
+pub use environment::Environment;
+pub use error::ConfigError;
+pub use keys::{KEYS, Key, Kind};
+pub use paths::{beneath, resolve};
+pub use target::{Scheme, Target};
+
+use crate::units::Age;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the configuration is when nothing is said.
+pub const DEFAULT_FILE: &str = "/etc/spoolfs/spoolfs.toml";
+
+/// What the command line says against the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--mountpoint`.
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Whether reads and writes of local files may bypass the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passthrough {
+    /// Where the kernel can.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// `[write_back]`: from the local disk to the targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteBack {
+    /// Age after the last close at which a recording is archived.
+    pub archive_after: Age,
+    /// How long the local copy stays after it was archived.
+    pub keep_local: Age,
+    /// The same for files that were there before the first mount.
+    pub adopt_keep_local: Age,
+    /// Globs of paths below the mount to archive; empty: all.
+    pub include: Vec<String>,
+    /// Globs of paths below the mount never to archive.
+    pub exclude: Vec<String>,
+    /// Uploads in flight over all targets.
+    pub uploads: usize,
+    /// Bytes a second for all uploads together; `None`: as fast as it goes.
+    pub bandwidth: Option<u64>,
+    /// Quiet time after the last close before a recording is hashed.
+    pub settle: Duration,
+    /// How much of the catalog may be known to no target yet.
+    pub journal_interval: Duration,
+}
+
+/// `[cache]`: bytes of released recordings that were read lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// Its bound, in bytes.
+    pub max_size: u64,
+}
+
+/// `[read]`: reading released recordings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// How long a read waits for a target before it ends in an error.
+    pub timeout: Duration,
+}
+
+/// The configuration of one mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// What the command line said against it.
+    pub overrides: Overrides,
+    /// The recordings directory, mounted over itself.
+    pub mountpoint: PathBuf,
+    /// Catalog, control socket and, unless moved, the cache.
+    pub state_dir: PathBuf,
+    /// The operation log: lost at power-off, kept over a restart of the daemon.
+    pub runtime_dir: PathBuf,
+    /// The name of this machine in object keys and journals.
+    pub node: String,
+    /// The name of the archive in its identity marker.
+    pub archive: String,
+    /// Whether the kernel may bypass the daemon.
+    pub passthrough: Passthrough,
+    /// Where recordings are archived to; none: local only.
+    pub targets: Vec<Target>,
+    /// From the local disk to the targets.
+    pub write_back: WriteBack,
+    /// Bytes read lately.
+    pub cache: Cache,
+    /// Reading released recordings.
+    pub read: Read,
+    /// What is legal but probably not meant, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file, then the environment, then the command line; the later wins.
+    ///
+    /// # Errors
+    /// The first thing wrong, in one sentence with its place and its cure.
+    pub fn load(
+        file: &Path,
+        environment: &Environment,
+        overrides: &Overrides,
+    ) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            ConfigError::new(
+                file.display(),
+                format!("cannot be read: {}", error::reason(&e)),
+                "give the right file with --config",
+            )
+        })?;
+        let mut config = Config::parse(file, &text, environment, overrides)?;
+        config.warnings.extend(check::readable_secret(file, &config));
+        Ok(config)
+    }
+
+    /// As [`Config::load`], with the text of the file given.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        environment: &Environment,
+        overrides: &Overrides,
+    ) -> Result<Config, ConfigError> {
+        let mut source = source::Source::read(file, text)?;
+        let warnings = environment.apply(&mut source)?;
+        let raw = source.raw()?;
+        check::resolve(raw, &source, overrides, warnings)
+    }
+
+    /// Reads the same file again with the same command line, for `reload`.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; this configuration stays in force.
+    pub fn reread(&self, environment: &Environment) -> Result<Config, ConfigError> {
+        Config::load(&self.file, environment, &self.overrides)
+    }
+
+    /// Where the control socket is.
+    pub fn socket(&self) -> PathBuf {
+        self.state_dir.join("control.sock")
+    }
+
+    /// The names of the targets that must hold a recording before it may be released.
+    pub fn required_targets(&self) -> Vec<String> {
+        self.targets.iter().filter(|t| t.required).map(|t| t.name.clone()).collect()
+    }
+
+    /// The keys whose change takes effect only at the next start.
+    pub fn changes_needing_restart(&self, new: &Config) -> Vec<String> {
+        let fixed = [
+            ("mountpoint", self.mountpoint != new.mountpoint),
+            ("state_dir", self.state_dir != new.state_dir),
+            ("runtime_dir", self.runtime_dir != new.runtime_dir),
+            ("node", self.node != new.node),
+            ("archive", self.archive != new.archive),
+            ("passthrough", self.passthrough != new.passthrough),
+            ("target", self.targets != new.targets),
+            ("cache.dir", self.cache.dir != new.cache.dir),
+        ];
+        fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
+    }
+}

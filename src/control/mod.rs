@@ -1,1 +1,22 @@
-//! TBD
+//! The control socket: how the commands speak to the daemon. One JSON document a line.
+//!
+//! **Invariant:** only root and the daemon's own user are answered, and nobody can make the
+//! daemon hold more than a bounded number of connections and bytes.
+
+mod client;
+mod protocol;
+mod report;
+mod server;
+pub mod utc;
+mod words;
+
+pub use client::{Client, ClientError};
+pub use protocol::{
+    Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
+};
+pub use report::{
+    Backlog, CacheUse, DiskUse, LastError, MoveReport, ObjectReport, PathReport, ReloadReport,
+    StateCount, StatusReport, TargetReport, TargetState, Waiting,
+};
+pub use server::{Handler, Server, ServerError};
+pub use words::{TargetName, next_recording};

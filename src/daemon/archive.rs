@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) struct EngineArchive {
-    pub content: Arc<Content>,
+    pub content: Content,
     pub engine: Arc<Engine>,
     pub stores: Vec<Arc<dyn Store>>,
     pub read_timeout: Duration,

@@ -41,7 +41,7 @@ pub enum GroundError {
 /// The first thing that is not as it must be.
 pub(super) fn inspect(
     mountpoint: &Path,
-    outside: &[(&'static str, &Path)],
+    outside: &[(&'static str, PathBuf)],
 ) -> Result<(), GroundError> {
     if !rustix::process::geteuid().is_root() {
         return Err(GroundError::NotRoot);
@@ -65,7 +65,7 @@ pub(super) fn inspect(
     }
     for (what, path) in outside {
         if resolve(path).starts_with(&real) {
-            let (path, mountpoint) = (path.to_path_buf(), mountpoint.to_owned());
+            let (path, mountpoint) = (path.clone(), mountpoint.to_owned());
             return Err(GroundError::Inside { what, path, mountpoint });
         }
     }

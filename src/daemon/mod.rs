@@ -3,18 +3,19 @@
 mod archive;
 mod ground;
 mod notify;
+pub mod setup;
 
 pub use ground::GroundError;
 
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock};
-use crate::content::Content;
+use crate::config::Config;
+use crate::content::{self, Content};
 use crate::engine::{self, Engine};
 use crate::fuse::Server;
 use crate::limits;
 use crate::lower::Lower;
-use crate::policy::Rules;
-use crate::store::{self, Store, TargetOptions};
+use crate::store::{self, Store};
 use crate::vfs::{Vfs, Workers};
 use archive::EngineArchive;
 use notify::notify;
@@ -30,39 +31,12 @@ use tokio::signal::unix::{SignalKind, signal};
 /// their writers get an error.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// Everything a mount needs to know.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Where to mount; the lower directory.
-    pub mountpoint: PathBuf,
-    /// Catalog, lock, control socket.
-    pub state_dir: PathBuf,
-    /// Operation log.
-    pub runtime_dir: PathBuf,
-    /// Disk cache.
-    pub cache_dir: PathBuf,
-    /// Its limit in bytes.
-    pub cache_bytes_max: u64,
-    /// Longest wait for bytes from the archive.
-    pub read_timeout: Duration,
-    /// Name of this machine in object keys.
-    pub node: String,
-    /// Name of the archive.
-    pub archive: String,
-    /// The targets, and whether each is required.
-    pub targets: Vec<(TargetOptions, bool)>,
-    /// What happens when.
-    pub rules: Rules,
-    /// Longest time that a change is known to the catalog alone.
-    pub journal_interval: Duration,
-}
-
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The parts of a running mount that commands talk to.
 pub struct Daemon {
     /// What it was started with.
-    pub setup: Setup,
+    pub config: Config,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// The lower directory.
@@ -74,7 +48,7 @@ pub struct Daemon {
     /// The targets.
     pub stores: Vec<Arc<dyn Store>>,
     /// Bytes of released recordings.
-    pub content: Arc<Content>,
+    pub content: Content,
     /// Source of time.
     pub clock: SharedClock,
 }
@@ -85,21 +59,20 @@ pub struct Daemon {
 /// # Errors
 /// One sentence with the cure; nothing is mounted then.
 pub fn run<T>(
-    setup: Setup,
+    config: Config,
     attend: impl FnOnce(Arc<Daemon>) -> Result<T>,
     reload: impl Fn(&Daemon) -> Result<()>,
 ) -> Result<()> {
     crate::sys::clear_umask();
     raise_file_limit();
-    let outside: Vec<_> = outside(&setup);
-    ground::inspect(&setup.mountpoint, &outside)?;
+    ground::inspect(&config.mountpoint, &outside(&config))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("spoolfs-net")
         .enable_all()
         .build()?;
-    let daemon = assemble(setup, &runtime)?;
-    let server = Server::mount(daemon.vfs.clone(), &daemon.setup.mountpoint)?;
+    let daemon = assemble(config, &runtime)?;
+    let server = Server::mount(daemon.vfs.clone(), &daemon.config.mountpoint)?;
     let mounted = server.mounted();
     let (ended, end) = mpsc::channel();
     let serve = move || {
@@ -117,7 +90,7 @@ pub fn run<T>(
         }
     };
     notify("READY=1\nSTATUS=mounted");
-    tracing::info!(mountpoint = %daemon.setup.mountpoint.display(), "mounted");
+    tracing::info!(mountpoint = %daemon.config.mountpoint.display(), "mounted");
 
     let unmounted_by_others = wait(&runtime, &end, || {
         notify("RELOADING=1");
@@ -151,52 +124,55 @@ pub fn run<T>(
 }
 
 /// Directories that must not be inside the mount: they would wait for themselves.
-fn outside(setup: &Setup) -> Vec<(&'static str, &std::path::Path)> {
+fn outside(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let mut outside = vec![
-        ("the state directory", setup.state_dir.as_path()),
-        ("the runtime directory", setup.runtime_dir.as_path()),
-        ("the cache directory", setup.cache_dir.as_path()),
+        ("the state directory", config.state_dir.clone()),
+        ("the runtime directory", config.runtime_dir.clone()),
+        ("the cache directory", config.cache.dir.clone()),
     ];
-    for (target, _) in &setup.targets {
-        if let Some(path) = target.url.strip_prefix("file://") {
-            outside.push(("a target's directory", std::path::Path::new(path)));
-        }
-    }
+    let targets = config.targets.iter().filter_map(|t| t.directory());
+    outside.extend(targets.map(|path| ("a target's directory", path)));
     outside
 }
 
-fn assemble(setup: Setup, runtime: &Runtime) -> Result<Arc<Daemon>> {
+fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
     let clock: SharedClock = Arc::new(SystemClock);
-    let stores = setup
+    let rules = setup::rules(&config)?;
+    let stores = config
         .targets
         .iter()
-        .map(|(options, _)| store::open(options))
+        .map(|target| store::open(&setup::target(target)))
         .collect::<store::Result<Vec<_>>>()?;
     let catalog = Catalog::open(catalog::Options {
-        state_dir: setup.state_dir.clone(),
-        runtime_dir: setup.runtime_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        runtime_dir: config.runtime_dir.clone(),
         clock: clock.clone(),
-        node: setup.node.clone(),
+        node: config.node.clone(),
     })?;
-    let lower = Lower::open(&setup.mountpoint)?;
-    let content = Arc::new(Content::new(
-        crate::content::Options {
-            cache_dir: setup.cache_dir.clone(),
-            cache_bytes_max: setup.cache_bytes_max,
-            read_timeout: setup.read_timeout,
+    let lower = Lower::open(&config.mountpoint)?;
+    let content = Content::new(
+        content::Options {
+            cache_dir: Some(config.cache.dir.clone()),
+            cache_bytes_max: config.cache.max_size,
+            read_timeout: config.read.timeout,
+            ..content::Options::default()
         },
         catalog.clone(),
         stores.clone(),
         runtime.handle().clone(),
         clock.clone(),
-    ));
-    let required = setup.targets.iter().filter(|(_, r)| *r).map(|(t, _)| t.name.clone()).collect();
+    );
     let engine = Arc::new(Engine::start(
         engine::Options {
-            rules: setup.rules.clone(),
-            required,
-            archive_name: setup.archive.clone(),
-            journal_interval: setup.journal_interval,
+            rules,
+            required: config
+                .targets
+                .iter()
+                .filter(|t| t.required)
+                .map(|t| t.name.clone())
+                .collect(),
+            archive_name: config.archive.clone(),
+            journal_interval: config.write_back.journal_interval,
         },
         engine::Parts {
             catalog: catalog.clone(),
@@ -211,7 +187,7 @@ fn assemble(setup: Setup, runtime: &Runtime) -> Result<Arc<Daemon>> {
         content: content.clone(),
         engine: engine.clone(),
         stores: stores.clone(),
-        read_timeout: setup.read_timeout,
+        read_timeout: config.read.timeout,
     };
     let workers = Workers::start(limits::WORKER_THREADS, limits::WORKER_QUEUE_MAX)?;
     let vfs = Arc::new(Vfs::new(
@@ -221,7 +197,7 @@ fn assemble(setup: Setup, runtime: &Runtime) -> Result<Arc<Daemon>> {
         clock.clone(),
         workers,
     ));
-    Ok(Arc::new(Daemon { setup, catalog, lower, engine, vfs, stores, content, clock }))
+    Ok(Arc::new(Daemon { config, catalog, lower, engine, vfs, stores, content, clock }))
 }
 
 /// Waits for a signal to stop, or for the end of the mount. Tells whether it was the latter.

@@ -1,0 +1,281 @@
+//! From what is written to what is meant: defaults, and the checks that need more than one key.
+
+use super::error::ConfigError;
+use super::paths::{beneath, resolve as real};
+use super::raw::{Raw, RawWriteBack};
+use super::source::Source;
+use super::{Cache, Config, Overrides, Passthrough, Read, Target, WriteBack, target};
+use crate::limits;
+use crate::recording::Sha256;
+use crate::units::{Age, Span, duration_text};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn resolve(
+    raw: Raw,
+    source: &Source,
+    overrides: &Overrides,
+    mut warnings: Vec<String>,
+) -> Result<Config> {
+    let mountpoint = mountpoint(&raw, source, overrides)?;
+    let state_dir = raw.state_dir.clone().ok_or_else(|| {
+        source.fault(
+            "state_dir",
+            "is missing",
+            "set it to a directory on a local disk, such as state_dir = \"/var/lib/spoolfs/monitor\"",
+        )
+    })?;
+    absolute(source, "state_dir", &state_dir)?;
+    let runtime_dir = raw.runtime_dir.clone().unwrap_or_else(|| default_runtime_dir(&state_dir));
+    absolute(source, "runtime_dir", &runtime_dir)?;
+    let cache = Cache {
+        dir: raw.cache.dir.clone().unwrap_or_else(|| state_dir.join("cache")),
+        max_size: raw.cache.max_size.map_or(10 << 30, |s| s.0),
+    };
+    absolute(source, "cache.dir", &cache.dir)?;
+    for (key, dir) in
+        [("state_dir", &state_dir), ("runtime_dir", &runtime_dir), ("cache.dir", &cache.dir)]
+    {
+        outside_the_mount(source, key, dir, &mountpoint)?;
+    }
+    let node = raw.node.clone().unwrap_or_else(host_name);
+    word(source, "node", &node)?;
+    let archive = raw.archive.clone().unwrap_or_else(|| "default".to_owned());
+    word(source, "archive", &archive)?;
+    let passthrough = passthrough(raw.passthrough.as_deref(), source)?;
+    let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
+    let write_back = write_back(raw.write_back, source)?;
+    let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
+    warnings.extend(doubtful(&targets));
+    Ok(Config {
+        file: source.file.clone(),
+        overrides: overrides.clone(),
+        mountpoint,
+        state_dir,
+        runtime_dir,
+        node,
+        archive,
+        passthrough,
+        targets,
+        write_back,
+        cache,
+        read,
+        warnings,
+    })
+}
+
+fn mountpoint(raw: &Raw, source: &Source, overrides: &Overrides) -> Result<PathBuf> {
+    if let Some(given) = &overrides.mountpoint {
+        // A command line speaks of the directory it was typed in.
+        return std::path::absolute(given).map_err(|e| {
+            ConfigError::new("--mountpoint", super::error::reason(&e), "give a directory")
+        });
+    }
+    let path = raw.mountpoint.clone().ok_or_else(|| {
+        source.fault(
+            "mountpoint",
+            "is missing",
+            "set it to the recordings directory, such as mountpoint = \"/var/spool/asterisk/monitor\"",
+        )
+    })?;
+    absolute(source, "mountpoint", &path)?;
+    if real(&path) == Path::new("/") {
+        let cure = "set it to the recordings directory";
+        return Err(source.fault("mountpoint", "is the root of the file system", cure));
+    }
+    Ok(path)
+}
+
+fn absolute(source: &Source, key: &str, path: &Path) -> Result<()> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let message = format_args!("{path:?} is not an absolute path");
+    Err(source.fault(key, message, "begin it with \"/\""))
+}
+
+fn outside_the_mount(source: &Source, key: &str, dir: &Path, mountpoint: &Path) -> Result<()> {
+    if !beneath(dir, mountpoint) {
+        return Ok(());
+    }
+    let message = format_args!("{dir:?} lies inside the mountpoint {mountpoint:?}");
+    Err(source.fault(key, message, "choose a directory outside of it"))
+}
+
+/// A name that can be part of an object key, a file name and a log line.
+pub(super) fn word(source: &Source, key: &str, text: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) && !text.starts_with('.') {
+        return Ok(());
+    }
+    let message = format_args!("{text:?} can not be used as a name");
+    let cure = "use up to 64 letters, digits, \"-\", \"_\" and \".\", not beginning with \".\"";
+    Err(source.fault(key, message, cure))
+}
+
+/// `/run/spoolfs/monitor` for `/var/lib/spoolfs/monitor`. Any other place gets a few digits of
+/// its own, so that two of them that end in the same name do not share an operation log.
+fn default_runtime_dir(state_dir: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let usual = state_dir.strip_prefix("/var/lib/spoolfs").ok();
+    let name = match (usual.map(|rest| rest.components().count()), state_dir.file_name()) {
+        (Some(1), Some(name)) => name.to_owned(),
+        (_, name) => {
+            let digest = Sha256::of(real(state_dir).as_os_str().as_bytes()).to_string();
+            let mut unique = name.unwrap_or("state".as_ref()).to_owned();
+            unique.push("-");
+            unique.push(digest.get(..8).unwrap_or_default());
+            unique
+        }
+    };
+    Path::new("/run/spoolfs").join(name)
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn passthrough(text: Option<&str>, source: &Source) -> Result<Passthrough> {
+    match text {
+        None | Some("auto") => Ok(Passthrough::Auto),
+        Some("never") => Ok(Passthrough::Never),
+        Some(other) => {
+            let message = format_args!("{other:?} is neither \"auto\" nor \"never\"");
+            Err(source.fault("passthrough", message, "write one of them"))
+        }
+    }
+}
+
+fn within(
+    source: &Source,
+    key: &str,
+    value: Duration,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = (duration_text(*range.start()), duration_text(*range.end()));
+    let message = format_args!("\"{}\" is out of bounds", duration_text(value));
+    Err(source.fault(key, message, format!("choose from \"{low}\" to \"{high}\"")))
+}
+
+fn read_timeout(span: Option<Span>, source: &Source) -> Result<Duration> {
+    let timeout = span.map_or(Duration::from_secs(15), |s| s.0);
+    within(source, "read.read_timeout", timeout, Duration::from_millis(100)..=10 * MINUTE)
+}
+
+fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
+    globs(&raw.include, "write_back.include", source)?;
+    globs(&raw.exclude, "write_back.exclude", source)?;
+    let uploads =
+        raw.uploads.map_or(limits::UPLOADS_IN_FLIGHT, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    if !(1..=64).contains(&uploads) {
+        let message = format_args!("{uploads} is out of bounds");
+        return Err(source.fault("write_back.uploads", message, "choose from 1 to 64"));
+    }
+    let bandwidth = raw.bandwidth.map(|s| s.0);
+    if bandwidth.is_some_and(|b| b < 1024) {
+        let cure = "write bytes a second, such as \"2MiB\", or remove it for no limit";
+        return Err(source.fault("write_back.bandwidth", "is below 1 KiB a second", cure));
+    }
+    let settle = raw.settle.map_or(limits::SETTLE, |s| s.0);
+    let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
+    Ok(WriteBack {
+        archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
+        keep_local: raw.keep_local.unwrap_or(Age::For(DAY)),
+        adopt_keep_local: raw.adopt_keep_local.unwrap_or(Age::For(7 * DAY)),
+        include: raw.include,
+        exclude: raw.exclude,
+        uploads,
+        bandwidth,
+        settle: within(source, "write_back.settle", settle, Duration::ZERO..=MINUTE)?,
+        journal_interval: within(
+            source,
+            "write_back.journal_interval",
+            interval,
+            Duration::from_millis(100)..=HOUR,
+        )?,
+    })
+}
+
+fn globs(globs: &[String], key: &str, source: &Source) -> Result<()> {
+    for text in globs {
+        if let Err(e) = globset::Glob::new(text) {
+            let message = format_args!("{text:?} is not a pattern: {}", e.kind());
+            return Err(source.fault(key, message, "write for example \"2024/**/*.wav\""));
+        }
+    }
+    Ok(())
+}
+
+fn targets(
+    raw: Vec<super::raw::RawTarget>,
+    source: &Source,
+    mountpoint: &Path,
+    state_dir: &Path,
+) -> Result<Vec<Target>> {
+    let mut targets: Vec<Target> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let target = target::resolve(raw, index, source)?;
+        if targets.iter().any(|t| t.name == target.name) {
+            let message = format_args!("{:?} is the name of another target", target.name);
+            let key = format!("target.{index}.name");
+            return Err(source.fault(&key, message, "give each target its own"));
+        }
+        if let Some(dir) = target.directory() {
+            let key = format!("target.{index}.url");
+            outside_the_mount(source, &key, &dir, mountpoint)?;
+            if beneath(&dir, state_dir) {
+                let message = format_args!("{dir:?} lies inside the state_dir {state_dir:?}");
+                return Err(source.fault(&key, message, "choose a directory outside of it"));
+            }
+            if beneath(mountpoint, &dir) {
+                let message = format_args!("{dir:?} contains the mountpoint {mountpoint:?}");
+                return Err(source.fault(&key, message, "choose a directory beside it"));
+            }
+        }
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// Targets that are legal but probably not meant.
+fn doubtful(targets: &[Target]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (i, target) in targets.iter().enumerate() {
+        let same = |t: &&Target| t.url == target.url && t.endpoint == target.endpoint;
+        if let Some(other) = targets.iter().take(i).find(same) {
+            warnings.push(format!(
+                "targets {:?} and {:?} are the same place: that is one copy, not two",
+                other.name, target.name
+            ));
+        }
+    }
+    if !targets.is_empty() && !targets.iter().any(|t| t.required) {
+        warnings.push("no target is required, so no local copy is ever released".to_owned());
+    }
+    warnings
+}
+
+/// A warning if the file holds a secret that others may read.
+pub(super) fn readable_secret(file: &Path, config: &Config) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    config.targets.iter().find(|t| t.secret_access_key.is_some())?;
+    let mode = std::fs::metadata(file).ok()?.permissions().mode();
+    // A secret from the environment is not in the file, but then 0600 does no harm either.
+    (mode & 0o044 != 0).then(|| {
+        format!(
+            "{} may hold a secret and can be read by other users: chmod 600 {}",
+            file.display(),
+            file.display()
+        )
+    })
+}

@@ -1,0 +1,171 @@
+//! Every key, in one table: unknown keys, environment variables and documents are held against it.
+
+/// How a key's value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text in quotes: names, paths, URLs.
+    Text,
+    /// A duration in quotes.
+    Duration,
+    /// A duration in quotes, or "forever".
+    Age,
+    /// A size in quotes.
+    Size,
+    /// A whole number.
+    Number,
+    /// true or false.
+    Flag,
+    /// A list of texts.
+    List,
+    /// A table that a later version will read.
+    Future,
+}
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Table and name, as in `write_back.archive_after`; a target's have the table `target`.
+    pub path: &'static str,
+    /// How its value is written.
+    pub kind: Kind,
+    /// The default, as it would be written; empty if there is none.
+    pub default: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it; for a target's key, that of the first target.
+    pub fn variable(&self) -> String {
+        let path = match self.path.strip_prefix("target.") {
+            Some(name) => format!("target.0.{name}"),
+            None => self.path.to_owned(),
+        };
+        format!("SPOOLFS_{}", path.replace('.', "__").to_uppercase())
+    }
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key { path, kind, default }
+}
+
+/// Every key there is.
+pub const KEYS: &[Key] = &[
+    key("mountpoint", Kind::Text, ""),
+    key("state_dir", Kind::Text, ""),
+    key("runtime_dir", Kind::Text, ""),
+    key("node", Kind::Text, ""),
+    key("archive", Kind::Text, "\"default\""),
+    key("passthrough", Kind::Text, "\"auto\""),
+    key("target.name", Kind::Text, ""),
+    key("target.url", Kind::Text, ""),
+    key("target.endpoint", Kind::Text, ""),
+    key("target.region", Kind::Text, ""),
+    key("target.access_key_id", Kind::Text, ""),
+    key("target.secret_access_key", Kind::Text, ""),
+    key("target.required", Kind::Flag, "true"),
+    key("target.allow_http", Kind::Flag, "false"),
+    key("write_back.archive_after", Kind::Age, "\"5m\""),
+    key("write_back.keep_local", Kind::Age, "\"24h\""),
+    key("write_back.adopt_keep_local", Kind::Age, "\"7d\""),
+    key("write_back.include", Kind::List, "[]"),
+    key("write_back.exclude", Kind::List, "[]"),
+    key("write_back.uploads", Kind::Number, "4"),
+    key("write_back.bandwidth", Kind::Size, ""),
+    key("write_back.settle", Kind::Duration, "\"2s\""),
+    key("write_back.journal_interval", Kind::Duration, "\"60s\""),
+    key("cache.dir", Kind::Text, ""),
+    key("cache.max_size", Kind::Size, "\"10GiB\""),
+    key("read.read_timeout", Kind::Duration, "\"15s\""),
+    key("calls", Kind::Future, ""),
+    key("stitched", Kind::Future, ""),
+    key("policy", Kind::Future, ""),
+];
+
+/// What a path of the file names.
+pub(super) enum Found {
+    Key(&'static Key),
+    Table,
+    /// Unknown; with what may have been meant.
+    Unknown(Option<String>),
+}
+
+/// Looks up a path whose numbers (`target.0.url`) were left out.
+pub(super) fn find(path: &str) -> Found {
+    if let Some(key) = KEYS.iter().find(|k| k.path == path) {
+        return Found::Key(key);
+    }
+    if KEYS.iter().any(|k| k.path.split_once('.').is_some_and(|(table, _)| table == path)) {
+        return Found::Table;
+    }
+    Found::Unknown(meant(path))
+}
+
+/// The known key or table nearest to `path`: in the same table, or of that name elsewhere.
+fn meant(path: &str) -> Option<String> {
+    let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let elsewhere = KEYS.iter().find_map(|k| match k.path.rsplit_once('.') {
+        Some((other, same)) if same == name && other != table => Some(format!(
+            "{name} in the table [{}]",
+            if other == "target" { "[target]" } else { other }
+        )),
+        None if k.path == name && !table.is_empty() => {
+            Some(format!("{name} before the first table"))
+        }
+        _ => None,
+    });
+    let siblings = KEYS.iter().filter_map(|k| match k.path.split_once('.') {
+        Some((of, rest)) if of == table => Some(rest),
+        Some((of, _)) if table.is_empty() => Some(of),
+        None if table.is_empty() => Some(k.path),
+        _ => None,
+    });
+    let nearest = siblings.map(|s| (distance(name, s), s)).min();
+    elsewhere.or_else(|| nearest.filter(|(d, s)| *d <= 1 + s.len() / 4).map(|(_, s)| s.to_owned()))
+}
+
+/// Insertions, deletions and replacements between two words (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut left = i + 1;
+        let mut corner = i;
+        for (slot, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *slot;
+            left = (corner + usize::from(x != y)).min(above + 1).min(left + 1);
+            corner = above;
+            *slot = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, d) in
+            [("", "", 0), ("abc", "abc", 0), ("abc", "abd", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!((distance(a, b), distance(b, a)), (d, d));
+        }
+    }
+
+    #[test]
+    fn what_was_meant() {
+        for (path, want) in [
+            ("mountpiont", Some("mountpoint")),
+            ("write_back.archve_after", Some("archive_after")),
+            ("writeback", Some("write_back")),
+            ("archive_after", Some("archive_after in the table [write_back]")),
+            ("url", Some("url in the table [[target]]")),
+            ("cache.node", Some("node before the first table")),
+            ("colour", None),
+        ] {
+            assert_eq!(meant(path).as_deref(), want, "{path}");
+        }
+    }
+}

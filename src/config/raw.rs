@@ -1,0 +1,63 @@
+//! The file as it is written: every key optional, nothing judged.
+
+use crate::units::{Age, Secret, Size, Span};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub mountpoint: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    pub runtime_dir: Option<PathBuf>,
+    pub node: Option<String>,
+    pub archive: Option<String>,
+    pub passthrough: Option<String>,
+    pub target: Vec<RawTarget>,
+    pub write_back: RawWriteBack,
+    pub cache: RawCache,
+    pub read: RawRead,
+    pub calls: toml::Table,
+    pub stitched: toml::Table,
+    pub policy: Vec<toml::Table>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTarget {
+    pub name: Option<String>,
+    pub url: Option<String>,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<Secret>,
+    pub required: Option<bool>,
+    pub allow_http: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawWriteBack {
+    pub archive_after: Option<Age>,
+    pub keep_local: Option<Age>,
+    pub adopt_keep_local: Option<Age>,
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+    pub uploads: Option<u64>,
+    pub bandwidth: Option<Size>,
+    pub settle: Option<Span>,
+    pub journal_interval: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCache {
+    pub dir: Option<PathBuf>,
+    pub max_size: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRead {
+    pub read_timeout: Option<Span>,
+}

@@ -1,0 +1,165 @@
+//! `[[target]]`: a place to archive to.
+
+use super::error::ConfigError;
+use super::raw::RawTarget;
+use super::source::Source;
+use crate::units::Secret;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use url::{Host, Url};
+
+/// How a target is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `s3://bucket/prefix`.
+    S3,
+    /// `file:///directory`.
+    File,
+}
+
+/// A place to archive to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name in the catalog, in messages and in `status`.
+    pub name: String,
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// `s3://bucket/prefix` or `file:///directory`.
+    pub url: String,
+    /// Where the S3 service is, unless it is Amazon's.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// The key, unless the usual `AWS_*` environment has it.
+    pub access_key_id: Option<String>,
+    /// Its secret.
+    pub secret_access_key: Option<Secret>,
+    /// Whether it must hold a recording before that may be released.
+    pub required: bool,
+    /// Whether an endpoint beyond this machine may be spoken to without encryption.
+    pub allow_http: bool,
+}
+
+impl Target {
+    /// The directory of a `file://` target.
+    pub fn directory(&self) -> Option<PathBuf> {
+        Url::parse(&self.url).ok().filter(|u| u.scheme() == "file")?.to_file_path().ok()
+    }
+}
+
+/// Judges one target; `index` is its place in the file.
+pub(super) fn resolve(
+    raw: RawTarget,
+    index: usize,
+    source: &Source,
+) -> Result<Target, ConfigError> {
+    let at = |key: &str| format!("target.{index}.{key}");
+    let name = raw.name.ok_or_else(|| {
+        source.fault(&at("name"), "is missing", "give the target a name, such as name = \"main\"")
+    })?;
+    super::check::word(source, &at("name"), &name)?;
+    let url = raw.url.ok_or_else(|| {
+        source.fault(&at("url"), "is missing", "set url = \"s3://bucket/prefix\"")
+    })?;
+    let scheme = scheme(&url, &at("url"), source)?;
+    if scheme == Scheme::File {
+        let s3_only = [
+            ("endpoint", raw.endpoint.is_some()),
+            ("region", raw.region.is_some()),
+            ("access_key_id", raw.access_key_id.is_some()),
+            ("secret_access_key", raw.secret_access_key.is_some()),
+        ];
+        if let Some((key, _)) = s3_only.into_iter().find(|(_, given)| *given) {
+            return Err(source.fault(&at(key), "means nothing for a file:// target", "remove it"));
+        }
+    }
+    match (&raw.access_key_id, &raw.secret_access_key) {
+        (Some(_), None) => {
+            let cure = "set both, or neither and use the AWS_* environment";
+            return Err(source.fault(&at("secret_access_key"), "is missing", cure));
+        }
+        (None, Some(_)) => {
+            let cure = "set both, or neither and use the AWS_* environment";
+            return Err(source.fault(&at("access_key_id"), "is missing", cure));
+        }
+        _ => {}
+    }
+    let allow_http = raw.allow_http.unwrap_or(false);
+    if let Some(endpoint) = &raw.endpoint {
+        check_endpoint(endpoint, allow_http, &at("endpoint"), source)?;
+    }
+    Ok(Target {
+        name,
+        scheme,
+        url,
+        endpoint: raw.endpoint,
+        region: raw.region,
+        access_key_id: raw.access_key_id,
+        secret_access_key: raw.secret_access_key,
+        required: raw.required.unwrap_or(true),
+        allow_http,
+    })
+}
+
+fn scheme(text: &str, key: &str, source: &Source) -> Result<Scheme, ConfigError> {
+    let forms = "write s3://bucket/prefix or file:///directory";
+    let url = Url::parse(text)
+        .map_err(|_| source.fault(key, format_args!("{text:?} is not a URL"), forms))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        let cure = "use access_key_id and secret_access_key";
+        return Err(source.fault(key, "must not contain a user or password", cure));
+    }
+    if url.query().is_some() || url.fragment().is_some() || url.port().is_some() {
+        let message = format_args!("{text:?} has more than a bucket and a prefix");
+        return Err(source.fault(key, message, forms));
+    }
+    match url.scheme() {
+        "s3" if url.host_str().is_none_or(str::is_empty) => Err(source.fault(
+            key,
+            format_args!("{text:?}: missing bucket"),
+            "write s3://bucket/prefix",
+        )),
+        "s3" => Ok(Scheme::S3),
+        "file" if url.to_file_path().is_err() => {
+            let message = format_args!("{text:?} names no local directory");
+            Err(source.fault(key, message, "write three slashes, as in file:///srv/archive"))
+        }
+        "file" => Ok(Scheme::File),
+        known @ ("gs" | "az") => {
+            let message = format_args!("{known}:// is not available in this version");
+            Err(source.fault(key, message, forms))
+        }
+        _ => Err(source.fault(key, format_args!("{text:?} is of no known kind"), forms)),
+    }
+}
+
+fn check_endpoint(
+    text: &str,
+    allow_http: bool,
+    key: &str,
+    source: &Source,
+) -> Result<(), ConfigError> {
+    let url = Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https"));
+    let Some(url) = url else {
+        let message = format_args!("{text:?} is not an http:// or https:// URL");
+        return Err(source.fault(key, message, "write for example https://s3.example.com"));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        let cure = "use access_key_id and secret_access_key";
+        return Err(source.fault(key, "must not contain a user or password", cure));
+    }
+    if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
+        let message = format_args!("{text:?} would send recordings over the network unencrypted");
+        return Err(source.fault(key, message, "use https://, or set allow_http = true"));
+    }
+    Ok(())
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        None => false,
+    }
+}

@@ -1,0 +1,234 @@
+//! What `done` carries, by request. Fields are only ever added, so that scripts that read
+//! `--json` go on working.
+
+use super::protocol::{PathFailure, WirePath};
+use super::utc;
+use crate::clock::Timestamp;
+use crate::recording::{Generation, Sha256, State};
+use serde::{Deserialize, Serialize};
+
+/// `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// "plain" or "passthrough".
+    pub mode: String,
+    /// Where it is mounted.
+    pub mountpoint: WirePath,
+    /// Name of this machine in the archive.
+    pub node: String,
+    /// Files and bytes per state.
+    pub states: Vec<StateCount>,
+    /// What waits to be archived.
+    pub backlog: Backlog,
+    /// Recordings whose last try failed.
+    pub failing: u64,
+    /// The latest error.
+    pub last_error: Option<LastError>,
+    /// The targets.
+    pub targets: Vec<TargetReport>,
+    /// What is wrong with the catalog, in a sentence; nothing if nothing.
+    pub catalog_trouble: Option<String>,
+    /// What will happen to a recording closed now, in words.
+    pub next_recording: String,
+    /// The cache of bytes read lately.
+    pub cache: CacheUse,
+    /// The disk of the lower directory.
+    pub disk: DiskUse,
+    /// Anything else an operator should know, each a sentence.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Files in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCount {
+    /// Which.
+    pub state: State,
+    /// How many.
+    pub files: u64,
+    /// Their length together.
+    pub bytes: u64,
+}
+
+/// What waits to be archived.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// The one that has waited longest.
+    pub oldest: Option<Waiting>,
+}
+
+/// A recording that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Which.
+    pub path: WirePath,
+    /// Its last close.
+    #[serde(with = "utc")]
+    pub since: Timestamp,
+}
+
+/// The latest error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// The recording.
+    pub path: WirePath,
+    /// What happened, in a sentence.
+    pub error: String,
+    /// When.
+    #[serde(with = "utc")]
+    pub at: Timestamp,
+    /// When it is tried again.
+    #[serde(with = "utc::option", default)]
+    pub next_try: Option<Timestamp>,
+}
+
+/// How a target was last found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetState {
+    /// It answered.
+    Reachable,
+    /// It did not answer.
+    Unreachable,
+    /// It answered that we may not, or it is another archive's.
+    Refused,
+    /// It was not asked yet.
+    Unknown,
+}
+
+impl TargetState {
+    /// The word shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            TargetState::Reachable => "reachable",
+            TargetState::Unreachable => "unreachable",
+            TargetState::Refused => "refused",
+            TargetState::Unknown => "not asked yet",
+        }
+    }
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether it must hold a recording before that is released.
+    pub required: bool,
+    /// How it was last found.
+    pub state: TargetState,
+    /// Its last words, if they were bad ones.
+    pub detail: Option<String>,
+    /// When it last did as asked.
+    #[serde(with = "utc::option", default)]
+    pub last_ok: Option<Timestamp>,
+}
+
+/// The cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// Bytes in it.
+    pub used: u64,
+    /// Its bound.
+    pub max: u64,
+}
+
+/// A disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// Bytes free now.
+    pub free: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+/// `status PATH` and `explain PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Which.
+    pub path: WirePath,
+    /// Where it stands.
+    pub state: State,
+    /// Length in bytes.
+    pub size: u64,
+    /// Whether its bytes are on the local disk.
+    pub local: bool,
+    /// Distinct closed contents so far.
+    pub generation: Generation,
+    /// Digest of the present generation, once known.
+    pub sha256: Option<Sha256>,
+    /// The objects of the present generation.
+    pub objects: Vec<ObjectReport>,
+    /// Last change of content.
+    #[serde(with = "utc")]
+    pub modified_at: Timestamp,
+    /// Last close.
+    #[serde(with = "utc::option", default)]
+    pub closed_at: Option<Timestamp>,
+    /// When it was verified in every required target.
+    #[serde(with = "utc::option", default)]
+    pub archived_at: Option<Timestamp>,
+    /// When it was last brought back.
+    #[serde(with = "utc::option", default)]
+    pub recalled_at: Option<Timestamp>,
+    /// When it is to be archived.
+    #[serde(with = "utc::option", default)]
+    pub archive_due: Option<Timestamp>,
+    /// When its local copy is to be released.
+    #[serde(with = "utc::option", default)]
+    pub release_due: Option<Timestamp>,
+    /// Why it is not archived, or why it is still local: each a sentence, the decisive one first.
+    pub reasons: Vec<String>,
+    /// The latest error with it.
+    pub last_error: Option<LastError>,
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectReport {
+    /// Name of the target.
+    pub target: String,
+    /// Its full key.
+    pub key: String,
+    /// Its address for people.
+    pub url: String,
+    /// When it was verified; unknown: not yet.
+    #[serde(with = "utc::option", default)]
+    pub verified_at: Option<Timestamp>,
+}
+
+/// `archive`, `release` and `recall`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// Files moved.
+    pub done: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that needed nothing or may not be moved now, and why.
+    pub skipped: Vec<PathFailure>,
+    /// Files that could not be moved, and why.
+    pub failed: Vec<PathFailure>,
+}
+
+/// `reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Keys that changed but take effect only at the next start.
+    pub needs_restart: Vec<String>,
+    /// What is legal but probably not meant.
+    pub warnings: Vec<String>,
+    /// What will now happen to a recording closed now, in words.
+    pub next_recording: String,
+}

@@ -1,0 +1,35 @@
+//! From the configuration to what each room wants.
+
+use crate::config::{Config, Target};
+use crate::policy::{Patterns, RuleError, Rules};
+use crate::store::{Secret, TargetOptions};
+
+/// The rules of the configuration.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn rules(config: &Config) -> Result<Rules, RuleError> {
+    let write_back = &config.write_back;
+    Ok(Rules {
+        archive_after: write_back.archive_after.duration(),
+        keep_local: write_back.keep_local.duration(),
+        adopt_keep_local: write_back.adopt_keep_local.duration(),
+        include: Patterns::new(&write_back.include)?,
+        exclude: Patterns::new(&write_back.exclude)?,
+        settle: write_back.settle,
+    })
+}
+
+/// A target as the store wants it.
+pub fn target(target: &Target) -> TargetOptions {
+    TargetOptions {
+        name: target.name.clone(),
+        url: target.url.clone(),
+        endpoint: target.endpoint.clone(),
+        region: target.region.clone(),
+        access_key_id: target.access_key_id.clone(),
+        secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.reveal())),
+        allow_http: target.allow_http,
+        ..TargetOptions::default()
+    }
+}
