@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, runs until told to stop, takes them apart.
 
 mod archive;
+mod commands;
 mod ground;
 mod notify;
 pub mod setup;
@@ -8,9 +9,10 @@ pub mod setup;
 pub use ground::GroundError;
 
 use crate::catalog::{self, Catalog};
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{SharedClock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::content::{self, Content};
+use crate::control;
 use crate::engine::{self, Engine};
 use crate::fuse::Server;
 use crate::limits;
@@ -18,7 +20,9 @@ use crate::lower::Lower;
 use crate::store::{self, Store};
 use crate::vfs::{Vfs, Workers};
 use archive::EngineArchive;
+use commands::Commands;
 use notify::notify;
+use parking_lot::RwLock;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +39,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The parts of a running mount that commands talk to.
 pub struct Daemon {
-    /// What it was started with.
-    pub config: Config,
+    /// What is in force.
+    pub config: RwLock<Config>,
+    /// When it was started.
+    pub started: Timestamp,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// The lower directory.
@@ -53,16 +59,19 @@ pub struct Daemon {
     pub clock: SharedClock,
 }
 
+impl Daemon {
+    /// The address of an object for people.
+    pub fn url(&self, target: &str, key: &str) -> String {
+        let store = self.stores.iter().find(|s| s.name() == target);
+        store.map_or_else(|| key.to_owned(), |s| s.url(key))
+    }
+}
+
 /// Mounts, serves and unmounts. Returns after SIGTERM or SIGINT, or when somebody else unmounted.
-/// `attend` is called once everything runs, and keeps alive what it returns (the control socket).
 ///
 /// # Errors
 /// One sentence with the cure; nothing is mounted then.
-pub fn run<T>(
-    config: Config,
-    attend: impl FnOnce(Arc<Daemon>) -> Result<T>,
-    reload: impl Fn(&Daemon) -> Result<()>,
-) -> Result<()> {
+pub fn run(config: Config) -> Result<()> {
     crate::sys::clear_umask();
     raise_file_limit();
     ground::inspect(&config.mountpoint, &outside(&config))?;
@@ -72,7 +81,8 @@ pub fn run<T>(
         .enable_all()
         .build()?;
     let daemon = assemble(config, &runtime)?;
-    let server = Server::mount(daemon.vfs.clone(), &daemon.config.mountpoint)?;
+    let mountpoint = daemon.config.read().mountpoint.clone();
+    let server = Server::mount(daemon.vfs.clone(), &mountpoint)?;
     let mounted = server.mounted();
     let (ended, end) = mpsc::channel();
     let serve = move || {
@@ -80,22 +90,24 @@ pub fn run<T>(
         let _nobody_waits_any_more = ended.send(result);
     };
     std::thread::Builder::new().name("spoolfs-serve".to_owned()).spawn(serve)?;
-    let attending = match attend(daemon.clone()) {
-        Ok(attending) => attending,
+    let socket = daemon.config.read().socket();
+    let commands = Arc::new(Commands::new(daemon.clone()));
+    let mut control = match control::Server::start(&socket, commands) {
+        Ok(control) => control,
         Err(error) => {
             let _the_error_matters_more = mounted.unmount();
             daemon.engine.stop();
             daemon.catalog.close();
-            return Err(error);
+            return Err(error.into());
         }
     };
     notify("READY=1\nSTATUS=mounted");
-    tracing::info!(mountpoint = %daemon.config.mountpoint.display(), "mounted");
+    tracing::info!(mountpoint = %mountpoint.display(), "mounted");
 
     let unmounted_by_others = wait(&runtime, &end, || {
         notify("RELOADING=1");
-        if let Err(error) = reload(&daemon) {
-            tracing::error!(error = %error, "the new configuration is not in force");
+        if let Err(failure) = commands::reload(&daemon) {
+            tracing::error!(%failure, "the new configuration is not in force");
         }
         notify("READY=1");
     })?;
@@ -115,7 +127,7 @@ pub fn run<T>(
             );
         }
     }
-    drop(attending);
+    control.stop();
     daemon.engine.stop();
     daemon.catalog.close();
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -197,7 +209,9 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
         clock.clone(),
         workers,
     ));
-    Ok(Arc::new(Daemon { config, catalog, lower, engine, vfs, stores, content, clock }))
+    let started = clock.now();
+    let config = RwLock::new(config);
+    Ok(Arc::new(Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock }))
 }
 
 /// Waits for a signal to stop, or for the end of the mount. Tells whether it was the latter.

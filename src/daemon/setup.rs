@@ -28,7 +28,7 @@ pub fn target(target: &Target) -> TargetOptions {
         endpoint: target.endpoint.clone(),
         region: target.region.clone(),
         access_key_id: target.access_key_id.clone(),
-        secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.reveal())),
+        secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.expose())),
         allow_http: target.allow_http,
         ..TargetOptions::default()
     }

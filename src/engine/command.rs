@@ -6,8 +6,9 @@ use super::claims::Claim;
 use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Why, counts_in_group};
+use super::release::{self, Wish};
 use super::shared::Shared;
-use super::{explain, recall, release};
+use super::{explain, recall};
 use crate::catalog::{Candidate, HashOutcome};
 use crate::limits;
 use crate::lower::LowerError;
@@ -223,6 +224,9 @@ fn archive_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
             }
             Err(EngineError::Lower(LowerError::Busy { .. } | LowerError::Changed { .. }))
                 if !late => {}
+            // The daemon was started a moment ago.
+            Err(EngineError::Store(_))
+                if !late && shared.required_targets().any(|t| t.is_attaching()) => {}
             Err(error) => {
                 shared.note_failure(id, &error);
                 return Err(error);
@@ -240,7 +244,7 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
         State::Archived => already("it is archived"),
         State::Released => already("it is archived and released"),
         State::Deleted => refuse("it was deleted".into()),
-        _ if it.row.attr.size == 0 => already(&explain::reason(&Why::Empty)),
+        State::Closed if it.row.attr.size == 0 => already(&explain::reason(&Why::Empty)),
         _ if shared.required.is_empty() => refuse(explain::reason(&Why::NoTarget)),
         _ => {
             let verdict = shared.rules().for_path(&it.path);
@@ -279,13 +283,43 @@ fn release_group(shared: &Shared, named: &[NodeId], tell: &dyn Fn(PathBuf, Outco
             tell(shared.path_of(*id).ok().flatten().unwrap_or_default(), outcome.clone());
         }
     };
-    match try_release(shared, named) {
+    match release_settled(shared, named) {
         Ok((released, already)) => {
             released.into_iter().for_each(|path| tell(path, Outcome::Done));
             already.into_iter().for_each(|(path, why)| tell(path, Outcome::Already(why)));
         }
         Err(error) => tell_named(Outcome::Failed(error.to_string())),
     }
+}
+
+/// Releases, and hashes again what seems to have changed: a rename or a name less moves the stamp
+/// of a file whose content is what it was.
+fn release_settled(shared: &Shared, named: &[NodeId]) -> Result<Released> {
+    let give_up = Instant::now() + SHORT_WAIT;
+    loop {
+        match try_release(shared, named) {
+            Err(EngineError::Lower(LowerError::Changed { .. })) if Instant::now() < give_up => {}
+            result => return result,
+        }
+        while hash_group(shared, named)? && Instant::now() < give_up {
+            shared.stop.wait(LOOK_AGAIN);
+            shared.check_stop()?;
+        }
+    }
+}
+
+/// Hashes what needs it in a group; tells whether something is still too young for that.
+fn hash_group(shared: &Shared, named: &[NodeId]) -> Result<bool> {
+    let Some(first) = named.first() else { return Ok(false) };
+    let it = current(shared, *first)?;
+    let mut young = false;
+    for one in shared.catalog.group(it.parent, &it.stem)? {
+        if one.row.state == State::Closed && plan::needs_hash(&one) {
+            let _claim = claim(shared, &[one.row.id], &one.path)?;
+            young |= matches!(hash::hash(shared, &one)?, Hashed::Later(_));
+        }
+    }
+    Ok(young)
 }
 
 type Released = (Vec<PathBuf>, Vec<(PathBuf, String)>);
@@ -322,7 +356,7 @@ fn try_release(shared: &Shared, named: &[NodeId]) -> Result<Released> {
             return Err(EngineError::refused(&one.path, why));
         }
     }
-    Ok((release::release_group(shared, &group)?, already))
+    Ok((release::release_group(shared, &group, Wish::Operator)?, already))
 }
 
 fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {

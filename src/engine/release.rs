@@ -17,9 +17,22 @@ struct Ready {
     permit: ReleasePermit,
 }
 
+/// Who wants local copies gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The rules: their time has come.
+    Rules,
+    /// An operator, who may overrule `keep_local`.
+    Operator,
+}
+
 /// Releases every archived file of a group, or none if one of them is not ready. The caller holds
 /// the claim on them and has asked the planner. Returns what was released.
-pub(super) fn release_group(shared: &Shared, group: &[Candidate]) -> Result<Vec<PathBuf>> {
+pub(super) fn release_group(
+    shared: &Shared,
+    group: &[Candidate],
+    wish: Wish,
+) -> Result<Vec<PathBuf>> {
     let rules = shared.rules();
     let mut ready = Vec::new();
     for it in group.iter().filter(|c| counts_in_group(c, &rules)) {
@@ -27,7 +40,7 @@ pub(super) fn release_group(shared: &Shared, group: &[Candidate]) -> Result<Vec<
             let why = format!("it is {}, not archived", it.row.state);
             return Err(EngineError::refused(&it.path, why));
         }
-        ready.push(prepare(shared, it)?);
+        ready.push(prepare(shared, it, wish)?);
     }
     let mut released = Vec::new();
     for one in ready {
@@ -39,7 +52,7 @@ pub(super) fn release_group(shared: &Shared, group: &[Candidate]) -> Result<Vec<
     Ok(released)
 }
 
-fn prepare(shared: &Shared, it: &Candidate) -> Result<Ready> {
+fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
     let id = it.row.id;
     let Some(quiet) = open_quiet(shared, it)? else {
         return Err(EngineError::refused(&it.path, "its local copy is gone already"));
@@ -60,7 +73,7 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Ready> {
         .filter(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256)
         .map(|o| o.target)
         .collect();
-    let forever = shared.rules().keep_for(row.adopted).is_none();
+    let forever = wish == Wish::Rules && shared.rules().keep_for(row.adopted).is_none();
     let evidence = Evidence {
         node: id,
         state: row.state,

@@ -146,6 +146,11 @@ impl Target {
         health.last_error = Some((now, error));
     }
 
+    /// Whether it was not reached yet since the start, and has not failed either.
+    pub fn is_attaching(&self) -> bool {
+        self.health.lock().standing == Standing::Attaching
+    }
+
     /// Why it is not up, as an error to pass on.
     pub fn trouble(&self) -> StoreError {
         let health = self.health.lock();

@@ -149,6 +149,6 @@ fn release_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
     {
         return Ok(Some(limits::BACKOFF_MIN));
     }
-    release::release_group(shared, &group)?;
+    release::release_group(shared, &group, release::Wish::Rules)?;
     Ok(None)
 }

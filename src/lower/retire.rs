@@ -6,7 +6,6 @@ use super::{Lower, LowerError, Result};
 use crate::recording::{NodeId, ReleasePermit};
 use rustix::fs::{OFlags, RenameFlags};
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A file in `gone`, open so that its name does not matter.
@@ -109,8 +108,7 @@ impl Lower {
             }
         }
         for name in names(&self.private.gone) {
-            let expected = std::str::from_utf8(&name).ok().and_then(|n| n.split_once('-'));
-            let size = expected.and_then(|(_, size)| size.parse::<u64>().ok());
+            let size = gone_size(&name);
             let found = self.private.gone.stat(&name).map(|s| s.attr.size).ok();
             if size.is_some() && size == found {
                 let _next_start_tries_again = self.private.gone.unlink(&name);
@@ -143,6 +141,12 @@ fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
     }
 }
 
+/// Node, size and a random number: a recording may be released again before the last purge.
 fn gone_name(id: NodeId, size: u64) -> Vec<u8> {
-    std::ffi::OsString::from(format!("{id}-{size}")).as_bytes().to_vec()
+    format!("{id}-{size}-{:08x}", fastrand::u32(..)).into_bytes()
+}
+
+/// The size in such a name.
+fn gone_size(name: &[u8]) -> Option<u64> {
+    std::str::from_utf8(name).ok()?.split('-').nth(1)?.parse().ok()
 }

@@ -76,6 +76,7 @@ pub fn attr(size: u64, changed: i64) -> Attr {
         nlink: 1,
         rdev: 0,
         blocks: size.div_ceil(512),
+        special: 0,
     }
 }
 

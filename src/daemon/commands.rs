@@ -1,0 +1,288 @@
+//! Answers the commands that come over the control socket.
+
+use super::{Daemon, setup};
+use crate::catalog::{Catalog, CatalogError, NodeRow, ObjectState, Trouble};
+use crate::config::{Config, Environment};
+use crate::control::{
+    Backlog, CacheUse, DiskUse, Failure, Handler, LastError, MoveReport, ObjectReport, PathFailure,
+    PathReport, Progress, ReloadReport, Request, StateCount, StatusReport, TargetName,
+    TargetReport, TargetState, VersionReport, Waiting, WirePath, next_recording,
+};
+use crate::engine::{Command, Outcome, Standing, TargetStatus};
+use crate::recording::{NodeId, State};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+/// How the daemon answers.
+pub struct Commands {
+    daemon: std::sync::Arc<Daemon>,
+}
+
+impl Commands {
+    /// For this daemon.
+    pub fn new(daemon: std::sync::Arc<Daemon>) -> Commands {
+        Commands { daemon }
+    }
+}
+
+impl Handler for Commands {
+    fn handle(
+        &self,
+        request: Request,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Value, Failure> {
+        let daemon = &*self.daemon;
+        match request {
+            Request::Version => json(&VersionReport::own()),
+            Request::Status { path: None } => json(&status(daemon)),
+            Request::Status { path: Some(path) } | Request::Explain { path } => {
+                json(&about(daemon, &path.0)?)
+            }
+            Request::Archive { paths } => json(&moved(daemon, Command::Archive, paths, progress)?),
+            Request::Release { paths } => json(&moved(daemon, Command::Release, paths, progress)?),
+            Request::Recall { paths } => json(&moved(daemon, Command::Recall, paths, progress)?),
+            Request::Reload => json(&reload(daemon)?),
+        }
+    }
+}
+
+fn json(report: &impl serde::Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(report).map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))
+}
+
+fn unusable(error: CatalogError) -> Failure {
+    Failure::new(error.to_string())
+}
+
+/// The catalog as it is after everything that happened before the question.
+fn caught_up(catalog: &Catalog) -> Result<(), Failure> {
+    catalog.drain().map_err(unusable)
+}
+
+fn status(daemon: &Daemon) -> StatusReport {
+    let now = daemon.clock.now();
+    // What can not be known now is told as trouble, not as a failure of `status`.
+    let drained = daemon.catalog.drain();
+    let counts = daemon.catalog.counts();
+    let trouble = daemon.catalog.trouble().or_else(|| {
+        let error = drained.err().or(counts.as_ref().err().map(|_| unknown_counts()));
+        error.map(|e| e.to_string())
+    });
+    let counts = counts.unwrap_or_default();
+    let engine = daemon.engine.status();
+    let waiting = counts.states.iter().find(|(s, ..)| *s == State::Closed);
+    let (free, size) = daemon.lower.space().unwrap_or_default();
+    let mut warnings = daemon.config.read().warnings.clone();
+    if !engine.reconciled {
+        warnings.push(format!(
+            "The directory is still being compared with the catalog: {} names so far.",
+            engine.looked_at
+        ));
+    }
+    let config = daemon.config.read();
+    StatusReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: daemon.started.age_at(now).as_secs(),
+        mode: "plain".to_owned(),
+        mountpoint: config.mountpoint.clone().into(),
+        node: daemon.catalog.identity().node,
+        states: counts
+            .states
+            .iter()
+            .map(|(state, files, bytes)| StateCount { state: *state, files: *files, bytes: *bytes })
+            .collect(),
+        backlog: Backlog {
+            files: waiting.map_or(0, |(_, files, _)| *files),
+            bytes: waiting.map_or(0, |(_, _, bytes)| *bytes),
+            oldest: counts.oldest_waiting.map(|(path, since)| Waiting { path: path.into(), since }),
+        },
+        failing: counts.failing,
+        last_error: daemon.catalog.last_trouble().ok().flatten().map(|(p, t)| last_error(p, t)),
+        targets: engine.targets.into_iter().map(target_report).collect(),
+        catalog_trouble: trouble,
+        next_recording: next(&config),
+        cache: CacheUse { used: daemon.content.stats().cache_bytes, max: config.cache.max_size },
+        disk: DiskUse { free, size },
+        warnings,
+    }
+}
+
+fn unknown_counts() -> CatalogError {
+    CatalogError::Unusable { path: PathBuf::new(), reason: "the counts can not be read".into() }
+}
+
+fn next(config: &Config) -> String {
+    let targets: Vec<_> =
+        config.targets.iter().map(|t| TargetName { name: &t.name, required: t.required }).collect();
+    next_recording(&targets, config.write_back.archive_after, config.write_back.keep_local)
+}
+
+fn last_error(path: PathBuf, trouble: Trouble) -> LastError {
+    LastError {
+        path: path.into(),
+        error: trouble.error,
+        at: trouble.at,
+        next_try: Some(trouble.not_before),
+    }
+}
+
+fn target_report(status: TargetStatus) -> TargetReport {
+    TargetReport {
+        name: status.name,
+        url: status.url,
+        required: status.required,
+        state: match status.standing {
+            Standing::Attaching => TargetState::Unknown,
+            Standing::Up => TargetState::Reachable,
+            Standing::Down => TargetState::Unreachable,
+            Standing::Refused => TargetState::Refused,
+        },
+        detail: status
+            .last_error
+            .filter(|_| status.standing != Standing::Up)
+            .map(|(_, error)| error),
+        last_ok: (status.standing == Standing::Up).then_some(status.since),
+    }
+}
+
+fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
+    caught_up(&daemon.catalog)?;
+    let row = find(&daemon.catalog, path)?
+        .ok_or_else(|| Failure::new(format!("{}: there is no such file", path.display())))?;
+    let objects = daemon.catalog.objects(row.id, Some(row.generation)).map_err(unusable)?;
+    let trouble = daemon.catalog.trouble_of(row.id).map_err(unusable)?;
+    let reasons = daemon
+        .engine
+        .explain(path)
+        .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+    let write_back = daemon.config.read().write_back.clone();
+    let keep = if row.adopted { write_back.adopt_keep_local } else { write_back.keep_local };
+    let waits = row.state == State::Closed && row.attr.size > 0;
+    let held = row.archived_at.max(row.recalled_at).filter(|_| row.state == State::Archived);
+    Ok(PathReport {
+        path: path.to_owned().into(),
+        state: row.state,
+        size: row.attr.size,
+        local: !daemon.vfs.is_released(row.id),
+        generation: row.generation,
+        sha256: row.sha256,
+        objects: objects
+            .into_iter()
+            .filter(|o| o.state == ObjectState::Verified)
+            .map(|o| ObjectReport {
+                url: daemon.url(&o.target, &o.key),
+                target: o.target,
+                key: o.key,
+                verified_at: o.verified_at,
+            })
+            .collect(),
+        modified_at: row.attr.mtime,
+        closed_at: row.closed_at,
+        archived_at: row.archived_at,
+        recalled_at: row.recalled_at,
+        archive_due: row
+            .closed_at
+            .filter(|_| waits)
+            .and_then(|closed| write_back.archive_after.after(closed)),
+        release_due: held.and_then(|since| keep.after(since)),
+        reasons,
+        last_error: trouble.map(|t| last_error(path.to_owned(), t)),
+    })
+}
+
+fn find(catalog: &Catalog, path: &Path) -> Result<Option<NodeRow>, Failure> {
+    let mut at = NodeId::ROOT;
+    let mut found = catalog.node(at).map_err(unusable)?;
+    for name in path.components() {
+        found = catalog.lookup(at, name.as_os_str().as_bytes()).map_err(unusable)?;
+        match &found {
+            Some(row) => at = row.id,
+            None => return Ok(None),
+        }
+    }
+    Ok(found)
+}
+
+/// Runs a move. Its threads report each recording; this one passes it on.
+fn moved(
+    daemon: &Daemon,
+    command: Command,
+    paths: Vec<WirePath>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<MoveReport, Failure> {
+    let paths: Vec<PathBuf> = paths.into_iter().map(|p| p.0).collect();
+    let report = Mutex::new(MoveReport::default());
+    let (tell, told) = mpsc::sync_channel::<Progress>(64);
+    let result = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let tell = tell;
+            daemon.engine.run(command, &paths, &|through| {
+                let size = find(&daemon.catalog, &through.path)
+                    .ok()
+                    .flatten()
+                    .map_or(0, |row| row.attr.size);
+                let bytes = note(&mut report.lock(), &through.path, &through.outcome, size);
+                // A slow reader of progress must not slow the work.
+                let _newer_ones_follow = tell.try_send(Progress {
+                    done: through.done as u64,
+                    total: through.total as u64,
+                    bytes,
+                    current: Some(through.path.clone().into()),
+                });
+            })
+        });
+        for through in told {
+            progress(through);
+        }
+        work.join()
+    });
+    match result {
+        Ok(Ok(_summary)) => Ok(report.into_inner()),
+        Ok(Err(error)) => Err(Failure::new(error.to_string())),
+        Err(_) => Err(Failure::new("the engine failed at this; see the daemon's log")),
+    }
+}
+
+fn note(report: &mut MoveReport, path: &Path, outcome: &Outcome, size: u64) -> u64 {
+    let failure =
+        |reason: &String| PathFailure { path: path.to_owned().into(), reason: reason.clone() };
+    match outcome {
+        Outcome::Done => {
+            report.done += 1;
+            report.bytes += size;
+        }
+        Outcome::Already(why) => report.skipped.push(failure(why)),
+        Outcome::Failed(why) => report.failed.push(failure(why)),
+    }
+    report.bytes
+}
+
+/// Reads the configuration again. It is checked as a whole before any of it is in force.
+///
+/// # Errors
+/// What is wrong with it; the old one stays.
+pub fn reload(daemon: &Daemon) -> Result<ReloadReport, Failure> {
+    let old = daemon.config.read().clone();
+    let new = old
+        .reread(&Environment::of_process())
+        .map_err(|e| Failure::new(format!("{e}; the old configuration stays in force")))?;
+    let rules = setup::rules(&new)
+        .map_err(|e| Failure::new(format!("{e}; the old configuration stays in force")))?;
+    let report = ReloadReport {
+        needs_restart: old.changes_needing_restart(&new),
+        warnings: new.warnings.clone(),
+        next_recording: next(&new),
+    };
+    daemon.engine.reload(rules);
+    daemon.engine.nudge();
+    // What needs a restart keeps its old value, so that `status` tells what is in force.
+    let mut in_force = daemon.config.write();
+    in_force.write_back = new.write_back;
+    in_force.warnings = new.warnings;
+    tracing::info!(next = %report.next_recording, "the configuration was read again");
+    Ok(report)
+}
