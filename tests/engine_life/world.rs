@@ -171,7 +171,11 @@ impl World {
     pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let begin = Instant::now();
         while !holds() {
-            assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {:?}", self.catalog().last_trouble());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{what}: not within {PATIENCE:?}; {:?}",
+                self.catalog().last_trouble()
+            );
             self.engine().nudge();
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -231,7 +235,7 @@ impl World {
     /// As the mount does it: while names stay.
     fn create(&self, path: &str, make: impl FnOnce(&Path)) -> NodeId {
         let (parent, name) = self.place(path);
-        let _names = self.lower().names_stay();
+        let _names = self.lower().names_change(parent, parent);
         make(&self.below(path));
         let id = self.catalog().alloc();
         let stat = self.lower().identify(Path::new(path), id).unwrap();
