@@ -7,6 +7,7 @@ mod notify;
 pub mod setup;
 
 pub use ground::GroundError;
+pub use setup::target as target_options;
 
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
