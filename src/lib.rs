@@ -2,6 +2,8 @@
 //!
 //! docs/ARCHITECTURE.md is the map. Imports point down only; `tests/architecture.rs` enforces it.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod cli;
 pub mod daemon;
 

@@ -243,7 +243,7 @@ fn promise_1_a_locked_catalog_delays_no_call() {
         }
     });
     let (mut mounted, mut beside) = (BTreeMap::new(), BTreeMap::new());
-    let mut merge = |into: &mut BTreeMap<&'static str, Duration>, from: BTreeMap<_, Duration>| {
+    let merge = |into: &mut BTreeMap<&'static str, Duration>, from: BTreeMap<_, Duration>| {
         for (what, took) in from {
             let entry = into.entry(what).or_insert(took);
             *entry = took.max(*entry);
@@ -325,7 +325,7 @@ fn without_the_catalog_local_recordings_go_on() {
     mount.stop();
 
     // On a file system that is full, then read-only.
-    let state = SmallDisk::new(&mount.state, 24);
+    let state = SmallDisk::new(&mount.state, 64);
     mount.start();
     local_operations_work(&mount, "small");
     state.fill();
@@ -335,8 +335,12 @@ fn without_the_catalog_local_recordings_go_on() {
     local_operations_work(&mount, "read-only");
     state.read_only(false);
     let until = Instant::now() + Duration::from_secs(60);
-    while mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).status.code() != Some(0) {
-        assert!(Instant::now() < until, "the catalog did not recover\n{}", mount.said());
+    loop {
+        let ran = mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]);
+        if ran.status.success() {
+            break;
+        }
+        assert!(Instant::now() < until, "the catalog did not recover: {ran:?}\n{}", mount.said());
         std::thread::sleep(Duration::from_millis(200));
     }
     mount.stop();
@@ -387,6 +391,9 @@ fn promise_2_a_writer_from_before_the_mount_is_waited_for() {
     }
     let mut mount =
         Setup { archive_after: "0s".into(), keep_local: "0s".into(), ..Setup::default() }.prepare();
+    let config = fs::read_to_string(&mount.config).unwrap();
+    let adopted = "[write_back]\nadopt_keep_local = \"0s\"\n";
+    fs::write(&mount.config, config.replace("[write_back]\n", adopted)).unwrap();
     let (old, mapped) = (mount.path("old.wav"), mount.path("mapped.wav"));
     let mut writer = File::create(&old).unwrap();
     writer.write_all(&[1; 5000]).unwrap();
@@ -413,7 +420,12 @@ fn promise_2_a_writer_from_before_the_mount_is_waited_for() {
     for path in [&old, &mapped] {
         let until = Instant::now() + Duration::from_secs(30);
         while source(path) != b"archive" {
-            assert!(Instant::now() < until, "{path:?} was not released\n{}", mount.said());
+            assert!(
+                Instant::now() < until,
+                "{path:?} was not released: {}\n{}",
+                mount.cli(["explain".as_ref(), path.as_os_str()]).out,
+                mount.said()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -265,7 +266,12 @@ impl Ballast {
         if free < limits::CATALOG_BALLAST_BYTES.saturating_mul(4) {
             return Ok(false);
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&self.path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&self.path)?;
         let len = limits::CATALOG_BALLAST_BYTES;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => fill(file, len)?,

@@ -25,7 +25,9 @@ use commands::Commands;
 use notify::notify;
 use parking_lot::RwLock;
 use std::error::Error;
-use std::path::PathBuf;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -156,6 +158,9 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
         .iter()
         .map(|target| store::open(&setup::target(target)))
         .collect::<store::Result<Vec<_>>>()?;
+    for dir in [&config.state_dir, &config.runtime_dir] {
+        private_directory(dir)?;
+    }
     let catalog = Catalog::open(catalog::Options {
         state_dir: config.state_dir.clone(),
         runtime_dir: config.runtime_dir.clone(),
@@ -213,6 +218,13 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
     let started = clock.now();
     let config = RwLock::new(config);
     Ok(Arc::new(Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock }))
+}
+
+/// Catalog, log and cache hold what recordings are about: root's alone.
+fn private_directory(path: &Path) -> Result<()> {
+    let explain = |e: std::io::Error| format!("{} can not be made private: {e}", path.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(explain)?;
+    Ok(std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(explain)?)
 }
 
 /// A name for this machine in the archive: the host's, and six random digits, because two trees of

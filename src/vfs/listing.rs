@@ -149,7 +149,6 @@ impl Vfs {
                 Err(_unusable) => return Ok(()),
             };
             let Some(last) = rows.last().map(|r| r.cursor) else { return Ok(()) };
-            let full = rows.len() == PAGE;
             for row in rows {
                 if row.moved {
                     let seen = seen.get_or_insert_with(|| {
@@ -163,9 +162,6 @@ impl Vfs {
                 if !self.give(listing, row.name, row.cursor, found, attrs, take) {
                     return Ok(());
                 }
-            }
-            if !full {
-                return Ok(());
             }
             after = last;
         }

@@ -5,6 +5,7 @@ use crate::store::Body;
 use sha2::Digest;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -80,7 +81,7 @@ fn each_piece(body: &Body, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
 }
 
 fn write(temp: &Path, body: &Body, sha256: Sha256) -> Result<File, Failure> {
-    let mut file = File::options().write(true).create_new(true).open(temp)?;
+    let mut file = File::options().write(true).create_new(true).mode(OBJECT_MODE).open(temp)?;
     let mut hash = sha2::Sha256::new();
     let copied = each_piece(body, &mut |piece| {
         hash.update(piece);
@@ -129,6 +130,11 @@ fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
+/// Recordings are nobody's business but root's and the group's that the directory was given to.
+const OBJECT_MODE: u32 = 0o640;
+/// The same for directories of objects.
+const DIRECTORY_MODE: u32 = 0o750;
+
 /// Makes `dir` below `root`, syncing the directory above each one that is new. Never makes `root`.
 fn make_dirs(root: &Path, dir: &Path) -> Result<(), Failure> {
     if dir.is_dir() || dir == root {
@@ -137,7 +143,7 @@ fn make_dirs(root: &Path, dir: &Path) -> Result<(), Failure> {
     if let Some(parent) = dir.parent() {
         make_dirs(root, parent)?;
     }
-    match fs::create_dir(dir) {
+    match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
         Ok(()) => Ok(sync_parent(dir)?),
         Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) => {
