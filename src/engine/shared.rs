@@ -135,7 +135,8 @@ impl Shared {
         let now = self.now();
         let attempts = self.catalog.trouble_of(id).ok().flatten().map_or(0, |t| t.attempts) + 1;
         let not_before = now.plus(backoff::after(attempts));
-        if matches!(error.class(), crate::recording::ErrorClass::Refused) {
+        let deleted = matches!(error, EngineError::Lower(e) if e.is_not_found());
+        if deleted || matches!(error.class(), crate::recording::ErrorClass::Refused) {
             tracing::debug!(%error, attempts, "a recording is not ready");
         } else {
             tracing::warn!(%error, attempts, "a step failed and will be tried again");

@@ -171,7 +171,11 @@ impl World {
     pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let begin = Instant::now();
         while !holds() {
-            assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {:?}", self.catalog().last_trouble());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{what}: not within {PATIENCE:?}; {:?}",
+                self.catalog().last_trouble()
+            );
             self.engine().nudge();
             std::thread::sleep(Duration::from_millis(5));
         }
