@@ -6,7 +6,7 @@ FSX=0.3.2
 SEAWEEDFS=4.48
 TOOLS=${SPOOLFS_TEST_TOOLS:-$PWD/target/tools}
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 heading() { printf '\n== %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
@@ -17,6 +17,14 @@ need() {
   command -v "$1" >/dev/null 2>&1 && return
   say "missing: $1 ($3); will install the package $2"
   packages+=("$2")
+}
+
+# Installs the packages that `need` remembered.
+install_packages() {
+  [ ${#packages[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || die "not root; install these packages first: ${packages[*]}"
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
 }
 
 # Installs what the tests use and this machine does not have.
@@ -31,11 +39,7 @@ install_tools() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
     "keeps the S3 server apart from the system's Python"
   need rsync rsync "copies released recordings as a backup would"
-  if [ ${#packages[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || die "not root; install these packages first: ${packages[*]}"
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
-  fi
+  install_packages
   [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true
 
   mkdir -p "$TOOLS"

@@ -102,6 +102,8 @@ pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
 pub const EMPTY_PAGES_MAX: usize = 100;
 /// Longest wait for a read of a released recording, unless configured.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for a read that can be configured.
+pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Chunks asked for ahead of the one that is waited for, within one request.
 pub const CHUNKS_AHEAD: usize = 4;
 /// Chunks being fetched from one target at the same time.

@@ -8,12 +8,13 @@
 
 mod support;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use support::differential::op::NAMES;
 use support::differential::world::World;
-use support::differential::{Run, Tally, now, run, tree};
-use support::mount::{Setup, Target};
+use support::differential::{Run, Tally, closed_files, now, run, tree};
+use support::mount::{Mount, Setup, Target};
 
 const OPERATIONS: u64 = 10_000;
 
@@ -86,6 +87,74 @@ fn differential_seed_1() {
 #[test]
 fn differential_seed_2() {
     mount_and_directory_agree("differential_seed_2", 2);
+}
+
+/// Between the operations random closed files are archived, released and recalled: nobody who
+/// uses the files may see a difference.
+#[test]
+fn differential_moving() {
+    const TEST: &str = "differential_moving";
+    if support::no_mount(TEST) {
+        return;
+    }
+    let options = options(5, OPERATIONS / 5);
+    let mut mount = Setup::default().mount();
+    let plain = mount.root.join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    let mut moves =
+        Moves { mount: &mount, rng: fastrand::Rng::with_seed(options.seed), done: [0; 3] };
+    let mut between = |number: u64, oracle: &World| {
+        if number % MOVE_EVERY == MOVE_EVERY - 1 { moves.some(oracle) } else { Ok(()) }
+    };
+    let tally = run(&mount.mountpoint, &plain, Run { between: Some(&mut between), ..options })
+        .unwrap_or_else(|found| panic!("{found}"));
+    println!("{tally}\narchived, released, recalled: {:?}", moves.done);
+    assert!(moves.done.iter().all(|done| *done > 0), "some move never happened: {:?}", moves.done);
+    mount.stop();
+}
+
+const MOVE_EVERY: u64 = 25;
+
+struct Moves<'a> {
+    mount: &'a Mount,
+    rng: fastrand::Rng,
+    /// Files archived, released, recalled.
+    done: [u64; 3],
+}
+
+impl Moves<'_> {
+    /// Archives a few files that nobody has open; mostly releases, sometimes recalls them.
+    fn some(&mut self, oracle: &World) -> Result<(), String> {
+        let mut closed = closed_files(oracle)?;
+        // An empty file is never archived.
+        closed.retain(|path| {
+            oracle.root().join(path).symlink_metadata().is_ok_and(|metadata| metadata.len() > 0)
+        });
+        self.rng.shuffle(&mut closed);
+        closed.truncate(3);
+        if closed.is_empty() {
+            return Ok(());
+        }
+        self.command(0, "archive", &closed)?;
+        if self.rng.u8(..4) > 0 {
+            self.command(1, "release", &closed)?;
+            if self.rng.u8(..4) == 0 {
+                self.command(2, "recall", &closed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, kind: usize, name: &str, files: &[PathBuf]) -> Result<(), String> {
+        let mut arguments = vec![OsString::from(name)];
+        arguments.extend(files.iter().map(|file| self.mount.path(file).into_os_string()));
+        let ran = self.mount.cli(arguments);
+        if !ran.status.success() {
+            return Err(format!("{name} {files:?}: {}\n{}{}", ran.status, ran.out, ran.err));
+        }
+        self.done[kind] += files.len() as u64;
+        Ok(())
+    }
 }
 
 #[test]

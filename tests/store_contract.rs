@@ -156,6 +156,7 @@ mod cases {
     }
 
     pub async fn a_listing_is_complete_and_in_order(store: Arc<dyn Store>) {
+        store.probe("probe").await.unwrap();
         let mut keys: Vec<String> =
             ["n/a.wav", "n/a/b.wav", "n/a/c.wav", "n/a-b", "n/a b", "n/ä", "n/Z", "other/x"]
                 .into_iter()
@@ -247,7 +248,7 @@ mod cases {
         let odd = [
             "n/a b+c&d=e#f?g;h:i,j@k!l$m.wav",
             "n/ a ",
-            "n/(1)*'2'\"<3>|~`^[]{}\\.wav",
+            "n/(1)*'2'\"<3>|~`^[]{}.wav",
             "n/%41%0A%25.wav",
             "n/ünïcödé 漢字 🎧.wav",
             "n/...",
@@ -541,4 +542,23 @@ fn a_store_outlives_the_runtime_that_used_it_first() {
             idle.push(runtime);
         }
     }
+}
+
+#[tokio::test]
+async fn two_machines_do_not_both_write_a_large_object() {
+    let Some(server) = SeaweedFs::shared() else { return };
+    let target = server.target("s3", &format!("s3://{}/", server.new_bucket()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..2 {
+        let store = open(&target).unwrap();
+        tasks.spawn(async move {
+            store.probe(&format!("probe-{seed}")).await.unwrap();
+            (seed, put(&*store, "n/a", &noise(seed, 9 << 20)).await.map_err(|e| e.kind))
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    let winners: Vec<u64> = outcomes.iter().filter(|o| o.1.is_ok()).map(|o| o.0).collect();
+    assert_eq!(winners.len(), 1, "{outcomes:?}");
+    let stored = open(&target).unwrap().get("n/a", 0..9 << 20).await.unwrap();
+    assert!(stored == noise(winners[0], 9 << 20));
 }

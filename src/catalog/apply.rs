@@ -62,29 +62,33 @@ pub(super) fn apply(op: &Op, id: NodeId, node: Option<Node>) -> Option<Node> {
 
 /// The names of node `id` after the operation, first made first. A moved name keeps its place.
 pub(super) fn apply_names(op: &Op, id: NodeId, names: &mut Vec<(NodeId, Name)>) {
-    let mut replace = |from: (NodeId, &Name), to: (NodeId, &Name)| {
-        names.retain(|(p, n)| (*p, n) != to);
-        match names.iter_mut().find(|(p, n)| (*p, n) == from) {
-            Some(place) => *place = (to.0, to.1.clone()),
-            None => names.push((to.0, to.1.clone())),
-        }
-    };
     match op {
-        Op::Create { parent, name, .. } | Op::Link { parent, name, .. } => {
-            if !names.iter().any(|(p, n)| p == parent && n == name) {
-                names.push((*parent, name.clone()));
-            }
+        Op::Create { parent, name, .. } | Op::Link { parent, name, .. }
+            if !names.iter().any(|(p, n)| p == parent && n == name) =>
+        {
+            names.push((*parent, name.clone()));
         }
+        Op::Unlink { last: true, .. } => names.clear(),
         Op::Unlink { parent, name, .. } => names.retain(|(p, n)| p != parent || n != name),
         Op::Rename { id: moved, parent, name, new_parent, new_name, .. } if *moved == id => {
-            replace((*parent, name), (*new_parent, new_name));
+            replace(names, (*parent, name), (*new_parent, new_name));
         }
+        Op::Rename { replaced: Some((_, true)), .. } => names.clear(),
         Op::Rename { new_parent, new_name, .. } => {
             names.retain(|(p, n)| p != new_parent || n != new_name);
         }
-        Op::Exchange { a, b } if a.0 == id => replace((a.1, &a.2), (b.1, &b.2)),
-        Op::Exchange { a, b } => replace((b.1, &b.2), (a.1, &a.2)),
+        Op::Exchange { a, b } if a.0 == id => replace(names, (a.1, &a.2), (b.1, &b.2)),
+        Op::Exchange { a, b } => replace(names, (b.1, &b.2), (a.1, &a.2)),
         _ => {}
+    }
+}
+
+/// Moves a name, without changing its place in the order.
+fn replace(names: &mut Vec<(NodeId, Name)>, from: (NodeId, &Name), to: (NodeId, &Name)) {
+    names.retain(|(p, n)| (*p, n) != to);
+    match names.iter_mut().find(|(p, n)| (*p, n) == from) {
+        Some(place) => *place = (to.0, to.1.clone()),
+        None => names.push((to.0, to.1.clone())),
     }
 }
 

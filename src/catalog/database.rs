@@ -9,6 +9,7 @@ use crate::limits;
 use rusqlite::{Connection, TransactionBehavior};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,18 +24,17 @@ pub(super) struct Database {
     pub wake: bool,
     /// The last effect committed.
     pub committed: u64,
+    /// Inode of the file when it was opened.
+    file: Option<u64>,
 }
 
 impl Database {
     /// Takes over a connection just opened.
     pub(super) fn new(shared: &Arc<Shared>, conn: Connection) -> rusqlite::Result<Database> {
-        let pages = shared.pages_max.load(Ordering::SeqCst);
-        if pages > 0 {
-            conn.pragma_update(None, "max_page_count", pages.cast_signed())?;
-        }
         let (clock, path) = (shared.options.clock.clone(), shared.path.clone());
+        let file = inode(&path);
         let shared = shared.clone();
-        let mut database = Database { conn, path, clock, shared, wake: false, committed: 0 };
+        let mut database = Database { conn, path, clock, shared, wake: false, committed: 0, file };
         let (committed, tier) = {
             let tx = Tx::begin(&database.conn, database.clock.now())?;
             (tx.committed.get(), tx.tier.get())
@@ -71,6 +71,8 @@ impl Database {
         &mut self,
         work: &dyn Fn(&Tx<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        #[cfg(test)]
+        self.pretend()?;
         let now = self.clock.now();
         let sqlite = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let tx = Tx::begin(&sqlite, now)?;
@@ -82,6 +84,18 @@ impl Database {
         self.committed = committed;
         self.shared.tier.fetch_max(tier, Ordering::SeqCst);
         Ok(result)
+    }
+
+    /// Makes SQLite fail as the test wants.
+    #[cfg(test)]
+    fn pretend(&self) -> rusqlite::Result<()> {
+        let pages = match self.shared.pages_max.load(Ordering::SeqCst) {
+            0 => i64::from(u32::MAX - 1),
+            pages => pages.cast_signed(),
+        };
+        let read_only = self.shared.read_only.load(Ordering::SeqCst);
+        self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        self.conn.pragma_update(None, "query_only", read_only)
     }
 
     /// Commits effects of the log.
@@ -132,6 +146,11 @@ impl Database {
         self.conn.query_row(text, [], |_| Ok(()))
     }
 
+    /// Whether the file that is open is the one that has the name.
+    pub(super) fn is_current(&self) -> bool {
+        self.file.is_some() && inode(&self.path) == self.file
+    }
+
     /// Gives up a database that is to be set aside: its files keep what they have.
     pub(super) fn abandon(self) {
         if let Err(error) = schema::leave_files_on_close(&self.conn) {
@@ -140,17 +159,32 @@ impl Database {
     }
 }
 
-/// Whether what is in the file is sound, seen by a connection of its own.
-pub(super) fn is_sound(path: &Path) -> bool {
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|m| m.ino())
+}
+
+/// Removes the write-ahead log and the shared memory of a database that is gone.
+pub(super) fn remove_companions(path: &Path) {
+    for suffix in ["-wal", "-shm"] {
+        let mut name = path.to_owned().into_os_string();
+        name.push(suffix);
+        let _may_be_missing = std::fs::remove_file(name);
+    }
+}
+
+/// Whether what is in the file is sound, seen by a connection of its own; `None`: it can not be
+/// told now.
+pub(super) fn is_sound(path: &Path) -> Option<bool> {
     let check = || -> rusqlite::Result<bool> {
         let conn = schema::open_reader(path)?;
         let answer: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
         Ok(answer == "ok")
     };
     match check() {
-        Ok(sound) => sound,
+        Ok(sound) => Some(sound),
+        Err(error) if super::error::fault(&error) == super::error::Fault::Garbage => Some(false),
         // Busy or unreadable now says nothing of the content.
-        Err(error) => super::error::fault(&error) != super::error::Fault::Garbage,
+        Err(_) => None,
     }
 }
 

@@ -5,7 +5,6 @@
 
 use super::Catalog;
 use super::error::Result;
-use super::log::Effect;
 use super::op::Name;
 use super::overlay::{Origin, Overlay, Slot};
 use super::reads::lay;
@@ -14,18 +13,11 @@ use super::sql_row::{self, NODE, NODE_COLUMNS, Stored, sql, unsigned};
 use crate::recording::{NodeId, State};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The mark lies this many changes back: the catalog says `released` a moment before the bytes
 /// are gone below, and a reader between the two sees the file in both places.
 const MARK_BACK: u64 = 1024;
-
-/// What the overlay says of one directory, and of the nodes in question.
-struct Pending {
-    names: HashMap<Name, Slot>,
-    effects: HashMap<NodeId, Vec<Arc<Effect>>>,
-}
 
 /// One row of SQLite.
 struct Row {
@@ -42,7 +34,8 @@ impl Catalog {
     }
 
     /// Released nodes in `parent`, and those that moved between local and released after `mark`,
-    /// from `cursor` (0: the beginning) on, at most `limit`, in a stable order.
+    /// from `cursor` (0: the beginning) on, at most `limit`, in a stable order. An empty answer is
+    /// the end; a short one is not.
     ///
     /// # Errors
     /// `Unusable`.
@@ -54,7 +47,10 @@ impl Catalog {
         limit: usize,
     ) -> Result<Vec<ListRow>> {
         let mut cursor = cursor;
-        while limit > 0 {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        loop {
             let (rows, next) = self.list_page(parent, cursor, mark, limit)?;
             match next {
                 // Everything on this page was taken away by operations not yet committed, or
@@ -63,7 +59,6 @@ impl Catalog {
                 _ => return Ok(rows),
             }
         }
-        Ok(Vec::new())
     }
 
     /// Whether the directory has released nodes in it (rmdir must say ENOTEMPTY).
@@ -90,86 +85,53 @@ impl Catalog {
         mark: u64,
         limit: usize,
     ) -> Result<(Vec<ListRow>, Option<u64>)> {
-        let names = pending_names(&self.shared.overlay.read(), parent);
+        let (names, newest) = {
+            let overlay = self.shared.overlay.read();
+            (pending_names(&overlay, parent), overlay.newest())
+        };
         let page = self.shared.readers.snapshot(|conn, committed| {
             let rows = sql_page(conn, parent, cursor, mark, limit)?;
-            let full = rows.len() >= limit;
-            let next = rows.last().map(|r| r.cursor).filter(|_| full);
             let moved = moved_here(conn, parent, &names, committed)?;
-            Ok((committed, rows, moved, next))
+            Ok((committed, rows, moved))
         });
-        let (committed, rows, moved, next) = page.map_err(|e| self.unreadable(&e))?;
-        let Some(pending) = self.pending(names, &rows, &moved, committed) else {
+        let (committed, rows, moved) = page.map_err(|e| self.unreadable(&e))?;
+        let next = rows.last().map(|r| r.cursor).filter(|_| rows.len() >= limit);
+        let overlay = self.shared.overlay.read();
+        if overlay.dropped() > committed {
+            // It no longer has everything that the snapshot has not.
             return Ok((Vec::new(), Some(cursor)));
+        }
+        // What came after the names were taken must not hide a row whose new name is not listed.
+        let overlaid = |row: &Row| {
+            let slot = overlay.slot(parent, &row.name).filter(|s| s.seq <= newest);
+            slot.or(names.get(&row.name)).is_some_and(|s| s.seq > committed)
         };
-        let mut listed = Vec::new();
-        for row in rows {
-            let elsewhere = pending.names.get(&row.name).is_some_and(|s| s.seq > committed);
-            if !elsewhere {
-                let laid = self
-                    .listed(&pending, committed, mark, row.cursor, row.name, row.tier, row.stored);
-                listed.extend(laid);
-            }
-        }
-        for row in moved {
-            let in_page = row.cursor > cursor && next.is_none_or(|last| row.cursor <= last);
-            if in_page {
-                let laid = self
-                    .listed(&pending, committed, mark, row.cursor, row.name, row.tier, row.stored);
-                listed.extend(laid.filter(|r| r.moved || r.row.state == State::Released));
-            }
-        }
+        let in_page = |row: &Row| row.cursor > cursor && next.is_none_or(|last| row.cursor <= last);
+        let rows = rows.into_iter().filter(|row| !overlaid(row));
+        let all = rows.chain(moved.into_iter().filter(in_page));
+        let mut listed: Vec<ListRow> =
+            all.filter_map(|row| listed(&overlay, committed, mark, row)).collect();
         listed.sort_by_key(|r| r.cursor);
         listed.truncate(limit);
         Ok((listed, next))
     }
+}
 
-    /// Effects on the nodes of a page; `None` if some were dropped since its snapshot.
-    fn pending(
-        &self,
-        names: HashMap<Name, Slot>,
-        rows: &[Row],
-        moved: &[Row],
-        committed: u64,
-    ) -> Option<Pending> {
-        let overlay = self.shared.overlay.read();
-        if overlay.dropped() > committed {
-            return None;
-        }
-        let ids = rows.iter().chain(moved).map(|r| r.stored.node.row.id);
-        let effects = ids.map(|id| (id, overlay.effects(id))).collect();
-        Some(Pending { names, effects })
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn listed(
-        &self,
-        pending: &Pending,
-        committed: u64,
-        mark: u64,
-        cursor: u64,
-        name: Name,
-        tier: u64,
-        stored: Stored,
-    ) -> Option<ListRow> {
-        let id = stored.node.row.id;
-        let before = stored.node.row.state;
-        let none = Vec::new();
-        let effects = pending.effects.get(&id).unwrap_or(&none);
-        let row = lay(effects, committed, id, Some(stored.node))?.row;
-        if row.state == State::Deleted {
-            return None;
-        }
-        let changed = (row.state == State::Released) != (before == State::Released);
-        Some(ListRow { cursor, name, moved: tier > mark || changed, row })
-    }
+/// The row as it is after the effects not yet committed; `None` if it need not be listed.
+fn listed(overlay: &Overlay, committed: u64, mark: u64, row: Row) -> Option<ListRow> {
+    let Row { cursor, name, tier, stored } = row;
+    let (id, before) = (stored.node.row.id, stored.node.row.state);
+    let row = lay(&overlay.effects(id), committed, id, Some(stored.node))?.row;
+    let released = row.state == State::Released;
+    let moved = tier > mark || released != (before == State::Released);
+    let wanted = row.state != State::Deleted && (released || moved);
+    wanted.then_some(ListRow { cursor, name, moved, row })
 }
 
 /// Names of the directory that effects not yet committed speak of, without those of new nodes:
 /// they are local.
 fn pending_names(overlay: &Overlay, parent: NodeId) -> HashMap<Name, Slot> {
-    let local = |slot: &Slot| slot.node.is_some_and(|id| overlay.is_new(id));
-    let names = overlay.names(parent).filter(|(_, slot)| !local(slot));
+    let names = overlay.names(parent).filter(|(_, slot)| !slot.local);
     names.map(|(name, slot)| (name.clone(), slot.clone())).collect()
 }
 
@@ -196,6 +158,7 @@ fn sql_page(
     Ok(rows)
 }
 
+/// Takes the mark only so that both queries have the same parameters.
 pub(super) fn released_sql() -> String {
     format!(
         "SELECT {NODE}, e.id, e.name, e.tier FROM entry e INDEXED BY entry_released
@@ -210,7 +173,7 @@ pub(super) fn moved_sql() -> String {
     format!(
         "SELECT {NODE}, e.id, e.name, e.tier FROM entry e INDEXED BY entry_moved
          JOIN node n ON n.id = e.node
-         WHERE e.parent = ?1 AND e.released = 0 AND e.tier > 0 AND e.tier > ?4 AND e.id > ?2
+         WHERE e.parent = ?1 AND e.released = 2 AND e.tier > ?4 AND e.id > ?2
          ORDER BY e.id LIMIT ?3"
     )
 }

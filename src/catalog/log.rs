@@ -20,6 +20,9 @@ const FRAME: usize = 8;
 /// Version, phase, sequence number, reference in front of the operation.
 const HEAD: usize = 18;
 
+/// No record is longer: names and extended attributes are bounded by the kernel.
+const RECORD_MAX: u64 = 1 << 20;
+
 /// What a record says of its operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -99,14 +102,12 @@ impl Log {
         };
         let mut replay = Replay::default();
         let numbers = numbers(dir)?;
-        for (i, number) in numbers.iter().enumerate() {
+        for number in &numbers {
             let bytes = std::fs::read(segment_path(dir, *number))?;
             log.segments.push_back(Segment { number: *number, last_effect: 0 });
             let read = log.read_segment(&bytes, *number, &mut replay);
-            let torn = bytes.len() as u64 - read;
-            // Every start begins a new segment, so each may end in one torn record; a longer
-            // rest is damage.
-            replay.damaged |= torn > 0 && (i + 1 < numbers.len() || torn > 1 << 20);
+            let rest = usize::try_from(read).ok().and_then(|at| bytes.get(at..));
+            replay.damaged |= rest.is_some_and(|rest| !is_torn(rest));
         }
         for open in log.open.values_mut() {
             open.orphan = !open.settled;
@@ -359,6 +360,17 @@ fn parse(bytes: &[u8]) -> Option<(Parsed, usize)> {
     let op = (!json.is_empty()).then(|| serde_json::from_slice(json)).transpose().ok()?;
     let (seq, of) = (u64::from_le_bytes(*seq), u64::from_le_bytes(*of));
     Some((Parsed { phase, seq, of, op }, FRAME + len))
+}
+
+/// Whether this is the beginning of a record, cut off by the death of its writer.
+fn is_torn(rest: &[u8]) -> bool {
+    match rest.split_first_chunk::<4>() {
+        None => true,
+        Some((len, _)) => {
+            let len = u64::from(u32::from_le_bytes(*len));
+            len <= RECORD_MAX && len.saturating_add(FRAME as u64) > rest.len() as u64
+        }
+    }
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {

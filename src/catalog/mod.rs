@@ -6,6 +6,7 @@
 
 mod apply;
 mod database;
+mod due;
 mod encode;
 mod engine;
 mod error;
@@ -25,6 +26,7 @@ mod settings;
 mod shared;
 mod sql_row;
 mod status;
+mod tend;
 mod thread;
 mod tx;
 
@@ -255,7 +257,7 @@ fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
             }
             Err(OpenFault::Sqlite(error)) => error,
         };
-        if fault(&error) != Fault::Garbage || database::is_sound(&shared.path) {
+        if fault(&error) != Fault::Garbage || database::is_sound(&shared.path) == Some(true) {
             tracing::error!("the catalog {} can not be used: {error}", shared.path.display());
             *shared.trouble.lock() = Some(error.to_string());
             return Ok(None);

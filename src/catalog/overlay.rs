@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub node: Option<NodeId>,
     /// Where its entry comes from.
     pub origin: Origin,
+    /// The node was first heard of from an effect not yet committed, so it is not released.
+    pub local: bool,
 }
 
 /// Effects in order, with what they say of names and nodes.
@@ -55,26 +57,43 @@ impl Overlay {
         let seq = effect.seq;
         match &effect.op {
             Op::Create { id, parent, name, .. } | Op::Link { id, parent, name } => {
-                self.set(*parent, name, Slot { seq, node: Some(*id), origin: Origin::Made(seq) });
+                self.set(
+                    *parent,
+                    name,
+                    Slot { seq, node: Some(*id), origin: Origin::Made(seq), local: false },
+                );
             }
             Op::Unlink { parent, name, .. } => {
-                self.set(*parent, name, Slot { seq, node: None, origin: Origin::Made(seq) });
+                self.set(
+                    *parent,
+                    name,
+                    Slot { seq, node: None, origin: Origin::Made(seq), local: false },
+                );
             }
             Op::Rename { id, parent, name, new_parent, new_name, .. } => {
                 let origin = self.origin(*parent, name);
-                self.set(*parent, name, Slot { seq, node: None, origin: Origin::Made(seq) });
-                self.set(*new_parent, new_name, Slot { seq, node: Some(*id), origin });
+                self.set(
+                    *parent,
+                    name,
+                    Slot { seq, node: None, origin: Origin::Made(seq), local: false },
+                );
+                self.set(
+                    *new_parent,
+                    new_name,
+                    Slot { seq, node: Some(*id), origin, local: false },
+                );
             }
             Op::Exchange { a, b } => {
                 let (from_a, from_b) = (self.origin(a.1, &a.2), self.origin(b.1, &b.2));
-                self.set(b.1, &b.2, Slot { seq, node: Some(a.0), origin: from_a });
-                self.set(a.1, &a.2, Slot { seq, node: Some(b.0), origin: from_b });
+                self.set(b.1, &b.2, Slot { seq, node: Some(a.0), origin: from_a, local: false });
+                self.set(a.1, &a.2, Slot { seq, node: Some(b.0), origin: from_b, local: false });
             }
             Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => {}
         }
     }
 
-    fn set(&mut self, parent: NodeId, name: &Name, slot: Slot) {
+    fn set(&mut self, parent: NodeId, name: &Name, mut slot: Slot) {
+        slot.local = slot.node.is_some_and(|id| self.is_new(id));
         self.names.entry(parent).or_default().insert(name.clone(), slot);
     }
 
@@ -157,7 +176,7 @@ impl Overlay {
     }
 
     /// Whether the node was first heard of from an effect not yet committed.
-    pub(super) fn is_new(&self, id: NodeId) -> bool {
+    fn is_new(&self, id: NodeId) -> bool {
         let first = self.nodes.get(&id).and_then(|e| e.front());
         first.is_some_and(|e| matches!(e.op, Op::Create { .. }))
     }
@@ -170,6 +189,11 @@ impl Overlay {
     /// Effects that wait for the catalog.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The last effect added.
+    pub(super) fn newest(&self) -> u64 {
+        self.queue.back().map_or(self.dropped, |e| e.seq)
     }
 
     /// The last effect taken out.

@@ -28,7 +28,7 @@ pub(super) fn lay(
 impl Catalog {
     /// Says why SQLite could not answer, and lets the thread look if the file seems damaged.
     pub(super) fn unreadable(&self, error: &rusqlite::Error) -> CatalogError {
-        if fault(error) == Fault::Garbage {
+        if matches!(fault(error), Fault::Garbage | Fault::Io) {
             self.shared.suspect.store(true, Ordering::SeqCst);
             self.shared.ring();
         }

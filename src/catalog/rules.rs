@@ -65,7 +65,7 @@ pub const RULES: &[(u32, &str, &str)] = &[
         11,
         "a name mirrors the tier of its node",
         "SELECT e.id FROM entry e JOIN node n ON n.id = e.node
-         WHERE e.released <> (n.state = 4) OR e.tier <> n.tier",
+         WHERE e.released <> CASE WHEN n.state = 4 THEN 1 WHEN n.tier > 0 THEN 2 ELSE 0 END OR e.tier <> n.tier",
     ),
     (
         12,

@@ -23,7 +23,8 @@ pub(super) mod bucket {
 }
 
 // State codes: 1 recording, 2 closed, 3 archived, 4 released, 5 deleted. Kind codes: 1 file,
-// 2 directory, 3 symbolic link, 4 other. Times are nanoseconds since 1970.
+// 2 directory, 3 symbolic link, 4 other. entry.released: 1 now, 2 earlier, 0 never. Times are
+// nanoseconds since 1970.
 const V1: &str = "
 CREATE TABLE position(
     id INTEGER PRIMARY KEY CHECK(id = 1),
@@ -93,7 +94,7 @@ CREATE TABLE entry(
 CREATE INDEX entry_node ON entry(node);
 CREATE INDEX entry_stem ON entry(parent, stem);
 CREATE INDEX entry_released ON entry(parent, id) WHERE released = 1;
-CREATE INDEX entry_moved ON entry(parent, tier) WHERE released = 0 AND tier > 0;
+CREATE INDEX entry_moved ON entry(parent, tier) WHERE released = 2;
 
 CREATE TABLE generation(
     node INTEGER NOT NULL,

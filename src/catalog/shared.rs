@@ -69,8 +69,12 @@ pub(super) struct Shared {
     pub log_failing: AtomicBool,
     /// Bytes of uncommitted log at which it is full.
     pub log_bytes_max: AtomicU64,
-    /// Test hook: pages the database may have at most; 0 for no bound.
+    /// Pages the database may have at most; 0 for no bound.
+    #[cfg(test)]
     pub pages_max: AtomicU64,
+    /// Writes are refused as by a read-only disk.
+    #[cfg(test)]
+    pub read_only: AtomicBool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -103,7 +107,10 @@ impl Shared {
             suspect: AtomicBool::new(false),
             log_failing: AtomicBool::new(false),
             log_bytes_max: AtomicU64::new(limits::OPERATION_LOG_BYTES_MAX),
+            #[cfg(test)]
             pages_max: AtomicU64::new(0),
+            #[cfg(test)]
+            read_only: AtomicBool::new(false),
             options,
         }
     }

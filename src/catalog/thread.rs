@@ -14,30 +14,30 @@ use std::time::{Duration, Instant};
 /// How long effects may gather before they are committed together.
 const GATHER: Duration = Duration::from_millis(10);
 /// Quiet time after which the write-ahead log is emptied.
-const IDLE: Duration = Duration::from_secs(5);
+pub(super) const IDLE: Duration = Duration::from_secs(5);
 /// Wait between tries while another program holds the lock.
 const BUSY_RETRY: Duration = Duration::from_millis(50);
 /// Shortest and longest wait between tries to get a failed database going.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// Least time between two complete looks at a database a reader found fault with.
-const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// The thread's own state.
 pub(super) struct Worker {
-    shared: Arc<Shared>,
-    database: Option<Database>,
-    ballast: Ballast,
+    pub(super) shared: Arc<Shared>,
+    pub(super) database: Option<Database>,
+    pub(super) ballast: Ballast,
+    /// The ballast was given up and is not back yet.
+    pub(super) on_reserve: bool,
     /// When the present failure began.
-    failing_since: Option<Instant>,
-    failures: u32,
+    pub(super) failing_since: Option<Instant>,
+    pub(super) failures: u32,
     /// Garbage found since the last commit that went well.
-    garbage: u32,
-    retry_at: Option<Instant>,
-    checked: Option<Instant>,
-    attempted: Instant,
-    last_work: Instant,
-    tidy: bool,
-    ballast_at: Instant,
+    pub(super) garbage: u32,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) checked: Option<Instant>,
+    pub(super) attempted: Instant,
+    pub(super) last_work: Instant,
+    pub(super) tidy: bool,
+    pub(super) ballast_at: Instant,
 }
 
 impl Worker {
@@ -49,6 +49,7 @@ impl Worker {
             shared,
             database,
             ballast,
+            on_reserve: false,
             failing_since: None,
             failures: 0,
             garbage: 0,
@@ -84,9 +85,13 @@ impl Worker {
     fn wait(&mut self) {
         let now = Instant::now();
         let until = self.retry_at.unwrap_or_else(|| match self.tidy {
-            true => now + Duration::from_secs(60),
+            true => self.ballast_at.max(now),
             false => self.last_work + IDLE,
         });
+        let until = match self.on_reserve && self.retry_at.is_none() {
+            true => until.min(self.ballast_at.max(now)),
+            false => until,
+        };
         // Without a database new effects change nothing; only jobs and time do.
         if self.retry_at.is_none() {
             self.shared.asleep.store(true, Ordering::SeqCst);
@@ -213,6 +218,7 @@ impl Worker {
     fn failed(&mut self, error: &rusqlite::Error) {
         let kind = fault(error);
         if kind == Fault::Full && self.ballast.give() {
+            self.on_reserve = true;
             self.say(format!(
                 "the disk of {} is full ({error}); its reserve was given up, free space there",
                 self.shared.options.state_dir.display()
@@ -241,7 +247,7 @@ impl Worker {
         }
     }
 
-    fn say(&self, reason: String) {
+    pub(super) fn say(&self, reason: String) {
         let mut trouble = self.shared.trouble.lock();
         if trouble.as_ref() != Some(&reason) {
             tracing::error!("the catalog {}: {reason}", self.shared.path.display());
@@ -249,18 +255,16 @@ impl Worker {
         }
     }
 
-    fn recovered(&mut self) {
+    pub(super) fn recovered(&mut self) {
         self.retry_at = None;
         self.failures = 0;
         self.garbage = 0;
-        if self.failing_since.take().is_some() | (self.shared.trouble.lock().is_some()) {
-            let on_reserve = !self.ballast.is_there();
-            let mut trouble = self.shared.trouble.lock();
-            // Living on the reserve is a trouble of its own, over when the reserve is back.
-            if trouble.is_some() && !on_reserve {
-                tracing::info!("the catalog {} can be written again", self.shared.path.display());
-                *trouble = None;
-            }
+        self.failing_since = None;
+        let mut trouble = self.shared.trouble.lock();
+        // Living on the reserve is a trouble of its own, over when the reserve is back.
+        if trouble.is_some() && !self.on_reserve {
+            tracing::info!("the catalog {} can be written again", self.shared.path.display());
+            *trouble = None;
         }
     }
 
@@ -302,20 +306,10 @@ impl Worker {
         }
     }
 
-    fn look_if_suspect(&mut self) {
-        let due = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
-        if due && self.shared.suspect.swap(false, Ordering::SeqCst) {
-            self.checked = Some(Instant::now());
-            if self.database.is_some() && !database::is_sound(&self.shared.path) {
-                self.replace();
-            }
-        }
-    }
-
     fn garbage_found(&mut self) {
         self.garbage = self.garbage.saturating_add(1);
         // A single wrong answer may come from a read that failed; the file decides.
-        if self.garbage >= 3 || !database::is_sound(&self.shared.path) {
+        if self.garbage >= 3 || database::is_sound(&self.shared.path) == Some(false) {
             self.replace();
         } else {
             self.database = None;
@@ -323,7 +317,7 @@ impl Worker {
     }
 
     /// Sets the file aside; the next step makes a new one.
-    fn replace(&mut self) {
+    pub(super) fn replace(&mut self) {
         if let Some(database) = self.database.take() {
             database.abandon();
         }
@@ -345,65 +339,6 @@ impl Worker {
             }
         }
         self.shared.reconcile.store(true, Ordering::SeqCst);
-    }
-
-    // ---- housekeeping ---------------------------------------------------------------------
-
-    fn checkpoint(&mut self) -> rusqlite::Result<()> {
-        let idle = !self.tidy && self.last_work.elapsed() >= IDLE;
-        let Some(database) = &self.database else { return Ok(()) };
-        let pages = database.wal_pages();
-        let bound = u64::from(limits::CATALOG_WAL_PAGES);
-        if idle {
-            self.tidy = true;
-        }
-        let result = match pages {
-            // A program that reads for long keeps the log growing; wait for a gap in its reading.
-            _ if pages >= bound.saturating_mul(8) => database.checkpoint(true),
-            _ if pages >= bound => database.checkpoint(false),
-            1.. if idle => database.checkpoint(true),
-            _ => Ok(()),
-        };
-        // A reader or another writer in the way: next time.
-        result.or_else(|error| if fault(&error) == Fault::Busy { Ok(()) } else { Err(error) })
-    }
-
-    fn tend_log(&mut self) {
-        // Effects are added only under the lock of the log.
-        let mut log = self.shared.log.lock();
-        let committed = {
-            let overlay = self.shared.overlay.read();
-            if overlay.len() == 0 { u64::MAX } else { overlay.dropped() }
-        };
-        let len = log.active_len();
-        let long = len >= limits::OPERATION_LOG_SEGMENT_BYTES;
-        if (long || (self.tidy && len > 0 && committed == u64::MAX))
-            && let Err(error) = log.rotate()
-        {
-            tracing::warn!("{}: {error}", self.shared.options.runtime_dir.display());
-        }
-        let retired = log.retire(committed);
-        drop(log);
-        for path in retired {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!("{}: {error}", path.display());
-            }
-        }
-    }
-
-    fn tend_ballast(&mut self) {
-        if Instant::now() < self.ballast_at {
-            return;
-        }
-        self.ballast_at = Instant::now() + Duration::from_secs(10);
-        if self.ballast.is_there() || self.retry_at.is_some() {
-            return;
-        }
-        match self.ballast.restore() {
-            Ok(true) => self.recovered(),
-            Ok(false) => self.say("its disk is nearly full and there is no reserve".to_owned()),
-            Err(error) => tracing::warn!("the reserve of the catalog: {error}"),
-        }
     }
 
     fn end(&mut self) {

@@ -131,7 +131,7 @@ impl<'a> Tx<'a> {
             .execute([sql(id.0), tier])?;
         self.conn
             .prepare_cached("UPDATE entry SET released = ?2, tier = ?3 WHERE node = ?1")?
-            .execute([sql(id.0), i64::from(released), tier])?;
+            .execute([sql(id.0), if released { 1 } else { 2 }, tier])?;
         Ok(())
     }
 
@@ -244,7 +244,8 @@ impl<'a> Tx<'a> {
             .prepare_cached(
                 "INSERT INTO entry(id, parent, name, stem, node, released, tier)
                  SELECT CASE WHEN EXISTS(SELECT 1 FROM entry e WHERE e.id = ?1) THEN NULL
-                     ELSE ?1 END, ?2, ?3, ?4, id, state = 4, tier FROM node WHERE id = ?5",
+                     ELSE ?1 END, ?2, ?3, ?4, id, CASE WHEN state = 4 THEN 1 WHEN tier > 0 THEN 2
+                     ELSE 0 END, tier FROM node WHERE id = ?5",
             )?
             .execute(params![sql(seq), sql(parent.0), name, sql_row::stem_of(name).0, sql(id.0)])?;
         Ok(())

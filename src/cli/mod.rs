@@ -1,6 +1,109 @@
-//! The command line.
+//! The command line: one file per command.
+//!
+//! **Invariant:** exit 0 done, 1 tried and failed, 2 asked for wrongly (arguments, configuration,
+//! a path outside the mount) with nothing tried. With `--json` standard output carries exactly
+//! one JSON document, also for a failure.
+
+mod archive;
+mod check;
+mod context;
+mod explain;
+mod mount;
+mod moves;
+mod output;
+mod path_report;
+mod recall;
+mod release;
+mod reload;
+mod status;
+
+pub use check::{Finding, Outcome};
+pub use context::target_options;
+
+use clap::{Parser, Subcommand};
+use context::{Common, Context, Exit};
+use std::process::ExitCode;
+
+/// A file system over a PBX's recordings directory that archives to object storage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "spoolfs",
+    version,
+    about,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Begin with:\n  spoolfs check\n  spoolfs mount --config /etc/spoolfs/spoolfs.toml"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount over the recordings directory and serve until stopped.
+    #[command(after_help = mount::EXAMPLES)]
+    Mount(mount::Arguments),
+    /// Show how things stand: all, or one recording.
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Arguments),
+    /// Archive closed recordings now, without waiting for archive_after.
+    #[command(after_help = archive::EXAMPLES)]
+    Archive(moves::Arguments),
+    /// Release the local copies of archived recordings now, without waiting for keep_local.
+    #[command(after_help = release::EXAMPLES)]
+    Release(moves::Arguments),
+    /// Bring released recordings back to the local disk.
+    #[command(after_help = recall::EXAMPLES)]
+    Recall(moves::Arguments),
+    /// Say why a recording is where it is.
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Arguments),
+    /// Try everything a mount needs, and say how to mend what is missing.
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::Arguments),
+    /// Make the running spoolfs read its configuration again.
+    #[command(after_help = reload::EXAMPLES)]
+    Reload(reload::Arguments),
+}
+
+impl Command {
+    fn common(&self) -> &Common {
+        match self {
+            Command::Mount(a) => &a.common,
+            Command::Status(a) => &a.common,
+            Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
+            Command::Explain(a) => &a.common,
+            Command::Check(a) => &a.common,
+            Command::Reload(a) => &a.common,
+        }
+    }
+
+    fn run(&self) -> Result<(), Exit> {
+        match self {
+            Command::Mount(a) => mount::run(a),
+            Command::Status(a) => status::run(a),
+            Command::Archive(a) => archive::run(a),
+            Command::Release(a) => release::run(a),
+            Command::Recall(a) => recall::run(a),
+            Command::Explain(a) => explain::run(a),
+            Command::Check(a) => check::run(a),
+            Command::Reload(a) => reload::run(a),
+        }
+    }
+}
 
 /// Runs the command given on the command line.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(2)
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _nobody_reads = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match arguments.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => ExitCode::from(exit.show(arguments.command.common().json)),
+    }
 }

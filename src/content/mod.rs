@@ -137,7 +137,8 @@ impl Content {
         let counters = Arc::new(Counters::default());
         Content {
             inner: Arc::new(Inner {
-                read_timeout: options.read_timeout,
+                // So that "forever" can be added to the present.
+                read_timeout: options.read_timeout.min(limits::READ_TIMEOUT_MAX),
                 sources: Sources::new(objects),
                 fetcher: Fetcher::new(stores, clock, counters.clone()),
                 flights: Flights::default(),

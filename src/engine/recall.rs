@@ -40,7 +40,7 @@ fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
 
 fn is_missing(shared: &Shared, id: NodeId) -> Result<bool> {
     let _tier = shared.tier.lock();
-    let _names = shared.lower.names_stay();
+    let _names = shared.lower.names_still();
     let Some(path) = shared.path_of(id)? else { return Ok(false) };
     Ok(shared.lower.stat(&path).is_err_and(|e| e.is_not_found()))
 }

@@ -6,8 +6,8 @@
 //! A name that is known but carries no identity, or another's, is put off for the same reason,
 //! until a round over what was put off finds nothing moved any more.
 //!
-//! The file system makes, finds and moves names while names stay or move (`Lower::names_stay`,
-//! `names_move`) and tells the catalog before it lets go. So what is judged here is looked at once
+//! The file system makes, finds and moves names under `Lower::names_change` and tells the catalog
+//! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
 
 use super::error::Result;
@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
     /// The node has another name below than in the catalog.
     fn moved(&mut self, parent: NodeId, name: &[u8], path: &Path, id: NodeId) -> Result<()> {
         let shared = self.shared;
-        let _names = shared.lower.names_move();
+        let _names = shared.lower.names_still();
         let Ok(stat) = shared.lower.stat(path) else { return Ok(()) };
         let there = shared.catalog.lookup(parent, name)?;
         if stat.node != Some(id) || there.as_ref().is_some_and(|r| r.id == id) {
@@ -292,7 +292,7 @@ impl<'a> Walk<'a> {
         path: &Path,
     ) -> Result<Option<NodeId>> {
         let shared = self.shared;
-        let _names = shared.lower.names_move();
+        let _names = shared.lower.names_still_in(parent);
         let Ok(stat) = shared.lower.stat(path) else { return Ok(None) };
         // An identity that the catalog has forgotten is kept: the kernel may know it.
         let mut id = None;

@@ -121,7 +121,7 @@ impl Shared {
 
     /// Whether the bytes of a node are in the lower directory.
     pub fn is_local(&self, id: NodeId) -> Result<bool> {
-        let _names = self.lower.names_stay();
+        let _names = self.lower.names_still();
         let Some(path) = self.path_of(id)? else { return Ok(false) };
         Ok(self.lower.stat(&path).is_ok())
     }
@@ -154,7 +154,7 @@ impl Shared {
         let id = candidate.row.id;
         let seen_before = self.catalog.trouble_of(id)?.is_some_and(|t| t.attempts > 0);
         let gone = {
-            let _names = self.lower.names_stay();
+            let _names = self.lower.names_still();
             self.path_of(id)?.as_deref() == Some(candidate.path.as_path())
                 && self.lower.stat(&candidate.path).is_err_and(|e| e.is_not_found())
         };

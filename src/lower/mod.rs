@@ -95,14 +95,47 @@ pub struct LowerStat {
     pub node: Option<NodeId>,
 }
 
+/// Locks for directories.
+const DIRECTORY_LOCKS: usize = 64;
+
+fn lock_number(id: NodeId) -> usize {
+    usize::try_from(id.0 % DIRECTORY_LOCKS as u64).unwrap_or(0)
+}
+
+/// Takes a lock without standing in line for it: whoever stands in line keeps users out, and may
+/// be waiting for one of them whom the disk holds up.
+fn patiently(lock: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
+    loop {
+        if let Some(guard) = lock.try_write() {
+            return guard;
+        }
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+}
+
+/// See [`Lower::names_change`].
+#[derive(Debug)]
+pub struct NamesChange<'a> {
+    _first: Option<RwLockReadGuard<'a, ()>>,
+    _second: Option<RwLockReadGuard<'a, ()>>,
+}
+
+/// See [`Lower::names_still`].
+#[derive(Debug)]
+pub struct NamesStill<'a> {
+    _held: Vec<RwLockWriteGuard<'a, ()>>,
+}
+
 /// The lower directory of one mount.
 #[derive(Debug)]
 pub struct Lower {
     root: Dir,
     private: Private,
-    /// Held for reading while a name is looked up and opened, for writing while names move.
-    /// Nobody holds it across a read or write of data, an fsync, SQLite or the network.
-    topology: RwLock<()>,
+    /// For each directory (several share one): held for reading by whoever makes, moves or removes
+    /// names in it for a user, for writing by the engine while it takes a local copy away, puts
+    /// one back, or judges what it finds. The kernel keeps users from each other. Nobody holds one across a read or write of
+    /// data, an fsync, SQLite or the network.
+    directories: [RwLock<()>; DIRECTORY_LOCKS],
     retired: Mutex<Vec<Retired>>,
 }
 
@@ -123,8 +156,12 @@ impl Lower {
             ),
         })?;
         let private = Private::open(&root).map_err(LowerError::io(dir))?;
-        let lower =
-            Lower { root, private, topology: RwLock::new(()), retired: Mutex::new(Vec::new()) };
+        let lower = Lower {
+            root,
+            private,
+            directories: std::array::from_fn(|_| RwLock::new(())),
+            retired: Mutex::new(Vec::new()),
+        };
         lower.clear_leftovers();
         Ok(Arc::new(lower))
     }
@@ -150,14 +187,30 @@ impl Lower {
         Ok((dir, name.as_bytes()))
     }
 
-    /// Held by whoever looks a name up and then acts on what it found.
-    pub fn names_stay(&self) -> RwLockReadGuard<'_, ()> {
-        self.topology.read()
+    /// Held while a user's operation makes, moves or removes names in these directories, or finds
+    /// a name that is new. Users do not wait for each other here; the kernel sees to that.
+    pub fn names_change(&self, a: NodeId, b: NodeId) -> NamesChange<'_> {
+        let (a, b) = (lock_number(a), lock_number(b));
+        let get = |n: usize| self.directories.get(n).map(RwLock::read_recursive);
+        NamesChange { _first: get(a), _second: (a != b).then(|| get(b)).flatten() }
     }
 
-    /// Held by whoever moves or removes a name.
-    pub fn names_move(&self) -> RwLockWriteGuard<'_, ()> {
-        self.topology.write()
+    /// Held while the engine judges or changes names in this directory: no user's operation is
+    /// half done there.
+    pub fn names_still_in(&self, dir: NodeId) -> NamesStill<'_> {
+        NamesStill {
+            _held: self.directories.get(lock_number(dir)).map(patiently).into_iter().collect(),
+        }
+    }
+
+    /// The same for all directories.
+    pub fn names_still(&self) -> NamesStill<'_> {
+        NamesStill { _held: self.directories.iter().map(patiently).collect() }
+    }
+
+    fn names_still_at(&self, dir: &Dir) -> Result<NamesStill<'_>> {
+        let stat = dir.stat_self().map_err(LowerError::io(Path::new("")))?;
+        Ok(self.names_still_in(stat.node.unwrap_or(NodeId::ROOT)))
     }
 
     /// Looks at a path relative to the mount; a symbolic link is not followed.

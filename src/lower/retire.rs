@@ -2,6 +2,7 @@
 
 use super::dir::stat_file;
 use super::quiet::under_lease;
+use super::stage::KeepTimes;
 use super::{Lower, LowerError, Result};
 use crate::recording::{NodeId, ReleasePermit};
 use rustix::fs::{OFlags, RenameFlags};
@@ -26,8 +27,9 @@ impl Lower {
     /// # Errors
     /// `Busy`, `Changed`: the file is where it was.
     pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
-        let _names = self.names_move();
         let (dir, name) = self.parent_of(path)?;
+        let _names = self.names_still_at(&dir)?;
+        let _times = KeepTimes::of(&dir);
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
         let file = dir.open(name, flags).map_err(LowerError::io(path))?;
         let changed = || LowerError::Changed { path: path.to_owned() };
@@ -78,8 +80,9 @@ impl Lower {
     }
 
     fn put_back(&self, name: &[u8], path: &Path) -> bool {
-        let _names = self.names_move();
         let back = self.parent_of(path).and_then(|(dir, old)| {
+            let _names = self.names_still_at(&dir)?;
+            let _times = KeepTimes::of(&dir);
             self.private
                 .gone
                 .rename(name, &dir, old, RenameFlags::NOREPLACE)

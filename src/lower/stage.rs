@@ -51,17 +51,44 @@ impl Lower {
         stage.dress(attr, xattrs).map_err(LowerError::io(path))?;
         stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
         let changed = || LowerError::Changed { path: path.to_owned() };
-        let _names = self.names_move();
+        let (dir, name) = self.parent_of(path)?;
+        let _names = self.names_still_at(&dir)?;
         if !wanted() {
             return Err(changed());
         }
-        let (dir, name) = self.parent_of(path)?;
+        let _times = KeepTimes::of(&dir);
         match stage.room.rename(&stage.name, &dir, name, RenameFlags::NOREPLACE) {
             Ok(()) => stage.installed = true,
             Err(Errno::EXIST) => return Err(changed()),
             Err(errno) => return Err(LowerError::io(path)(errno)),
         }
         stat_file(&stage.file).map_err(LowerError::io(path))
+    }
+}
+
+/// Gives a directory its times back when dropped: that a copy was released or recalled is no
+/// change that users may see.
+pub(super) struct KeepTimes<'d> {
+    dir: &'d super::Dir,
+    times: Times,
+}
+
+impl KeepTimes<'_> {
+    pub fn of(dir: &super::Dir) -> KeepTimes<'_> {
+        let attr = dir.stat_self().map(|s| s.attr);
+        let times = attr.map(|a| Times {
+            atime: Some(SetTime::At(a.atime)),
+            mtime: Some(SetTime::At(a.mtime)),
+        });
+        KeepTimes { dir, times: times.unwrap_or_default() }
+    }
+}
+
+impl Drop for KeepTimes<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = self.dir.set_self(None, (None, None), self.times) {
+            tracing::debug!(%errno, "the times of a directory could not be kept");
+        }
     }
 }
 

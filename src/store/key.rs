@@ -53,7 +53,8 @@ pub fn node_component(node: &str) -> String {
 }
 
 /// A name with its odd bytes written as `%XX`: control characters, bytes that are no UTF-8, what
-/// XML can not carry, `%` itself, and the dots of "." and "..". Reversed by `decode`.
+/// XML can not carry, `\` (SeaweedFS makes it a `/`), `%` itself, and the dots of "." and "..".
+/// Reversed by `decode`.
 pub fn encode(name: &[u8]) -> String {
     if name == b"." || name == b".." {
         return "%2E".repeat(name.len());
@@ -61,7 +62,7 @@ pub fn encode(name: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c == '%' || c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') {
+            if c.is_control() || matches!(c, '%' | '\\' | '\u{fffe}' | '\u{ffff}') {
                 percent(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes());
             } else {
                 out.push(c);
@@ -207,6 +208,7 @@ mod tests {
             (&b"a%b"[..], "a%25b"),
             (b"a\nb\x7f", "a%0Ab%7F"),
             (b"\xff\xc3(", "%FF%C3("),
+            (b"a\\b", "a%5Cb"),
             (b".", "%2E"),
             (b"..", "%2E%2E"),
             (b"...", "..."),
@@ -273,7 +275,7 @@ mod tests {
             let name = random_name(&mut rng);
             let encoded = encode(&name);
             assert_eq!(decode(&encoded).unwrap(), name);
-            assert!(!encoded.contains(|c: char| c.is_control() || c == '/'));
+            assert!(!encoded.contains(|c: char| c.is_control() || matches!(c, '/' | '\\')));
         }
     }
 

@@ -55,9 +55,9 @@ impl Vfs {
                 return self.getattr(id, handle);
             }
         }
-        let _names = self.lower.names_stay();
         let inode = self.inode(id)?;
-        match self.whereabouts(&inode)? {
+        let place = inode.place();
+        match self.whereabouts(&inode, &place)? {
             Whereabouts::Root(dir) => {
                 dir.set_self(set.mode, (set.uid, set.gid), set.times())?;
                 Ok(dir.stat_self()?.attr)

@@ -3,7 +3,7 @@
 use crate::lower::{Dir, Lower};
 use crate::recording::{Kind, LowerVersion, NodeId};
 use moka::sync::Cache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +21,13 @@ pub(super) enum Place {
     Held,
     /// This name is gone; the catalog may know another.
     Lost,
+}
+
+impl Place {
+    /// Whether it is this name.
+    pub fn is(&self, parent: NodeId, name: &[u8]) -> bool {
+        matches!(self, Place::Named(p, n) if p.id == parent && **n == *name)
+    }
 }
 
 /// Who has the node open.
@@ -41,22 +48,30 @@ pub(super) struct Opens {
 pub(super) struct Inode {
     pub id: NodeId,
     pub kind: Kind,
-    place: Mutex<Place>,
+    /// Held for reading while the node is looked for below, for writing while it moves there, so
+    /// that nobody looks in the old place. Order: a node before the directories above it.
+    place: RwLock<Place>,
     pub opens: Mutex<Opens>,
 }
 
 impl Inode {
-    pub fn place(&self) -> Place {
-        self.place.lock().clone()
+    /// Where it is, and stays as long as the guard lives.
+    pub fn place(&self) -> RwLockReadGuard<'_, Place> {
+        self.place.read_recursive()
+    }
+
+    /// It is about to move.
+    pub fn moving(&self) -> RwLockWriteGuard<'_, Place> {
+        self.place.write()
     }
 
     pub fn set_place(&self, place: Place) {
-        *self.place.lock() = place;
+        *self.place.write() = place;
     }
 
     /// Whether `name` in `parent` is where the node is looked for.
     pub fn is_at(&self, parent: NodeId, name: &[u8]) -> bool {
-        matches!(&*self.place.lock(), Place::Named(p, n) if p.id == parent && **n == *name)
+        self.place().is(parent, name)
     }
 }
 
@@ -72,7 +87,7 @@ impl Inodes {
         let root = Arc::new(Inode {
             id: NodeId::ROOT,
             kind: Kind::Dir,
-            place: Mutex::new(Place::Root),
+            place: RwLock::new(Place::Root),
             opens: Mutex::new(Opens { lookups: 1, ..Opens::default() }),
         });
         let dirs = Cache::new(OPEN_DIRS);
@@ -88,7 +103,7 @@ impl Inodes {
     pub fn intern(&self, id: NodeId, kind: Kind, place: Place) -> Arc<Inode> {
         let mut table = self.table.lock();
         let inode = table.entry(id).or_insert_with(|| {
-            Arc::new(Inode { id, kind, place: Mutex::new(place.clone()), opens: Mutex::default() })
+            Arc::new(Inode { id, kind, place: RwLock::new(place.clone()), opens: Mutex::default() })
         });
         if id != NodeId::ROOT {
             inode.set_place(place);

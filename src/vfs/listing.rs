@@ -59,7 +59,6 @@ impl Vfs {
     /// # Errors
     /// As `opendir`.
     pub fn open_dir(&self, id: NodeId) -> Result<u64> {
-        let _names = self.lower.names_stay();
         let dir = self.inode(id)?;
         let stream = self.dir(&dir)?.stream()?;
         Ok(self.handles.add_listing(Listing {
@@ -85,7 +84,6 @@ impl Vfs {
     pub fn list(&self, handle: u64, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
         let listing = self.handles.listing(handle)?;
         let mut listing = listing.lock();
-        let _names = self.lower.names_stay();
         if position == 0 {
             listing.rewind(self.catalog.tier_mark());
         }
@@ -102,7 +100,7 @@ impl Vfs {
     }
 
     fn list_dot(&self, listing: &Listing, name: &[u8], next: u64, take: Take<'_>) -> Result<bool> {
-        let parent = match listing.dir.place() {
+        let parent = match &*listing.dir.place() {
             super::inode::Place::Named(parent, _) if name == b".." => parent.id,
             _ => listing.dir.id,
         };

@@ -57,7 +57,6 @@ impl Vfs {
     /// # Errors
     /// `NOENT` if there is none.
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        let _names = self.lower.names_stay();
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let found = self.find(&parent, &dir, name)?;
@@ -75,16 +74,16 @@ impl Vfs {
     /// `STALE` if it is gone.
     pub fn getattr(&self, id: NodeId, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).and_then(|h| h.file()) {
-            let held = self.inodes.get(id).is_some_and(|i| matches!(i.place(), Place::Held));
+            let held = self.inodes.get(id).is_some_and(|i| matches!(*i.place(), Place::Held));
             let attr = crate::lower::stat_file(&*file)?.attr;
             return Ok(if held { self.without_hold(attr) } else { attr });
         }
-        let _names = self.lower.names_stay();
         self.attr_of(&*self.inode(id)?)
     }
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
-        match self.whereabouts(inode)? {
+        let place = inode.place();
+        match self.whereabouts(inode, &place)? {
             Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),
             Whereabouts::Named(parent, dir, name) => {
                 let found = self.find(&parent, &dir, &name)?;
@@ -121,6 +120,7 @@ impl Vfs {
 
     /// Gives what was found below, and is not known yet, its identity.
     fn adopt(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
+        let _names = self.lower.names_change(parent.id, parent.id);
         let _one_at_a_time = self.adopting.lock();
         let stat = dir.stat(name)?;
         if let Some(id) = stat.node {
@@ -173,40 +173,36 @@ impl Vfs {
         if inode.kind != Kind::Dir {
             return Err(Errno::NOTDIR.into());
         }
-        let dir = match inode.place() {
+        let dir = match &*inode.place() {
             Place::Root => self.lower.root().clone(),
-            Place::Named(parent, name) => self.dir(&parent)?.subdir(&name)?,
+            Place::Named(parent, name) => self.dir(parent)?.subdir(name)?,
             Place::Held | Place::Lost => return Err(Errno::STALE.into()),
         };
         self.inodes.cache_dir(inode.id, &dir);
         Ok(dir)
     }
 
-    pub(super) fn whereabouts(&self, inode: &Inode) -> Result<Whereabouts> {
-        match inode.place() {
-            Place::Root => Ok(Whereabouts::Root(self.lower.root().clone())),
-            Place::Named(parent, name) => {
-                let dir = self.dir(&parent)?;
-                Ok(Whereabouts::Named(parent, dir, name))
-            }
-            Place::Held => Ok(Whereabouts::Held(self.lower.held(inode.id)?)),
+    /// Where a node is below. The caller holds its place, so that it stays there.
+    pub(super) fn whereabouts(&self, inode: &Inode, place: &Place) -> Result<Whereabouts> {
+        let (parent, name) = match place {
+            Place::Root => return Ok(Whereabouts::Root(self.lower.root().clone())),
+            Place::Held => return Ok(Whereabouts::Held(self.lower.held(inode.id)?)),
+            Place::Named(parent, name) => (parent.clone(), name.clone()),
             Place::Lost => {
                 let (parent, name) = self.catalog.name_of(inode.id)?.ok_or(Errno::STALE)?;
-                let parent = self.inode(parent)?;
-                let name: Arc<[u8]> = name.into();
-                inode.set_place(Place::Named(parent.clone(), name.clone()));
-                let dir = self.dir(&parent)?;
-                Ok(Whereabouts::Named(parent, dir, name))
+                (self.inode(parent)?, name.into())
             }
-        }
+        };
+        let dir = self.dir(&parent)?;
+        Ok(Whereabouts::Named(parent, dir, name))
     }
 
     /// The path of a node, for messages.
     pub(super) fn path_of(&self, inode: &Inode) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
-        match inode.place() {
+        match &*inode.place() {
             Place::Named(parent, name) => {
-                self.path_of(&parent).join(std::ffi::OsStr::from_bytes(&name))
+                self.path_of(parent).join(std::ffi::OsStr::from_bytes(name))
             }
             Place::Root | Place::Held | Place::Lost => PathBuf::new(),
         }

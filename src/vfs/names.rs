@@ -56,9 +56,9 @@ impl Vfs {
         mode: u32,
         make: &dyn Fn(&Dir, u32) -> rustix::io::Result<()>,
     ) -> Result<Entry> {
-        let _names = self.lower.names_stay();
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let _names = self.lower.names_change(parent.id, parent.id);
         self.must_not_be_released(&parent, name)?;
         let mode = self.masked(&dir, mode, caller);
         make(&dir, mode)?;
@@ -91,9 +91,9 @@ impl Vfs {
     /// # Errors
     /// As `readlink`.
     pub fn readlink(&self, id: NodeId) -> Result<Vec<u8>> {
-        let _names = self.lower.names_stay();
         let inode = self.inode(id)?;
-        match self.whereabouts(&inode)? {
+        let place = inode.place();
+        match self.whereabouts(&inode, &place)? {
             super::lookup::Whereabouts::Named(_, dir, name) => Ok(dir.readlink(&name)?),
             _ => Err(Errno::INVAL.into()),
         }
@@ -108,12 +108,13 @@ impl Vfs {
         if self.is_released(id) {
             self.archive.recall(id).map_err(super::VfsError::Remote)?;
         }
-        let _names = self.lower.names_move();
         let inode = self.inode(id)?;
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let _names = self.lower.names_change(parent.id, parent.id);
         self.must_not_be_released(&parent, name)?;
-        match self.whereabouts(&inode)? {
+        let place = inode.place();
+        match self.whereabouts(&inode, &place)? {
             super::lookup::Whereabouts::Named(_, from, old) => {
                 let before = from.stat(&old)?;
                 from.link(&old, &dir, name)?;
@@ -123,6 +124,7 @@ impl Vfs {
             super::lookup::Whereabouts::Held(_) => return Err(Errno::NOENT.into()),
             super::lookup::Whereabouts::Root(_) => return Err(Errno::PERM.into()),
         }
+        drop(place);
         let stat = dir.stat(name)?;
         Ok(self.enter(&parent, name, Found::Local(id, stat)))
     }
@@ -133,11 +135,13 @@ impl Vfs {
     /// # Errors
     /// As `unlink`.
     pub fn unlink(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
-        let _names = self.lower.names_move();
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let _names = self.lower.names_change(parent.id, parent.id);
         let found = self.find(&parent, &dir, name)?;
         let id = found.id();
+        let inode = self.inodes.get(id);
+        let mut place = inode.as_ref().map(|i| i.moving());
         let last = match &found {
             Found::Local(_, stat) => stat.attr.nlink <= 1,
             Found::Released(row) => row.attr.nlink <= 1,
@@ -150,16 +154,16 @@ impl Vfs {
         let removed = match &found {
             Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
             Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
-            Found::Released(_) => Ok(()),
+            Found::Released(_) => Ok(false),
         };
         settle(intent, removed.is_ok());
-        removed?;
-        self.name_is_gone(id, parent.id, name, last);
+        let held = removed?.then_some(id);
+        self.name_is_gone(inode.as_deref().zip(place.as_deref_mut()), (parent.id, name), held);
         Ok(())
     }
 
-    /// Takes a local name away. What is open is kept under a name in the private directory; a
-    /// large file's bytes go on a worker.
+    /// Takes a local name away. What is open, or so large that removing its bytes takes long, is
+    /// kept under a name in the private directory; tells whether it is.
     pub(super) fn remove_local(
         &self,
         id: NodeId,
@@ -167,32 +171,48 @@ impl Vfs {
         name: &[u8],
         last: bool,
         size: u64,
-    ) -> Result<()> {
-        if last && self.is_open(id) {
-            self.lower.hold(dir, name, id)?;
-        } else if last && size >= LARGE_UNLINK_BYTES {
+    ) -> Result<bool> {
+        let open = last && self.is_open(id);
+        if last && !open && size >= LARGE_UNLINK_BYTES {
             self.lower.hold_last(dir, name, id)?;
-            self.let_go(id);
-            return Ok(());
+            return Ok(true);
         }
-        dir.unlink(name).inspect_err(|_| {
-            let _not_held_after_all = self.lower.unhold(id);
-        })?;
-        Ok(())
+        if open {
+            self.lower.hold(dir, name, id)?;
+        }
+        if let Err(errno) = dir.unlink(name) {
+            if open {
+                let _not_held_after_all = self.lower.unhold(id);
+            }
+            return Err(errno.into());
+        }
+        Ok(open)
+    }
+
+    /// After a name was removed, while its node may not move: where the node is now, if the kernel
+    /// knows it, and what becomes of a copy that is `held` in the private directory.
+    pub(super) fn name_is_gone(
+        &self,
+        node: Option<(&Inode, &mut Place)>,
+        (parent, name): (NodeId, &[u8]),
+        held: Option<NodeId>,
+    ) {
+        let mut wanted = false;
+        if let Some((inode, place)) = node {
+            wanted = held.is_some() && inode.opens.lock().handles > 0;
+            if wanted {
+                *place = Place::Held;
+            } else if place.is(parent, name) {
+                *place = Place::Lost;
+            }
+        }
+        if let Some(id) = held.filter(|_| !wanted) {
+            self.let_go(id);
+        }
     }
 
     pub(super) fn is_open(&self, id: NodeId) -> bool {
         self.inodes.get(id).is_some_and(|i| i.opens.lock().handles > 0)
-    }
-
-    /// Lets the kernel's node know that a name of it is gone.
-    pub(super) fn name_is_gone(&self, id: NodeId, parent: NodeId, name: &[u8], last: bool) {
-        let Some(inode) = self.inodes.get(id) else { return };
-        if last && inode.opens.lock().handles > 0 {
-            inode.set_place(Place::Held);
-        } else if inode.is_at(parent, name) {
-            inode.set_place(Place::Lost);
-        }
     }
 
     /// Removes an empty directory; one with released recordings in it is not empty.
@@ -200,9 +220,9 @@ impl Vfs {
     /// # Errors
     /// `NOTEMPTY`; as `rmdir`.
     pub fn rmdir(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
-        let _names = self.lower.names_move();
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let _names = self.lower.names_change(parent.id, parent.id);
         let found = self.find(&parent, &dir, name)?;
         let id = found.id();
         if found.kind() != Kind::Dir {
@@ -226,7 +246,9 @@ impl Vfs {
         settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);
-        self.name_is_gone(id, parent.id, name, true);
+        if let Some(inode) = self.inodes.get(id) {
+            self.name_is_gone(Some((&inode, &mut inode.moving())), (parent.id, name), None);
+        }
         Ok(())
     }
 

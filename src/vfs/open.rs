@@ -55,9 +55,9 @@ impl Vfs {
         mode: u32,
         flags: OFlags,
     ) -> Result<(Entry, Opened)> {
-        let _names = self.lower.names_stay();
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let _names = self.lower.names_change(parent.id, parent.id);
         self.must_not_be_released(&parent, name)?;
         let mode = self.masked(&dir, mode, caller);
         let access = if writes(flags) { lower_flags(flags) } else { OFlags::RDWR };
@@ -171,9 +171,9 @@ impl Vfs {
 
     /// Whether the node has no local copy.
     pub fn is_released(&self, id: NodeId) -> bool {
-        let _names = self.lower.names_stay();
         let Ok(inode) = self.inode(id) else { return false };
-        match self.whereabouts(&inode) {
+        let place = inode.place();
+        match self.whereabouts(&inode, &place) {
             Ok(Whereabouts::Named(_, dir, name)) => dir.stat(&name).err() == Some(Errno::NOENT),
             _ => false,
         }
@@ -187,8 +187,11 @@ impl Vfs {
         truncate: bool,
     ) -> Result<Option<Opened>> {
         let writable = writes(flags);
-        let _names = self.lower.names_stay();
-        let Some(file) = self.lower_file(inode, lower_flags(flags))? else { return Ok(None) };
+        // Held until the handle is counted: an unlink must not overlook it.
+        let place = inode.place();
+        let Some(file) = self.lower_file(inode, &place, lower_flags(flags))? else {
+            return Ok(None);
+        };
         let mut opens = inode.opens.lock();
         if writable && opens.writers == 0 {
             self.catalog.record(Op::Opened { id: inode.id });
@@ -200,6 +203,7 @@ impl Vfs {
         if truncate {
             if let Err(errno) = rustix::fs::ftruncate(&file, 0) {
                 drop(opens);
+                drop(place);
                 self.close(inode, writable, Some(&file));
                 return Err(errno.into());
             }
@@ -213,14 +217,16 @@ impl Vfs {
         Ok(Some(Opened { handle, kind: OpenKind::Local, keep_cache }))
     }
 
-    fn lower_file(&self, inode: &Inode, flags: OFlags) -> Result<Option<File>> {
-        match self.whereabouts(inode)? {
+    fn lower_file(&self, inode: &Inode, place: &Place, flags: OFlags) -> Result<Option<File>> {
+        match self.whereabouts(inode, place)? {
             Whereabouts::Root(_) => Err(Errno::ISDIR.into()),
             Whereabouts::Held(_) => Ok(Some(self.lower.open_held(inode.id, flags)?)),
             Whereabouts::Named(parent, dir, name) => match dir.open(&name, flags) {
                 Ok(file) => Ok(Some(file)),
                 Err(Errno::NOENT) => match self.find(&parent, &dir, &name)? {
                     Found::Released(row) if row.id == inode.id => Ok(None),
+                    // Recalled between the two looks.
+                    Found::Local(id, _) if id == inode.id => Ok(Some(dir.open(&name, flags)?)),
                     _ => Err(Errno::STALE.into()),
                 },
                 Err(errno) => Err(errno.into()),
@@ -251,8 +257,8 @@ impl Vfs {
         let row = self.catalog.node(inode.id)?.ok_or(Errno::STALE)?;
         let path = self.path_of(inode);
         let stage = self.lower.stage(inode.id)?;
-        let (parent, name) = match inode.place() {
-            Place::Named(parent, name) => (parent, name),
+        let (parent, name) = match &*inode.place() {
+            Place::Named(parent, name) => (parent.clone(), name.clone()),
             _ => return Err(Errno::STALE.into()),
         };
         let wanted = || {
@@ -280,8 +286,8 @@ impl Vfs {
         if handle.file().is_some() {
             return Ok(OpenKind::Local);
         }
-        let _names = self.lower.names_stay();
-        match self.lower_file(&handle.inode, OFlags::RDONLY)? {
+        let place = handle.inode.place();
+        match self.lower_file(&handle.inode, &place, OFlags::RDONLY)? {
             Some(file) => {
                 handle.set_file(Arc::new(file));
                 Ok(OpenKind::Local)
@@ -361,7 +367,7 @@ impl Vfs {
             opens.handles == 0
         };
         if last_handle {
-            if matches!(inode.place(), Place::Held) {
+            if matches!(*inode.place(), Place::Held) {
                 self.let_go(inode.id);
             }
             self.inodes.forget(inode.id, 0);
@@ -407,10 +413,7 @@ impl Vfs {
     /// # Errors
     /// As `fsync`.
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
-        let dir = {
-            let _names = self.lower.names_stay();
-            self.dir(&*self.inode(id)?)?
-        };
+        let dir = { self.dir(&*self.inode(id)?)? };
         Ok(rustix::fs::fsync(&dir.as_file()?)?)
     }
 

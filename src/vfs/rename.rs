@@ -7,6 +7,7 @@ use super::{Caller, Result, Vfs, VfsError};
 use crate::catalog::Op;
 use crate::lower::{Dir, LowerStat};
 use crate::recording::{Kind, NodeId};
+use parking_lot::RwLockWriteGuard;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl Vfs {
         if !known.contains(flags) || flags == known {
             return Err(Errno::INVAL.into());
         }
-        let _names = self.lower.names_move();
+        let _names = self.lower.names_change(from.0, to.0);
         let from = self.end(from)?;
         let to = self.end(to)?;
         if from.found.is_none() {
@@ -102,14 +103,21 @@ impl Vfs {
                 at: self.clock.now(),
             },
         )?;
+        let (moving, replaced) = (self.inodes.get(id), to.id().and_then(|r| self.inodes.get(r)));
+        let (mut place, mut replaced_place) = moving_both(moving.as_deref(), replaced.as_deref());
         let done = self.move_below(from, to, last);
         settle(intent, done.is_ok());
-        done?;
-        if let Some(replaced) = to.id() {
-            self.inodes.drop_dir(replaced);
-            self.name_is_gone(replaced, to.parent.id, to.name, last);
+        let held = done?;
+        if let Some(gone) = to.id() {
+            self.inodes.drop_dir(gone);
+            let node = replaced.as_deref().zip(replaced_place.as_deref_mut());
+            self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone));
         }
-        self.name_moved(id, from, to);
+        if let Some(place) = &mut place {
+            **place = Place::Named(to.parent.clone(), to.name.into());
+        }
+        drop((place, replaced_place));
+        self.stamp_moved(moving.as_ref(), from, to);
         Ok(())
     }
 
@@ -130,8 +138,8 @@ impl Vfs {
         }
     }
 
-    /// Moves what is on disk.
-    fn move_below(&self, from: &End<'_>, to: &End<'_>, last: bool) -> Result<()> {
+    /// Moves what is on disk. Tells whether what was replaced is held in the private directory.
+    fn move_below(&self, from: &End<'_>, to: &End<'_>, last: bool) -> Result<bool> {
         let replaced = to.local().zip(to.id());
         match (from.local(), replaced) {
             (Some(_), Some((_, id))) => {
@@ -143,23 +151,24 @@ impl Vfs {
                 if moved.is_err() && held {
                     let _not_held_after_all = self.lower.unhold(id);
                 }
-                Ok(moved?)
+                moved?;
+                Ok(held)
             }
             (Some(_), None) => {
-                Ok(from.dir.rename(from.name, &to.dir, to.name, RenameFlags::NOREPLACE)?)
+                from.dir.rename(from.name, &to.dir, to.name, RenameFlags::NOREPLACE)?;
+                Ok(false)
             }
             (None, Some((stat, id))) => {
                 self.remove_local(id, &to.dir, to.name, last, stat.attr.size)
             }
-            (None, None) => Ok(()),
+            (None, None) => Ok(false),
         }
     }
 
-    fn name_moved(&self, id: NodeId, from: &End<'_>, to: &End<'_>) {
-        let Some(inode) = self.inodes.get(id) else { return };
-        inode.set_place(Place::Named(to.parent.clone(), to.name.into()));
-        if let Some(before) = from.local() {
-            self.follow_ctime(&inode, &to.dir, to.name, before);
+    /// A move changes the ctime, which belongs to the stamp.
+    fn stamp_moved(&self, inode: Option<&Arc<Inode>>, from: &End<'_>, to: &End<'_>) {
+        if let (Some(inode), Some(before)) = (inode, from.local()) {
+            self.follow_ctime(inode, &to.dir, to.name, before);
         }
     }
 
@@ -178,6 +187,8 @@ impl Vfs {
                 b: (second.id(), b.parent.id, b.name.to_vec()),
             },
         )?;
+        let (one, other) = (self.inodes.get(first.id()), self.inodes.get(second.id()));
+        let (mut place, mut other_place) = moving_both(one.as_deref(), other.as_deref());
         let done = match (a.local(), b.local()) {
             (Some(_), Some(_)) => a.dir.rename(a.name, &b.dir, b.name, RenameFlags::EXCHANGE),
             (Some(_), None) => a.dir.rename(a.name, &b.dir, b.name, RenameFlags::NOREPLACE),
@@ -186,8 +197,28 @@ impl Vfs {
         };
         settle(intent, done.is_ok());
         done?;
-        self.name_moved(first.id(), a, b);
-        self.name_moved(second.id(), b, a);
+        if let Some(place) = &mut place {
+            **place = Place::Named(b.parent.clone(), b.name.into());
+        }
+        if let Some(place) = &mut other_place {
+            **place = Place::Named(a.parent.clone(), a.name.into());
+        }
+        drop((place, other_place));
+        self.stamp_moved(one.as_ref(), a, b);
+        self.stamp_moved(other.as_ref(), b, a);
         Ok(())
+    }
+}
+
+type Moving<'a> = Option<RwLockWriteGuard<'a, Place>>;
+
+/// Takes the places of two different nodes, always in the same order.
+fn moving_both<'a>(a: Option<&'a Inode>, b: Option<&'a Inode>) -> (Moving<'a>, Moving<'a>) {
+    if a.map(|i| i.id) <= b.map(|i| i.id) {
+        let first = a.map(Inode::moving);
+        (first, b.map(Inode::moving))
+    } else {
+        let first = b.map(Inode::moving);
+        (a.map(Inode::moving), first)
     }
 }

@@ -1,5 +1,6 @@
 //! Extended attributes: the user's own, and `user.spoolfs.*`, which tell about a recording.
 
+use super::inode::{Inode, Place};
 use super::lookup::{Found, Whereabouts};
 use super::{Result, Vfs};
 use crate::catalog::{NodeRow, ObjectState, Op};
@@ -34,8 +35,9 @@ impl Vfs {
         if !visible_xattr(key) {
             return Err(Errno::NODATA.into());
         }
-        let _names = self.lower.names_stay();
-        match self.owner(id)? {
+        let inode = self.inode(id)?;
+        let place = inode.place();
+        match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => Ok(dir.getxattr(&name, key)?),
             Owner::Released(row) => {
                 let found = row.xattrs.into_iter().find(|(k, _)| k == key);
@@ -50,8 +52,9 @@ impl Vfs {
     /// # Errors
     /// As `listxattr`.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {
-        let _names = self.lower.names_stay();
-        match self.owner(id)? {
+        let inode = self.inode(id)?;
+        let place = inode.place();
+        match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => Ok(dir.listxattr(&name)?),
             Owner::Released(row) => Ok(row.xattrs.into_iter().map(|(key, _)| key).collect()),
         }
@@ -97,12 +100,12 @@ impl Vfs {
         if !visible_xattr(key) {
             return Err(Errno::OPNOTSUPP.into());
         }
-        let _names = self.lower.names_stay();
-        match self.owner(id)? {
+        let inode = self.inode(id)?;
+        let place = inode.place();
+        match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => {
                 let before = dir.stat(&name)?;
                 below(&dir, &name)?;
-                let inode = self.inode(id)?;
                 self.follow_ctime(&inode, &dir, &name, &before);
                 Ok(())
             }
@@ -116,12 +119,11 @@ impl Vfs {
         }
     }
 
-    fn owner(&self, id: NodeId) -> Result<Owner> {
-        let inode = self.inode(id)?;
-        match self.whereabouts(&inode)? {
+    fn owner(&self, inode: &Inode, place: &Place) -> Result<Owner> {
+        match self.whereabouts(inode, place)? {
             Whereabouts::Root(dir) => Ok(Owner::Below(dir, Vec::new())),
             Whereabouts::Held(_) => {
-                let (dir, name) = self.lower.held_place(id);
+                let (dir, name) = self.lower.held_place(inode.id);
                 Ok(Owner::Below(dir, name))
             }
             Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {

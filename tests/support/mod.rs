@@ -6,6 +6,7 @@ pub mod mixmonitor;
 pub mod mount;
 pub mod run;
 pub mod seaweedfs;
+pub mod sloppy;
 
 use std::path::PathBuf;
 

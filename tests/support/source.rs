@@ -22,6 +22,7 @@ impl Source {
                 sources.push(Source::parse(&below, &text));
             }
         }
+        mark_tests(&mut sources);
         sources
     }
 
@@ -40,6 +41,15 @@ impl Source {
     /// The code without what is compiled for tests only; nothing, if all of the file is.
     pub fn shipped(&self) -> &str {
         &self.shipped
+    }
+
+    /// Where the files of the modules declared here stand.
+    fn folder(&self) -> &str {
+        let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        match path {
+            "lib" | "main" => "",
+            _ => path.strip_suffix("/mod").unwrap_or(path),
+        }
     }
 
     /// The room the file belongs to: the first part of its path.
@@ -85,6 +95,27 @@ impl Source {
             rest = end;
         }
         found
+    }
+}
+
+/// Files of modules that are declared for tests only ship nothing.
+pub fn mark_tests(sources: &mut [Source]) {
+    let mut for_tests = Vec::new();
+    for source in sources.iter() {
+        for (at, mark) in source.code.match_indices("#[cfg(test)]") {
+            let item = source.code[at + mark.len()..].trim_start();
+            let Some(name) = item.strip_prefix("mod ").and_then(|name| name.split_once(';')) else {
+                continue;
+            };
+            let path = format!("{}/{}", source.folder(), name.0.trim());
+            for_tests.push(path.trim_start_matches('/').to_owned());
+        }
+    }
+    for source in sources {
+        let path = source.path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
+        if for_tests.iter().any(|test| path == test) {
+            source.shipped.clear();
+        }
     }
 }
 
@@ -297,39 +328,31 @@ fn item_end(code: &str, start: usize) -> usize {
     code.len()
 }
 
-/// A paragraph or list item of a document, and the tests it names after `Test:`.
-pub struct Block<'a> {
+/// A list item of a document.
+pub struct Item<'a> {
     /// Its first line's number.
     pub line: usize,
     /// Its text.
     pub text: &'a str,
-    /// The names after `Test:` or `Tests:`.
+    /// The tests it names.
     pub tests: Vec<&'a str>,
 }
 
-/// The paragraphs and list items of a document.
-pub fn blocks(document: &str) -> Vec<Block<'_>> {
-    let mut starts = vec![0];
-    let mut at = 0;
-    let mut after_blank = true;
-    for line in document.split_inclusive('\n') {
-        let item = line.trim_start();
-        let number = item.trim_start_matches(|c: char| c.is_ascii_digit());
-        let is_item = item.starts_with("- ") || item.starts_with("* ");
-        let is_numbered = number.len() < item.len() && number.starts_with(". ");
-        if after_blank || is_item || is_numbered || line.starts_with('#') {
-            starts.push(at);
-        }
-        after_blank = line.trim().is_empty();
-        at += line.len();
-    }
-    starts.dedup();
-    starts.push(document.len());
+/// The list items directly under a heading of the second level.
+pub fn items_under<'a>(document: &'a str, heading: &str) -> Vec<Item<'a>> {
+    let Some(start) = document.find(&format!("\n## {heading}\n")) else { return Vec::new() };
+    let start = start + 1;
+    let end = document[start..].find("\n## ").map_or(document.len(), |end| start + end);
+    let section = &document[start..end];
+    let mut starts: Vec<usize> = section.match_indices("\n- ").map(|(at, _)| at + 1).collect();
+    starts.push(section.len());
     starts
         .windows(2)
         .map(|pair| {
-            let text = &document[pair[0]..pair[1]];
-            Block { line: line_of(document, pair[0]), text, tests: tests_named(text) }
+            let text = &section[pair[0]..pair[1]];
+            // What follows an empty line is no longer part of the item.
+            let text = text.split("\n\n").next().unwrap_or(text);
+            Item { line: line_of(document, start + pair[0]), text, tests: tests_named(text) }
         })
         .collect()
 }
@@ -346,34 +369,33 @@ pub struct Section<'a> {
 
 /// The sections of a document; what looks like a heading within a code fence is none.
 pub fn sections(document: &str) -> Vec<Section<'_>> {
-    let mut sections: Vec<Section<'_>> = Vec::new();
-    let mut fenced = false;
-    for (number, line) in document.lines().enumerate() {
+    let mut starts = Vec::new();
+    let (mut at, mut fenced) = (0, false);
+    for line in document.split_inclusive('\n') {
         if line.starts_with("```") {
             fenced = !fenced;
         }
         if !fenced && line.starts_with("##") {
-            sections.push(Section { heading: line, line: number + 1, tests: Vec::new() });
-        } else if let Some(section) = sections.last_mut() {
-            section.tests.extend(tests_named(line));
+            starts.push(at);
         }
+        at += line.len();
     }
-    sections
+    starts.push(document.len());
+    starts
+        .windows(2)
+        .map(|pair| {
+            let text = &document[pair[0]..pair[1]];
+            let heading = text.lines().next().unwrap_or_default();
+            Section { heading, line: line_of(document, pair[0]), tests: tests_named(text) }
+        })
+        .collect()
 }
 
-/// Names after `Test:` or `Tests:`, in backquotes or plain, separated by commas.
+/// Names after `Test:` or `Tests:`, in backquotes, up to the end of the text.
 fn tests_named(text: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    for mark in ["Test:", "Tests:"] {
-        for (at, _) in text.match_indices(mark) {
-            let line = text[at + mark.len()..].lines().next().unwrap_or_default();
-            for name in line.split(',') {
-                let name = name.trim().trim_end_matches(['.', ')', '*']).trim_matches('`');
-                if !name.is_empty() && name.chars().all(is_word) {
-                    names.push(name);
-                }
-            }
-        }
-    }
-    names
+    let Some((_, after)) = text.split_once("Test:").or_else(|| text.split_once("Tests:")) else {
+        return Vec::new();
+    };
+    let names = after.split('`').skip(1).step_by(2);
+    names.filter(|name| !name.is_empty() && name.chars().all(is_word)).collect()
 }

@@ -190,13 +190,6 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub fn generation_of(outcome: HashOutcome) -> Generation {
-    match outcome {
-        HashOutcome::New(g) | HashOutcome::Same(g) => g,
-        HashOutcome::Stale => panic!("stale"),
-    }
-}
-
 pub fn state(catalog: &Catalog, id: NodeId) -> State {
     node(catalog, id).state
 }

@@ -1,1 +1,57 @@
+//! The queries that run all the time are answered from indexes.
 
+use super::*;
+use crate::catalog::{due::queries, list, schema};
+
+fn plan(conn: &rusqlite::Connection, sql: &str) -> Vec<String> {
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
+    let count = statement.parameter_count();
+    let rows = statement.query_map(rusqlite::params_from_iter(vec![1; count]), |r| r.get(3));
+    rows.expect(sql).map(|r| r.expect(sql)).collect()
+}
+
+#[test]
+fn frequent_queries_neither_scan_nor_sort() {
+    let place = Place::new();
+    place.open().close();
+    let conn = schema::open_reader(&place.database()).expect("opens");
+    let others = [
+        "SELECT seq, at, line FROM journal WHERE seq >
+            ifnull((SELECT seq FROM journal_mark WHERE target = ?1), 0) ORDER BY seq LIMIT ?2",
+        "SELECT parent, name FROM entry WHERE node = ?1 ORDER BY id LIMIT ?2",
+        "SELECT node FROM entry WHERE parent = ?1 AND name = ?2",
+        "SELECT 1 FROM object WHERE node = ?1 AND generation = ?2 AND target = ?3 AND state = 2",
+    ];
+    let made = [
+        queries::hash_recorded(),
+        queries::hash_adopted(),
+        queries::archive(),
+        queries::release(),
+        queries::left_recording(),
+        queries::group(),
+        queries::children(),
+        list::released_sql(),
+    ];
+    for sql in others.into_iter().chain(made.iter().map(String::as_str)) {
+        for step in plan(&conn, sql) {
+            let index_only = step.starts_with("SCAN") && step.contains("INDEX");
+            assert!(!step.starts_with("SCAN") || index_only, "{sql}\n{step}");
+            let sorts = step.contains("TEMP B-TREE");
+            assert!(!sorts, "{sql}\n{step}");
+        }
+    }
+    // Only what moved since a directory was opened is sorted.
+    let moved = plan(&conn, &list::moved_sql());
+    assert!(moved[0].contains("entry_moved (parent=? AND tier>?)"), "{moved:?}");
+    let planned = [
+        (queries::hash_recorded(), "node_due_hash (adopted=? AND closed_at<?)"),
+        (queries::archive(), "node_due_archive (adopted=? AND closed_at"),
+        (queries::release(), "node_due_release (local_since"),
+        (queries::left_recording(), "node_left_recording (kind=? AND id>?)"),
+        (list::released_sql(), "entry_released (parent=? AND id>?)"),
+    ];
+    for (sql, wanted) in planned {
+        let steps = plan(&conn, &sql);
+        assert!(steps[0].contains(wanted), "{steps:?} has no {wanted}");
+    }
+}

@@ -69,9 +69,13 @@ where
     E: std::error::Error + 'static,
 {
     let text = format!("{}", DisplayErrorContext(error));
-    // The SDK reports missing keys by a chain of opaque errors.
-    if text.contains("CredentialsNotLoaded") || text.contains("no providers in chain") {
+    // The SDK reports missing keys by a chain of opaque errors, as a failure to send.
+    if text.contains("CredentialsNotLoaded") {
         return Fault { hint: NO_KEYS, ..Fault::own(Denied, "there are no credentials") };
+    }
+    if text.contains("loading credentials") {
+        let detail = format!("the machine's role gave no credentials: {}", root_cause(error));
+        return Fault { hint: NO_KEYS, ..Fault::own(Unreachable, detail) };
     }
     match error {
         SdkError::ConstructionFailure(_) => {
@@ -93,6 +97,7 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 fn from_answer(status: u16, code: String, message: &str) -> Fault {
     let (kind, hint) = classify(status, &code);
     let detail = match (code.is_empty(), message.is_empty()) {
+        (true, _) if status < 300 => format!("the answer (HTTP {status}) can not be read"),
         (true, _) => format!("HTTP {status}"),
         (false, true) => format!("{code} (HTTP {status})"),
         (false, false) => format!("{code} (HTTP {status}): {message}"),
@@ -105,7 +110,7 @@ fn classify(status: u16, code: &str) -> (StoreErrorKind, &'static str) {
         (_, "NoSuchBucket") => (Unsupported, "make the bucket, or correct `url`"),
         (_, "NoSuchUpload") => (Unreachable, "the upload was ended from outside; it begins anew"),
         (404, _) => (NotFound, ""),
-        (412, _) => (Exists, ""),
+        (412, _) | (_, "PreconditionFailed") => (Exists, ""),
         // Two writers at the same moment: one of them won, the next try tells which.
         (409, _) => (Unreachable, "it is tried again"),
         (_, "RequestTimeTooSkewed") => (Denied, "set this machine's clock"),
@@ -122,6 +127,8 @@ fn classify(status: u16, code: &str) -> (StoreErrorKind, &'static str) {
             (Unsupported, "set `region` (and `endpoint`) to those of the bucket")
         }
         (501, _) => (Unsupported, ""),
+        // Completing an upload can fail after the status was sent.
+        (200..=299, _) => (Unreachable, NETWORK),
         (500.., _) => (Unreachable, "the service is in trouble; it is tried again"),
         _ => (Unsupported, "see the service's description of this error"),
     }
@@ -144,6 +151,8 @@ mod tests {
             (400, "RequestTimeout", Unreachable),
             (400, "InvalidArgument", Unsupported),
             (409, "ConditionalRequestConflict", Unreachable),
+            (200, "InternalError", Unreachable),
+            (200, "PreconditionFailed", Exists),
             (412, "PreconditionFailed", Exists),
             (429, "SlowDown", Unreachable),
             (503, "SlowDown", Unreachable),

@@ -36,9 +36,9 @@ impl Drop for InFlight<'_> {
 }
 
 impl S3Store {
-    /// Without a server that refuses, asks first.
+    /// Without a server that refuses, asks first: by GET, whose 404 says what is missing.
     async fn must_be_free(&self, key: &str) -> Answer<()> {
-        match self.try_head(key).await {
+        match self.try_get(key, 0..1).await {
             Ok(_) => Err(Fault::own(StoreErrorKind::Exists, "the key is taken")),
             Err(f) if f.kind == StoreErrorKind::NotFound => Ok(()),
             Err(f) => Err(f),

@@ -1,0 +1,113 @@
+//! Housekeeping of the catalog thread: checkpoints, log segments, the ballast, and a look at the
+//! file when something seems wrong with it.
+
+use super::database;
+use super::error::{Fault, fault};
+use super::thread::{IDLE, Worker};
+use crate::limits;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Least time between two complete looks at a database a reader found fault with.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// Wait between looks whether the ballast is there.
+const BALLAST_EVERY: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Looks at the file if a reader found fault with it, or if it was not looked at for long.
+    pub(super) fn look_if_suspect(&mut self) {
+        let suspect = self.shared.suspect.swap(false, Ordering::SeqCst);
+        let idle = !self.tidy && self.last_work.elapsed() >= IDLE;
+        let Some(database) = self.database.as_ref().filter(|_| suspect || idle) else { return };
+        if !database.is_current() {
+            return self.follow();
+        }
+        let due = self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY);
+        if suspect && due {
+            match database::is_sound(&self.shared.path) {
+                Some(true) => self.checked = Some(Instant::now()),
+                Some(false) => self.replace(),
+                None => {}
+            }
+        }
+    }
+
+    /// The file was removed or replaced: goes on with what is there now.
+    fn follow(&mut self) {
+        tracing::error!(
+            "{} was removed or replaced while in use; going on with what is there now",
+            self.shared.path.display()
+        );
+        self.shared.readers.renew();
+        if let Some(database) = self.database.take() {
+            database.abandon();
+        }
+        // They belong to the file that is gone, and would be taken for the new one's.
+        database::remove_companions(&self.shared.path);
+        self.shared.reconcile.store(true, Ordering::SeqCst);
+        self.retry_at = Some(Instant::now());
+    }
+
+    pub(super) fn checkpoint(&mut self) -> rusqlite::Result<()> {
+        let idle = !self.tidy && self.last_work.elapsed() >= IDLE;
+        let Some(database) = &self.database else { return Ok(()) };
+        let pages = database.wal_pages();
+        let bound = u64::from(limits::CATALOG_WAL_PAGES);
+        if idle {
+            self.tidy = true;
+        }
+        let result = match pages {
+            // A program that reads for long keeps the log growing; wait for a gap in its reading.
+            _ if pages >= bound.saturating_mul(8) => database.checkpoint(true),
+            _ if pages >= bound => database.checkpoint(false),
+            1.. if idle => database.checkpoint(true),
+            _ => Ok(()),
+        };
+        // A reader or another writer in the way: next time.
+        result.or_else(|error| if fault(&error) == Fault::Busy { Ok(()) } else { Err(error) })
+    }
+
+    pub(super) fn tend_log(&mut self) {
+        // Effects are added only under the lock of the log.
+        let mut log = self.shared.log.lock();
+        let committed = {
+            let overlay = self.shared.overlay.read();
+            if overlay.len() == 0 { u64::MAX } else { overlay.dropped() }
+        };
+        let len = log.active_len();
+        let long = len >= limits::OPERATION_LOG_SEGMENT_BYTES;
+        if (long || (self.tidy && len > 0 && committed == u64::MAX))
+            && let Err(error) = log.rotate()
+        {
+            tracing::warn!("{}: {error}", self.shared.options.runtime_dir.display());
+        }
+        let retired = log.retire(committed);
+        drop(log);
+        for path in retired {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
+    }
+
+    pub(super) fn tend_ballast(&mut self) {
+        if self.retry_at.is_some() || Instant::now() < self.ballast_at {
+            return;
+        }
+        self.ballast_at = Instant::now() + BALLAST_EVERY;
+        if self.ballast.is_there() {
+            return;
+        }
+        match self.ballast.restore() {
+            Ok(true) => {
+                self.on_reserve = false;
+                self.recovered();
+            }
+            Ok(false) => {
+                self.on_reserve = true;
+                self.say("its disk is nearly full and there is no reserve".to_owned());
+            }
+            Err(error) => tracing::warn!("the reserve of the catalog: {error}"),
+        }
+    }
+}

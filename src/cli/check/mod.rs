@@ -1,0 +1,204 @@
+//! `spoolfs check`: everything a mount needs, found out by doing it.
+//!
+//! **Invariant:** whatever it makes, it takes away; it needs no daemon and disturbs none.
+
+mod disk;
+mod local;
+mod mounts;
+mod targets;
+
+use super::context::Common;
+use super::{Exit, output};
+use crate::config::{Config, Environment, Overrides};
+use crate::control::{Client, Request, TargetName, VersionReport, next_recording};
+use serde::Serialize;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  spoolfs check
+  spoolfs check --config /etc/spoolfs/voicemail.toml --json
+
+Run it as root, as the daemon runs. It writes and deletes small objects in each target.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// How a finding turned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// It works, but not as well as it could, or not for long.
+    Warning,
+    /// A mount would fail, or lose its purpose.
+    Failed,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// How it turned out.
+    pub outcome: Outcome,
+    /// What was seen.
+    pub detail: String,
+    /// What to do; empty if nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cure: String,
+}
+
+impl Finding {
+    fn ok(what: impl Into<String>, detail: impl Into<String>) -> Finding {
+        let (what, detail) = (what.into(), detail.into());
+        Finding { what, outcome: Outcome::Ok, detail, cure: String::new() }
+    }
+
+    fn warning(
+        what: impl Into<String>,
+        detail: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Finding {
+        let (what, detail, cure) = (what.into(), detail.into(), cure.into());
+        Finding { what, outcome: Outcome::Warning, detail, cure }
+    }
+
+    fn failed(
+        what: impl Into<String>,
+        detail: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Finding {
+        Finding { outcome: Outcome::Failed, ..Finding::warning(what, detail, cure) }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    findings: Vec<Finding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_recording: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
+    let file = &arguments.common.config;
+    let report = match Config::load(file, &Environment::of_process(), &Overrides::default()) {
+        Err(e) => {
+            let detail = format!("{}: {}", e.place, e.message);
+            report(vec![Finding::failed("configuration", detail, e.cure)], None)
+        }
+        Ok(config) => report(examine(&config), Some(words(&config))),
+    };
+    if arguments.common.json {
+        output::json(&report);
+    } else {
+        output::text(&text(&report));
+    }
+    if report.ok { Ok(()) } else { Err(Exit::Shown) }
+}
+
+fn report(findings: Vec<Finding>, next_recording: Option<String>) -> Report {
+    let ok = findings.iter().all(|f| f.outcome != Outcome::Failed);
+    Report { ok, findings, next_recording }
+}
+
+fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![configuration(config)];
+    findings.extend(config.warnings.iter().map(|warning| {
+        Finding::warning("configuration", warning.clone(), "change it unless it is meant")
+    }));
+    let (running, finding) = daemon(config);
+    findings.push(finding);
+    findings.extend(local::examine(config, running));
+    findings.extend(targets::examine(config));
+    findings
+}
+
+fn configuration(config: &Config) -> Finding {
+    let targets = match config.targets.len() {
+        0 => "no target: recordings stay on the local disk".to_owned(),
+        1 => "1 target".to_owned(),
+        n => format!("{n} targets"),
+    };
+    Finding::ok("configuration", format!("{}, {targets}", config.file.display()))
+}
+
+/// Whether a daemon runs, and the line about it.
+fn daemon(config: &Config) -> (bool, Finding) {
+    let socket = config.socket();
+    let answer = Client::connect(&socket)
+        .and_then(|mut client| client.call::<VersionReport>(&Request::Version, |_| {}));
+    match answer {
+        Ok(found) if found.version == env!("CARGO_PKG_VERSION") => (
+            true,
+            Finding::ok("daemon", format!("spoolfs {} runs, pid {}", found.version, found.pid)),
+        ),
+        Ok(found) => {
+            let detail = format!(
+                "spoolfs {} runs, pid {}, but this is {}",
+                found.version,
+                found.pid,
+                env!("CARGO_PKG_VERSION")
+            );
+            (true, Finding::warning("daemon", detail, "restart it to run the installed version"))
+        }
+        Err(crate::control::ClientError::NotRunning(_)) => {
+            (false, Finding::ok("daemon", "none runs for this configuration"))
+        }
+        Err(e) => (false, Finding::warning("daemon", e.to_string(), "run check as root")),
+    }
+}
+
+fn words(config: &Config) -> String {
+    let targets: Vec<_> =
+        config.targets.iter().map(|t| TargetName { name: &t.name, required: t.required }).collect();
+    next_recording(&targets, config.write_back.archive_after, config.write_back.keep_local)
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let mark = match finding.outcome {
+            Outcome::Ok => "ok     ",
+            Outcome::Warning => "WARNING",
+            Outcome::Failed => "FAILED ",
+        };
+        text.push_str(&format!("{mark}  {}: {}\n", finding.what, finding.detail));
+        if !finding.cure.is_empty() {
+            text.push_str(&format!("         -> {}\n", finding.cure));
+        }
+    }
+    let count = |o: Outcome| report.findings.iter().filter(|f| f.outcome == o).count();
+    let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
+    text.push_str(&format!("\n{failed} failed, {warnings} warnings\n"));
+    if let Some(next) = &report.next_recording {
+        text.push_str(&format!("{next}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_finding_fails_the_whole_and_shows_its_cure() {
+        let findings = vec![
+            Finding::ok("a", "fine"),
+            Finding::warning("b", "hm", "do x"),
+            Finding::failed("c", "bad", "do y"),
+        ];
+        let bad = report(findings.clone(), None);
+        assert!(!bad.ok);
+        assert_eq!(
+            text(&bad),
+            "ok       a: fine\nWARNING  b: hm\n         -> do x\nFAILED   c: bad\n         \
+             -> do y\n\n1 failed, 1 warnings\n"
+        );
+        assert!(report(findings.into_iter().take(2).collect(), None).ok);
+    }
+}

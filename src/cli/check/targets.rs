@@ -1,0 +1,215 @@
+//! Each target, by writing, reading, listing and deleting small objects in it.
+
+use super::Finding;
+use crate::cli::target_options;
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::{Config, Target};
+use crate::recording::Sha256;
+use crate::store::{self, Body, ObjectMeta, Store, StoreError, StoreErrorKind, marker};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time for all of one target.
+const TIME_MAX: Duration = Duration::from_secs(60);
+/// Clocks further apart than this make signed requests fail sooner or later.
+const SKEW_MAX: Duration = Duration::from_secs(60);
+const CONTENT: &[u8] = b"spoolfs check";
+
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    if config.targets.is_empty() {
+        return Vec::new();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => return vec![Finding::failed("targets", e.to_string(), "try again")],
+    };
+    config
+        .targets
+        .iter()
+        .flat_map(|target| match open(target) {
+            Ok(store) => runtime.block_on(within_time(target, store.as_ref(), &config.archive)),
+            Err(e) => vec![finding_of(target, "open", &e)],
+        })
+        .collect()
+}
+
+/// The one place where a target of the configuration becomes a store.
+fn open(target: &Target) -> Result<Arc<dyn Store>, StoreError> {
+    store::open(&target_options(target))
+}
+
+async fn within_time(target: &Target, store: &dyn Store, archive: &str) -> Vec<Finding> {
+    match tokio::time::timeout(TIME_MAX, try_all(target, store, archive)).await {
+        Ok(findings) => findings,
+        Err(_) => {
+            let detail = format!("{} did not answer within a minute", target.url);
+            let cure = "check its address, the network and any firewall";
+            vec![Finding::failed(title(target), detail, cure)]
+        }
+    }
+}
+
+fn title(target: &Target) -> String {
+    format!("target {:?}", target.name)
+}
+
+fn finding_of(target: &Target, step: &str, error: &StoreError) -> Finding {
+    let cure = if error.hint.is_empty() { cure(error.kind) } else { &error.hint };
+    Finding::failed(title(target), format!("{step} {}: {}", target.url, error.detail), cure)
+}
+
+fn cure(kind: StoreErrorKind) -> &'static str {
+    match kind {
+        StoreErrorKind::Unreachable => "check its address, the network and any firewall",
+        StoreErrorKind::Denied => {
+            "check access_key_id and secret_access_key, and that they may put, get, list and \
+             delete below the prefix"
+        }
+        StoreErrorKind::NotFound => "check that the bucket or directory exists",
+        StoreErrorKind::Corrupt => "do not use this target: it does not return what it was given",
+        StoreErrorKind::Exists | StoreErrorKind::Unsupported => {
+            "check the URL, the endpoint and the region"
+        }
+    }
+}
+
+async fn try_all(target: &Target, store: &dyn Store, archive: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(whose(target, store, archive).await);
+    if findings.iter().any(|f| f.outcome == super::Outcome::Failed) {
+        // Nothing is written to what is not ours.
+        return findings;
+    }
+    let nonce = format!("{:016x}", fastrand::u64(..));
+    match store.probe(&nonce).await {
+        Ok(can) => findings.extend(abilities(target, &can)),
+        Err(e) => {
+            findings.push(finding_of(target, "probe", &e));
+            return findings;
+        }
+    }
+    let key = format!("{}.spoolfs/check/{nonce}", store.prefix());
+    let tried = try_object(target, store, &key).await;
+    let failed = tried.is_err();
+    match tried {
+        Ok(found) => findings.extend(found),
+        Err(finding) => findings.push(*finding),
+    }
+    match store.delete(&key).await {
+        Ok(()) if failed => {}
+        Ok(()) => findings.push(gone(target, store, &key).await),
+        // The first error is the one to mend.
+        Err(_) if failed => {}
+        Err(e) => findings.push(finding_of(target, "delete", &e)),
+    }
+    findings
+}
+
+/// Whether the target holds our archive, another one, or none yet.
+async fn whose(target: &Target, store: &dyn Store, archive: &str) -> Option<Finding> {
+    let key = format!("{}{}", store.prefix(), marker::ARCHIVE_KEY);
+    let bytes = match store.get(&key, 0..64 << 10).await {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind == StoreErrorKind::NotFound => {
+            let detail = format!("{} holds no archive yet; the first start founds it", target.url);
+            return Some(Finding::ok(title(target), detail));
+        }
+        Err(e) => return Some(finding_of(target, "get", &e)),
+    };
+    let found: Option<String> = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .ok()
+        .and_then(|json| Some(json.get("name")?.as_str()?.to_owned()));
+    Some(match found {
+        Some(name) if name == archive => {
+            Finding::ok(title(target), format!("{} holds the archive {name:?}", target.url))
+        }
+        Some(name) => Finding::failed(
+            title(target),
+            format!("{} holds the archive {name:?}, not {archive:?}", target.url),
+            format!("choose another prefix in url, or set archive = {name:?} to join it"),
+        ),
+        None => Finding::failed(
+            title(target),
+            format!("{} is not a marker of spoolfs", store.url(&key)),
+            "choose another prefix in url",
+        ),
+    })
+}
+
+fn abilities(target: &Target, can: &store::Capabilities) -> Vec<Finding> {
+    let conditional = if can.conditional_put {
+        Finding::ok(title(target), "refuses to write a key twice")
+    } else {
+        let detail = "would overwrite a key, so spoolfs asks before each write";
+        Finding::warning(title(target), detail, "give each machine its own node name, as is usual")
+    };
+    let checksum = if can.checksum {
+        Finding::ok(title(target), "checks SHA-256 and returns it")
+    } else {
+        let detail = "returns no SHA-256, so every object is read back after it was written";
+        Finding::ok(title(target), detail)
+    };
+    vec![conditional, checksum]
+}
+
+async fn try_object(
+    target: &Target,
+    store: &dyn Store,
+    key: &str,
+) -> Result<Vec<Finding>, Box<Finding>> {
+    let fail = |step: &'static str| move |e: StoreError| Box::new(finding_of(target, step, &e));
+    let wrong = |detail: String| {
+        Box::new(Finding::failed(title(target), detail, cure(StoreErrorKind::Corrupt)))
+    };
+    let body = || Body::Bytes(Bytes::from_static(CONTENT));
+    let meta = ObjectMeta { content_type: "text/plain".to_owned(), user: Vec::new() };
+    let hash = Sha256::of(CONTENT);
+    store.put(key, body(), hash, &meta).await.map_err(fail("put"))?;
+    let written = SystemClock.now();
+    let head = store.head(key).await.map_err(fail("head"))?;
+    if head.size != CONTENT.len() as u64 {
+        return Err(wrong(format!("wrote {} bytes, it says {}", CONTENT.len(), head.size)));
+    }
+    let bytes = store.get(key, 0..CONTENT.len() as u64).await.map_err(fail("get"))?;
+    if bytes != CONTENT {
+        return Err(wrong("what came back is not what was written".to_owned()));
+    }
+    let listed = store.list(key, "").await.map_err(fail("list"))?;
+    if !listed.iter().any(|l| l.key == key) {
+        return Err(wrong("the list lacks the object just written".to_owned()));
+    }
+    match store.put(key, body(), hash, &meta).await {
+        Err(e) if e.kind == StoreErrorKind::Exists => {}
+        Err(e) => return Err(fail("second put")(e)),
+        Ok(()) => return Err(wrong("a key that was taken was written again".to_owned())),
+    }
+    let mut findings =
+        vec![Finding::ok(title(target), "put, head, get, list and a refused second put work")];
+    findings.extend(clock(target, store, key, written));
+    Ok(findings)
+}
+
+/// Where the target's files can be seen, whether its clock is ours.
+fn clock(target: &Target, store: &dyn Store, key: &str, written: Timestamp) -> Option<Finding> {
+    let path = url::Url::parse(&store.url(key)).ok()?.to_file_path().ok()?;
+    let stamped: Timestamp = std::fs::metadata(path).ok()?.modified().ok()?.into();
+    let skew = stamped.age_at(written).max(written.age_at(stamped));
+    let detail = format!("its clock is {} from ours", crate::units::humane_duration(skew));
+    if skew > SKEW_MAX {
+        return Some(Finding::warning(title(target), detail, "run an NTP client on both machines"));
+    }
+    Some(Finding::ok(title(target), "its clock agrees with ours"))
+}
+
+async fn gone(target: &Target, store: &dyn Store, key: &str) -> Finding {
+    match store.head(key).await {
+        Err(e) if e.kind == StoreErrorKind::NotFound => Finding::ok(title(target), "delete works"),
+        Err(e) => finding_of(target, "head after delete", &e),
+        Ok(_) => {
+            let detail = "an object is still there after it was deleted";
+            Finding::failed(title(target), detail, cure(StoreErrorKind::Corrupt))
+        }
+    }
+}

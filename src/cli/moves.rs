@@ -1,0 +1,62 @@
+//! What `archive`, `release` and `recall` have in common.
+
+use super::context::{Common, list};
+use super::{Context, Exit, output};
+use crate::control::{MoveReport, Request, WirePath};
+use crate::units::humane_size;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    /// Recordings, or directories with all that is below them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<std::path::PathBuf>,
+}
+
+/// Asks for the move and shows its report; `verb` is its past tense.
+pub(super) fn run(
+    arguments: &Arguments,
+    verb: &str,
+    request: impl FnOnce(Vec<WirePath>) -> Request,
+) -> Result<(), Exit> {
+    let context = Context::load(&arguments.common)?;
+    let paths = context.all_relative(&arguments.paths)?;
+    let report: MoveReport = context.ask(&request(paths), verb)?;
+    if context.json {
+        output::json(&report);
+    } else {
+        output::text(&summary(&report, verb));
+        output::note(&list("Failed", &report.failed));
+    }
+    if report.failed.is_empty() { Ok(()) } else { Err(Exit::Shown) }
+}
+
+fn summary(report: &MoveReport, verb: &str) -> String {
+    let (files, bytes) = (output::files(report.done), humane_size(report.bytes));
+    let mut text = format!("{verb} {files}, {bytes}");
+    if !report.skipped.is_empty() {
+        text.push_str(&format!("; {} skipped", report.skipped.len()));
+    }
+    if !report.failed.is_empty() {
+        text.push_str(&format!("; {} failed", report.failed.len()));
+    }
+    text.push('\n');
+    text + &list("Skipped", &report.skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::PathFailure;
+
+    #[test]
+    fn the_summary_counts_and_gives_reasons() {
+        let skipped = PathFailure { path: WirePath("a.wav".into()), reason: "it is held".into() };
+        let report = MoveReport { done: 1, bytes: 2048, skipped: vec![skipped], failed: vec![] };
+        assert_eq!(
+            summary(&report, "archived"),
+            "archived 1 file, 2.0 KiB; 1 skipped\nSkipped:\n  a.wav: it is held\n"
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! Text for people and JSON for programs.
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::control::{Failure, Progress, utc};
+use crate::units::{humane_duration, humane_size};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Writes to standard output. Who closed it early (`| head`) has seen enough.
+pub(super) fn text(text: &str) {
+    let _closed_early = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes the one JSON document of a command.
+pub(super) fn json(document: &impl Serialize) {
+    match serde_json::to_string_pretty(document) {
+        Ok(document) => text(&format!("{document}\n")),
+        Err(e) => note(&format!("spoolfs: {e}\n")),
+    }
+}
+
+/// Writes to standard error.
+pub(super) fn note(text: &str) {
+    let _nobody_reads = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Says why a command failed.
+pub(super) fn failure(failure: &Failure, as_json: bool) {
+    if as_json {
+        json(&serde_json::json!({ "error": failure }));
+    }
+    let mut message = format!("spoolfs: {}\n", failure.message);
+    for one in &failure.failures {
+        message.push_str(&format!("  {}: {}\n", one.path, one.reason));
+    }
+    note(&message);
+}
+
+/// "5 minutes ago", "in 3 seconds".
+pub(super) fn ago(at: Timestamp) -> String {
+    relative(at, SystemClock.now())
+}
+
+fn relative(at: Timestamp, now: Timestamp) -> String {
+    let whole = |d: Duration| humane_duration(Duration::from_secs(d.as_secs()));
+    if at > now {
+        return format!("in {}", whole(now.age_at(at)));
+    }
+    let age = at.age_at(now);
+    if age < Duration::from_secs(1) { "just now".to_owned() } else { format!("{} ago", whole(age)) }
+}
+
+/// "2026-11-21 04:07:00 UTC (5 minutes ago)".
+pub(super) fn when(at: Timestamp) -> String {
+    format!("{} UTC ({})", utc::people(at), ago(at))
+}
+
+/// Columns as wide as their widest cell; the first is flush left, the others flush right.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::from(" ");
+        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            line.push(' ');
+            if i == 0 {
+                line.push_str(&format!("{cell:<width$}"));
+            } else {
+                line.push_str(&format!(" {cell:>width$}"));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// "1 file", "3 files".
+pub(super) fn files(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+/// One line on a terminal that is written over and over.
+pub(super) struct ProgressLine {
+    verb: String,
+    on: bool,
+    last: Option<Instant>,
+}
+
+impl ProgressLine {
+    /// A line that is shown only to people.
+    pub fn new(verb: &str, json: bool) -> ProgressLine {
+        let on = !json && std::io::stderr().is_terminal();
+        ProgressLine { verb: verb.to_owned(), on, last: None }
+    }
+
+    /// Shows how far it has come, at most ten times a second.
+    pub fn show(&mut self, progress: &Progress) {
+        let fresh = self.last.is_some_and(|t| t.elapsed() < Duration::from_millis(100));
+        if !self.on || fresh {
+            return;
+        }
+        self.last = Some(Instant::now());
+        note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress)));
+    }
+
+    /// Takes the line away.
+    pub fn clear(&mut self) {
+        if self.last.take().is_some() {
+            note("\r\x1b[K");
+        }
+    }
+}
+
+fn progress_text(verb: &str, progress: &Progress) -> String {
+    let current = progress.current.as_ref().map_or_else(String::new, |path| {
+        // A newline in a name must not break the line.
+        let name: String =
+            path.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        format!(", {name}")
+    });
+    let (done, total) = (progress.done, progress.total);
+    let short: String = current.chars().take(60).collect();
+    format!("{verb} {done} of {}, {}{short}", files(total), humane_size(progress.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up() {
+        let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
+        let rows = [row(&["", "files", "bytes"]), row(&["closed", "12", "1.4 MiB"])];
+        assert_eq!(table(&rows), "          files    bytes\n  closed     12  1.4 MiB\n");
+    }
+
+    #[test]
+    fn ages_in_words() {
+        let now = Timestamp::from_parts(1_000_000, 0);
+        for (secs, want) in
+            [(1_000_000, "just now"), (999_700, "5 minutes ago"), (1_000_003, "in 3 seconds")]
+        {
+            assert_eq!(relative(Timestamp::from_parts(secs, 0), now), want);
+        }
+    }
+
+    #[test]
+    fn progress_is_one_line() {
+        let progress = Progress {
+            done: 12,
+            total: 200,
+            bytes: 3 << 20,
+            current: Some(crate::control::WirePath("a\nb.wav".into())),
+        };
+        assert_eq!(
+            progress_text("archived", &progress),
+            "archived 12 of 200 files, 3.0 MiB, a?b.wav"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! `spoolfs status`.
+
+use super::context::Common;
+use super::output::{ago, files, table, when};
+use super::{Context, Exit, output, path_report};
+use crate::control::{PathReport, Request, StatusReport, TargetReport};
+use crate::units::{humane_duration, humane_size};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  spoolfs status
+  spoolfs status /var/spool/asterisk/monitor/2026/11/21/call.wav
+  spoolfs status --json | jq .backlog.files";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    /// One recording instead of the whole
+    #[arg(value_name = "PATH")]
+    path: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
+    let context = Context::load(&arguments.common)?;
+    let Some(path) = &arguments.path else {
+        let report: StatusReport = context.ask(&Request::Status { path: None }, "")?;
+        if context.json {
+            output::json(&report);
+        } else {
+            output::text(&words(&report));
+        }
+        return Ok(());
+    };
+    let path = Some(context.relative(path)?);
+    let report: PathReport = context.ask(&Request::Status { path }, "")?;
+    if context.json {
+        output::json(&report);
+    } else {
+        output::text(&path_report::all(&context.shown(&report.path), &report));
+    }
+    Ok(())
+}
+
+fn words(report: &StatusReport) -> String {
+    let uptime = humane_duration(Duration::from_secs(report.uptime_seconds));
+    let mut text = format!(
+        "spoolfs {} on {} as node {}, {} mode, up {uptime}, pid {}\n\n",
+        report.version, report.mountpoint, report.node, report.mode, report.pid
+    );
+    let mut rows = vec![vec![String::new(), "files".to_owned(), "bytes".to_owned()]];
+    rows.extend(
+        report
+            .states
+            .iter()
+            .map(|s| vec![s.state.to_string(), s.files.to_string(), humane_size(s.bytes)]),
+    );
+    text.push_str(&table(&rows));
+    text.push('\n');
+    text.push_str(&troubles(report));
+    if report.targets.is_empty() {
+        text.push_str("Targets: none\n");
+    } else {
+        text.push_str("Targets:\n");
+    }
+    for target in &report.targets {
+        text.push_str(&target_line(target));
+    }
+    text.push_str(&format!(
+        "Cache: {} of {}\nDisk: {} free of {}\n\n{}\n",
+        humane_size(report.cache.used),
+        humane_size(report.cache.max),
+        humane_size(report.disk.free),
+        humane_size(report.disk.size),
+        report.next_recording
+    ));
+    text
+}
+
+/// What waits, and what is wrong.
+fn troubles(report: &StatusReport) -> String {
+    let backlog = &report.backlog;
+    let mut text =
+        format!("Waiting to be archived: {}, {}", files(backlog.files), humane_size(backlog.bytes));
+    if let Some(oldest) = &backlog.oldest {
+        text.push_str(&format!("; the oldest, {}, was closed {}", oldest.path, ago(oldest.since)));
+    }
+    text.push('\n');
+    if report.failing > 0 {
+        text.push_str(&format!("Failing: {}, tried again later\n", files(report.failing)));
+    }
+    if let Some(error) = &report.last_error {
+        text.push_str(&format!(
+            "Last error, {}: {}: {}\n",
+            when(error.at),
+            error.path,
+            error.error
+        ));
+        if let Some(next) = error.next_try {
+            text.push_str(&format!("  next try {}\n", ago(next)));
+        }
+    }
+    if let Some(trouble) = &report.catalog_trouble {
+        text.push_str(&format!("CATALOG: {trouble}\n"));
+    }
+    for warning in &report.warnings {
+        text.push_str(&format!("Warning: {warning}\n"));
+    }
+    text
+}
+
+fn target_line(target: &TargetReport) -> String {
+    let optional = if target.required { "" } else { " (not required)" };
+    let mut line = format!("  {}{optional}  {}  {}", target.name, target.url, target.state.word());
+    if let Some(detail) = &target.detail {
+        line.push_str(&format!(": {detail}"));
+    }
+    if let Some(at) = target.last_ok {
+        line.push_str(&format!(", last answered {}", ago(at)));
+    }
+    line.push('\n');
+    line
+}

@@ -1,0 +1,589 @@
+//! The configuration from outside: what is refused and in which words, what the environment does,
+//! and that the example, the documents and the service unit agree with the program.
+
+use spoolfs::config::{Config, ConfigError, Environment, KEYS, Kind, Overrides, Scheme};
+use spoolfs::units::Age;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const MINIMAL: &str = "mountpoint = \"/srv/rec\"\nstate_dir = \"/var/lib/spoolfs/x\"\n";
+
+fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment: Environment =
+        variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    Config::parse(Path::new("f.toml"), text, &environment, &Overrides::default())
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    parse_with(text, &[])
+}
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A file with one target whose lines are given.
+fn target(lines: &str) -> String {
+    format!("{MINIMAL}[[target]]\n{lines}\n")
+}
+
+#[test]
+fn defaults_are_those_of_the_table_of_keys() {
+    let config = parse(MINIMAL).expect("minimal");
+    assert_eq!(config.write_back.archive_after, Age::For(Duration::from_secs(300)));
+    assert_eq!(config.write_back.keep_local, Age::For(Duration::from_secs(86_400)));
+    assert_eq!(config.read.timeout, Duration::from_secs(15));
+    assert_eq!(config.cache.dir, Path::new("/var/lib/spoolfs/x/cache"));
+    assert_eq!(config.runtime_dir, Path::new("/run/spoolfs/x"));
+    assert!(!config.node.is_empty());
+    let mut written = MINIMAL.to_owned();
+    let top = |k: &&spoolfs::config::Key| !k.path.contains('.') && !k.default.is_empty();
+    for key in KEYS.iter().filter(top) {
+        written.push_str(&format!("{} = {}\n", key.path, key.default));
+    }
+    for table in ["write_back", "cache", "read"] {
+        written.push_str(&format!("[{table}]\n"));
+        for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
+            if let Some((of, name)) = key.path.split_once('.').filter(|(of, _)| *of == table) {
+                assert_eq!(of, table);
+                written.push_str(&format!("{name} = {}\n", key.default));
+            }
+        }
+    }
+    assert_eq!(parse(&written).expect("all defaults written out"), config);
+}
+
+#[test]
+fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
+    let cases: Vec<(String, &str)> = vec![
+        (
+            "state_dir = \"/s\"".into(),
+            "f.toml: mountpoint is missing; set it to the recordings directory, such as \
+             mountpoint = \"/var/spool/asterisk/monitor\"",
+        ),
+        (
+            "mountpoint = \"/srv/rec\"".into(),
+            "f.toml: state_dir is missing; set it to a directory on a local disk, such as \
+             state_dir = \"/var/lib/spoolfs/monitor\"",
+        ),
+        (
+            format!("{MINIMAL}mountpiont = \"/x\""),
+            "f.toml:3:1: mountpiont is not a known key; did you mean mountpoint?",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\narchve_after = \"5m\""),
+            "f.toml:4:1: write_back.archve_after is not a known key; did you mean archive_after?",
+        ),
+        (
+            format!("{MINIMAL}keep_local = \"5m\""),
+            "f.toml:3:1: keep_local is not a known key; did you mean keep_local in the table \
+             [write_back]?",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file:///a\"\ncolour = 1"),
+            "f.toml:6:1: target 1: colour is not a known key; remove it, or see \
+             docs/CONFIGURATION.md for the keys there are",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nkeep_local = \"5\""),
+            "f.toml:4:1: write_back.keep_local: \"5\" is not a duration; write for example \
+             \"90s\", \"5m\", \"24h\", \"7d\" or \"forever\"",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nkeep_local = 5"),
+            "f.toml:4:1: write_back.keep_local: invalid type: integer `5`, expected a duration \
+             in quotes, such as \"5m\"; see docs/CONFIGURATION.md for how it is written",
+        ),
+        (
+            format!("{MINIMAL}[cache]\nmax_size = \"10G\""),
+            "f.toml:4:1: cache.max_size: \"10G\" is not a size; write for example \"500MB\" or \
+             \"10GiB\"",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nuploads = 0"),
+            "f.toml:4:1: write_back.uploads 0 is out of bounds; choose from 1 to 64",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nsettle = \"5m\""),
+            "f.toml:4:1: write_back.settle \"5m\" is out of bounds; choose from \"0s\" to \"1m\"",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nexclude = [\"a[\"]"),
+            "f.toml:4:1: write_back.exclude \"a[\" is not a pattern: unclosed character class; \
+             missing ']'; write for example \"2024/**/*.wav\"",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"csv\""),
+            "f.toml:4:1: calls.source is not available in this version; remove it",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\n[[policy]]\nexpire_after = \"7y\""),
+            "f.toml:5:1: policy.expire_after is not available in this version; remove it",
+        ),
+        (
+            format!("{MINIMAL}passthrough = \"yes\""),
+            "f.toml:3:1: passthrough \"yes\" is neither \"auto\" nor \"never\"; write one of them",
+        ),
+        (
+            format!("{MINIMAL}node = \"a/b\""),
+            "f.toml:3:1: node \"a/b\" can not be used as a name; use up to 64 letters, digits, \
+             \"-\", \"_\" and \".\", not beginning with \".\"",
+        ),
+        (
+            "mountpoint = \"rec\"\nstate_dir = \"/s\"".into(),
+            "f.toml:1:1: mountpoint \"rec\" is not an absolute path; begin it with \"/\"",
+        ),
+        (
+            "mountpoint = \"/\"\nstate_dir = \"/s\"".into(),
+            "f.toml:1:1: mountpoint is the root of the file system; set it to the recordings \
+             directory",
+        ),
+        (
+            "mountpoint = \"/srv/rec\"\nstate_dir = \"/srv/rec\"".into(),
+            "f.toml:2:1: state_dir \"/srv/rec\" lies inside the mountpoint \"/srv/rec\"; choose \
+             a directory outside of it",
+        ),
+        (
+            "mountpoint = \"/srv/rec\"\nstate_dir = \"/srv/x/../rec/state\"".into(),
+            "f.toml:2:1: state_dir \"/srv/x/../rec/state\" lies inside the mountpoint \
+             \"/srv/rec\"; choose a directory outside of it",
+        ),
+        (
+            format!("{MINIMAL}runtime_dir = \"/srv/rec/run\""),
+            "f.toml:3:1: runtime_dir \"/srv/rec/run\" lies inside the mountpoint \"/srv/rec\"; \
+             choose a directory outside of it",
+        ),
+        (
+            format!("{MINIMAL}[cache]\ndir = \"/srv/rec/c\""),
+            "f.toml:4:1: cache.dir \"/srv/rec/c\" lies inside the mountpoint \"/srv/rec\"; \
+             choose a directory outside of it",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file:///srv/rec/a\""),
+            "f.toml:5:1: target 1: url \"/srv/rec/a\" lies inside the mountpoint \"/srv/rec\"; \
+             choose a directory outside of it",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file:///var/lib/spoolfs/x/a\""),
+            "f.toml:5:1: target 1: url \"/var/lib/spoolfs/x/a\" lies inside the state_dir \
+             \"/var/lib/spoolfs/x\"; choose a directory outside of it",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file:///srv\""),
+            "f.toml:5:1: target 1: url \"/srv\" contains the mountpoint \"/srv/rec\"; choose a \
+             directory beside it",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://a\"\n[[target]]\nname = \"a\"\nurl = \"s3://b\""),
+            "f.toml:7:1: target 2: name \"a\" is the name of another target; give each target \
+             its own",
+        ),
+        (
+            target("url = \"s3://a\""),
+            "f.toml:3:3: target 1: name is missing; give the target a name, such as name = \
+             \"main\"",
+        ),
+        (
+            target("name = \"a\""),
+            "f.toml:3:3: target 1: url is missing; set url = \"s3://bucket/prefix\"",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3:///prefix\""),
+            "f.toml:5:1: target 1: url \"s3:///prefix\": missing bucket; write \
+             s3://bucket/prefix",
+        ),
+        (
+            target("name = \"a\"\nurl = \"ftp://b\""),
+            "f.toml:5:1: target 1: url \"ftp://b\" is of no known kind; write s3://bucket/prefix \
+             or file:///directory",
+        ),
+        (
+            target("name = \"a\"\nurl = \"gs://b\""),
+            "f.toml:5:1: target 1: url gs:// is not available in this version; write \
+             s3://bucket/prefix or file:///directory",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file://srv/a\""),
+            "f.toml:5:1: target 1: url \"file://srv/a\" names no local directory; write three \
+             slashes, as in file:///srv/archive",
+        ),
+        (
+            target("name = \"a\"\nurl = \"bucket\""),
+            "f.toml:5:1: target 1: url \"bucket\" is not a URL; write s3://bucket/prefix or \
+             file:///directory",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://b\"\nendpoint = \"http://s3.example.com\""),
+            "f.toml:6:1: target 1: endpoint \"http://s3.example.com\" would send recordings over \
+             the network unencrypted; use https://, or set allow_http = true",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://b\"\nendpoint = \"s3.example.com\""),
+            "f.toml:6:1: target 1: endpoint \"s3.example.com\" is not an http:// or https:// \
+             URL; write for example https://s3.example.com",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://b\"\naccess_key_id = \"k\""),
+            "f.toml:3:3: target 1: secret_access_key is missing; set both, or neither and use \
+             the AWS_* environment",
+        ),
+        (
+            target("name = \"a\"\nurl = \"file:///a\"\nregion = \"x\""),
+            "f.toml:6:1: target 1: region means nothing for a file:// target; remove it",
+        ),
+    ];
+    for (text, want) in cases {
+        let error = parse(&text).expect_err(&text);
+        assert_eq!(error.to_string(), want, "\n{text}");
+    }
+}
+
+#[test]
+fn broken_toml_is_placed() {
+    let error = parse("mountpoint = \"/a\"\nstate_dir /b").expect_err("broken");
+    assert!(error.place.starts_with("f.toml:2:"), "{error}");
+    assert_eq!(error.cure, "correct the TOML there");
+    assert_eq!(error.to_string().lines().count(), 1);
+}
+
+#[test]
+fn empty_tables_of_later_versions_are_accepted() {
+    parse(&format!("{MINIMAL}[calls]\n[stitched]\n[[policy]]\n")).expect("empty");
+    parse(&format!("{MINIMAL}policy = []\n")).expect("empty");
+}
+
+#[test]
+fn http_is_fine_on_this_machine_or_when_allowed() {
+    for (endpoint, allow) in [
+        ("http://localhost:8333", false),
+        ("http://127.0.0.1:9000", false),
+        ("http://[::1]:9000", false),
+        ("https://s3.example.com", false),
+        ("http://10.0.0.1", true),
+    ] {
+        let text = target(&format!(
+            "name = \"a\"\nurl = \"s3://b/p\"\nendpoint = \"{endpoint}\"\nallow_http = {allow}"
+        ));
+        let config = parse(&text).expect(endpoint);
+        assert_eq!(config.targets[0].scheme, Scheme::S3);
+    }
+}
+
+#[test]
+fn a_link_into_the_mount_is_seen_through() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mount = dir.path().join("rec");
+    std::fs::create_dir(&mount).expect("mkdir");
+    let link = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&mount, &link).expect("symlink");
+    let text = format!("mountpoint = {mount:?}\nstate_dir = {:?}\n", link.join("state/deep"));
+    let error = parse(&text).expect_err("inside");
+    assert!(error.message.contains("lies inside the mountpoint"), "{error}");
+}
+
+#[test]
+fn every_key_can_be_set_by_its_variable() {
+    let config = parse_with(
+        "",
+        &[
+            ("SPOOLFS_MOUNTPOINT", "/srv/rec"),
+            ("SPOOLFS_STATE_DIR", "/state"),
+            ("SPOOLFS_RUNTIME_DIR", "/run/x"),
+            ("SPOOLFS_NODE", "n"),
+            ("SPOOLFS_ARCHIVE", "a"),
+            ("SPOOLFS_PASSTHROUGH", "never"),
+            ("SPOOLFS_TARGET__0__NAME", "t"),
+            ("SPOOLFS_TARGET__0__URL", "s3://b/p"),
+            ("SPOOLFS_TARGET__0__ENDPOINT", "http://10.0.0.1"),
+            ("SPOOLFS_TARGET__0__REGION", "r"),
+            ("SPOOLFS_TARGET__0__ACCESS_KEY_ID", "k"),
+            ("SPOOLFS_TARGET__0__SECRET_ACCESS_KEY", "hunter2"),
+            ("SPOOLFS_TARGET__0__REQUIRED", "false"),
+            ("SPOOLFS_TARGET__0__ALLOW_HTTP", "true"),
+            ("SPOOLFS_WRITE_BACK__ARCHIVE_AFTER", "1m"),
+            ("SPOOLFS_WRITE_BACK__KEEP_LOCAL", "forever"),
+            ("SPOOLFS_WRITE_BACK__ADOPT_KEEP_LOCAL", "2w"),
+            ("SPOOLFS_WRITE_BACK__INCLUDE", "*.wav, *.mp3"),
+            ("SPOOLFS_WRITE_BACK__EXCLUDE", ""),
+            ("SPOOLFS_WRITE_BACK__UPLOADS", "9"),
+            ("SPOOLFS_WRITE_BACK__BANDWIDTH", "1MiB"),
+            ("SPOOLFS_WRITE_BACK__SETTLE", "10ms"),
+            ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
+            ("SPOOLFS_CACHE__DIR", "/cache"),
+            ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
+            ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
+        ],
+    )
+    .expect("from the environment alone");
+    let t = &config.targets[0];
+    assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
+    assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
+    assert_eq!(config.write_back.include, ["*.wav", "*.mp3"]);
+    assert_eq!(config.write_back.uploads, 9);
+    assert_eq!(config.write_back.keep_local, Age::Forever);
+    assert_eq!(config.cache.max_size, 1 << 30);
+    assert_eq!(config.runtime_dir, Path::new("/run/x"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let source = include_str!("config.rs");
+    for key in KEYS.iter().filter(|k| k.kind != Kind::Future) {
+        assert!(source.contains(&format!("\"{}\"", key.variable())), "{} untested", key.path);
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_is_named_in_errors() {
+    let text = format!("{MINIMAL}[write_back]\narchive_after = \"5m\"\n");
+    let set = |n, v| parse_with(&text, &[(n, v)]);
+    let config = set("SPOOLFS_WRITE_BACK__ARCHIVE_AFTER", "7m").expect("fine");
+    assert_eq!(config.write_back.archive_after, Age::For(Duration::from_secs(420)));
+    for (name, value, want) in [
+        (
+            "SPOOLFS_WRITE_BACK__ARCHIVE_AFTER",
+            "soon",
+            "SPOOLFS_WRITE_BACK__ARCHIVE_AFTER: write_back.archive_after: \"soon\" is not a \
+             duration; write for example \"90s\", \"5m\", \"24h\", \"7d\" or \"forever\"",
+        ),
+        (
+            "SPOOLFS_MOUNTPOINT",
+            "rec",
+            "SPOOLFS_MOUNTPOINT: mountpoint \"rec\" is not an absolute path; begin it with \"/\"",
+        ),
+        (
+            "SPOOLFS_TARGET__3__NAME",
+            "x",
+            "SPOOLFS_TARGET__3__NAME: target 4: name does not follow on the targets there are; \
+             number the targets from 0 without a gap",
+        ),
+        (
+            "SPOOLFS_WRITE_BACK__UPLOADS",
+            "many",
+            "SPOOLFS_WRITE_BACK__UPLOADS: \"many\" is not a whole number; write for example 4",
+        ),
+    ] {
+        assert_eq!(set(name, value).expect_err(name).to_string(), want);
+    }
+}
+
+#[test]
+fn unknown_variables_are_warned_about_and_those_of_others_are_not() {
+    let config = parse_with(
+        MINIMAL,
+        &[
+            ("SPOOLFS_LOG", "debug"),
+            ("SPOOLFS_TEST_SERVER", "x"),
+            ("PATH", "/bin"),
+            ("SPOOLFS_NODDE", "x"),
+            ("SPOOLFS_TARGET__NAME", "x"),
+            ("SPOOLFS_WRITE_BACK", "x"),
+        ],
+    )
+    .expect("only warnings");
+    assert_eq!(
+        config.warnings,
+        [
+            "SPOOLFS_NODDE sets no known key; did you mean node?",
+            "SPOOLFS_TARGET__NAME sets no known key; it is ignored",
+            "SPOOLFS_WRITE_BACK sets no known key; it is ignored",
+        ]
+    );
+}
+
+#[test]
+fn a_target_from_the_environment_follows_those_of_the_file() {
+    let text = target("name = \"a\"\nurl = \"s3://a\"");
+    let variables = [
+        ("SPOOLFS_TARGET__0__REGION", "eu"),
+        ("SPOOLFS_TARGET__1__URL", "s3://b"),
+        ("SPOOLFS_TARGET__1__NAME", "b"),
+    ];
+    let config = parse_with(&text, &variables).expect("two targets");
+    let names: Vec<_> = config.targets.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(config.targets[0].region.as_deref(), Some("eu"));
+    assert_eq!(config.required_targets(), ["a", "b"]);
+}
+
+#[test]
+fn a_secret_is_in_no_error() {
+    let text =
+        target("name = \"a\"\nurl = \"s3://b\"\naccess_key_id = \"k\"\nsecret_access_key = 4711");
+    let error = parse(&text).expect_err("a number");
+    assert_eq!(
+        error.to_string(),
+        "f.toml:7:1: target 1: secret_access_key is not text; write it in quotes"
+    );
+}
+
+#[test]
+fn doubtful_targets_are_warned_about() {
+    let text = target(
+        "name = \"a\"\nurl = \"s3://x\"\nrequired = false\n[[target]]\nname = \"b\"\nurl = \
+         \"s3://x\"\nrequired = false",
+    );
+    assert_eq!(
+        parse(&text).expect("legal").warnings,
+        [
+            "targets \"a\" and \"b\" are the same place: that is one copy, not two",
+            "no target is required, so no local copy is ever released",
+        ]
+    );
+}
+
+#[test]
+fn a_secret_in_a_readable_file_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = dir.path().join("c.toml");
+    let lines = "name = \"a\"\nurl = \"s3://b\"\naccess_key_id = \"k\"\nsecret_access_key = \"s\"";
+    std::fs::write(&file, target(lines)).expect("write");
+    for (mode, warnings) in [(0o644, 1), (0o600, 0)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        let config = Config::load(&file, &Environment::default(), &Overrides::default());
+        assert_eq!(config.expect("load").warnings.len(), warnings);
+    }
+}
+
+#[test]
+fn two_state_directories_of_one_name_do_not_share_a_runtime_directory() {
+    let of = |state: &str| {
+        let text = format!("mountpoint = \"/srv/rec\"\nstate_dir = \"{state}\"\n");
+        parse(&text).expect("fine").runtime_dir
+    };
+    assert_eq!(of("/var/lib/spoolfs/monitor"), Path::new("/run/spoolfs/monitor"));
+    assert_ne!(of("/a/state"), of("/b/state"));
+    assert!(of("/a/state").starts_with("/run/spoolfs"));
+}
+
+#[test]
+fn a_change_that_needs_a_restart_is_named() {
+    let old = parse(MINIMAL).expect("minimal");
+    assert!(old.changes_needing_restart(&old.clone()).is_empty());
+    let text = format!(
+        "{MINIMAL}node = \"other\"\n[write_back]\narchive_after = \"1m\"\n[cache]\ndir = \"/c\""
+    );
+    let new = parse(&text).expect("fine");
+    assert_eq!(old.changes_needing_restart(&new), ["node", "cache.dir"]);
+}
+
+#[test]
+fn a_missing_file_is_said_so() {
+    let file = Path::new("/nonexistent/spoolfs.toml");
+    let error = Config::load(file, &Environment::default(), &Overrides::default());
+    assert_eq!(
+        error.expect_err("missing").to_string(),
+        "/nonexistent/spoolfs.toml: cannot be read: no such file or directory; give the right \
+         file with --config"
+    );
+}
+
+#[test]
+fn the_annotated_example_is_valid_and_mentions_every_key_with_its_default() {
+    let example = read("config/spoolfs.toml");
+    parse(&example).expect("as it is");
+    // With every example line in force it must be valid too.
+    let assignment = |line: &str| {
+        let rest = line.strip_prefix("# ")?;
+        let name = rest.split(" = ").next().filter(|_| rest.contains(" = "))?;
+        name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then(|| rest.to_owned())
+    };
+    let all: String =
+        example.lines().map(|l| assignment(l).unwrap_or_else(|| l.to_owned()) + "\n").collect();
+    let s3 = all.replace("file:///srv/recordings-archive", "s3://bucket/prefix");
+    parse(&s3).expect("with every line in force");
+    for key in KEYS {
+        let name = key.path.rsplit('.').next().unwrap_or_default();
+        if key.kind == Kind::Future {
+            assert!(example.contains(&format!("[{name}]")), "{} is not mentioned", key.path);
+            continue;
+        }
+        let line = example.lines().find(|l| {
+            let l = l.strip_prefix("# ").unwrap_or(l);
+            l.starts_with(&format!("{name} = "))
+        });
+        let line = line.unwrap_or_else(|| panic!("{} is not mentioned", key.path));
+        assert!(line.ends_with(key.default), "{line}: the default is {}", key.default);
+    }
+}
+
+#[test]
+fn the_document_names_every_key_its_variable_and_its_default() {
+    let document = read("docs/CONFIGURATION.md");
+    for key in KEYS.iter().filter(|k| k.kind != Kind::Future) {
+        let name = key.path.rsplit('.').next().unwrap_or_default();
+        let start = format!("| `{name}` | ");
+        let variable = format!("`{}`", key.variable());
+        let row = document.lines().find(|l| l.starts_with(&start) && l.contains(&variable));
+        let row = row.unwrap_or_else(|| panic!("no row for {}", key.path));
+        if !key.default.is_empty() {
+            assert!(row.starts_with(&format!("{start}`{}`", key.default)), "{row}");
+        }
+    }
+}
+
+#[test]
+fn the_unit_hides_no_mount_and_keeps_its_promises() {
+    let unit = read("systemd/spoolfs@.service");
+    let settings: Vec<(&str, &str)> = unit
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.starts_with('['))
+        .filter_map(|l| l.split_once('='))
+        .collect();
+    // Each of these gives the unit a mount namespace of its own, or keeps it from starting.
+    let hiding = [
+        "ProtectSystem",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateMounts",
+        "PrivateIPC",
+        "MountFlags",
+        "ProtectKernelTunables",
+        "ProtectKernelModules",
+        "ProtectKernelLogs",
+        "ProtectControlGroups",
+        "ProtectProc",
+        "ProcSubset",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "InaccessiblePaths",
+        "ExecPaths",
+        "NoExecPaths",
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "TemporaryFileSystem",
+        "PrivateDevices",
+        "PrivateUsers",
+        "PrivateNetwork",
+        "DynamicUser",
+        "RootDirectory",
+        "RootImage",
+        "MountAPIVFS",
+    ];
+    for (name, _) in &settings {
+        assert!(!hiding.contains(name), "{name} hides the mount or stops the start");
+    }
+    for (name, value) in [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("ExecStart", "/usr/bin/spoolfs mount --config /etc/spoolfs/%i.toml"),
+        ("Restart", "always"),
+        ("RestartSec", "100ms"),
+        ("StartLimitIntervalSec", "0"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("RuntimeDirectory", "spoolfs/%i"),
+        ("StateDirectory", "spoolfs/%i"),
+    ] {
+        assert!(settings.contains(&(name, value)), "{name}={value} is missing");
+    }
+    let has = |name: &str, part: &str| {
+        settings.iter().any(|(n, v)| *n == name && v.split(' ').any(|w| w == part))
+    };
+    assert!(has("Before", "asterisk.service"));
+    assert!(has("SystemCallFilter", "@mount"));
+    assert!(has("CapabilityBoundingSet", "CAP_SYS_ADMIN"));
+    assert!(settings.iter().any(|(n, _)| *n == "FileDescriptorStoreMax"));
+    assert!(settings.iter().any(|(n, _)| *n == "OOMScoreAdjust"));
+    // The unit's directories are those that the program expects for its instance.
+    let config = parse("mountpoint = \"/srv/rec\"\nstate_dir = \"/var/lib/spoolfs/x\"\n");
+    assert_eq!(config.expect("fine").runtime_dir, PathBuf::from("/run/spoolfs/x"));
+}
