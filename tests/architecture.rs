@@ -40,6 +40,8 @@ const REMOVAL: &[Exception] = &[
     ("lower/", "owns the lower directory; recordings go only with a permit"),
     ("store/", "owns what a target holds"),
     ("catalog/", "owns the state directory"),
+    ("control/", "its own socket"),
+    ("cli/check/", "the probe files it made itself"),
 ];
 
 const UNSAFE: &[Exception] = &[("sys/", "the one room for what no safe interface offers")];

@@ -260,10 +260,12 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     }
     lock.execute_batch("COMMIT").unwrap();
     storm.join().unwrap();
+    // The same disk under the same storm: what the raw directory suffered at its worst moment,
+    // whichever operation that hit, is not ours.
+    let storm = *beside.values().max().unwrap();
     for (what, took) in &mounted {
         println!("worst {what}: {took:?} on the mount, {:?} beside it", beside[what]);
-        // The same disk under the same storm: what the raw directory suffered is not ours.
-        assert!(*took < Duration::from_millis(50) + beside[what], "{what} took {took:?}");
+        assert!(*took < Duration::from_millis(50) + storm, "{what} took {took:?}");
     }
     let names = fs::read_dir(mount.path("calls/0")).unwrap().count();
     assert_eq!(names, 50);

@@ -3,7 +3,6 @@
 use super::output;
 use crate::config::{self, Config, ConfigError, Environment, Overrides};
 use crate::control::{Client, ClientError, Failure, PathFailure, Progress, Request, WirePath};
-use crate::store::{Secret, TargetOptions};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
@@ -113,20 +112,6 @@ impl Context {
     /// How a path below the mount is shown.
     pub fn shown(&self, path: &WirePath) -> String {
         self.config.mountpoint.join(&path.0).display().to_string()
-    }
-}
-
-/// What the store needs to know of a target of the configuration.
-pub fn target_options(target: &config::Target) -> TargetOptions {
-    TargetOptions {
-        name: target.name.clone(),
-        url: target.url.clone(),
-        endpoint: target.endpoint.clone(),
-        region: target.region.clone(),
-        access_key_id: target.access_key_id.clone(),
-        secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.expose())),
-        allow_http: target.allow_http,
-        ..TargetOptions::default()
     }
 }
 

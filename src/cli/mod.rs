@@ -18,7 +18,6 @@ mod reload;
 mod status;
 
 pub use check::{Finding, Outcome};
-pub use context::target_options;
 
 use clap::{Parser, Subcommand};
 use context::{Common, Context, Exit};

@@ -5,7 +5,7 @@ use crate::control::{Failure, Progress, utc};
 use crate::units::{humane_duration, humane_size};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Writes to standard output. Who closed it early (`| head`) has seen enough.
 pub(super) fn text(text: &str) {
@@ -89,7 +89,7 @@ pub(super) fn files(count: u64) -> String {
 pub(super) struct ProgressLine {
     verb: String,
     on: bool,
-    last: Option<Instant>,
+    last: Option<Timestamp>,
 }
 
 impl ProgressLine {
@@ -101,11 +101,12 @@ impl ProgressLine {
 
     /// Shows how far it has come, at most ten times a second.
     pub fn show(&mut self, progress: &Progress) {
-        let fresh = self.last.is_some_and(|t| t.elapsed() < Duration::from_millis(100));
+        let now = SystemClock.now();
+        let fresh = self.last.is_some_and(|t| t.age_at(now) < Duration::from_millis(100));
         if !self.on || fresh {
             return;
         }
-        self.last = Some(Instant::now());
+        self.last = Some(now);
         note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress)));
     }
 

@@ -45,8 +45,10 @@ pub(super) fn resolve(
     {
         outside_the_mount(source, key, dir, &mountpoint)?;
     }
-    let node = raw.node.clone().unwrap_or_else(host_name);
-    word(source, "node", &node)?;
+    let node = raw.node.clone();
+    if let Some(node) = &node {
+        word(source, "node", node)?;
+    }
     let archive = raw.archive.clone().unwrap_or_else(|| "default".to_owned());
     word(source, "archive", &archive)?;
     let passthrough = passthrough(raw.passthrough.as_deref(), source)?;
@@ -136,10 +138,6 @@ fn default_runtime_dir(state_dir: &Path) -> PathBuf {
         }
     };
     Path::new("/run/spoolfs").join(name)
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn passthrough(text: Option<&str>, source: &Source) -> Result<Passthrough> {

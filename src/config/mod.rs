@@ -94,8 +94,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The operation log: lost at power-off, kept over a restart of the daemon.
     pub runtime_dir: PathBuf,
-    /// The name of this machine in object keys and journals.
-    pub node: String,
+    /// The name of this machine in object keys and journals; none: one is made up when the
+    /// catalog is, and kept.
+    pub node: Option<String>,
     /// The name of the archive in its identity marker.
     pub archive: String,
     /// Whether the kernel may bypass the daemon.

@@ -333,5 +333,4 @@ fn answer(shared: &Shared, request: Request, stream: &mut UnixStream) -> Respons
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
 mod tests;

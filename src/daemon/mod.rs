@@ -7,6 +7,7 @@ mod notify;
 pub mod setup;
 
 pub use ground::GroundError;
+pub use setup::target as target_options;
 
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
@@ -159,7 +160,7 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
         state_dir: config.state_dir.clone(),
         runtime_dir: config.runtime_dir.clone(),
         clock: clock.clone(),
-        node: config.node.clone(),
+        node: config.node.clone().unwrap_or_else(made_up_node),
     })?;
     let lower = Lower::open(&config.mountpoint)?;
     let content = Content::new(
@@ -212,6 +213,15 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
     let started = clock.now();
     let config = RwLock::new(config);
     Ok(Arc::new(Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock }))
+}
+
+/// A name for this machine in the archive: the host's, and six random digits, because two trees of
+/// one machine, or two machines called `pbx`, may share a bucket.
+fn made_up_node() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
+    let host: String = host.chars().map(plain).take(40).collect();
+    format!("{host}-{:06x}", fastrand::u32(..1 << 24))
 }
 
 /// Waits for a signal to stop, or for the end of the mount. Tells whether it was the latter.

@@ -174,7 +174,8 @@ fn text(report: &Report) -> String {
     }
     let count = |o: Outcome| report.findings.iter().filter(|f| f.outcome == o).count();
     let (failed, warnings) = (count(Outcome::Failed), count(Outcome::Warning));
-    text.push_str(&format!("\n{failed} failed, {warnings} warnings\n"));
+    let plural = if warnings == 1 { "" } else { "s" };
+    text.push_str(&format!("\n{failed} failed, {warnings} warning{plural}\n"));
     if let Some(next) = &report.next_recording {
         text.push_str(&format!("{next}\n"));
     }
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(
             text(&bad),
             "ok       a: fine\nWARNING  b: hm\n         -> do x\nFAILED   c: bad\n         \
-             -> do y\n\n1 failed, 1 warnings\n"
+             -> do y\n\n1 failed, 1 warning\n"
         );
         assert!(report(findings.into_iter().take(2).collect(), None).ok);
     }

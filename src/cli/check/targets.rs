@@ -1,7 +1,6 @@
 //! Each target, by writing, reading, listing and deleting small objects in it.
 
 use super::Finding;
-use crate::cli::target_options;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Target};
 use crate::recording::Sha256;
@@ -37,7 +36,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
 
 /// The one place where a target of the configuration becomes a store.
 fn open(target: &Target) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&target_options(target))
+    store::open(&crate::daemon::target_options(target))
 }
 
 async fn within_time(target: &Target, store: &dyn Store, archive: &str) -> Vec<Finding> {
