@@ -363,7 +363,9 @@ fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     let Some(row) = shared.catalog.node(id)? else {
         return Err(EngineError::refused(Path::new(""), "it was deleted meanwhile"));
     };
-    if !matches!(row.state, State::Released | State::Archived) || shared.is_local(id)? {
+    if !matches!(row.state, State::Released | State::Archived)
+        || (row.state == State::Archived && !shared.is_gone(id)?)
+    {
         return Ok(Outcome::Already("the local copy is here".into()));
     }
     recall::recall(shared, id, Instant::now() + recall::patience(row.attr.size))?;

@@ -74,10 +74,8 @@ fn is_missing(shared: &Shared, place: &Place) -> Result<bool> {
         return Ok(false);
     }
     let _tier = shared.tier.lock();
-    let _names = shared.lower.names_still_in(place.parent);
-    let row = shared.catalog.lookup(place.parent, &place.name)?;
-    let expected = row.is_some_and(|r| r.id == place.id && r.state != State::Released);
-    Ok(expected && shared.lower.stat(&place.path).is_err_and(|e| e.is_not_found()))
+    let released = shared.catalog.node(place.id)?.is_none_or(|r| r.state == State::Released);
+    Ok(!released && shared.is_gone_from(place.id, place.parent, &place.name)?)
 }
 
 fn missing_file(shared: &Shared, place: &Place) -> Result<()> {

@@ -239,5 +239,4 @@ pub fn closed_at(it: &Candidate) -> Timestamp {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -8,6 +8,7 @@ use super::workers::{Finished, Job, Queues};
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::limits;
+use crate::policy::Rules;
 use crate::recording::NodeId;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::collections::HashMap;
@@ -32,9 +33,47 @@ enum Event {
     Stop,
 }
 
-/// Where a walk over the due rows goes on next time.
+/// Longest time spent on rows of one kind in one look.
+const BUDGET: Duration = Duration::from_millis(50);
+/// Rest after a walk over many rows that found nothing to do, such as a large old archive whose
+/// time has not come.
+const REST: Duration = Duration::from_secs(20);
+
+/// A walk over the due rows, some pages at each look.
 #[derive(Debug, Default)]
-struct Cursor(Option<NodeId>);
+struct Walk {
+    /// Where it goes on.
+    after: Option<NodeId>,
+    /// Pages since it began.
+    pages: usize,
+    /// Steps handed over since it began.
+    handed: usize,
+    /// When the last one that found nothing ended.
+    rested_from: Option<Instant>,
+}
+
+impl Walk {
+    fn rests(&self) -> bool {
+        self.rested_from.is_some_and(|t| t.elapsed() < REST)
+    }
+
+    /// A page was looked at; tells whether there is another.
+    fn page_done(&mut self, page: &[NodeId]) -> bool {
+        self.pages += 1;
+        self.after = page.last().copied().filter(|_| page.len() == limits::PLAN_PAGE_ROWS);
+        if self.after.is_some() {
+            return true;
+        }
+        let idle = self.handed == 0 && self.pages > 1;
+        *self = Walk { rested_from: idle.then(Instant::now), ..Walk::default() };
+        false
+    }
+
+    /// The queue is full: the next look begins with what is oldest.
+    fn stuck(&mut self) {
+        *self = Walk::default();
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Planner {
@@ -43,8 +82,8 @@ pub(super) struct Planner {
     queues: Queues,
     /// Looked at again later, for reasons that are no failure.
     put_off: HashMap<NodeId, Timestamp>,
-    to_archive: Cursor,
-    to_release: Cursor,
+    to_archive: Walk,
+    to_release: Walk,
     planned: Option<Instant>,
     /// The catalog could not be used the last time; said once.
     trouble: bool,
@@ -57,8 +96,8 @@ impl Planner {
             woken,
             queues,
             put_off: HashMap::new(),
-            to_archive: Cursor::default(),
-            to_release: Cursor::default(),
+            to_archive: Walk::default(),
+            to_release: Walk::default(),
             planned: None,
             trouble: false,
         }
@@ -149,26 +188,31 @@ impl Planner {
     fn plan_archives(&mut self, now: Timestamp) -> Result<()> {
         let rules = self.shared.rules();
         let Some(window) = rules.archive_after else { return Ok(()) };
-        if self.shared.required.is_empty() || self.queues.archive.is_full() {
-            return Ok(());
-        }
-        if self.shared.required_targets().all(|t| !t.is_up()) {
+        let no_target_is_up = self.shared.required_targets().all(|t| !t.is_up());
+        if no_target_is_up || self.to_archive.rests() {
             return Ok(());
         }
         let before = back(now, window.max(rules.settle));
-        let after = self.to_archive.0;
-        let page = self.shared.catalog.due_archive(before, now, after, limits::PLAN_PAGE_ROWS)?;
-        self.to_archive.0 = next_cursor(&page);
-        for it in page {
-            let id = it.row.id;
-            if plan::next(&it, &[], self.shared.facts(&rules)) == Action::Archive
-                && !self.is_put_off(id)
-                && !self.shared.claims.is_held(id)
-                && worth_trying(&self.shared, &it)?
-                && !self.hand_over(&self.queues.archive, it)
-            {
-                // The next look begins with this one.
-                self.to_archive.0 = None;
+        let began = Instant::now();
+        while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
+            let after = self.to_archive.after;
+            let page =
+                self.shared.catalog.due_archive(before, now, after, limits::PLAN_PAGE_ROWS)?;
+            let ids: Vec<NodeId> = page.iter().map(|it| it.row.id).collect();
+            for it in page {
+                if plan::next(&it, &[], self.shared.facts(&rules)) != Action::Archive
+                    || self.is_busy(it.row.id)
+                    || !worth_trying(&self.shared, &it)?
+                {
+                    continue;
+                }
+                if !self.hand_over(&self.queues.archive, it) {
+                    self.to_archive.stuck();
+                    return Ok(());
+                }
+                self.to_archive.handed += 1;
+            }
+            if !self.to_archive.page_done(&ids) {
                 return Ok(());
             }
         }
@@ -178,31 +222,44 @@ impl Planner {
     fn plan_releases(&mut self, now: Timestamp) -> Result<()> {
         let rules = self.shared.rules();
         let Some(keep) = rules.shortest_keep() else { return Ok(()) };
-        if self.queues.release.is_full() {
+        if self.to_release.rests() {
             return Ok(());
         }
         let before = back(now, keep);
-        let after = self.to_release.0;
-        let page = self.shared.catalog.due_release(before, after, limits::PLAN_PAGE_ROWS)?;
-        self.to_release.0 = next_cursor(&page);
-        for it in page {
-            let facts = self.shared.facts(&rules);
-            // Alone first: the group costs a query.
-            if self.is_put_off(it.row.id)
-                || self.shared.claims.is_held(it.row.id)
-                || plan::next(&it, &[], facts) != Action::Release
-            {
-                continue;
+        let began = Instant::now();
+        while !self.queues.release.is_full() && began.elapsed() < BUDGET {
+            let after = self.to_release.after;
+            let page = self.shared.catalog.due_release(before, after, limits::PLAN_PAGE_ROWS)?;
+            let ids: Vec<NodeId> = page.iter().map(|it| it.row.id).collect();
+            for it in page {
+                if !self.may_release(&it, &rules)? {
+                    continue;
+                }
+                if !self.hand_over(&self.queues.release, it) {
+                    self.to_release.stuck();
+                    return Ok(());
+                }
+                self.to_release.handed += 1;
             }
-            let group = self.shared.catalog.group(it.parent, &it.stem)?;
-            if plan::next(&it, &group, facts) == Action::Release
-                && !self.hand_over(&self.queues.release, it)
-            {
-                self.to_release.0 = None;
+            if !self.to_release.page_done(&ids) {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn may_release(&self, it: &Candidate, rules: &Rules) -> Result<bool> {
+        let facts = self.shared.facts(rules);
+        // Alone first: the group costs a query.
+        if self.is_busy(it.row.id) || plan::next(it, &[], facts) != Action::Release {
+            return Ok(false);
+        }
+        let group = self.shared.catalog.group(it.parent, &it.stem)?;
+        Ok(plan::next(it, &group, facts) == Action::Release)
+    }
+
+    fn is_busy(&self, id: NodeId) -> bool {
+        self.is_put_off(id) || self.shared.claims.is_held(id)
     }
 
     fn is_put_off(&self, id: NodeId) -> bool {
@@ -221,15 +278,38 @@ impl Planner {
     }
 }
 
-/// The end of a page is the beginning of the next; a short page was the last.
-fn next_cursor(page: &[Candidate]) -> Option<NodeId> {
-    if page.len() < limits::PLAN_PAGE_ROWS {
-        return None;
-    }
-    page.last().map(|it| it.row.id)
-}
-
 fn back(now: Timestamp, by: Duration) -> Timestamp {
     let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
     Timestamp(now.0.saturating_sub(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(rows: usize) -> Vec<NodeId> {
+        (0..rows as u64).map(NodeId).collect()
+    }
+
+    #[test]
+    fn a_walk_goes_on_behind_a_full_page_and_begins_anew_behind_a_short_one() {
+        let mut walk = Walk::default();
+        assert!(walk.page_done(&page(limits::PLAN_PAGE_ROWS)));
+        assert_eq!(walk.after, Some(NodeId(limits::PLAN_PAGE_ROWS as u64 - 1)));
+        walk.handed = 1;
+        assert!(!walk.page_done(&page(3)));
+        assert_eq!((walk.after, walk.rests()), (None, false), "there was something to do");
+    }
+
+    #[test]
+    fn only_a_long_walk_that_found_nothing_is_rested_from() {
+        let mut walk = Walk::default();
+        assert!(!walk.page_done(&page(10)));
+        assert!(!walk.rests());
+        assert!(walk.page_done(&page(limits::PLAN_PAGE_ROWS)));
+        assert!(!walk.page_done(&[]));
+        assert!(walk.rests());
+        walk.stuck();
+        assert!(!walk.rests());
+    }
 }

@@ -31,18 +31,16 @@ pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(
 /// released, too.
 fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
     let Some(row) = shared.catalog.node(id)? else { return Ok(None) };
-    if row.state == State::Archived && is_missing(shared, id)? {
+    if row.state == State::Archived && is_gone(shared, id)? {
         shared.catalog.missing_below(id)?;
         return Ok(shared.catalog.node(id)?.filter(|row| row.state == State::Released));
     }
     Ok(Some(row).filter(|row| row.state == State::Released))
 }
 
-fn is_missing(shared: &Shared, id: NodeId) -> Result<bool> {
+fn is_gone(shared: &Shared, id: NodeId) -> Result<bool> {
     let _tier = shared.tier.lock();
-    let _names = shared.lower.names_still();
-    let Some(path) = shared.path_of(id)? else { return Ok(false) };
-    Ok(shared.lower.stat(&path).is_err_and(|e| e.is_not_found()))
+    shared.is_gone(id)
 }
 
 fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Result<()> {

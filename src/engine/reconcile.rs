@@ -97,11 +97,12 @@ pub(super) struct Walk<'a> {
     /// Nothing moves any more: a contested name goes to what has it below.
     force: bool,
     recorded: u64,
+    drained: u64,
 }
 
 impl<'a> Walk<'a> {
     pub fn new(shared: &'a Shared) -> Walk<'a> {
-        Walk { shared, contested: BTreeSet::new(), force: false, recorded: 0 }
+        Walk { shared, contested: BTreeSet::new(), force: false, recorded: 0, drained: 0 }
     }
 
     /// All of it.
@@ -153,6 +154,7 @@ impl<'a> Walk<'a> {
                         below.push((dir.join(OsStr::from_bytes(name)), found));
                     }
                 }
+                self.let_drain();
                 // At most half of the time, so that calls have the disk.
                 self.shared.stop.wait(began.elapsed().min(Duration::from_millis(200)));
             }
@@ -291,6 +293,25 @@ impl<'a> Walk<'a> {
         name: &[u8],
         path: &Path,
     ) -> Result<Option<NodeId>> {
+        let found = self.judge(dir, parent, name, path)?;
+        // Not under the lock: the catalog may take its time.
+        if let Some((id, Some(stat))) = &found
+            && stat.attr.kind == Kind::File
+        {
+            self.shared.catalog.changed_below(*id, stat.attr.clone(), stat.version)?;
+        }
+        Ok(found.map(|(id, _)| id))
+    }
+
+    /// Gives what is below its identity while no name can be made; the stamp comes with it if the
+    /// catalog is still to be told.
+    fn judge(
+        &mut self,
+        dir: &Path,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+    ) -> Result<Option<(NodeId, Option<LowerStat>)>> {
         let shared = self.shared;
         let _names = shared.lower.names_still_in(parent);
         let Ok(stat) = shared.lower.stat(path) else { return Ok(None) };
@@ -301,19 +322,25 @@ impl<'a> Walk<'a> {
                 None => id = Some(found),
                 Some(row) if row.state == State::Deleted => {}
                 // Somebody looked it up meanwhile, and it was adopted for him.
-                Some(_) => return Ok(Some(found)),
+                Some(_) => return Ok(Some((found, None))),
             }
         }
         match shared.catalog.lookup(parent, name)? {
-            None => self.adopt(parent, name, path, id).map(Some),
+            None => Ok(Some((self.adopt(parent, name, path, id)?, None))),
             Some(_) if !self.force => {
                 self.contested.insert(dir.to_owned());
                 Ok(None)
             }
-            Some(row) if row.attr.kind == stat.attr.kind => self.same_name(path, &row).map(Some),
+            // Another file where the catalog has one that is nowhere else: restored from a
+            // backup, copied to a new disk, or recorded anew without a mount. It is that
+            // recording, and its hash tells whether its content is, too.
+            Some(row) if row.attr.kind == stat.attr.kind => {
+                self.recorded += 1;
+                Ok(Some((row.id, Some(shared.lower.identify(path, row.id)?))))
+            }
             Some(row) => {
                 self.unlink(parent, name.to_vec(), &row, shared.now());
-                self.adopt(parent, name, path, id).map(Some)
+                Ok(Some((self.adopt(parent, name, path, id)?, None)))
             }
         }
     }
@@ -340,22 +367,16 @@ impl<'a> Walk<'a> {
         Ok(id)
     }
 
-    /// Another file where the catalog has one that is nowhere else: restored from a backup, copied
-    /// to a new disk, or recorded anew without a mount. It is that recording, and its hash tells
-    /// whether its content is, too.
-    fn same_name(&mut self, path: &Path, row: &NodeRow) -> Result<NodeId> {
-        let stat = self.shared.lower.identify(path, row.id)?;
-        if stat.attr.kind == Kind::File {
-            self.shared.catalog.changed_below(row.id, stat.attr, stat.version)?;
-        }
-        self.recorded += 1;
-        Ok(row.id)
-    }
-
+    /// Made known while names are still, so it must not wait: see `let_drain`.
     fn record(&mut self, op: Op) {
         self.shared.catalog.record(op);
         self.recorded += 1;
-        if self.recorded.is_multiple_of(DRAIN_EVERY) {
+    }
+
+    /// Gives the operation log time, so that adopting a large tree does not fill it.
+    fn let_drain(&mut self) {
+        if self.recorded.saturating_sub(self.drained) >= DRAIN_EVERY {
+            self.drained = self.recorded;
             // Its errors are those of the next read.
             let _best_effort = self.shared.catalog.drain();
         }

@@ -14,7 +14,7 @@ use crate::policy::Rules;
 use crate::recording::{NodeId, stem};
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -119,11 +119,23 @@ impl Shared {
         Ok(Some(Candidate { row, path, parent, stem: stem(&name), not_before }))
     }
 
-    /// Whether the bytes of a node are in the lower directory.
-    pub fn is_local(&self, id: NodeId) -> Result<bool> {
-        let _names = self.lower.names_still();
-        let Some(path) = self.path_of(id)? else { return Ok(false) };
-        Ok(self.lower.stat(&path).is_ok())
+    /// Whether the lower directory surely lacks a node that the catalog names: its directory is
+    /// the one that is meant, no name can change in it, and there is none like this.
+    pub fn is_gone(&self, id: NodeId) -> Result<bool> {
+        let Some((parent, name)) = self.catalog.name_of(id)? else { return Ok(false) };
+        self.is_gone_from(id, parent, &name)
+    }
+
+    pub fn is_gone_from(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<bool> {
+        let _names = self.lower.names_still_in(parent);
+        let named = self.catalog.lookup(parent, name)?.is_some_and(|row| row.id == id);
+        let Some(dir) = self.path_of(parent)? else { return Ok(false) };
+        let there = self.lower.stat(&dir).is_ok_and(|stat| stat.node == Some(parent));
+        if !named || !there {
+            return Ok(false);
+        }
+        let path = dir.join(OsStr::from_bytes(name));
+        Ok(self.lower.stat(&path).is_err_and(|e| e.is_not_found()))
     }
 
     /// Remembers that a step failed, unless it says nothing about this recording.
@@ -135,7 +147,8 @@ impl Shared {
         let now = self.now();
         let attempts = self.catalog.trouble_of(id).ok().flatten().map_or(0, |t| t.attempts) + 1;
         let not_before = now.plus(backoff::after(attempts));
-        if matches!(error.class(), crate::recording::ErrorClass::Refused) {
+        let deleted = matches!(error, EngineError::Lower(e) if e.is_not_found());
+        if deleted || matches!(error.class(), crate::recording::ErrorClass::Refused) {
             tracing::debug!(%error, attempts, "a recording is not ready");
         } else {
             tracing::warn!(%error, attempts, "a step failed and will be tried again");
@@ -146,18 +159,13 @@ impl Shared {
         }
     }
 
-    /// A file that should be below was not found there: it was deleted behind the mount, or is
-    /// being renamed or deleted right now. Only what is still missing at the second look, while
-    /// no name can move, is believed. Tells whether the catalog was changed.
+    /// A file that should be below was not found there. Most likely it is being renamed or deleted
+    /// right now, so only what is still gone at the second look was deleted behind the mount.
+    /// Tells whether the catalog was changed.
     pub fn missing(&self, candidate: &Candidate) -> Result<bool> {
         let id = candidate.row.id;
         let seen_before = self.catalog.trouble_of(id)?.is_some_and(|t| t.attempts > 0);
-        let gone = {
-            let _names = self.lower.names_still();
-            self.path_of(id)?.as_deref() == Some(candidate.path.as_path())
-                && self.lower.stat(&candidate.path).is_err_and(|e| e.is_not_found())
-        };
-        if !gone || !seen_before {
+        if !seen_before || !self.is_gone(id)? {
             return Ok(false);
         }
         tracing::warn!(path = %candidate.path.display(), "a local copy was deleted behind the mount");

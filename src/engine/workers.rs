@@ -12,7 +12,10 @@ use crate::recording::NodeId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How often local copies that were taken away are removed for good.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
 
 /// A step to be done with a recording, or with the group of one.
 #[derive(Debug)]
@@ -121,6 +124,7 @@ fn archive_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
 }
 
 fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Finished>) {
+    let mut purged = Instant::now();
     while !shared.stop.is_set() {
         crossbeam_channel::select! {
             recv(queue) -> job => match job {
@@ -128,7 +132,12 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
                 Err(_planner_is_gone) => return,
             },
             recv(shared.stop.closed()) -> _closed => return,
-            default(Duration::from_secs(1)) => release::purge(shared),
+            default(PURGE_EVERY.saturating_sub(purged.elapsed())) => {}
+        }
+        // Also while there is no end of groups to release: the disk is to become free.
+        if purged.elapsed() >= PURGE_EVERY {
+            release::purge(shared);
+            purged = Instant::now();
         }
     }
 }

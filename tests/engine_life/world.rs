@@ -232,7 +232,7 @@ impl World {
         self.catalog().lookup(parent, &name).unwrap()
     }
 
-    /// As the mount does it: while names stay.
+    /// As the mount does it.
     fn create(&self, path: &str, make: impl FnOnce(&Path)) -> NodeId {
         let (parent, name) = self.place(path);
         let _names = self.lower().names_change(parent, parent);
