@@ -274,12 +274,20 @@ impl Content {
 
     /// The flight that brings this chunk: one at most, however many ask for it.
     fn join(&self, stored: &Arc<Stored>, path: &Path, index: u64, keep: bool) -> Arc<Flight> {
-        if let Some(bytes) = stored.chunks.get(index).and_then(|sum| self.inner.memory.get(sum)) {
+        let remembered = || {
+            let bytes = stored.chunks.get(index).and_then(|sum| self.inner.memory.get(sum))?;
             self.inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+            Some(bytes)
+        };
+        if let Some(bytes) = remembered() {
             return Arc::new(Flight::landed(Ok(bytes)));
         }
         let key = (stored.id, stored.generation, index);
         self.inner.flights.join(key, path, |pilot| {
+            // The flight before this one may have landed since we looked.
+            if let Some(bytes) = remembered() {
+                return pilot.land(Ok(bytes));
+            }
             let (inner, stored) = (self.inner.clone(), stored.clone());
             let path = path.to_owned();
             self.inner.runtime.spawn(async move {

@@ -1,16 +1,16 @@
 //! fuser's requests as calls of `vfs`, and its answers as replies.
 
+use super::convert::{
+    TTL, attributes, caller, data, dot_attr, empty, entry, file_attr, flags, listed_type, node,
+    open_flags, opened, set_time, written, xattr,
+};
 use super::errno::errno;
-use crate::clock::Timestamp;
-use crate::lower::SetTime;
-use crate::recording::{Attr, Kind, NodeId};
-use crate::vfs::{Caller, Entry, OpenKind, Opened, SetAttr, Vfs, Waits};
+use crate::vfs::{OpenKind, SetAttr, Vfs, Waits};
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::ffi::OsStr;
@@ -19,12 +19,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How long the kernel may answer from what it was told: short, because files can also change
-/// below, behind the mount, and their size must be right.
-const TTL: Duration = Duration::from_secs(1);
-/// Bit 63 of a request's number says that it was sent again (FUSE_UNIQUE_RESEND).
-const RESENT: u64 = 1 << 63;
-
 pub(super) struct Adapter {
     vfs: Arc<Vfs>,
 }
@@ -32,132 +26,6 @@ pub(super) struct Adapter {
 impl Adapter {
     pub fn new(vfs: Arc<Vfs>) -> Adapter {
         Adapter { vfs }
-    }
-}
-
-fn node(ino: INodeNo) -> NodeId {
-    NodeId(ino.0)
-}
-
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { unique: req.unique().0 & !RESENT, uid: req.uid(), gid: req.gid(), umask }
-}
-
-fn flags(flags: i32) -> OFlags {
-    OFlags::from_bits_retain(flags.cast_unsigned())
-}
-
-fn file_type(attr: &Attr) -> FileType {
-    match attr.kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Other => match rustix::fs::FileType::from_raw_mode(attr.special) {
-            rustix::fs::FileType::Socket => FileType::Socket,
-            rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
-            rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
-            _ => FileType::NamedPipe,
-        },
-    }
-}
-
-fn listed_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Other => FileType::NamedPipe,
-    }
-}
-
-fn file_attr(id: NodeId, attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(id.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.atime.into(),
-        mtime: attr.mtime.into(),
-        ctime: attr.ctime.into(),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr),
-        // Twelve bits by construction.
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
-}
-
-fn entry(result: crate::vfs::Result<Entry>, reply: ReplyEntry) {
-    match result {
-        Ok(e) => reply.entry(&TTL, &file_attr(e.id, &e.attr), Generation(0)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn empty(result: crate::vfs::Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn attributes(id: NodeId, result: crate::vfs::Result<Attr>, reply: ReplyAttr) {
-    match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(id, &attr)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn written(result: crate::vfs::Result<usize>, reply: ReplyWrite) {
-    match result {
-        Ok(n) => reply.written(u32::try_from(n).unwrap_or(u32::MAX)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn opened(result: crate::vfs::Result<Opened>, reply: ReplyOpen) {
-    match result {
-        Ok(o) => reply.opened(FileHandle(o.handle), open_flags(&o)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn data(result: crate::vfs::Result<bytes::Bytes>, reply: ReplyData) {
-    match result {
-        Ok(bytes) => reply.data(&bytes),
-        Err(error) => {
-            if let crate::vfs::VfsError::Remote(remote) = &error {
-                tracing::warn!(%remote, "a released recording could not be read");
-            }
-            reply.error(errno(&error));
-        }
-    }
-}
-
-/// Names or values of extended attributes: their length if nothing else is wanted.
-fn xattr(result: crate::vfs::Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(value) => match u32::try_from(value.len()) {
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if len <= size => reply.data(&value),
-            _ => reply.error(Errno::ERANGE),
-        },
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(t) => SetTime::At(Timestamp::from(t)),
     }
 }
 
@@ -622,23 +490,5 @@ impl Filesystem for Adapter {
         // Short copies are allowed; a long one would keep this thread from other callers.
         let len = usize::try_from(len.min(8 << 20)).unwrap_or(8 << 20);
         written(self.vfs.copy((fh_in.0, offset_in), (fh_out.0, offset_out), len), reply);
-    }
-}
-
-/// The kernel takes nothing from the attributes of `.` and `..` but that they are directories.
-fn dot_attr() -> Attr {
-    Attr {
-        kind: Kind::Dir,
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        mtime: Timestamp(0),
-        atime: Timestamp(0),
-        ctime: Timestamp(0),
-        nlink: 2,
-        rdev: 0,
-        blocks: 0,
-        special: 0,
     }
 }

@@ -4,6 +4,7 @@
 //! is answered in the thread that read it.
 
 mod adapter;
+mod convert;
 mod errno;
 mod mount;
 
