@@ -320,9 +320,16 @@ fn a_broken_house_rule_would_be_found() {
         (unsafe_stays_in_sys, "sys/mod.rs", "unsafe { x() }", 0),
         (unsafe_stays_in_sys, "vfs/mod.rs", "// unsafe\nlet unsafety = \"unsafe\";", 0),
         (unsafe_stays_in_sys, "vfs/a.rs", "#[cfg(test)]\nmod t { fn a() { unsafe {} } }", 1),
-        (time_is_injected, "engine/a.rs", "let t = std::time::Instant::now();", 1),
+        (time_is_injected, "engine/a.rs", "let t = std::time::SystemTime::now();", 1),
+        // A deadline is no date.
+        (time_is_injected, "engine/a.rs", "let t = std::time::Instant::now();", 0),
         (time_is_injected, "clock.rs", "SystemTime::now()", 0),
-        (time_is_injected, "engine/a.rs", "#[cfg(test)]\nmod t { fn a() { Instant::now() } }", 0),
+        (
+            time_is_injected,
+            "engine/a.rs",
+            "#[cfg(test)]\nmod t { fn a() { SystemTime::now() } }",
+            0,
+        ),
         (removal_has_a_home, "vfs/a.rs", "rustix::fs::unlinkat(d, n, f)?;", 1),
         (removal_has_a_home, "vfs/a.rs", "std::fs::remove_file(p)?;", 1),
         (removal_has_a_home, "vfs/a.rs", "self.lower.unlink(p)?; fn unlink(&self) {}", 0),

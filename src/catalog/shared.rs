@@ -264,9 +264,11 @@ fn weight(op: &Op, json: usize) -> u64 {
     json.max(256 + names) as u64
 }
 
-/// Grows with time by 2^20 a second, so that it is above whatever an earlier catalog gave out.
+/// Grows with time by 2^12 a millisecond, so that it is above whatever an earlier catalog gave
+/// out, also one that was lost a moment ago.
 pub(super) fn by_time(options: &Options) -> u64 {
-    const BEGINNING: i64 = 1_700_000_000;
-    let secs = options.clock.now().secs().saturating_sub(BEGINNING);
-    u64::try_from(secs).unwrap_or(0) << 20
+    const BEGINNING: i64 = 1_700_000_000_000;
+    let now = options.clock.now();
+    let millis = now.secs() * 1000 + i64::from(now.subsec_nanos() / 1_000_000) - BEGINNING;
+    u64::try_from(millis).unwrap_or(0) << 12
 }

@@ -113,7 +113,10 @@ pub fn mark_tests(sources: &mut [Source]) {
     }
     for source in sources {
         let path = source.path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
-        if for_tests.iter().any(|test| path == test) {
+        // A module for tests, or one below it.
+        let below =
+            |test: &String| path.strip_prefix(test.as_str()).is_some_and(|p| p.starts_with('/'));
+        if for_tests.iter().any(|test| path == test || below(test)) {
             source.shipped.clear();
         }
     }

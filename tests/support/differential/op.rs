@@ -183,7 +183,11 @@ impl Chooser {
             400..420 => Op::Truncate { path: self.path(), size: self.size() },
             420..440 => Op::TruncateOpen { slot, size: self.size() },
             440..465 => self.allocate(slot),
-            465..525 => Op::Rename { from: self.path(), to: self.path(), how: self.rename_flags() },
+            465..525 => Op::Rename {
+                from: self.inner_path(),
+                to: self.inner_path(),
+                how: self.rename_flags(),
+            },
             525..545 => Op::Link { from: self.path(), to: self.path() },
             545..560 => Op::Symlink { target: self.link_target(), at: self.path() },
             560..567 => Op::ReadLink { path: self.link() },
@@ -310,6 +314,12 @@ impl Chooser {
         ]);
         let len = self.one_of(&[0, 1, 4096, 10_000, 65_536, 200_000]);
         Op::Allocate { slot, mode, at: self.offset(), len }
+    }
+
+    /// A path that is not the root: the kernel itself answers a rename of a mount point.
+    fn inner_path(&mut self) -> PathBuf {
+        let path = self.path();
+        if path.as_os_str().is_empty() { PathBuf::from("c") } else { path }
     }
 
     fn rename_flags(&mut self) -> RenameFlags {
