@@ -149,7 +149,10 @@ impl Moves<'_> {
         let mut arguments = vec![OsString::from(name)];
         arguments.extend(files.iter().map(|file| self.mount.path(file).into_os_string()));
         let ran = self.mount.cli(arguments);
-        if name == "release" && ran.err.lines().skip(1).all(stays_with_reason) {
+        if name == "release"
+            && !ran.status.success()
+            && ran.err.lines().skip(1).all(stays_with_reason)
+        {
             return Ok(());
         }
         if !ran.status.success() {

@@ -189,6 +189,8 @@ fn put_under(
             shared.catalog.abandon_key(object.id)?;
             if moved(shared, job) { Ok(Put::Changed) } else { Err(e.into()) }
         }
+        // What is in the way is no object: in a directory, a file where the key needs a folder.
+        Err(Answer::Not(e)) if !written && e.kind == StoreErrorKind::NotFound => Ok(Put::Taken),
         Err(other) => Err(other.into()),
     }
 }

@@ -1,7 +1,7 @@
 //! The nodes the kernel knows.
 
 use crate::lower::{Dir, Lower};
-use crate::recording::{Kind, LowerVersion, NodeId};
+use crate::recording::{Attr, Kind, LowerVersion, NodeId};
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
@@ -21,6 +21,9 @@ pub(super) enum Place {
     Held,
     /// This name is gone; the catalog may know another.
     Lost,
+    /// Its last name is gone, and no file is open: what it showed last, for who still refers to
+    /// it (a working directory, an open FIFO).
+    Gone(Box<Attr>),
 }
 
 impl Place {

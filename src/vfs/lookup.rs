@@ -31,6 +31,13 @@ impl Found {
         }
     }
 
+    pub fn attr(&self) -> &Attr {
+        match self {
+            Found::Local(_, stat) => &stat.attr,
+            Found::Released(row) => &row.attr,
+        }
+    }
+
     pub fn into_attr(self) -> Attr {
         match self {
             Found::Local(_, stat) => stat.attr,
@@ -83,6 +90,9 @@ impl Vfs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
         let place = inode.place();
+        if let Place::Gone(attr) = &*place {
+            return Ok((**attr).clone());
+        }
         match self.whereabouts(inode, &place)? {
             Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),
             Whereabouts::Named(parent, dir, name) => {
@@ -176,7 +186,7 @@ impl Vfs {
         let dir = match &*inode.place() {
             Place::Root => self.lower.root().clone(),
             Place::Named(parent, name) => self.dir(parent)?.subdir(name)?,
-            Place::Held | Place::Lost => return Err(Errno::STALE.into()),
+            Place::Held | Place::Lost | Place::Gone(_) => return Err(Errno::STALE.into()),
         };
         self.inodes.cache_dir(inode.id, &dir);
         Ok(dir)
@@ -188,6 +198,7 @@ impl Vfs {
             Place::Root => return Ok(Whereabouts::Root(self.lower.root().clone())),
             Place::Held => return Ok(Whereabouts::Held(self.lower.held(inode.id)?)),
             Place::Named(parent, name) => (parent.clone(), name.clone()),
+            Place::Gone(_) => return Err(Errno::STALE.into()),
             Place::Lost => {
                 let (parent, name) = self.catalog.name_of(inode.id)?.ok_or(Errno::STALE)?;
                 (self.inode(parent)?, name.into())
@@ -204,7 +215,7 @@ impl Vfs {
             Place::Named(parent, name) => {
                 self.path_of(parent).join(std::ffi::OsStr::from_bytes(name))
             }
-            Place::Root | Place::Held | Place::Lost => PathBuf::new(),
+            Place::Root | Place::Held | Place::Lost | Place::Gone(_) => PathBuf::new(),
         }
     }
 }

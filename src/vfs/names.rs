@@ -6,7 +6,7 @@ use super::{Caller, Entry, Result, Vfs};
 use crate::catalog::{CatalogError, Intent, Op};
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::Dir;
-use crate::recording::{Kind, NodeId};
+use crate::recording::{Attr, Kind, NodeId};
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -158,7 +158,9 @@ impl Vfs {
         };
         settle(intent, removed.is_ok());
         let held = removed?.then_some(id);
-        self.name_is_gone(inode.as_deref().zip(place.as_deref_mut()), (parent.id, name), held);
+        let attr = last.then(|| found.into_attr());
+        let node = inode.as_deref().zip(place.as_deref_mut());
+        self.name_is_gone(node, (parent.id, name), held, attr);
         Ok(())
     }
 
@@ -190,18 +192,22 @@ impl Vfs {
     }
 
     /// After a name was removed, while its node may not move: where the node is now, if the kernel
-    /// knows it, and what becomes of a copy that is `held` in the private directory.
+    /// knows it, and what becomes of a copy that is `held` in the private directory. `last` is
+    /// what the node showed, if this was its last name.
     pub(super) fn name_is_gone(
         &self,
         node: Option<(&Inode, &mut Place)>,
         (parent, name): (NodeId, &[u8]),
         held: Option<NodeId>,
+        last: Option<Attr>,
     ) {
         let mut wanted = false;
         if let Some((inode, place)) = node {
             wanted = held.is_some() && inode.opens.lock().handles > 0;
             if wanted {
                 *place = Place::Held;
+            } else if let Some(attr) = last {
+                *place = Place::Gone(Box::new(Attr { nlink: 0, ..attr }));
             } else if place.is(parent, name) {
                 *place = Place::Lost;
             }
@@ -247,7 +253,8 @@ impl Vfs {
         removed?;
         self.inodes.drop_dir(id);
         if let Some(inode) = self.inodes.get(id) {
-            self.name_is_gone(Some((&inode, &mut inode.moving())), (parent.id, name), None);
+            let node = (&*inode, &mut *inode.moving());
+            self.name_is_gone(Some(node), (parent.id, name), None, Some(found.into_attr()));
         }
         Ok(())
     }

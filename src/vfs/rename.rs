@@ -111,7 +111,8 @@ impl Vfs {
         if let Some(gone) = to.id() {
             self.inodes.drop_dir(gone);
             let node = replaced.as_deref().zip(replaced_place.as_deref_mut());
-            self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone));
+            let attr = to.found.as_ref().filter(|_| last).map(|f| f.attr().clone());
+            self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone), attr);
         }
         if let Some(place) = &mut place {
             **place = Place::Named(to.parent.clone(), to.name.into());

@@ -89,7 +89,12 @@ fn node(path: &Path) -> Result<Node, String> {
         same_as: PathBuf::new(),
         ino: stat.st_ino,
         target,
-        xattrs: xattrs(path).map_err(fail)?,
+        // What spoolfs keeps on a lower file is nobody else's business (decisions/0002).
+        xattrs: xattrs(path)
+            .map_err(fail)?
+            .into_iter()
+            .filter(|(name, _)| name != "trusted.spoolfs")
+            .collect(),
     })
 }
 
