@@ -73,6 +73,8 @@ seaweedfs() {
 scratch_directory() {
   SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/spoolfs-test.XXXXXX")
   SCRATCH=$(cd "$SCRATCH" && pwd -P)
+  # Some tests act as other users, who must get through to what was made for them.
+  chmod 711 "$SCRATCH"
   export TMPDIR=$SCRATCH
   trap clean_up EXIT
   trap 'exit 130' INT TERM

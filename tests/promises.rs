@@ -261,11 +261,14 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     lock.execute_batch("COMMIT").unwrap();
     storm.join().unwrap();
     // The same disk under the same storm: what the raw directory suffered at its worst moment,
-    // whichever operation that hit, is not ours.
+    // whichever operation that hit, is not ours. Beyond that MixMonitor's 500 ms is the bound where
+    // other tests share the cores; `scripts/soak` asks for 50 ms on a machine of its own.
     let storm = *beside.values().max().unwrap();
+    let bound = std::env::var("SPOOLFS_TEST_STALL_MS").ok().and_then(|ms| ms.parse().ok());
+    let bound = Duration::from_millis(bound.unwrap_or(500));
     for (what, took) in &mounted {
         println!("worst {what}: {took:?} on the mount, {:?} beside it", beside[what]);
-        assert!(*took < Duration::from_millis(50) + storm, "{what} took {took:?}");
+        assert!(*took < bound + storm, "{what} took {took:?}");
     }
     let names = fs::read_dir(mount.path("calls/0")).unwrap().count();
     assert_eq!(names, 50);
