@@ -681,3 +681,82 @@ fn the_private_directory_is_not_visible() {
         .open(mount.path("ok"));
     file.unwrap();
 }
+
+#[test]
+fn regression_a_released_recording_deleted_while_it_is_read() {
+    if support::no_mount("regression_a_released_recording_deleted_while_it_is_read") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    fs::write(&path, noise(400_000, 9)).unwrap();
+    release(&mount, &path);
+    let reader = File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let mut bytes = vec![0; 400_000];
+    reader.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(400_000, 9));
+}
+
+#[test]
+fn regression_lookups_unlinks_and_renames_of_one_name_at_once() {
+    if support::no_mount("regression_lookups_unlinks_and_renames_of_one_name_at_once") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let (a, b) = (mount.path("a.wav"), mount.path("b.wav"));
+    let until = Instant::now() + Duration::from_secs(5);
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let (a, b) = (&a, &b);
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    // What is there at which moment is luck; that each call returns is not.
+                    let _ = match n {
+                        0 => fs::write(a, b"audio"),
+                        1 => fs::rename(a, b),
+                        2 => fs::remove_file(b),
+                        3 => fs::rename(b, a),
+                        4 => fs::metadata(a).map(|_| ()),
+                        _ => fs::hard_link(a, b),
+                    };
+                }
+            });
+        }
+    });
+    fs::write(&a, b"alive").unwrap();
+    assert_eq!(fs::read(&a).unwrap(), b"alive");
+}
+
+#[test]
+fn regression_a_listing_can_be_left_and_taken_up_again() {
+    if support::no_mount("regression_a_listing_can_be_left_and_taken_up_again") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    for n in 0..100 {
+        fs::write(mount.path(format!("{n:03}.wav")), b"x").unwrap();
+    }
+    command(&mount, "archive", &mount.mountpoint);
+    for n in 0..50 {
+        command(&mount, "release", &mount.path(format!("{n:03}.wav")));
+    }
+    let dir = File::open(&mount.mountpoint).unwrap();
+    let mut names = Vec::new();
+    let mut positions = vec![0];
+    let mut page = [std::mem::MaybeUninit::uninit(); 8192];
+    let mut read = rustix::fs::RawDir::new(&dir, &mut page);
+    while let Some(entry) = read.next() {
+        let entry = entry.unwrap();
+        names.push(entry.file_name().to_owned());
+        positions.push(entry.next_entry_cookie());
+    }
+    assert_eq!(names.len(), 102);
+    for at in [10, 90, 3, 60, 101, 0, 75] {
+        rustix::fs::seek(&dir, SeekFrom::Start(positions[at])).unwrap();
+        let mut page = [std::mem::MaybeUninit::uninit(); 8192];
+        let mut read = rustix::fs::RawDir::new(&dir, &mut page);
+        let next = read.next().unwrap().unwrap().file_name().to_owned();
+        assert_eq!(next, names[at], "at {at}");
+    }
+}

@@ -152,9 +152,14 @@ impl Catalog {
         self.shared.reconcile.load(Ordering::SeqCst)
     }
 
-    /// The whole lower directory was looked at, beginning after `reconcile_due` was last asked.
-    pub fn reconciled(&self) {
+    /// A look at the whole lower directory begins; what goes wrong from now on asks for another.
+    pub fn reconcile_begins(&self) {
         self.shared.reconcile.store(false, Ordering::SeqCst);
+    }
+
+    /// Something was done below that could not be logged: a reconcile is due.
+    pub fn doubt(&self) {
+        self.shared.reconcile.store(true, Ordering::SeqCst);
     }
 
     // ---- the call path: never waits -------------------------------------------------------

@@ -167,7 +167,7 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         path: path.to_owned().into(),
         state: row.state,
         size: row.attr.size,
-        local: !daemon.vfs.is_released(row.id),
+        local: daemon.lower.stat(path).is_ok_and(|s| s.node == Some(row.id)),
         generation: row.generation,
         sha256: row.sha256,
         objects: objects

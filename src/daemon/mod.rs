@@ -5,6 +5,7 @@ mod commands;
 mod ground;
 mod notify;
 pub mod setup;
+mod space;
 
 pub use ground::GroundError;
 pub use setup::target as target_options;
@@ -104,6 +105,7 @@ pub fn run(config: Config) -> Result<()> {
             return Err(error.into());
         }
     };
+    let space = space::watch(daemon.clone())?;
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
 
@@ -130,6 +132,7 @@ pub fn run(config: Config) -> Result<()> {
             );
         }
     }
+    drop(space);
     control.stop();
     daemon.engine.stop();
     daemon.catalog.close();

@@ -67,15 +67,20 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         );
         return Err(EngineError::Corrupt { path, detail });
     }
+    let _tier = shared.tier.lock();
+    // chmod and setxattr may have come while the bytes were fetched, and may come until no name
+    // can change.
+    let now = shared.catalog.node(id)?.unwrap_or_else(|| row.clone());
     let wanted = || {
         let still = shared.catalog.node(id).ok().flatten();
-        still.is_some_and(|now| now.state == State::Released && now.generation == row.generation)
-            && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
+        still.is_some_and(|still| {
+            still.state == State::Released
+                && still.generation == row.generation
+                && still.attr == now.attr
+                && still.xattrs == now.xattrs
+        }) && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
     };
-    let _tier = shared.tier.lock();
-    // chmod and setxattr may have come while the bytes were fetched.
-    let now = shared.catalog.node(id)?.unwrap_or_else(|| row.clone());
-    let stat = shared.lower.install(stage, &path, &now.attr, &now.xattrs, &wanted)?;
+    let stat = shared.lower.install(stage, (parent, &path), &now.attr, &now.xattrs, &wanted)?;
     let at: Timestamp = shared.now();
     if !shared.catalog.local_again(id, stat.version, at)? {
         // Written to or deleted since: what is below now is told to the catalog as it is.

@@ -37,9 +37,9 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
     loop {
         if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
             shared.activity.reconciled.store(false, Ordering::Relaxed);
+            shared.catalog.reconcile_begins();
             match Walk::new(shared).whole_tree() {
                 Ok(()) => {
-                    shared.catalog.reconciled();
                     shared.activity.reconciled.store(true, Ordering::Relaxed);
                 }
                 Err(error) => {

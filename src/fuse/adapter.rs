@@ -5,7 +5,7 @@ use super::convert::{
     open_flags, opened, set_time, written, xattr,
 };
 use super::errno::errno;
-use crate::vfs::{OpenKind, SetAttr, Vfs, Waits};
+use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
@@ -103,15 +103,11 @@ impl Filesystem for Adapter {
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttr { mode, uid, gid, size, atime, mtime };
         let fh = fh.map(|f| f.0);
-        match self.vfs.setattr_waits(id, &set) {
-            None => attributes(id, self.vfs.setattr(id, set, fh), reply),
-            Some(waits) => {
-                on_worker!(self, waits, reply, |vfs| attributes(
-                    id,
-                    vfs.setattr(id, set, fh),
-                    reply
-                ))
-            }
+        match self.vfs.setattr(id, set, fh, Patience::None) {
+            Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
+                attributes(id, vfs.setattr(id, set, fh, Patience::Worker), reply);
+            }),
+            result => attributes(id, result, reply),
         }
     }
 
@@ -189,21 +185,25 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes().to_vec());
-        if self.vfs.is_released(id) {
-            on_worker!(self, Waits::Archive, reply, |vfs| {
-                entry(vfs.link(id, parent, &name), reply);
-            });
-        } else {
-            entry(self.vfs.link(id, parent, &name), reply);
+        let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes());
+        match self.vfs.link(id, parent, name, Patience::None) {
+            Err(VfsError::MustWait(waits)) => {
+                let name = name.to_vec();
+                on_worker!(self, waits, reply, |vfs| {
+                    entry(vfs.link(id, parent, &name, Patience::Worker), reply);
+                });
+            }
+            result => entry(result, reply),
         }
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, of: OpenFlags, reply: ReplyOpen) {
         let (id, flags) = (node(ino), flags(of.0));
-        match self.vfs.open_waits(id, flags) {
-            None => opened(self.vfs.open(id, flags), reply),
-            Some(waits) => on_worker!(self, waits, reply, |vfs| opened(vfs.open(id, flags), reply)),
+        match self.vfs.open(id, flags, Patience::None) {
+            Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
+                opened(vfs.open(id, flags, Patience::Worker), reply);
+            }),
+            result => opened(result, reply),
         }
     }
 

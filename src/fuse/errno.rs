@@ -15,6 +15,6 @@ pub(super) fn errno(error: &VfsError) -> Errno {
             | CatalogError::Locked { .. }
             | CatalogError::Io { .. },
         ) => Errno::EIO,
-        VfsError::Remote(_) | VfsError::Overloaded => Errno::EIO,
+        VfsError::Remote(_) | VfsError::Overloaded | VfsError::MustWait(_) => Errno::EIO,
     }
 }

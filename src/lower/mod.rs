@@ -102,6 +102,9 @@ fn lock_number(id: NodeId) -> usize {
     usize::try_from(id.0 % DIRECTORY_LOCKS as u64).unwrap_or(0)
 }
 
+/// Between two tries to take a lock.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_micros(200);
+
 /// Takes a lock without standing in line for it: whoever stands in line keeps users out, and may
 /// be waiting for one of them whom the disk holds up.
 fn patiently(lock: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
@@ -109,7 +112,7 @@ fn patiently(lock: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
         if let Some(guard) = lock.try_write() {
             return guard;
         }
-        std::thread::sleep(std::time::Duration::from_micros(200));
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -205,7 +208,16 @@ impl Lower {
 
     /// The same for all directories.
     pub fn names_still(&self) -> NamesStill<'_> {
-        NamesStill { _held: self.directories.iter().map(patiently).collect() }
+        loop {
+            let mut held = Vec::with_capacity(DIRECTORY_LOCKS);
+            held.extend(self.directories.iter().map_while(RwLock::try_write));
+            if held.len() == DIRECTORY_LOCKS {
+                return NamesStill { _held: held };
+            }
+            // Not holding some while waiting for another: users wait for those.
+            drop(held);
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     fn names_still_at(&self, dir: &Dir) -> Result<NamesStill<'_>> {

@@ -4,7 +4,7 @@ use super::dir::stat_file;
 use super::quiet::under_lease;
 use super::stage::KeepTimes;
 use super::{Lower, LowerError, Result};
-use crate::recording::{NodeId, ReleasePermit};
+use crate::recording::{LowerVersion, NodeId, ReleasePermit};
 use rustix::fs::{OFlags, RenameFlags};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ pub(super) struct Retired {
     name: Vec<u8>,
     path: PathBuf,
     file: File,
+    /// What it was when it was taken away.
+    version: LowerVersion,
     /// Passed over by the purge that ran right after it was taken away.
     seen: bool,
 }
@@ -50,7 +52,9 @@ impl Lower {
                 .map_err(LowerError::io(path))?;
             return Err(busy);
         }
-        self.retired.lock().push(Retired { name: gone, path: path.to_owned(), file, seen: false });
+        let version = stat_file(&file).map_err(LowerError::io(path))?.version;
+        let path = path.to_owned();
+        self.retired.lock().push(Retired { name: gone, path, file, version, seen: false });
         Ok(())
     }
 
@@ -61,13 +65,17 @@ impl Lower {
         self.retired.lock().retain_mut(|r| {
             let now = std::mem::replace(&mut r.seen, true);
             if now {
-                due.push((r.name.clone(), r.path.clone(), r.file.try_clone()));
+                due.push((r.name.clone(), r.path.clone(), r.file.try_clone(), r.version));
             }
             !now
         });
         let mut put_back = Vec::new();
-        for (name, path, file) in due {
-            let quiet = file.is_ok_and(|f| under_lease(&f, &path, || Ok(())).is_ok());
+        for (name, path, file, version) in due {
+            // A writer that came and went in between counts as well as one that is still there.
+            let quiet = file.is_ok_and(|f| {
+                let look = || stat_file(&f).map_err(LowerError::io(&path));
+                under_lease(&f, &path, look).is_ok_and(|now| now.version == version)
+            });
             if quiet {
                 if let Err(errno) = self.private.gone.unlink(&name) {
                     tracing::warn!(path = %path.display(), %errno, "a released copy could not be removed");

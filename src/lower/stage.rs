@@ -35,15 +35,15 @@ impl Lower {
     }
 
     /// Gives the staged file its attributes and identity, syncs it, and makes it visible at
-    /// `path` if `wanted` still says so (asked while no rename or unlink can happen). Never
-    /// replaces a file.
+    /// `path` if that still leads into directory `parent` and `wanted` still says so (asked while
+    /// no name can change there). Never replaces a file.
     ///
     /// # Errors
     /// `Changed` if it is no longer wanted or the name is taken.
     pub fn install(
         &self,
         mut stage: Stage,
-        path: &Path,
+        (parent, path): (NodeId, &Path),
         attr: &Attr,
         xattrs: &[(Vec<u8>, Vec<u8>)],
         wanted: &dyn Fn() -> bool,
@@ -53,7 +53,8 @@ impl Lower {
         let changed = || LowerError::Changed { path: path.to_owned() };
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;
-        if !wanted() {
+        let home = dir.stat_self().map_err(LowerError::io(path))?.node;
+        if home != Some(parent) || !wanted() {
             return Err(changed());
         }
         let _times = KeepTimes::of(&dir);

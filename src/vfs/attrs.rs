@@ -2,7 +2,7 @@
 
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
-use super::{Result, Vfs, VfsError, Waits};
+use super::{Patience, Result, Vfs, VfsError};
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
 use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
@@ -43,14 +43,19 @@ impl SetAttr {
 }
 
 impl Vfs {
-    /// Changes attributes. May wait for the archive if a released recording is cut to a length
-    /// other than 0: see [`Vfs::setattr_waits`].
+    /// Changes attributes.
     ///
     /// # Errors
-    /// As `chmod`, `chown`, `utimensat`, `truncate`.
-    pub fn setattr(&self, id: NodeId, set: SetAttr, handle: Option<u64>) -> Result<Attr> {
+    /// `MustWait` if a released recording is cut; as `chmod`, `chown`, `utimensat`, `truncate`.
+    pub fn setattr(
+        &self,
+        id: NodeId,
+        set: SetAttr,
+        handle: Option<u64>,
+        patience: Patience,
+    ) -> Result<Attr> {
         if let Some(size) = set.size {
-            self.truncate(id, size, handle)?;
+            self.truncate(id, size, handle, patience)?;
             if set.is_only_size() {
                 return self.getattr(id, handle);
             }
@@ -63,20 +68,18 @@ impl Vfs {
                 Ok(dir.stat_self()?.attr)
             }
             Whereabouts::Held(_) => self.set_held(&inode, set),
-            Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {
-                Found::Local(found, before) if found == id => {
-                    self.set_local(&inode, &dir, &name, set, &before)
+            Whereabouts::Named(parent, dir, name) => {
+                // Neither released nor recalled between the look and the change.
+                let _names = self.lower.names_change(parent.id, parent.id);
+                match self.find(&parent, &dir, &name)? {
+                    Found::Local(found, before) if found == id => {
+                        self.set_local(&inode, &dir, &name, set, &before)
+                    }
+                    Found::Released(row) if row.id == id => Ok(self.set_released(&row, set)),
+                    _ => Err(Errno::STALE.into()),
                 }
-                Found::Released(row) if row.id == id => Ok(self.set_released(&row, set)),
-                _ => Err(Errno::STALE.into()),
-            },
+            }
         }
-    }
-
-    /// Where to change these attributes: `None` here and now.
-    pub fn setattr_waits(&self, id: NodeId, set: &SetAttr) -> Option<Waits> {
-        let size = set.size.filter(|_| self.is_released(id))?;
-        Some(if size == 0 { Waits::Disk } else { Waits::Archive })
     }
 
     fn set_local(
@@ -151,7 +154,13 @@ impl Vfs {
         released_attr(&NodeRow { attr, ..row.clone() })
     }
 
-    fn truncate(&self, id: NodeId, size: u64, handle: Option<u64>) -> Result<()> {
+    fn truncate(
+        &self,
+        id: NodeId,
+        size: u64,
+        handle: Option<u64>,
+        patience: Patience,
+    ) -> Result<()> {
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).filter(|h| h.writable) {
             let file = file.file().ok_or(Errno::BADF)?;
             return Ok(rustix::fs::ftruncate(&*file, size)?);
@@ -163,7 +172,7 @@ impl Vfs {
         }
         // As if it were opened for writing, cut and closed: the recording changes.
         let cut = if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = self.open(id, OFlags::WRONLY | cut)?;
+        let opened = self.open(id, OFlags::WRONLY | cut, patience)?;
         let result = match self.handles.get(opened.handle)?.file() {
             Some(file) => rustix::fs::ftruncate(&*file, size).map_err(VfsError::from),
             None => Err(Errno::BADF.into()),

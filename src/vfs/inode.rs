@@ -68,10 +68,6 @@ impl Inode {
         self.place.write()
     }
 
-    pub fn set_place(&self, place: Place) {
-        *self.place.write() = place;
-    }
-
     /// Whether `name` in `parent` is where the node is looked for.
     pub fn is_at(&self, parent: NodeId, name: &[u8]) -> bool {
         self.place().is(parent, name)
@@ -102,21 +98,16 @@ impl Inodes {
         self.table.lock().get(&id).cloned()
     }
 
-    /// The node with this identity, now known to be at `place`.
-    pub fn intern(&self, id: NodeId, kind: Kind, place: Place) -> Arc<Inode> {
+    /// The node with this identity; `place` is where it is if it was not known yet. `references`
+    /// of the kernel are counted before anybody can take it for forgotten. Never waits for a
+    /// place: who moves a node asks this table.
+    pub fn intern(&self, id: NodeId, kind: Kind, place: Place, references: u64) -> Arc<Inode> {
         let mut table = self.table.lock();
         let inode = table.entry(id).or_insert_with(|| {
-            Arc::new(Inode { id, kind, place: RwLock::new(place.clone()), opens: Mutex::default() })
+            Arc::new(Inode { id, kind, place: RwLock::new(place), opens: Mutex::default() })
         });
-        if id != NodeId::ROOT {
-            inode.set_place(place);
-        }
+        inode.opens.lock().lookups += references;
         inode.clone()
-    }
-
-    /// The kernel got a reference.
-    pub fn remember(&self, inode: &Inode) {
-        inode.opens.lock().lookups += 1;
     }
 
     /// The kernel gave back `count` references.

@@ -11,9 +11,12 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Rows asked of the catalog at a time.
 const PAGE: usize = 256;
+/// Longest time spent on one reply.
+const REPLY_TIME: Duration = Duration::from_micros(700);
 /// Positions of `.` and `..`.
 const DOTS: u64 = 2;
 
@@ -39,15 +42,23 @@ pub(super) struct Listing {
     /// Tells what was released or recalled since the listing began.
     mark: u64,
     given: Vec<Given>,
-    /// Entries given from below; those behind them are from the catalog.
-    from_below: Option<usize>,
+    /// How many of `given` are before the position; the others were given before a program went
+    /// back, and are given again the same way if nothing changed.
+    at: usize,
+    /// When the reply at hand must be on its way: the kernel keeps the directory locked for it,
+    /// and a call may be about to make its recording there.
+    until: Instant,
     hasher: RandomState,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Given {
+    /// Where to go on behind it, below or in the catalog.
     cursor: u64,
+    /// Hash of the name.
     name: u64,
+    /// It was given from below.
+    below: bool,
 }
 
 /// Takes an entry with its attributes if they were asked for; says no when it has no room.
@@ -66,7 +77,8 @@ impl Vfs {
             stream,
             mark: self.catalog.tier_mark(),
             given: Vec::new(),
-            from_below: None,
+            at: 0,
+            until: Instant::now(),
             hasher: RandomState::new(),
         }))
     }
@@ -84,6 +96,7 @@ impl Vfs {
     pub fn list(&self, handle: u64, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
         let listing = self.handles.listing(handle)?;
         let mut listing = listing.lock();
+        listing.until = Instant::now() + REPLY_TIME;
         if position == 0 {
             listing.rewind(self.catalog.tier_mark());
         }
@@ -93,7 +106,8 @@ impl Vfs {
             }
         }
         listing.go_to(position.saturating_sub(DOTS))?;
-        if listing.from_below.is_none() && !self.list_below(&mut listing, attrs, take)? {
+        let below = listing.before().is_none_or(|g| g.below);
+        if below && !self.list_below(&mut listing, attrs, take)? {
             return Ok(());
         }
         self.list_released(&mut listing, attrs, take)
@@ -111,18 +125,18 @@ impl Vfs {
     /// Entries below, from where the listing stands. Answers whether all were given.
     fn list_below(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<bool> {
         let dir = self.dir(&listing.dir)?;
+        let mut from = listing.before().map_or(0, |g| g.cursor);
         loop {
             let mut page: Vec<(Vec<u8>, u64)> = Vec::new();
-            let from = listing.given.last().map_or(0, |g| g.cursor);
             listing.stream.read(from, &mut |entry| {
                 page.push((entry.name.to_vec(), entry.next));
                 page.len() < 64
             })?;
             if page.is_empty() {
-                listing.from_below = Some(listing.given.len());
                 return Ok(true);
             }
             for (name, cursor) in page {
+                from = cursor;
                 // What vanished meanwhile was released or removed; the catalog knows.
                 let Ok(found) = self.find(&listing.dir, &dir, &name) else { continue };
                 if matches!(found, Found::Released(_)) {
@@ -136,12 +150,8 @@ impl Vfs {
     }
 
     fn list_released(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<()> {
-        let below = listing.from_below.unwrap_or(0);
         let mut seen: Option<HashSet<u64>> = None;
-        let mut after = match listing.given.len() > below {
-            true => listing.given.last().map_or(0, |g| g.cursor),
-            false => 0,
-        };
+        let mut after = listing.before().filter(|g| !g.below).map_or(0, |g| g.cursor);
         loop {
             let rows = match self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE) {
                 Ok(rows) => rows,
@@ -151,9 +161,7 @@ impl Vfs {
             let Some(last) = rows.last().map(|r| r.cursor) else { return Ok(()) };
             for row in rows {
                 if row.moved {
-                    let seen = seen.get_or_insert_with(|| {
-                        listing.given.iter().take(below).map(|g| g.name).collect()
-                    });
+                    let seen = seen.get_or_insert_with(|| listing.seen_below());
                     if seen.contains(&listing.hasher.hash_one(&row.name)) {
                         continue;
                     }
@@ -176,7 +184,7 @@ impl Vfs {
         attrs: bool,
         take: Take<'_>,
     ) -> bool {
-        let next = listing.given.len() as u64 + DOTS + 1;
+        let next = listing.at as u64 + DOTS + 1;
         let entry = ListEntry { id: found.id(), kind: found.kind(), name, next };
         let full = attrs.then(|| {
             let attr = match &found {
@@ -188,19 +196,19 @@ impl Vfs {
         if !take(&entry, full.as_ref()) {
             return false;
         }
-        listing.given.push(Given { cursor, name: listing.hasher.hash_one(&entry.name) });
+        let below = matches!(found, Found::Local(..));
+        listing.gave(Given { cursor, name: listing.hasher.hash_one(&entry.name), below });
         if attrs {
             self.enter(&listing.dir, &entry.name, found);
         }
-        true
+        Instant::now() < listing.until
     }
 }
 
 impl Listing {
     fn rewind(&mut self, mark: u64) {
         self.mark = mark;
-        self.given.clear();
-        self.from_below = None;
+        self.at = 0;
     }
 
     /// Stands behind the first `count` entries.
@@ -209,10 +217,26 @@ impl Listing {
         if count > self.given.len() {
             return Err(Errno::INVAL.into());
         }
-        self.given.truncate(count);
-        if self.from_below.is_some_and(|below| count < below) {
-            self.from_below = None;
-        }
+        self.at = count;
         Ok(())
+    }
+
+    /// The entry before the position.
+    fn before(&self) -> Option<&Given> {
+        self.given.get(self.at.checked_sub(1)?)
+    }
+
+    /// Hashes of the names given from below.
+    fn seen_below(&self) -> HashSet<u64> {
+        self.given.iter().take(self.at).filter(|g| g.below).map(|g| g.name).collect()
+    }
+
+    /// An entry was given at the position.
+    fn gave(&mut self, given: Given) {
+        if self.given.get(self.at) != Some(&given) {
+            self.given.truncate(self.at);
+            self.given.push(given);
+        }
+        self.at += 1;
     }
 }

@@ -1,7 +1,7 @@
 //! Finding nodes.
 
 use super::inode::{Inode, Place};
-use super::{Entry, Result, Vfs};
+use super::{Entry, Result, Vfs, VfsError};
 use crate::catalog::{NodeRow, Op};
 use crate::lower::{Dir, LowerStat};
 use crate::recording::{Attr, Kind, NodeId, State};
@@ -111,20 +111,27 @@ impl Vfs {
         Attr { nlink: attr.nlink.saturating_sub(1), ..attr }
     }
 
-    /// Looks below first, then asks the catalog for a released recording. Names must stay.
+    /// Looks below first, then asks the catalog for a released recording.
     pub(super) fn find(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
-        match dir.stat(name) {
-            Ok(stat) => match stat.node {
-                Some(id) => Ok(Found::Local(id, stat)),
-                None => self.adopt(parent, dir, name),
-            },
-            Err(Errno::NOENT) => match self.catalog.lookup(parent.id, name) {
-                Ok(Some(row)) if is_released(&row) => Ok(Found::Released(Box::new(row))),
-                Ok(_) => Err(Errno::NOENT.into()),
-                // A call must be able to make a file of this name: the catalog is loud elsewhere.
-                Err(_unusable) => Err(Errno::NOENT.into()),
-            },
-            Err(errno) => Err(errno.into()),
+        match self.find_below(parent, dir, name) {
+            Err(VfsError::Kernel(Errno::NOENT)) => {}
+            found => return found,
+        }
+        match self.catalog.lookup(parent.id, name) {
+            Ok(Some(row)) if is_released(&row) => Ok(Found::Released(Box::new(row))),
+            // It came back between the two looks.
+            Ok(Some(_)) => self.find_below(parent, dir, name),
+            Ok(None) => Err(Errno::NOENT.into()),
+            // A call must be able to make a file of this name: the catalog is loud elsewhere.
+            Err(_unusable) => Err(Errno::NOENT.into()),
+        }
+    }
+
+    fn find_below(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
+        let stat = dir.stat(name)?;
+        match stat.node {
+            Some(id) => Ok(Found::Local(id, stat)),
+            None => self.adopt(parent, dir, name),
         }
     }
 
@@ -158,9 +165,27 @@ impl Vfs {
     /// Counts a reference of the kernel to what was found, and answers it.
     pub(super) fn enter(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Entry {
         let place = Place::Named(parent.clone(), name.into());
-        let inode = self.inodes.intern(found.id(), found.kind(), place);
-        self.inodes.remember(&inode);
+        let inode = self.inodes.intern(found.id(), found.kind(), place, 1);
+        if inode.id != NodeId::ROOT && !inode.is_at(parent.id, name) {
+            self.another_name(&inode, parent, name, &found);
+        }
         Entry { id: inode.id, attr: found.into_attr() }
+    }
+
+    /// A known node was found under another name than the one it is looked for at: a further
+    /// name, or it is being renamed. Only what is still true while it can not move is believed.
+    fn another_name(&self, inode: &Inode, parent: &Arc<Inode>, name: &[u8], found: &Found) {
+        let Ok(dir) = self.dir(parent) else { return };
+        let mut place = inode.moving();
+        let still = match found {
+            Found::Local(..) => dir.stat(name).is_ok_and(|s| s.node.is_none_or(|n| n == inode.id)),
+            Found::Released(_) => {
+                matches!(self.catalog.lookup(parent.id, name), Ok(Some(r)) if r.id == inode.id)
+            }
+        };
+        if still {
+            *place = Place::Named(parent.clone(), name.into());
+        }
     }
 
     /// The node with this identity. One the kernel knows from before a restart is found again
@@ -172,7 +197,7 @@ impl Vfs {
         let (parent, name) = self.catalog.name_of(id)?.ok_or(Errno::STALE)?;
         let row = self.catalog.node(id)?.ok_or(Errno::STALE)?;
         let parent = self.inode(parent)?;
-        Ok(self.inodes.intern(id, row.attr.kind, Place::Named(parent, name.into())))
+        Ok(self.inodes.intern(id, row.attr.kind, Place::Named(parent, name.into()), 0))
     }
 
     /// A directory below.

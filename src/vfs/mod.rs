@@ -50,6 +50,9 @@ pub enum VfsError {
     /// The bytes are in the archive and could not be had.
     #[error("{0}")]
     Remote(RemoteError),
+    /// It may have to wait and was asked not to: ask again on a worker.
+    #[error("it has to wait")]
+    MustWait(Waits),
     /// More requests wait than there may.
     #[error("too many requests wait for a worker")]
     Overloaded,
@@ -108,6 +111,16 @@ pub trait Archive: Send + Sync {
 
     /// The address of an object for people.
     fn url(&self, target: &str, key: &str) -> String;
+}
+
+/// Whether an operation may wait for the disk or a target: on a worker yes, else it says
+/// [`VfsError::MustWait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It must be answered now.
+    None,
+    /// It runs on a worker.
+    Worker,
 }
 
 /// Who asks.

@@ -2,7 +2,7 @@
 
 use super::inode::{Inode, Place};
 use super::lookup::Found;
-use super::{Caller, Entry, Result, Vfs};
+use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::{CatalogError, Intent, Op};
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::Dir;
@@ -99,14 +99,22 @@ impl Vfs {
         }
     }
 
-    /// A further name for a file. A released one is brought back first: call it on a worker if
-    /// [`Vfs::is_released`].
+    /// A further name for a file. A released one is brought back first.
     ///
     /// # Errors
-    /// As `link`.
-    pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Entry> {
+    /// `MustWait` if it is released; as `link`.
+    pub fn link(
+        &self,
+        id: NodeId,
+        parent: NodeId,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<Entry> {
         if self.is_released(id) {
-            self.archive.recall(id).map_err(super::VfsError::Remote)?;
+            if patience == Patience::None {
+                return Err(VfsError::MustWait(Waits::Archive));
+            }
+            self.archive.recall(id).map_err(VfsError::Remote)?;
         }
         let inode = self.inode(id)?;
         let parent = self.inode(parent)?;
@@ -156,7 +164,7 @@ impl Vfs {
             Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
             Found::Released(_) => Ok(false),
         };
-        settle(intent, removed.is_ok());
+        self.settle(intent, removed.is_ok());
         let held = removed?.then_some(id);
         let attr = last.then(|| found.into_attr());
         let node = inode.as_deref().zip(place.as_deref_mut());
@@ -234,6 +242,8 @@ impl Vfs {
         if found.kind() != Kind::Dir {
             return Err(Errno::NOTDIR.into());
         }
+        // Nothing may be released in it between the question and the deed.
+        let _inside = self.lower.names_change(id, id);
         if self.catalog.has_released(id)? {
             return Err(Errno::NOTEMPTY.into());
         }
@@ -249,7 +259,7 @@ impl Vfs {
             },
         )?;
         let removed = dir.rmdir(name);
-        settle(intent, removed.is_ok());
+        self.settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);
         if let Some(inode) = self.inodes.get(id) {
@@ -267,13 +277,33 @@ impl Vfs {
         found: &Found,
         op: Op,
     ) -> Result<Option<Intent<'_>>> {
+        let deletes = matches!(op, Op::Unlink { .. });
         match self.catalog.intend(caller.unique, op) {
             Ok(intent) => Ok(Some(intent)),
             Err(CatalogError::LogFull { bytes }) => match found {
+                // Without a tombstone it would come back as released.
+                Found::Local(id, _) if deletes && self.is_archived(*id) => {
+                    Err(CatalogError::LogFull { bytes }.into())
+                }
                 Found::Local(..) => Ok(None),
                 Found::Released(_) => Err(CatalogError::LogFull { bytes }.into()),
             },
             Err(other) => Err(other.into()),
+        }
+    }
+
+    fn is_archived(&self, id: NodeId) -> bool {
+        matches!(self.catalog.node(id), Ok(Some(row)) if super::lookup::is_released(&row))
+    }
+
+    /// Tells the catalog how an operation ended. One that could not be logged before is found by
+    /// comparing the directories.
+    pub(super) fn settle(&self, intent: Option<Intent<'_>>, done: bool) {
+        match intent {
+            Some(intent) if done => intent.done(),
+            Some(intent) => intent.failed(),
+            None if done => self.catalog.doubt(),
+            None => {}
         }
     }
 
@@ -282,13 +312,5 @@ impl Vfs {
         let inode = self.inode(parent)?;
         let dir = self.dir(&inode)?;
         Ok((inode, dir))
-    }
-}
-
-pub(super) fn settle(intent: Option<Intent<'_>>, done: bool) {
-    match intent {
-        Some(intent) if done => intent.done(),
-        Some(intent) => intent.failed(),
-        None => {}
     }
 }

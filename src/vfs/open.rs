@@ -3,7 +3,7 @@
 use super::handle::{Handle, OpenKind};
 use super::inode::{Inode, Place};
 use super::lookup::{Found, Whereabouts};
-use super::{Caller, Entry, Result, Vfs, VfsError, Waits};
+use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
 use crate::lower::{Dir, LowerStat, identify_file, stat_file};
 use crate::recording::{Kind, LowerVersion, NodeId};
@@ -78,8 +78,8 @@ impl Vfs {
             version: stat.version,
             adopted: false,
         });
-        let inode = self.inodes.intern(id, Kind::File, Place::Named(parent, name.into()));
-        self.inodes.remember(&inode);
+        let place = Place::Named(parent, name.into());
+        let inode = self.inodes.intern(id, Kind::File, place, 1);
         let writable = writes(flags);
         {
             let mut opens = inode.opens.lock();
@@ -138,12 +138,11 @@ impl Vfs {
         }
     }
 
-    /// Opens a file. May wait for the archive if it is to be written and is released: see
-    /// [`Vfs::open_waits`].
+    /// Opens a file.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn open(&self, id: NodeId, flags: OFlags) -> Result<Opened> {
+    /// `MustWait` if it is released and to be written; as `open`.
+    pub fn open(&self, id: NodeId, flags: OFlags, patience: Patience) -> Result<Opened> {
         let inode = self.inode(id)?;
         let truncate = flags.contains(OFlags::TRUNC);
         if let Some(opened) = self.open_local(&inode, flags, truncate)? {
@@ -151,6 +150,11 @@ impl Vfs {
         }
         if !writes(flags) {
             return self.open_remote(&inode);
+        }
+        if patience == Patience::None {
+            // Cutting it to nothing needs no target, but syncs.
+            let waits = if truncate { Waits::Disk } else { Waits::Archive };
+            return Err(VfsError::MustWait(waits));
         }
         if truncate {
             self.begin_anew(&inode)?;
@@ -160,17 +164,8 @@ impl Vfs {
         self.open_local(&inode, flags, truncate)?.ok_or(Errno::STALE.into())
     }
 
-    /// Where to open a file with these flags: `None` here and now.
-    pub fn open_waits(&self, id: NodeId, flags: OFlags) -> Option<Waits> {
-        if !writes(flags) || !self.is_released(id) {
-            return None;
-        }
-        // Cutting it to nothing needs no target, but syncs.
-        Some(if flags.contains(OFlags::TRUNC) { Waits::Disk } else { Waits::Archive })
-    }
-
     /// Whether the node has no local copy.
-    pub fn is_released(&self, id: NodeId) -> bool {
+    pub(super) fn is_released(&self, id: NodeId) -> bool {
         let Ok(inode) = self.inode(id) else { return false };
         let place = inode.place();
         match self.whereabouts(&inode, &place) {
@@ -192,11 +187,15 @@ impl Vfs {
         let Some(file) = self.lower_file(inode, &place, lower_flags(flags))? else {
             return Ok(None);
         };
+        let stat = stat_file(&file)?;
+        // Before anything is cut or counted: the kernel looks the name up again and comes back.
+        if stat.node.is_some_and(|found| found != inode.id) {
+            return Err(Errno::STALE.into());
+        }
         let mut opens = inode.opens.lock();
         if writable && opens.writers == 0 {
             self.catalog.record(Op::Opened { id: inode.id });
         }
-        let stat = stat_file(&file)?;
         let keep_cache = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
         opens.handles += 1;
         opens.writers += u32::from(writable);
@@ -265,7 +264,7 @@ impl Vfs {
             inode.is_at(parent.id, &name)
                 && matches!(self.catalog.lookup(parent.id, &name), Ok(Some(r)) if r.id == inode.id)
         };
-        match self.lower.install(stage, &path, &row.attr, &row.xattrs, &wanted) {
+        match self.lower.install(stage, (parent.id, &path), &row.attr, &row.xattrs, &wanted) {
             Ok(_) => {
                 self.catalog.record(Op::Opened { id: inode.id });
                 Ok(())
@@ -287,6 +286,10 @@ impl Vfs {
             return Ok(OpenKind::Local);
         }
         let place = handle.inode.place();
+        if matches!(*place, Place::Gone(_)) {
+            // Deleted while it is read: the object is still there.
+            return Ok(OpenKind::Remote);
+        }
         match self.lower_file(&handle.inode, &place, OFlags::RDONLY)? {
             Some(file) => {
                 handle.set_file(Arc::new(file));

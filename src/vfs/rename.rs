@@ -2,9 +2,9 @@
 
 use super::inode::{Inode, Place};
 use super::lookup::Found;
-use super::names::settle;
 use super::{Caller, Result, Vfs, VfsError};
 use crate::catalog::Op;
+use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::{Dir, LowerStat};
 use crate::recording::{Kind, NodeId};
 use parking_lot::RwLockWriteGuard;
@@ -85,6 +85,8 @@ impl Vfs {
             // Two names of one file: nothing happens, by POSIX.
             return Ok(());
         }
+        // Nothing may be released in a directory that is replaced.
+        let _inside = to.id().map(|id| self.lower.names_change(id, id));
         self.may_replace(from, to)?;
         let last = to.found.as_ref().is_none_or(|f| match f {
             Found::Local(_, s) => s.attr.nlink <= 1 || s.attr.kind == Kind::Dir,
@@ -106,7 +108,7 @@ impl Vfs {
         let (moving, replaced) = (self.inodes.get(id), to.id().and_then(|r| self.inodes.get(r)));
         let (mut place, mut replaced_place) = moving_both(moving.as_deref(), replaced.as_deref());
         let done = self.move_below(from, to, last);
-        settle(intent, done.is_ok());
+        self.settle(intent, done.is_ok());
         let held = done?;
         if let Some(gone) = to.id() {
             self.inodes.drop_dir(gone);
@@ -143,8 +145,9 @@ impl Vfs {
     fn move_below(&self, from: &End<'_>, to: &End<'_>, last: bool) -> Result<bool> {
         let replaced = to.local().zip(to.id());
         match (from.local(), replaced) {
-            (Some(_), Some((_, id))) => {
-                let held = last && !to.is_dir() && self.is_open(id);
+            (Some(_), Some((stat, id))) => {
+                let large = stat.attr.size >= LARGE_UNLINK_BYTES;
+                let held = last && !to.is_dir() && (large || self.is_open(id));
                 if held {
                     self.lower.hold(&to.dir, to.name, id)?;
                 }
@@ -196,7 +199,7 @@ impl Vfs {
             (None, Some(_)) => b.dir.rename(b.name, &a.dir, a.name, RenameFlags::NOREPLACE),
             (None, None) => Ok(()),
         };
-        settle(intent, done.is_ok());
+        self.settle(intent, done.is_ok());
         done?;
         if let Some(place) = &mut place {
             **place = Place::Named(b.parent.clone(), b.name.into());

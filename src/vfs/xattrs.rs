@@ -102,6 +102,10 @@ impl Vfs {
         }
         let inode = self.inode(id)?;
         let place = inode.place();
+        let _names = match &*place {
+            Place::Named(parent, _) => Some(self.lower.names_change(parent.id, parent.id)),
+            _ => None,
+        };
         match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => {
                 let before = dir.stat(&name)?;

@@ -112,7 +112,16 @@ fn between_installing_a_recalled_file_and_telling_the_catalog() {
     let row = world.row(id);
     let stage = world.lower().stage(id).unwrap();
     stage.write_at(0, b"audio").unwrap();
-    world.lower().install(stage, Path::new("a.wav"), &row.attr, &[], &|| true).unwrap();
+    world
+        .lower()
+        .install(
+            stage,
+            (spoolfs::recording::NodeId::ROOT, Path::new("a.wav")),
+            &row.attr,
+            &[],
+            &|| true,
+        )
+        .unwrap();
     // Its time has long come: it would be released again at once.
     world.rules = Rules { keep_local: None, ..rules() };
     world.restart();

@@ -214,7 +214,7 @@ fn the_identity_outlives_the_database_and_a_restored_copy_is_noticed() {
     let catalog = place.open();
     assert_eq!(catalog.identity(), crate::catalog::Identity { epoch: 2, ..first.clone() });
     assert!(catalog.reconcile_due());
-    catalog.reconciled();
+    catalog.reconcile_begins();
     assert!(!catalog.reconcile_due());
     catalog.close();
     drop(catalog);
