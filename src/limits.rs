@@ -26,8 +26,6 @@ pub const CATALOG_JOB_WAIT: Duration = Duration::from_secs(2);
 pub const OPERATION_LOG_SEGMENT_BYTES: u64 = 4 << 20;
 /// Catalogs set aside as garbage that are kept.
 pub const CATALOG_CORRUPT_MAX: usize = 3;
-/// Node rows kept in memory.
-pub const NODE_CACHE_ROWS: u64 = 50_000;
 /// Objects up to this size are sent in one request; larger ones in parts.
 pub const SINGLE_PUT_BYTES_MAX: u64 = 8 << 20;
 /// Size of each part of a multipart upload but the last.

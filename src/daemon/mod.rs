@@ -194,6 +194,8 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
                 .collect(),
             archive_name: config.archive.clone(),
             journal_interval: config.write_back.journal_interval,
+            uploads: config.write_back.uploads,
+            bandwidth: config.write_back.bandwidth,
         },
         engine::Parts {
             catalog: catalog.clone(),

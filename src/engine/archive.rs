@@ -214,6 +214,12 @@ fn put(
         size: stat.version.size,
         mtime: stat.version.mtime,
     };
+    if let Some(pace) = &shared.bandwidth {
+        let pause = pace.lock().after(stat.version.size);
+        if shared.stop.wait(pause) {
+            return Err(Answer::Stopping);
+        }
+    }
     let body = Body::File { file: Arc::clone(&job.quiet.file), len: stat.version.size };
     let meta = label.to_meta(&job.path);
     in_flight(shared, target.store.put(&object.key, body, job.sha256, &meta))
@@ -245,7 +251,7 @@ impl From<Answer> for EngineError {
     }
 }
 
-/// Runs a request, at most `UPLOADS_IN_FLIGHT` at a time; when the engine stops it has a short
+/// Runs a request, at most as many at a time as configured; when the engine stops it has a short
 /// time left to come to its end.
 fn in_flight<T>(
     shared: &Shared,

@@ -107,11 +107,14 @@ impl Pace {
         Pace { per_second: per_second.max(1), done: 0, since: Instant::now() }
     }
 
-    /// How long to pause after `units` more. Pauses too short to be worth a sleep are saved up.
+    /// How long to pause after `units` more. Pauses too short to be worth a sleep are saved up;
+    /// of time in which nothing was done at most a second is.
     pub fn after(&mut self, units: u64) -> Duration {
+        let time_for = |done: u64| Duration::from_secs_f64(done as f64 / self.per_second as f64);
+        let idle = self.since.elapsed().saturating_sub(time_for(self.done));
+        self.since += idle.saturating_sub(Duration::from_secs(1));
         self.done = self.done.saturating_add(units);
-        let due = Duration::from_secs_f64(self.done as f64 / self.per_second as f64);
-        let pause = due.saturating_sub(self.since.elapsed());
+        let pause = time_for(self.done).saturating_sub(self.since.elapsed());
         if pause < Duration::from_millis(5) { Duration::ZERO } else { pause }
     }
 }

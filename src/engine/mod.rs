@@ -65,6 +65,10 @@ pub struct Options {
     pub archive_name: String,
     /// Longest time that a change is known to the catalog alone.
     pub journal_interval: Duration,
+    /// Uploads in flight over all targets.
+    pub uploads: usize,
+    /// Bytes a second for all uploads together.
+    pub bandwidth: Option<u64>,
 }
 
 /// What the engine works with.
@@ -152,7 +156,9 @@ impl Engine {
             claims: claims::Claims::default(),
             tier: Mutex::new(()),
             stop: stop::Stop::new(),
-            uploads: Semaphore::new(crate::limits::UPLOADS_IN_FLIGHT),
+            upload_threads: options.uploads.max(1),
+            uploads: Semaphore::new(options.uploads.max(1)),
+            bandwidth: options.bandwidth.map(|b| Mutex::new(hash::Pace::new(b))),
             activity: Activity::default(),
             wake,
         });

@@ -2,6 +2,7 @@
 
 use super::claims::Claims;
 use super::error::{EngineError, Result};
+use super::hash::Pace;
 use super::plan::Facts;
 use super::stop::Stop;
 use super::target::Target;
@@ -42,6 +43,9 @@ pub(super) struct Shared {
     pub stop: Stop,
     /// Bounds uploads over all targets, those of commands included.
     pub uploads: Semaphore,
+    /// Threads that archive.
+    pub upload_threads: usize,
+    pub bandwidth: Option<Mutex<Pace>>,
     pub activity: Activity,
     /// Asks the main thread to plan again; full means that it was asked.
     pub wake: Sender<()>,

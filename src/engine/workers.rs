@@ -46,14 +46,14 @@ pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
     let (archive, to_archive) = bounded(limits::ARCHIVE_QUEUE_MAX);
     let (release, to_release) = bounded(limits::RELEASE_QUEUE_MAX);
     let all = limits::HASH_QUEUE_MAX + limits::ARCHIVE_QUEUE_MAX + limits::RELEASE_QUEUE_MAX;
-    let (done, finished) = bounded(all + limits::UPLOADS_IN_FLIGHT + 2);
+    let (done, finished) = bounded(all + engine.shared.upload_threads + 2);
     let shared = Arc::clone(&engine.shared);
     let report = done.clone();
     engine.spawn("hash", move || {
         be_nice();
         work(&shared, &to_hash, &report, &shared.activity.hashing, &hash_one);
     })?;
-    for _ in 0..limits::UPLOADS_IN_FLIGHT {
+    for _ in 0..engine.shared.upload_threads {
         let (shared, queue, report) =
             (Arc::clone(&engine.shared), to_archive.clone(), done.clone());
         engine.spawn("archive", move || {

@@ -111,6 +111,8 @@ impl World {
             required: self.required.clone(),
             archive_name: self.archive_name.clone(),
             journal_interval: self.journal_interval,
+            uploads: 4,
+            bandwidth: None,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),
