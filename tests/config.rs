@@ -463,7 +463,7 @@ fn a_change_that_needs_a_restart_is_named() {
         "{MINIMAL}node = \"other\"\n[write_back]\narchive_after = \"1m\"\n[cache]\ndir = \"/c\""
     );
     let new = parse(&text).expect("fine");
-    assert_eq!(old.changes_needing_restart(&new), ["node", "cache.dir"]);
+    assert_eq!(old.changes_needing_restart(&new), ["node", "cache"]);
 }
 
 #[test]

@@ -179,7 +179,14 @@ impl Config {
             ("archive", self.archive != new.archive),
             ("passthrough", self.passthrough != new.passthrough),
             ("target", self.targets != new.targets),
-            ("cache.dir", self.cache.dir != new.cache.dir),
+            ("cache", self.cache != new.cache),
+            ("read", self.read != new.read),
+            ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),
+            ("write_back.bandwidth", self.write_back.bandwidth != new.write_back.bandwidth),
+            (
+                "write_back.journal_interval",
+                self.write_back.journal_interval != new.write_back.journal_interval,
+            ),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

@@ -65,7 +65,7 @@ fn stands(it: &Candidate, now: Timestamp) -> String {
         return "It is no regular file.".into();
     }
     let ago = |t: Option<Timestamp>| {
-        t.map_or_else(String::new, |t| format!(", {} ago", words(t.age_at(now))))
+        t.map_or_else(String::new, |t| format!(" {} ago", words(t.age_at(now))))
     };
     match it.row.state {
         State::Recording => "It is being recorded, or was not closed yet.".into(),
@@ -123,27 +123,6 @@ pub(super) fn reason(why: &Why) -> String {
     }
 }
 
-/// What will happen to the next recording, in a sentence.
-pub fn next_recording(rules: &Rules, required: &[String]) -> String {
-    if required.is_empty() {
-        return "No target is configured: recordings are hashed and stay on the local disk.".into();
-    }
-    let to = required.join(" and ");
-    let archived = match rules.archive_after {
-        None => {
-            return format!("Recordings are archived to {to} only when `spoolfs archive` says so.");
-        }
-        Some(Duration::ZERO) => format!("A recording is archived to {to} soon after it was closed"),
-        Some(after) => {
-            format!("A recording is archived to {to} {} after it was closed", words(after))
-        }
-    };
-    match rules.keep_local {
-        None => format!("{archived}; its local copy stays forever."),
-        Some(keep) => format!("{archived}; its local copy is released {} after that.", words(keep)),
-    }
-}
-
 /// A duration in its two largest units.
 pub(super) fn words(duration: Duration) -> String {
     let secs = duration.as_secs();
@@ -182,21 +161,5 @@ mod tests {
         ] {
             assert_eq!(words(Duration::from_secs(secs)), text);
         }
-    }
-
-    #[test]
-    fn the_next_recording_is_told_in_plain_words() {
-        let rules = Rules::default();
-        let one = ["cloud".to_owned()];
-        assert_eq!(
-            next_recording(&rules, &one),
-            "A recording is archived to cloud 5 min after it was closed; its local copy is \
-             released 1 d after that."
-        );
-        assert!(next_recording(&rules, &[]).contains("No target"));
-        let never = Rules { archive_after: None, ..Rules::default() };
-        assert!(next_recording(&never, &one).contains("only when"));
-        let forever = Rules { keep_local: None, ..Rules::default() };
-        assert!(next_recording(&forever, &one).contains("forever"));
     }
 }

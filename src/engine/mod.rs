@@ -31,7 +31,6 @@ mod workers;
 
 pub use command::{Command, Outcome, Progress, Summary};
 pub use error::{EngineError, Result};
-pub use explain::next_recording;
 pub use target::{Standing, TargetStatus};
 
 use crate::catalog::Catalog;
@@ -105,8 +104,6 @@ pub struct Status {
     pub looked_at: u64,
     /// Files and directories adopted since the start.
     pub adopted: u64,
-    /// What will happen to the next recording, in a sentence.
-    pub next_recording: String,
 }
 
 #[derive(Debug, Default)]
@@ -283,7 +280,6 @@ impl Engine {
             reconciled: activity.reconciled.load(Ordering::Relaxed),
             looked_at: activity.looked_at.load(Ordering::Relaxed),
             adopted: activity.adopted.load(Ordering::Relaxed),
-            next_recording: next_recording(&self.shared.rules(), &self.shared.required),
         }
     }
 }

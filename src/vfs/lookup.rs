@@ -151,15 +151,21 @@ impl Vfs {
             return Ok(Found::Local(NodeId(stat.version.ino | 1 << 62), stat));
         }
         let stat = dir.stat(name)?;
-        self.catalog.record(Op::Create {
-            id,
-            parent: parent.id,
-            name: name.to_vec(),
-            attr: stat.attr.clone(),
-            version: stat.version,
-            adopted: true,
-        });
+        self.record_new(id, parent.id, name, &stat, true);
         Ok(Found::Local(id, stat))
+    }
+
+    /// Tells the catalog of a node that was made, or found below for the first time.
+    pub(super) fn record_new(
+        &self,
+        id: NodeId,
+        parent: NodeId,
+        name: &[u8],
+        stat: &LowerStat,
+        adopted: bool,
+    ) {
+        let (name, attr, version) = (name.to_vec(), stat.attr.clone(), stat.version);
+        self.catalog.record(Op::Create { id, parent, name, attr, version, adopted });
     }
 
     /// Counts a reference of the kernel to what was found, and answers it.

@@ -72,14 +72,7 @@ impl Vfs {
         if mode & 0o6000 != 0 && matches!(stat.attr.kind, Kind::File | Kind::Other) {
             dir.chmod(name, mode)?;
         }
-        self.catalog.record(Op::Create {
-            id,
-            parent: parent.id,
-            name: name.to_vec(),
-            attr: stat.attr.clone(),
-            version: stat.version,
-            adopted: false,
-        });
+        self.record_new(id, parent.id, name, &stat, false);
         if stat.attr.kind == Kind::File {
             self.record_closed(id, &stat);
         }

@@ -70,14 +70,7 @@ impl Vfs {
                 return Err(errno.into());
             }
         };
-        self.catalog.record(Op::Create {
-            id,
-            parent: parent.id,
-            name: name.to_vec(),
-            attr: stat.attr.clone(),
-            version: stat.version,
-            adopted: false,
-        });
+        self.record_new(id, parent.id, name, &stat, false);
         let place = Place::Named(parent, name.into());
         let inode = self.inodes.intern(id, Kind::File, place, 1);
         let writable = writes(flags);
