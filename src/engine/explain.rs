@@ -7,7 +7,6 @@ use super::target::Standing;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::lower::LowerError;
-use crate::policy::Rules;
 use crate::recording::{Kind, State};
 use std::path::Path;
 use std::time::Duration;
