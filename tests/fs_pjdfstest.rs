@@ -18,6 +18,13 @@ const DEADLINE: Duration = Duration::from_secs(280);
 /// pjdfstest 0.2.2 has 398 cases, 13 of which remount.
 const CASES_MIN: u32 = 380;
 
+/// Cases whose outcome is not ours to decide and may go either way, each with the reason.
+const UNSTEADY: &[(&str, &str)] = &[(
+    "open::etxtbsy",
+    "opens a running program with O_TRUNC: the kernel lets FUSE cut it before it refuses \
+     (FUSE_ATOMIC_O_TRUNC), and if the program dies of that first, it does not refuse",
+)];
+
 #[derive(Debug, Default)]
 struct Counts {
     failed: u32,
@@ -62,9 +69,13 @@ fn pjdfstest(tool: &Path, directory: &Path) -> Counts {
     let counts = counts(&ran.out);
     println!("{counts:?}");
     let mut told = String::new();
+    let mut unsteady = 0;
     let mut lines = ran.out.lines().peekable();
     while let Some(line) = lines.next() {
-        if line.contains("FAILED") || line.contains("UNEXPECTEDLY") {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if line.contains("FAILED") && UNSTEADY.iter().any(|(case, _)| *case == name) {
+            unsteady += 1;
+        } else if line.contains("FAILED") || line.contains("UNEXPECTEDLY") {
             told += line;
             told += "\n";
             // What a failed case says stands below it, indented.
@@ -74,8 +85,8 @@ fn pjdfstest(tool: &Path, directory: &Path) -> Counts {
             }
         }
     }
-    assert!(ran.status.success(), "{counts:?}\n{told}{}", ran.err);
-    assert_eq!(counts.failed, 0, "{told}");
+    let excused = counts.failed == unsteady && told.is_empty();
+    assert!(excused && (ran.status.success() || unsteady > 0), "{counts:?}\n{told}{}", ran.err);
     assert!(counts.passed + counts.expected >= CASES_MIN, "hardly anything ran: {counts:?}");
     counts
 }

@@ -1,7 +1,7 @@
 //! A lower directory, a catalog, targets in memory, an engine, and a clock that is moved by hand.
 //! `World` plays the part of the mount: it makes files below and tells the catalog.
 
-use spoolfs::catalog::{self, Catalog, NodeRow, Op};
+use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standing, Summary};
@@ -84,13 +84,22 @@ impl World {
 
     /// Opens the catalog and the lower directory.
     pub fn open(&mut self) {
-        let catalog = Catalog::open(catalog::Options {
+        let options = catalog::Options {
             state_dir: self.state.path().join("state"),
             runtime_dir: self.state.path().join("run"),
             clock: self.clock.clone(),
             node: "pbx".into(),
-        })
-        .unwrap();
+        };
+        // A world that "died" a moment ago may still have a thread that holds the lock.
+        let until = Instant::now() + Duration::from_secs(10);
+        let catalog = loop {
+            match Catalog::open(options.clone()) {
+                Err(CatalogError::Locked { .. }) if Instant::now() < until => {
+                    std::thread::yield_now();
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         let lower = Lower::open(self.dir.path()).unwrap();
         self.running = Some(Running { catalog, lower, engine: None });
     }
