@@ -149,7 +149,11 @@ impl Database {
 
     /// Whether the file that is open is the one that has the name.
     pub(super) fn is_current(&self) -> bool {
-        self.file.is_some() && inode(&self.path) == self.file
+        match std::fs::metadata(&self.path) {
+            Ok(found) => self.file.is_none_or(|file| file == found.ino()),
+            // Not being able to look is no proof that it is gone.
+            Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+        }
     }
 
     /// Gives up a database that is to be set aside: its files keep what they have.

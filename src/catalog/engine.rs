@@ -108,6 +108,14 @@ impl Catalog {
         })
     }
 
+    /// Makes everything committed so far survive a power cut.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn sync(&self) -> Result<()> {
+        self.shared.write(true, |_| Ok(()))
+    }
+
     /// The node exists below with this stamp (reconcile): adopts a change made behind the mount.
     /// The stamp is the hashed one: it is what it was, and archived if it was released. Else:
     /// closed, to be hashed. One in state `recording` is left to its close.

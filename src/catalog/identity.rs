@@ -66,7 +66,7 @@ pub(super) fn lock(state_dir: &Path) -> Result<File> {
         .mode(0o600)
         .open(&path)
         .map_err(CatalogError::io(&path))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !locked_soon(&file) {
         let mut text = String::new();
         let _unreadable = file.read_to_string(&mut text);
         let pid = text.trim().parse().unwrap_or(0);
@@ -82,4 +82,16 @@ pub(super) fn lock(state_dir: &Path) -> Result<File> {
         tracing::warn!("{}: {error}", path.display());
     }
     Ok(file)
+}
+
+/// Takes the lock, within a second: a predecessor may be on its way out, and a program that was
+/// just started from its process holds a copy of the descriptor for a moment.
+fn locked_soon(file: &File) -> bool {
+    for _ in 0..100 {
+        if rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    false
 }

@@ -309,7 +309,10 @@ impl Worker {
     fn garbage_found(&mut self) {
         self.garbage = self.garbage.saturating_add(1);
         // A single wrong answer may come from a read that failed; the file decides.
-        if self.garbage >= 3 || database::is_sound(&self.shared.path) == Some(false) {
+        // One whose rows can all be read is kept, however often an index fails: it alone knows the
+        // released recordings.
+        let sound = database::is_sound(&self.shared.path);
+        if sound == Some(false) || (self.garbage >= 3 && sound.is_none()) {
             self.replace();
         } else {
             self.database = None;

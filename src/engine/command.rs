@@ -299,6 +299,15 @@ fn release_settled(shared: &Shared, named: &[NodeId]) -> Result<Released> {
     loop {
         match try_release(shared, named) {
             Err(EngineError::Lower(LowerError::Changed { .. })) if Instant::now() < give_up => {}
+            // It was not reached since the start; perhaps it can be now.
+            Err(EngineError::Refused { .. })
+                if Instant::now() < give_up
+                    && shared.required_targets().any(|t| t.is_in_doubt()) =>
+            {
+                shared.required_targets().filter(|t| t.is_in_doubt()).for_each(|t| t.nudge());
+                shared.stop.wait(LOOK_AGAIN);
+                shared.check_stop()?;
+            }
             result => return result,
         }
         while hash_group(shared, named)? && Instant::now() < give_up {

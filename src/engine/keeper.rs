@@ -131,6 +131,12 @@ impl Keeper {
     fn ship_segment(&self) -> Result<bool> {
         let catalog = &self.shared.catalog;
         let name = self.target.name();
+        if catalog.journal_pending(name, 1)?.is_empty() {
+            return Ok(false);
+        }
+        // A power cut must not take back rows that a target has: the same numbers would be given
+        // to others.
+        catalog.sync()?;
         let rows = catalog.journal_pending(name, limits::JOURNAL_SEGMENT_ROWS_MAX)?;
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(false) };
         let number = catalog.journal_segment(name)? + 1;

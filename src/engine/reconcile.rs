@@ -10,7 +10,7 @@
 //! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
 
-use super::error::Result;
+use super::error::{EngineError, Result};
 use super::gone;
 use super::shared::Shared;
 use crate::catalog::{NodeRow, Op};
@@ -179,9 +179,18 @@ impl<'a> Walk<'a> {
             Some(id) => self.shared.catalog.node(id)?.filter(|row| row.state != State::Deleted),
             None => None,
         };
-        let id = match known {
-            Some(row) => self.known(parent, name, &path, &stat, &row)?,
-            None => self.unknown(dir, parent, name, &path)?,
+        let judged = match known {
+            Some(row) => self.known(parent, name, &path, &stat, &row),
+            None => self.unknown(dir, parent, name, &path),
+        };
+        let id = match judged {
+            Ok(id) => id,
+            // Immutable, or no room for its identity: it must not keep the others waiting.
+            Err(EngineError::Lower(error)) => {
+                tracing::warn!(%error, "a name below can not be taken over and is left out");
+                None
+            }
+            Err(other) => return Err(other),
         };
         Ok(id.filter(|_| stat.attr.kind == Kind::Dir))
     }

@@ -66,6 +66,11 @@ fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
     if quiet.stat.attr.nlink > 1 {
         return Err(EngineError::refused(&it.path, "it has several names"));
     }
+    // What was verified there may be gone with whatever is there now.
+    if let Some(target) = shared.required_targets().find(|t| t.is_in_doubt()) {
+        let why = format!("target {:?} is {}", target.name(), target.status().standing.word());
+        return Err(EngineError::refused(&it.path, why));
+    }
     let verified: Vec<String> = shared
         .catalog
         .objects(id, Some(row.generation))?

@@ -59,6 +59,8 @@ struct Health {
     attempts: u32,
     retry_at: Timestamp,
     last_error: Option<(Timestamp, String)>,
+    /// Its marker was read since the start, and was right.
+    seen: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Target {
             attempts: 0,
             retry_at: now,
             last_error: None,
+            seen: false,
         };
         Target { store, required, health: Mutex::new(health), nudge, nudged }
     }
@@ -109,6 +112,7 @@ impl Target {
             tracing::info!(target = self.name(), "the target is ready");
             health.standing = Standing::Up;
             health.since = now;
+            health.seen = true;
         }
     }
 
@@ -144,6 +148,13 @@ impl Target {
         }
         health.standing = standing;
         health.last_error = Some((now, error));
+    }
+
+    /// Whether it may not be what it was when objects in it were verified: another archive's, or
+    /// not seen yet since the start. One that merely does not answer now is not in doubt.
+    pub fn is_in_doubt(&self) -> bool {
+        let health = self.health.lock();
+        health.standing == Standing::Refused || !health.seen
     }
 
     /// Whether it was not reached yet since the start, and has not failed either.
