@@ -14,6 +14,10 @@ const CREATE: u32 = 1;
 /// `setxattr(2)`: fail if it does not.
 const REPLACE: u32 = 2;
 
+/// Bytes of names and values a released recording may have: what any lower file system takes, so
+/// that recalling it can not fail for them.
+const RELEASED_BYTES_MAX: usize = 3072;
+
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What the attributes of a node belong to.
@@ -74,7 +78,8 @@ impl Vfs {
                 None => {}
             }
             xattrs.push((key.to_vec(), value.to_vec()));
-            Ok(())
+            let all: usize = xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
+            if all > RELEASED_BYTES_MAX { Err(Errno::NOSPC) } else { Ok(()) }
         })
     }
 
