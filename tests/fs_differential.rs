@@ -9,6 +9,7 @@
 mod support;
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use support::differential::op::NAMES;
@@ -126,9 +127,10 @@ impl Moves<'_> {
     /// Archives a few files that nobody has open; mostly releases, sometimes recalls them.
     fn some(&mut self, oracle: &World) -> Result<(), String> {
         let mut closed = closed_files(oracle)?;
-        // An empty file is never archived.
+        // An empty file is never archived, one with several names never released.
         closed.retain(|path| {
-            oracle.root().join(path).symlink_metadata().is_ok_and(|metadata| metadata.len() > 0)
+            let metadata = oracle.root().join(path).symlink_metadata();
+            metadata.is_ok_and(|metadata| metadata.len() > 0 && metadata.nlink() == 1)
         });
         self.rng.shuffle(&mut closed);
         closed.truncate(3);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
 
@@ -188,10 +188,10 @@ impl Chooser {
                 to: self.inner_path(),
                 how: self.rename_flags(),
             },
-            525..545 => Op::Link { from: self.path(), to: self.path() },
+            525..545 => Op::Link { from: self.entry(), to: self.entry() },
             545..560 => Op::Symlink { target: self.link_target(), at: self.path() },
             560..567 => Op::ReadLink { path: self.link() },
-            567..610 => Op::Unlink { path: self.path() },
+            567..610 => Op::Unlink { path: self.entry() },
             610..622 => Op::RemoveDirectory { path: self.known_directory() },
             622..655 => Op::MakeDirectory { path: self.new_directory(), mode: self.mode() },
             655..658 => Op::Fifo { path: self.path() },
@@ -368,7 +368,7 @@ impl Chooser {
     }
 
     fn known_directory(&mut self) -> PathBuf {
-        self.pick(|known| &known.directories).unwrap_or_else(|| self.path())
+        self.pick(|known| &known.directories).unwrap_or_else(|| self.entry())
     }
 
     fn xattr(&mut self) -> (PathBuf, &'static str) {
@@ -395,6 +395,17 @@ impl Chooser {
             _ => None,
         }
         .unwrap_or_else(|| self.any_path())
+    }
+
+    /// A path that is not the root: to move or remove that is for a mount point another matter
+    /// than for a plain directory.
+    fn entry(&mut self) -> PathBuf {
+        let path = self.path();
+        if path.components().any(|part| matches!(part, Component::Normal(_))) {
+            path
+        } else {
+            PathBuf::from("c")
+        }
     }
 
     fn any_path(&mut self) -> PathBuf {

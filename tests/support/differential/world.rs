@@ -57,21 +57,26 @@ pub struct Attributes {
     pub nlink: u64,
     /// Bytes; 0 for a directory, whose size is a private matter of its file system.
     pub size: u64,
-    /// Modification time in seconds and nanoseconds.
+    /// Modification time in seconds and nanoseconds; none for a FIFO.
     pub modified: (i64, i64),
 }
 
 impl Attributes {
     /// Those of `stat`; `root` leaves out what a private directory in the root would change.
     pub fn of(stat: &Stat, root: bool) -> Attributes {
-        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let directory = kind == FileType::Directory;
         Attributes {
             mode: stat.st_mode,
             uid: stat.st_uid,
             gid: stat.st_gid,
             nlink: if root { 0 } else { stat.st_nlink },
             size: if directory { 0 } else { u64::try_from(stat.st_size).unwrap_or(u64::MAX) },
-            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(-1)),
+            // What goes through a FIFO is the kernel's affair, and so is whether it stamps it.
+            modified: match kind {
+                FileType::Fifo => (0, 0),
+                _ => (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(-1)),
+            },
         }
     }
 
