@@ -130,3 +130,7 @@ pub const CONTROL_REQUEST_BYTES_MAX: u64 = 4 << 20;
 pub const CONTROL_RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// How long a control connection may say nothing, or not take what is said to it.
 pub const CONTROL_IDLE: Duration = Duration::from_secs(60);
+/// Descriptors that outlive the daemon: how many are kept, and taken back.
+pub const KEPT_DESCRIPTORS_MAX: usize = 64;
+/// Longest wait for a service manager that does not read its notifications.
+pub const NOTIFY_WAIT: Duration = Duration::from_secs(5);

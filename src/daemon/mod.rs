@@ -3,7 +3,7 @@
 mod archive;
 mod commands;
 mod ground;
-mod notify;
+pub(crate) mod notify;
 pub mod setup;
 mod space;
 
