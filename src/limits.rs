@@ -134,3 +134,11 @@ pub const CONTROL_IDLE: Duration = Duration::from_secs(60);
 pub const KEPT_DESCRIPTORS_MAX: usize = 64;
 /// Longest wait for a service manager that does not read its notifications.
 pub const NOTIFY_WAIT: Duration = Duration::from_secs(5);
+/// Mounts of ours on one directory that are taken away; more are somebody's work in progress.
+pub const STACKED_MOUNTS_MAX: usize = 64;
+/// Links followed on the way to a mount point, as many as the kernel follows.
+pub const LINKS_MAX: usize = 40;
+/// Longest wait for `systemctl`.
+pub const SERVICE_MANAGER_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether `systemctl` has ended.
+pub const SERVICE_MANAGER_LOOK: Duration = Duration::from_millis(2);
