@@ -142,3 +142,20 @@ pub const LINKS_MAX: usize = 40;
 pub const SERVICE_MANAGER_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether `systemctl` has ended.
 pub const SERVICE_MANAGER_LOOK: Duration = Duration::from_millis(2);
+/// Failed starts after which the mount is bypassed, if they came
+/// within [`KEEPER_FAILURES_WITHIN`].
+pub const KEEPER_FAILURES_MAX: usize = 3;
+/// How long a failed start counts.
+pub const KEEPER_FAILURES_WITHIN: Duration = Duration::from_secs(60);
+/// A daemon that ends by itself so soon after it was ready has failed to start.
+pub const KEEPER_SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for a daemon that was told to hand over; then it is killed.
+pub const KEEPER_HAND_OVER_WAIT: Duration = Duration::from_secs(10);
+/// Longest time that a daemon may ask for at once.
+pub const KEEPER_EXTENSION_MAX: Duration = Duration::from_secs(3600);
+/// How often kept descriptors are looked at for a dead one.
+pub const KEEPER_LOOK: Duration = Duration::from_secs(1);
+/// Longest notification that is read.
+pub const NOTIFICATION_BYTES_MAX: usize = 4096;
+/// Parents looked at to find out whether a notification comes from our child.
+pub const ANCESTORS_MAX: usize = 32;

@@ -27,6 +27,8 @@ pub(super) enum Exit {
     Usage(String),
     /// Failed, and everything about it was already printed: 1.
     Shown,
+    /// As a program ended that was run.
+    Status(u8),
 }
 
 impl Exit {
@@ -39,6 +41,7 @@ impl Exit {
     pub fn show(self, json: bool) -> u8 {
         let (failure, status) = match self {
             Exit::Shown => return 1,
+            Exit::Status(status) => return status,
             Exit::Failed(failure) => (failure, 1),
             Exit::Usage(message) => (Failure::new(message), 2),
         };

@@ -9,6 +9,7 @@ mod bypass;
 mod check;
 mod context;
 mod explain;
+mod keeper;
 mod mount;
 mod mounts;
 mod moves;
@@ -69,6 +70,11 @@ enum Command {
     /// Take the mount away in an emergency, so that calls land in the plain directory.
     #[command(after_help = bypass::EXAMPLES)]
     Bypass(bypass::Arguments),
+    /// Keep a daemon running, and what it needs to go on, where there is no systemd.
+    #[command(after_help = keeper::EXAMPLES)]
+    Keeper(keeper::Arguments),
+    #[command(name = keeper::stage::NAME, hide = true)]
+    KeeperStage(keeper::stage::Arguments),
 }
 
 impl Command {
@@ -82,6 +88,7 @@ impl Command {
             Command::Check(a) => &a.common,
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
+            Command::Keeper(_) | Command::KeeperStage(_) => return false,
         };
         common.json
     }
@@ -97,6 +104,8 @@ impl Command {
             Command::Check(a) => check::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
+            Command::Keeper(a) => keeper::run(a),
+            Command::KeeperStage(a) => keeper::stage::run(a),
         }
     }
 }

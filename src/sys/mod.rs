@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code)]
 
+mod handover;
+
+pub use handover::{place_descriptors, same_open_file};
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use super::{Exit, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Essentials;
 use crate::daemon::alarm::Alarm;
-use service::{Decision, End, Job};
+use service::{Decision, End};
 use std::path::{Path, PathBuf};
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -70,12 +70,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
 /// `None` if the unit goes on by itself.
 fn after_an_end(unit: &str) -> Result<Option<&'static str>, Exit> {
     let end = End::of_process();
-    // A failure that the manager does not see would leave a dead mount; a restart that it does
-    // not tell would lose a live one. The latter is what happens every day.
-    let job = service::job(unit).unwrap_or_else(|e| {
-        loudly(&format!("whether {unit} is being stopped is not known ({e})"));
-        Job::Restart
-    });
+    let job = match service::job(unit) {
+        Ok(job) => job,
+        // To leave a mount without a daemon is bad until the next start; to take a live one away
+        // is bad at once, and most ends are restarts.
+        Err(e) => {
+            loudly(&format!("whether {unit} is being stopped is not known ({e})"));
+            return Ok(None);
+        }
+    };
     match service::decide(job, &end) {
         Decision::Detach(why) => Ok(Some(why)),
         Decision::Failure => Ok(None),
