@@ -188,25 +188,35 @@ fn bypass_after_an_end_waits_for_nobody_who_comes_back() {
     }
     let (dir, point, text) = scratch();
     let _hung = Hung::on(&point, 1);
+    let config = dir.path().join("spoolfs.toml");
+    let run_dir = dir.path().join("run").display().to_string();
+    std::fs::write(&config, format!("mountpoint = \"{text}\"\nruntime_dir = \"{run_dir}\"\n"))
+        .unwrap();
     let unit = "spoolfs@x.service";
     let end = |answer: &str, result: &str, status: &str| {
         systemctl(dir.path(), answer);
         let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
-        command.args(["bypass", "--mountpoint", &text, "--unless-restarting", unit]);
+        command.args(["bypass", "--unless-restarting", unit, "--config"]).arg(&config);
         command.env("PATH", path).env("SERVICE_RESULT", result).env("EXIT_STATUS", status);
         run(&mut command, Duration::from_secs(20)).ok();
         is_mounted(&point)
     };
     let asked = || std::fs::read_to_string(dir.path().join("asked")).unwrap();
-    assert!(end("true", "exit-code", "1"), "a crash is taken over");
-    assert!(!asked().contains("reset-failed"), "and counts");
     assert!(end("true", "signal", "KILL"), "a kill is taken over");
-    assert!(asked().contains("reset-failed spoolfs@x.service"), "and does not count");
     assert!(end(&format!("echo 7 {unit} restart running"), "success", "0"));
     assert!(end("exit 1", "success", "0"), "unknown: most ends are restarts");
     assert!(end("exec sleep 60", "success", "0"), "the same if nobody answers");
+    assert!(end("true", "exit-code", "1"), "a crash is taken over");
+    assert!(end("true", "exit-code", "1"), "the next, too");
+    assert!(!asked().contains("stop"), "{}", asked());
+    assert!(!end("true", "exit-code", "1"), "the third is one too many");
+    assert!(asked().ends_with("stop --no-block spoolfs@x.service\n"), "{}", asked());
+
+    let _again = Hung::on(&point, 1);
+    assert!(end("true", "exit-code", "1"), "counted anew");
     assert!(!end(&format!("echo 7 {unit} stop running"), "success", "0"), "a stop is for good");
     let _again = Hung::on(&point, 1);
     assert!(!end("true", "timeout", "KILL"), "a start that hung");
+    assert!(asked().ends_with("stop --no-block spoolfs@x.service\n"), "{}", asked());
 }

@@ -296,14 +296,6 @@ fn the_keeper_passes_signals_and_states_on() {
     assert!(kept.said().contains("stopping"));
 }
 
-#[test]
-fn the_keeper_ignores_a_daemon_that_asks_for_no_end() {
-    let kept = Kept::start(&format!("echo one >>\"$KEEPER_TEST/starts\"\n{SERVICE}"), &[]);
-    kept.lives(1)[0].kill(Signal::KILL);
-    kept.lives(2);
-    assert_eq!(std::fs::read_to_string(kept.path("starts")).unwrap(), "one\none\n");
-}
-
 /// A keeper of the real daemon.
 struct Mounted {
     mount: support::mount::Mount,

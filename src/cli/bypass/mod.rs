@@ -11,7 +11,7 @@ use super::{Exit, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Essentials;
 use crate::daemon::alarm::Alarm;
-use service::{Decision, End};
+use service::{Decision, End, Failures};
 use std::path::{Path, PathBuf};
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -43,15 +43,13 @@ struct Report {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
-    let mut reason = "asked for on the command line";
-    if let Some(unit) = &arguments.unless_restarting {
-        match after_an_end(unit)? {
-            Some(why) => reason = why,
-            None => return Ok(()),
-        }
-    }
     let essentials = essentials(arguments)?;
     let mountpoint = mountpoint(arguments, &essentials)?;
+    let why = match &arguments.unless_restarting {
+        Some(unit) => after_an_end(unit, &essentials),
+        None => Decision::Detach("asked for on the command line"),
+    };
+    let (Decision::Detach(reason) | Decision::GiveUp(reason)) = why else { return Ok(()) };
     let detached = detach(&mountpoint).map_err(|e| Exit::failed(e.to_string()))?;
     let report = Report { mountpoint, detached, reason: reason.to_owned() };
     if detached > 0 {
@@ -64,31 +62,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     } else if detached == 0 {
         output::text(&in_words(&report));
     }
+    if let (Decision::GiveUp(_), Some(unit)) = (why, &arguments.unless_restarting) {
+        service::give_up(unit)
+            .map_err(|e| Exit::failed(format!("{unit} can not be kept from starting: {e}")))?;
+    }
     Ok(())
 }
 
-/// `None` if the unit goes on by itself.
-fn after_an_end(unit: &str) -> Result<Option<&'static str>, Exit> {
-    let end = End::of_process();
+/// What the end of the daemon means for calls.
+fn after_an_end(unit: &str, essentials: &Essentials) -> Decision {
     let job = match service::job(unit) {
         Ok(job) => job,
         // To leave a mount without a daemon is bad until the next start; to take a live one away
         // is bad at once, and most ends are restarts.
         Err(e) => {
             loudly(&format!("whether {unit} is being stopped is not known ({e})"));
-            return Ok(None);
+            return Decision::Leave;
         }
     };
-    match service::decide(job, &end) {
-        Decision::Detach(why) => Ok(Some(why)),
-        Decision::Failure => Ok(None),
-        Decision::Innocent => {
-            if let Err(e) = service::forgive(unit) {
-                loudly(&format!("the restarts of {unit} can not be forgiven: {e}"));
-            }
-            Ok(None)
-        }
+    let runtime_dir = essentials.runtime_dir();
+    let before = runtime_dir.as_deref().map(Failures::read).unwrap_or_default();
+    let mut failures = before.clone();
+    let decision = service::decide(job, &End::of_process(), &mut failures, SystemClock.now());
+    if let Some(runtime_dir) = runtime_dir.filter(|_| failures != before)
+        && let Err(e) = failures.write(&runtime_dir)
+    {
+        loudly(&format!("failures can not be counted in {}: {e}", runtime_dir.display()));
     }
+    decision
 }
 
 fn essentials(arguments: &Arguments) -> Result<Essentials, Exit> {

@@ -1,8 +1,10 @@
 //! What ended the daemon, as its service manager tells it (systemd.exec(5), ExecStopPost=), and
 //! whether calls need the plain directory now.
 
+use crate::clock::Timestamp;
 use crate::limits;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -17,11 +19,10 @@ pub(super) enum Job {
     Other,
 }
 
-/// How it ended: `$SERVICE_RESULT`, `$EXIT_CODE` and `$EXIT_STATUS`.
+/// How it ended: `$SERVICE_RESULT` and `$EXIT_STATUS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct End {
     pub result: String,
-    pub code: String,
     pub status: String,
 }
 
@@ -29,38 +30,73 @@ impl End {
     /// As this process was told.
     pub fn of_process() -> End {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
-        End {
-            result: variable("SERVICE_RESULT"),
-            code: variable("EXIT_CODE"),
-            status: variable("EXIT_STATUS"),
-        }
+        End { result: variable("SERVICE_RESULT"), status: variable("EXIT_STATUS") }
     }
 }
 
 /// What follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Take the mount away, because of this.
+    /// Take the mount away: nobody comes after it.
     Detach(&'static str),
-    /// The next daemon goes on with the mount; it does not count as a failure.
-    Innocent,
-    /// The next daemon goes on with the mount; too many of these, and the unit fails.
-    Failure,
+    /// Take the mount away and let the unit fail, so that nobody comes after it.
+    GiveUp(&'static str),
+    /// The next daemon goes on with the mount.
+    Leave,
 }
 
-/// Decides.
-pub(super) fn decide(job: Job, end: &End) -> Decision {
+/// Decides. A failure is added to `failures`.
+pub(super) fn decide(job: Job, end: &End, failures: &mut Failures, now: Timestamp) -> Decision {
     match job {
-        Job::Stop => Decision::Detach("the service was stopped"),
-        Job::Restart => Decision::Innocent,
+        Job::Stop => return Decision::Detach("the service was stopped"),
+        Job::Restart => return Decision::Leave,
+        Job::Other => {}
+    }
+    match (end.result.as_str(), end.status.as_str()) {
         // Only a start has a time limit without a job to stop or restart.
-        Job::Other if end.result == "timeout" => {
-            Decision::Detach("spoolfs was started and did not get ready in time")
-        }
+        ("timeout", _) => Decision::GiveUp("spoolfs was started and did not get ready in time"),
         // Somebody's SIGKILL is no fault of the program, nor is an end in good order.
-        Job::Other if end.result == "signal" && end.status == "KILL" => Decision::Innocent,
-        Job::Other if end.result == "success" => Decision::Innocent,
-        Job::Other => Decision::Failure,
+        ("success", _) | ("signal", "KILL") => Decision::Leave,
+        _ if failures.add(now) => Decision::GiveUp("spoolfs failed again and again"),
+        _ => Decision::Leave,
+    }
+}
+
+/// The last failures, a line with a time for each in a file of the runtime directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Failures(Vec<Timestamp>);
+
+impl Failures {
+    /// Those that are remembered; none if they can not be read.
+    pub fn read(runtime_dir: &Path) -> Failures {
+        let text = std::fs::read_to_string(Failures::place(runtime_dir)).unwrap_or_default();
+        Failures(text.lines().filter_map(|line| line.parse().ok().map(Timestamp)).collect())
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// As writing a file.
+    pub fn write(&self, runtime_dir: &Path) -> io::Result<()> {
+        let text: String = self.0.iter().map(|at| format!("{}\n", at.0)).collect();
+        std::fs::create_dir_all(runtime_dir)?;
+        std::fs::write(Failures::place(runtime_dir), text)
+    }
+
+    fn place(runtime_dir: &Path) -> PathBuf {
+        runtime_dir.join("failures")
+    }
+
+    /// One more. Tells whether that is too many; then they are forgotten.
+    fn add(&mut self, now: Timestamp) -> bool {
+        self.0.push(now);
+        // The clock may have been set back.
+        self.0.retain(|at| *at <= now && at.age_at(now) < limits::KEEPER_FAILURES_WITHIN);
+        let too_many = self.0.len() >= limits::KEEPER_FAILURES_MAX;
+        if too_many {
+            self.0.clear();
+        }
+        too_many
     }
 }
 
@@ -73,12 +109,13 @@ pub(super) fn job(unit: &str) -> io::Result<Job> {
     Ok(parse(&queue, unit))
 }
 
-/// Lets a unit start again however often it did.
+/// Keeps systemd from starting a unit again: as it just failed, it counts as failed then, its
+/// descriptor store is emptied and its OnFailure= starts.
 ///
 /// # Errors
 /// As [`job`].
-pub(super) fn forgive(unit: &str) -> io::Result<()> {
-    systemctl(&["reset-failed", unit]).map(|_| ())
+pub(super) fn give_up(unit: &str) -> io::Result<()> {
+    systemctl(&["stop", "--no-block", unit]).map(|_| ())
 }
 
 /// Lines of number, unit, type and state.
@@ -138,23 +175,49 @@ mod tests {
 
     #[test]
     fn calls_get_the_plain_directory_when_nobody_goes_on() {
-        let end = |result: &str, status: &str| End {
-            result: result.into(),
-            code: String::new(),
-            status: status.into(),
+        let end = |job, result: &str, status: &str| {
+            let end = End { result: result.into(), status: status.into() };
+            decide(job, &end, &mut Failures::default(), Timestamp(0))
         };
-        let detaches = |job, end: &End| matches!(decide(job, end), Decision::Detach(_));
         // A stop, also one in which the daemon had to be killed.
-        assert!(detaches(Job::Stop, &end("success", "0")));
-        assert!(detaches(Job::Stop, &end("timeout", "KILL")));
+        assert!(matches!(end(Job::Stop, "success", "0"), Decision::Detach(_)));
+        assert!(matches!(end(Job::Stop, "timeout", "KILL"), Decision::Detach(_)));
         // A start that hangs; not a restart whose old daemon had to be killed.
-        assert!(detaches(Job::Other, &end("timeout", "KILL")));
-        assert_eq!(decide(Job::Restart, &end("timeout", "KILL")), Decision::Innocent);
-        // What the next daemon takes over.
-        assert_eq!(decide(Job::Other, &end("signal", "KILL")), Decision::Innocent);
-        assert_eq!(decide(Job::Other, &end("success", "0")), Decision::Innocent);
-        for result in ["exit-code", "core-dump", "watchdog", "protocol", "oom-kill", "signal", ""] {
-            assert_eq!(decide(Job::Other, &end(result, "1")), Decision::Failure, "{result}");
+        assert!(matches!(end(Job::Other, "timeout", "KILL"), Decision::GiveUp(_)));
+        assert_eq!(end(Job::Restart, "timeout", "KILL"), Decision::Leave);
+        for result in ["success", "exit-code", "core-dump", "watchdog", "protocol", "oom-kill"] {
+            assert_eq!(end(Job::Other, result, "1"), Decision::Leave, "{result}");
         }
+    }
+
+    #[test]
+    fn three_failures_in_a_minute_are_too_many() {
+        let second = |s| Timestamp::from_parts(s, 0);
+        let mut failures = Failures::default();
+        let mut at = |job, result: &str, status: &str, now| {
+            let end = End { result: result.into(), status: status.into() };
+            matches!(decide(job, &end, &mut failures, second(now)), Decision::GiveUp(_))
+        };
+        assert!(!at(Job::Other, "exit-code", "1", 0));
+        assert!(!at(Job::Other, "protocol", "0", 59));
+        assert!(!at(Job::Other, "exit-code", "1", 61), "the first is too long ago");
+        for now in 61..80 {
+            assert!(!at(Job::Other, "signal", "KILL", now), "kills do not count");
+            assert!(!at(Job::Restart, "exit-code", "1", now), "nor do restarts");
+        }
+        assert!(at(Job::Other, "signal", "ABRT", 80));
+        assert!(!at(Job::Other, "exit-code", "1", 81), "it begins anew");
+        assert!(!at(Job::Other, "exit-code", "1", 82));
+        assert!(!at(Job::Other, "exit-code", "1", 10), "the clock was set back");
+    }
+
+    #[test]
+    fn failures_are_remembered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtime = dir.path().join("run");
+        assert_eq!(Failures::read(&runtime), Failures::default());
+        let failures = Failures(vec![Timestamp(5), Timestamp(7)]);
+        failures.write(&runtime).expect("written");
+        assert_eq!(Failures::read(&runtime), failures);
     }
 }
