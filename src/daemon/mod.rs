@@ -7,6 +7,7 @@ mod ground;
 pub(crate) mod notify;
 pub mod setup;
 mod space;
+mod watchdog;
 
 pub use ground::GroundError;
 pub use setup::target as target_options;
@@ -107,6 +108,7 @@ pub fn run(config: Config) -> Result<()> {
         }
     };
     let space = space::watch(daemon.clone())?;
+    let fed = watchdog::feed(&mountpoint)?;
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
@@ -140,7 +142,7 @@ pub fn run(config: Config) -> Result<()> {
             );
         }
     }
-    drop(space);
+    drop((space, fed));
     control.stop();
     daemon.engine.stop();
     daemon.catalog.close();
