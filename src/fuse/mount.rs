@@ -39,6 +39,11 @@ impl Mounted {
         Ok((device, Mounted { path: path.to_owned() }))
     }
 
+    /// A mount made by a predecessor.
+    pub(super) fn at(path: &Path) -> Mounted {
+        Mounted { path: path.to_owned() }
+    }
+
     /// Unmounts. With files still open the mount is taken out of the tree at once, so that the
     /// plain directory shows, and goes on serving those files. Tells whether it is all over.
     ///

@@ -2,17 +2,30 @@
 
 #![allow(unsafe_code)]
 
+pub mod fuse;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Tries to take a read lease on a file opened for reading only. The kernel grants it only if
-/// nobody has the file open for writing and no writable shared mapping exists
-/// (`fcntl(2)`, F_SETLEASE).
+/// Who must not have a file open for a lease on it to be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// No writer: no descriptor, no writable shared mapping.
+    NoWriter,
+    /// Nobody else at all.
+    Alone,
+}
+
+/// Tries to take a lease on a file opened for reading only (`fcntl(2)`, F_SETLEASE).
 ///
 /// # Errors
-/// `WouldBlock` if there is a writer; others as `fcntl`.
-pub fn lease_take(file: impl AsFd) -> io::Result<()> {
-    lease(file, libc::F_RDLCK)
+/// `WouldBlock` if somebody has it open; others as `fcntl`.
+pub fn lease_take(file: impl AsFd, kind: Lease) -> io::Result<()> {
+    let kind = match kind {
+        Lease::NoWriter => libc::F_RDLCK,
+        Lease::Alone => libc::F_WRLCK,
+    };
+    lease(file, kind)
 }
 
 /// Gives a lease back.
@@ -40,4 +53,30 @@ pub fn ignore_sigio() {
 pub fn clear_umask() {
     // SAFETY: umask only swaps a number in the process and can not fail.
     unsafe { libc::umask(0) };
+}
+
+/// Until dropped, this thread has no claim to the blocks that a file system reserves for root:
+/// what it writes for somebody else must not take them. It can not open files of others meanwhile.
+#[derive(Debug)]
+pub struct WithoutReserve {
+    uid: libc::uid_t,
+}
+
+/// The overflow user, who owns nothing.
+const NOBODY: libc::uid_t = 65534;
+
+impl WithoutReserve {
+    /// Begins, unless `caller` is root, whose the reserve is.
+    pub fn for_caller(caller: u32) -> Option<WithoutReserve> {
+        // SAFETY: setfsuid changes a number of this thread and takes no pointer.
+        (caller != 0)
+            .then(|| WithoutReserve { uid: unsafe { libc::setfsuid(NOBODY) } as libc::uid_t })
+    }
+}
+
+impl Drop for WithoutReserve {
+    fn drop(&mut self) {
+        // SAFETY: as in `for_caller`.
+        unsafe { libc::setfsuid(self.uid) };
+    }
 }
