@@ -124,7 +124,7 @@ pub(super) fn word(source: &Source, key: &str, text: &str) -> Result<()> {
 
 /// `/run/spoolfs/monitor` for `/var/lib/spoolfs/monitor`. Any other place gets a few digits of
 /// its own, so that two of them that end in the same name do not share an operation log.
-fn default_runtime_dir(state_dir: &Path) -> PathBuf {
+pub(super) fn default_runtime_dir(state_dir: &Path) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let usual = state_dir.strip_prefix("/var/lib/spoolfs").ok();
     let name = match (usual.map(|rest| rest.components().count()), state_dir.file_name()) {

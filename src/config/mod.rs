@@ -7,6 +7,7 @@
 mod check;
 mod environment;
 mod error;
+mod essentials;
 mod keys;
 mod paths;
 mod raw;
@@ -15,6 +16,7 @@ mod target;
 
 pub use environment::Environment;
 pub use error::ConfigError;
+pub use essentials::Essentials;
 pub use keys::{KEYS, Key, Kind};
 pub use paths::{beneath, resolve};
 pub use target::{Scheme, Target};

@@ -1,9 +1,10 @@
 //! The composition root: puts the rooms together, runs until told to stop, takes them apart.
 
+pub(crate) mod alarm;
 mod archive;
 mod commands;
 mod ground;
-mod notify;
+pub(crate) mod notify;
 pub mod setup;
 mod space;
 
@@ -108,6 +109,13 @@ pub fn run(config: Config) -> Result<()> {
     let space = space::watch(daemon.clone())?;
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
+    if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
+        tracing::warn!(
+            seconds = alarm.since.age_at(daemon.clock.now()).as_secs(),
+            reason = alarm.reason,
+            "calls were recorded into the plain directory; what is there is adopted now"
+        );
+    }
 
     let unmounted_by_others = wait(&runtime, &end, || {
         notify("RELOADING=1");

@@ -3,9 +3,13 @@
 #![allow(unsafe_code)]
 
 pub mod fuse;
+mod handover;
+
+pub use handover::{place_descriptors, same_open_file};
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Who must not have a file open for a lease on it to be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,4 +83,31 @@ impl Drop for WithoutReserve {
         // SAFETY: as in `for_caller`.
         unsafe { libc::setfsuid(self.uid) };
     }
+/// The first descriptor that a service manager hands over (sd_listen_fds(3)).
+const FIRST_FROM_EXEC: RawFd = 3;
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Takes the descriptors that were open from number 3 on when this program was executed, and sets
+/// them to be closed at the next exec. Only the first call gets them, later ones get none.
+///
+/// The caller must know from its environment (`$LISTEN_PID`, `$LISTEN_FDS`) that they were placed
+/// there for it: then nothing in this process has opened those numbers itself.
+///
+/// # Errors
+/// One of them is not open. None is taken then.
+pub fn descriptors_from_exec(count: usize) -> io::Result<Vec<OwnedFd>> {
+    if count == 0 || TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let last = FIRST_FROM_EXEC.saturating_add(RawFd::try_from(count).map_err(io::Error::other)?);
+    for number in FIRST_FROM_EXEC..last {
+        // SAFETY: F_SETFD takes an int and no pointer; a number that is not open gives EBADF.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: every number was just seen to be open, was open before this program began, so that
+    // no other owner exists, and is taken once only, which `TAKEN` ensures.
+    Ok((FIRST_FROM_EXEC..last).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
