@@ -20,9 +20,8 @@ const FRAME: usize = 8;
 /// Version, phase, sequence number, reference in front of the operation.
 const HEAD: usize = 18;
 
-/// Segments that stay though all that is in them is in the catalog, the active one included: a
-/// daemon that dies at its start leaves one behind without having answered anything.
-const SEGMENTS_KEPT: usize = 3;
+/// Segments that stay though all that is in them is in the catalog, the active one included.
+const SEGMENTS_KEPT: usize = 2;
 
 /// No record is longer: names and extended attributes are bounded by the kernel.
 const RECORD_MAX: u64 = 1 << 20;
@@ -156,8 +155,23 @@ impl Log {
         for open in log.open.values_mut() {
             open.orphan = !open.settled;
         }
+        log.drop_empty()?;
         log.rotate()?;
         Ok((log, replay))
+    }
+
+    /// A daemon that died before it logged anything left an empty segment: not worth the place of
+    /// one that is kept.
+    fn drop_empty(&mut self) -> std::io::Result<()> {
+        while let Some(last) = self.segments.back() {
+            let path = segment_path(&self.dir, last.number);
+            if std::fs::metadata(&path)?.len() > 0 {
+                break;
+            }
+            std::fs::remove_file(path)?;
+            self.segments.pop_back();
+        }
+        Ok(())
     }
 
     fn read_segment(&mut self, bytes: &[u8], number: u64, replay: &mut Replay) -> u64 {
@@ -300,7 +314,7 @@ impl Log {
 
     /// Takes out the segments that are not needed once everything up to `committed` is in the
     /// catalog; the caller removes the files. Intents still open in them are written anew. The
-    /// last few stay: a request that was done but not answered may be sent to the next daemon.
+    /// last stays: a request that was done but not answered may be sent to the next daemon.
     pub(super) fn retire(&mut self, committed: u64) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         while self.segments.len() > SEGMENTS_KEPT {

@@ -147,6 +147,14 @@ impl Catalog {
         failing.then(|| format!("the operation log in {dir} can not be written; free space there"))
     }
 
+    /// Waits for a database that could not be opened at first, for a while. Only for a start.
+    pub fn usable_within(&self, patience: std::time::Duration) {
+        let until = std::time::Instant::now() + patience;
+        while self.shared.trouble.lock().is_some() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Whether something may be missing in the catalog that only a look at the whole lower
     /// directory brings back: a new or restored database, a full or damaged log.
     pub fn reconcile_due(&self) -> bool {

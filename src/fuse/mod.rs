@@ -11,7 +11,7 @@ mod errno;
 mod mount;
 
 pub use connection::Connection;
-pub use mount::{Mounted, mount_points_below, unmount};
+pub use mount::{Mounted, detach, mount_points_below, own_mounts_at, unmount};
 
 use crate::limits::FUSE_THREADS;
 use crate::sys;
@@ -76,7 +76,8 @@ impl Server {
     pub fn take_over(
         vfs: Arc<Vfs>,
         mountpoint: &Path,
-        (device, mut connection): (OwnedFd, Connection),
+        device: OwnedFd,
+        mut connection: Connection,
         resumption: Resumption,
     ) -> io::Result<Server> {
         let (sessions, other) = connection.init_again()?;

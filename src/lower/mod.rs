@@ -42,8 +42,9 @@ pub enum LowerError {
         /// What it said.
         source: std::io::Error,
     },
-    /// Somebody has the file open for writing, or mapped it writable.
-    #[error("{path}: a program has it open for writing")]
+    /// Somebody has the file open for writing or mapped it writable; or, where it is to be taken
+    /// away, has it open at all.
+    #[error("{path}: a program has it open")]
     Busy {
         /// Path relative to the mount.
         path: PathBuf,

@@ -51,6 +51,17 @@ impl Lower {
     }
 }
 
+impl Quiet {
+    /// Closes the file and gives what it was, if nobody else has it open, not even for reading.
+    ///
+    /// # Errors
+    /// `Busy` if somebody has.
+    pub fn alone(self, path: &Path) -> Result<LowerStat> {
+        under_lease(&self.file, Lease::Alone, path, || Ok(()))?;
+        Ok(self.stat)
+    }
+}
+
 /// Runs `look` while the kernel guarantees that nobody has the file open as `lease` says. Who
 /// opens it waits meanwhile, so `look` must take microseconds only.
 pub(super) fn under_lease<T>(

@@ -83,6 +83,8 @@ impl Drop for WithoutReserve {
         // SAFETY: as in `for_caller`.
         unsafe { libc::setfsuid(self.uid) };
     }
+}
+
 /// The first descriptor that a service manager hands over (sd_listen_fds(3)).
 const FIRST_FROM_EXEC: RawFd = 3;
 
@@ -110,4 +112,19 @@ pub fn descriptors_from_exec(count: usize) -> io::Result<Vec<OwnedFd>> {
     // SAFETY: every number was just seen to be open, was open before this program began, so that
     // no other owner exists, and is taken once only, which `TAKEN` ensures.
     Ok((FIRST_FROM_EXEC..last).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
+
+/// Gives up, for all threads started later, what lets a process use the blocks reserved for root
+/// whoever it writes for (CAP_SYS_RESOURCE); user 0 may still use them.
+pub fn give_up_reserve() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let given_up = capabilities(None).and_then(|mut sets| {
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        sets.permitted.remove(CapabilitySet::SYS_RESOURCE);
+        sets.inheritable.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets)
+    });
+    if let Err(errno) = given_up {
+        tracing::warn!(%errno, "a capability could not be given up: calls may use root's reserve");
+    }
 }

@@ -26,7 +26,7 @@ pub use attrs::SetAttr;
 pub use handle::OpenKind;
 pub use listing::ListEntry;
 pub use open::Opened;
-pub use resume::{Before, Resumption};
+pub use resume::Resumption;
 pub use workers::{Waits, Workers};
 
 use crate::catalog::{Catalog, CatalogError, Op};
@@ -40,7 +40,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,6 +172,22 @@ pub struct Entry {
     pub attr: Attr,
 }
 
+/// What a file system is made of.
+pub struct Parts {
+    /// The lower directory.
+    pub lower: Arc<Lower>,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// The archive.
+    pub archive: Arc<dyn Archive>,
+    /// Source of time.
+    pub clock: SharedClock,
+    /// Threads for requests that may wait.
+    pub workers: Workers,
+    /// Where the table of what the kernel has open is kept; without it nobody can take over.
+    pub runtime: Option<PathBuf>,
+}
+
 /// The file system of one mount.
 pub struct Vfs {
     lower: Arc<Lower>,
@@ -191,34 +207,20 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    /// The file system over `lower`. What the kernel opens is noted in the runtime directory
-    /// `runtime`; without one, nobody can take this mount over.
+    /// The file system over a lower directory.
     ///
     /// # Errors
     /// If the table of open files can not be made.
-    pub fn new(
-        lower: Arc<Lower>,
-        catalog: Arc<Catalog>,
-        archive: Arc<dyn Archive>,
-        clock: SharedClock,
-        workers: Workers,
-        runtime: Option<&Path>,
-    ) -> std::io::Result<Vfs> {
-        let table = match runtime {
+    pub fn new(parts: Parts) -> std::io::Result<Vfs> {
+        let table = match &parts.runtime {
             Some(dir) => Table::open(&dir.join(TABLE_FILE), false)?.0,
             None => Table::in_memory(),
         };
-        Ok(Vfs::with_table(lower, catalog, archive, clock, workers, table))
+        Ok(Vfs::with_table(parts, table))
     }
 
-    fn with_table(
-        lower: Arc<Lower>,
-        catalog: Arc<Catalog>,
-        archive: Arc<dyn Archive>,
-        clock: SharedClock,
-        workers: Workers,
-        table: Table,
-    ) -> Vfs {
+    fn with_table(parts: Parts, table: Table) -> Vfs {
+        let Parts { lower, catalog, archive, clock, workers, runtime: _ } = parts;
         Vfs {
             inodes: Inodes::new(&lower),
             handles: Handles::new(table),

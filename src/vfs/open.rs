@@ -326,7 +326,12 @@ impl Vfs {
         Ok(Some(OpenFile { file, keep_cache: same && !truncate }))
     }
 
-    pub(super) fn lower_file(&self, inode: &Inode, place: &Place, flags: OFlags) -> Result<Option<File>> {
+    pub(super) fn lower_file(
+        &self,
+        inode: &Inode,
+        place: &Place,
+        flags: OFlags,
+    ) -> Result<Option<File>> {
         match self.whereabouts(inode, place)? {
             Whereabouts::Root(_) => Err(Errno::ISDIR.into()),
             Whereabouts::Held(_) => Ok(Some(self.lower.open_held(inode.id, flags)?)),

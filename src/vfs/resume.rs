@@ -3,41 +3,28 @@
 
 use super::inode::{Inode, Mode, Place};
 use super::table::{Record, Table, Use};
-use super::{Archive, Caller, Entry, Result, TABLE_FILE, Vfs, Workers};
-use crate::catalog::{Catalog, Op};
-use crate::clock::SharedClock;
-use crate::lower::{Lower, stat_file};
+use super::{Caller, Entry, Parts, Result, TABLE_FILE, Vfs};
+use crate::catalog::Op;
+use crate::lower::stat_file;
 use crate::recording::{Kind, NodeId};
 use rustix::fs::OFlags;
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 
-/// What a predecessor left behind.
-#[derive(Debug)]
-pub struct Before {
-    /// The catalog's mark when the connection began.
-    pub mark: u64,
-}
-
 impl Vfs {
-    /// The file system over `lower`, as a predecessor left it. To be called with the catalog's
-    /// undecided operations settled; no request may be answered before [`Vfs::resume`].
+    /// The file system over a lower directory, as a predecessor left it. `mark` is the catalog's
+    /// when the connection began. To be called with the catalog's undecided operations settled;
+    /// no request may be answered before [`Vfs::resume`].
     ///
     /// # Errors
     /// If the table of open files can not be read.
-    pub fn resumed(
-        lower: Arc<Lower>,
-        catalog: Arc<Catalog>,
-        archive: Arc<dyn Archive>,
-        clock: SharedClock,
-        workers: Workers,
-        runtime: &Path,
-        before: &Before,
-    ) -> std::io::Result<(Vfs, Resumption)> {
-        let (table, records) = Table::open(&runtime.join(TABLE_FILE), true)?;
-        let vfs = Vfs::with_table(lower, catalog, archive, clock, workers, table);
-        *vfs.answers.lock() = vfs.catalog.answers(before.mark);
+    pub fn resumed(parts: Parts, mark: u64) -> std::io::Result<(Vfs, Resumption)> {
+        let (table, records) = match &parts.runtime {
+            Some(dir) => Table::open(&dir.join(TABLE_FILE), true)?,
+            None => (Table::in_memory(), Vec::new()),
+        };
+        let vfs = Vfs::with_table(parts, table);
+        *vfs.answers.lock() = vfs.catalog.answers(mark);
         Ok((vfs, Resumption { records }))
     }
 
