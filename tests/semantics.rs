@@ -760,3 +760,71 @@ fn regression_a_listing_can_be_left_and_taken_up_again() {
         assert_eq!(next, names[at], "at {at}");
     }
 }
+
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// Owner, group, group 33, mask and others, in the form the kernel takes.
+fn access_list(may: [u16; 5]) -> Vec<u8> {
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for ((tag, id), may) in
+        [(1_u16, u32::MAX), (4, u32::MAX), (8, 33), (16, u32::MAX), (32, u32::MAX)].iter().zip(may)
+    {
+        list.extend(tag.to_le_bytes());
+        list.extend(may.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+#[test]
+fn regression_mode_and_acl_of_a_released_recording_follow_each_other() {
+    if support::no_mount("regression_mode_and_acl_of_a_released_recording_follow_each_other") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+    let list = || {
+        let mut value = vec![0; 200];
+        let len = rustix::fs::getxattr(&path, ACCESS_LIST, &mut value[..])?;
+        value.truncate(len);
+        Ok::<_, Errno>(value)
+    };
+    let set = |list: &[u8]| rustix::fs::setxattr(&path, ACCESS_LIST, list, XattrFlags::empty());
+    // The same steps twice: on the lower file system, which sets the example, and released.
+    let steps = |released: bool| {
+        let mut seen = Vec::new();
+        let mut note = || seen.push((mode(), list()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        set(&access_list([6, 4, 7, 6, 0])).unwrap();
+        note();
+        if released {
+            release(&mount, &path);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2715)).unwrap();
+        note();
+        set(&access_list([7, 0, 5, 4, 1])).unwrap();
+        note();
+        // Says no more than a mode: none is kept.
+        set(&access_list([6, 4, 0, 0, 4])[..4 + 2 * 8]).unwrap_err();
+        let plain = access_list([6, 4, 0, 0, 4]);
+        set(&[&plain[..4 + 2 * 8], &plain[4 + 4 * 8..]].concat()).unwrap();
+        note();
+        rustix::fs::removexattr(&path, ACCESS_LIST).unwrap();
+        note();
+        set(&access_list([6, 4, 7, 5, 0])).unwrap();
+        note();
+        if released {
+            assert_eq!(xattr(&path, "user.spoolfs.source").as_deref(), Some("archive"));
+            command(&mount, "recall", &path);
+        }
+        note();
+        rustix::fs::removexattr(&path, ACCESS_LIST).unwrap();
+        note();
+        seen
+    };
+    fs::write(&path, b"audio").unwrap();
+    let example = steps(false);
+    assert_eq!(example[1], (0o2715, Ok(access_list([7, 4, 7, 1, 5]))));
+    assert_eq!(steps(true), example);
+}

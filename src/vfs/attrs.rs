@@ -1,5 +1,6 @@
 //! chmod, chown, utimens, truncate.
 
+use super::acl;
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
 use super::{Patience, Result, Vfs, VfsError};
@@ -145,6 +146,9 @@ impl Vfs {
             ctime: now,
             ..row.attr.clone()
         };
+        if let Some(mode) = set.mode {
+            self.list_follows_mode(row, mode);
+        }
         self.catalog.record(Op::SetAttr {
             id: row.id,
             attr: attr.clone(),
@@ -152,6 +156,17 @@ impl Vfs {
             before: None,
         });
         released_attr(&NodeRow { attr, ..row.clone() })
+    }
+
+    fn list_follows_mode(&self, row: &NodeRow, mode: u32) {
+        let mut xattrs = row.xattrs.clone();
+        let list = xattrs.iter_mut().find(|(key, _)| key == acl::ACCESS);
+        if let Some((_, list)) = list
+            && let Some(new) = acl::with_mode(list, mode)
+        {
+            *list = new;
+            self.catalog.record(Op::SetXattrs { id: row.id, xattrs });
+        }
     }
 
     fn truncate(

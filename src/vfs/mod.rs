@@ -8,6 +8,7 @@
 //! A name is looked up below first; only what is not there can be a released recording, and the
 //! catalog knows those. docs/SEMANTICS.md is the contract.
 
+mod acl;
 mod attrs;
 mod handle;
 mod inode;

@@ -2,10 +2,10 @@
 
 use super::inode::{Inode, Place};
 use super::lookup::{Found, Whereabouts};
-use super::{Result, Vfs};
+use super::{Result, Vfs, acl};
 use crate::catalog::{NodeRow, ObjectState, Op};
 use crate::lower::{Dir, visible_xattr};
-use crate::recording::{Kind, NodeId, State};
+use crate::recording::{Attr, Kind, NodeId, State};
 use rustix::io::Errno;
 
 const VIRTUAL: &[u8] = b"user.spoolfs.";
@@ -67,7 +67,7 @@ impl Vfs {
     /// Sets an attribute.
     ///
     /// # Errors
-    /// `OPNOTSUPP` for `user.spoolfs.*`, and for an ACL of a released recording.
+    /// `OPNOTSUPP` for `user.spoolfs.*`.
     pub fn setxattr(&self, id: NodeId, key: &[u8], value: &[u8], flags: u32) -> Result<()> {
         self.change(id, key, &|dir, name| dir.setxattr(name, key, value, flags), &|xattrs| {
             let at = xattrs.iter().position(|(k, _)| k == key);
@@ -89,8 +89,12 @@ impl Vfs {
     /// `NODATA` if there is none.
     pub fn removexattr(&self, id: NodeId, key: &[u8]) -> Result<()> {
         self.change(id, key, &|dir, name| dir.removexattr(name, key), &|xattrs| {
-            let at = xattrs.iter().position(|(k, _)| k == key).ok_or(Errno::NODATA)?;
-            xattrs.remove(at);
+            match xattrs.iter().position(|(k, _)| k == key) {
+                Some(at) => drop(xattrs.remove(at)),
+                // No access list is as good as one that was removed.
+                None if key == acl::ACCESS => {}
+                None => return Err(Errno::NODATA),
+            }
             Ok(())
         })
     }
@@ -118,11 +122,17 @@ impl Vfs {
                 self.follow_ctime(&inode, &dir, &name, &before);
                 Ok(())
             }
-            // An ACL moves permission bits; the lower file system does that, the catalog not.
-            Owner::Released(_) if key.starts_with(b"system.") => Err(Errno::OPNOTSUPP.into()),
+            Owner::Released(_) if key.starts_with(b"system.") && key != acl::ACCESS => {
+                Err(Errno::OPNOTSUPP.into())
+            }
             Owner::Released(mut row) => {
                 released(&mut row.xattrs)?;
+                let mode = mode_follows_list(&mut row.xattrs, row.attr.mode);
                 self.catalog.record(Op::SetXattrs { id, xattrs: row.xattrs });
+                if let Some(mode) = mode {
+                    let attr = Attr { mode, ctime: self.clock.now(), ..row.attr };
+                    self.catalog.record(Op::SetAttr { id, attr, version: None, before: None });
+                }
                 Ok(())
             }
         }
@@ -181,4 +191,15 @@ impl Vfs {
             .collect();
         if lines.is_empty() { Err(Errno::NODATA.into()) } else { Ok(lines.join("\n")) }
     }
+}
+
+/// The mode that an access list brings with it, if it has to change. A list that says no more
+/// than the mode is not kept.
+fn mode_follows_list(xattrs: &mut Xattrs, mode: u32) -> Option<u32> {
+    let at = xattrs.iter().position(|(key, _)| key == acl::ACCESS)?;
+    let (new, plain) = acl::mode_with(&xattrs.get(at)?.1, mode)?;
+    if plain {
+        xattrs.remove(at);
+    }
+    (new != mode).then_some(new)
 }
