@@ -828,3 +828,26 @@ fn regression_mode_and_acl_of_a_released_recording_follow_each_other() {
     assert_eq!(example[1], (0o2715, Ok(access_list([7, 4, 7, 1, 5]))));
     assert_eq!(steps(true), example);
 }
+
+#[test]
+fn regression_large_xattrs_of_a_released_recording_are_refused() {
+    if support::no_mount("regression_large_xattrs_of_a_released_recording_are_refused") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    release(&mount, &path);
+    let set = |name: &str, len: usize| {
+        rustix::fs::setxattr(&path, name, &vec![b'x'; len], XattrFlags::empty())
+    };
+    assert_eq!(set("user.note", 3_072), Err(Errno::NOSPC));
+    assert_eq!(set("user.note", 3_072 - "user.note".len() + 1), Err(Errno::NOSPC));
+    assert_eq!(xattr(&path, "user.note"), None, "nothing is left of what was refused");
+    set("user.note", 3_072 - "user.note".len()).unwrap();
+    assert_eq!(set("user.more", 1), Err(Errno::NOSPC));
+    // It could be recalled only if the lower file system takes as much.
+    command(&mount, "recall", &path);
+    assert_eq!(xattr(&path, "user.note").map(|v| v.len()), Some(3_072 - "user.note".len()));
+    assert_eq!(xattr(&path, "user.more"), None);
+}
