@@ -851,3 +851,74 @@ fn regression_large_xattrs_of_a_released_recording_are_refused() {
     assert_eq!(xattr(&path, "user.note").map(|v| v.len()), Some(3_072 - "user.note".len()));
     assert_eq!(xattr(&path, "user.more"), None);
 }
+
+#[test]
+fn regression_attributes_of_what_has_lost_its_last_name() {
+    if support::no_mount("regression_attributes_of_what_has_lost_its_last_name") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let change_everything = |file: &File| {
+        use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        rustix::fs::fchmod(file, Mode::from_raw_mode(0o640)).unwrap();
+        rustix::fs::fchown(file, Some(Uid::from_raw(33)), Some(Gid::from_raw(44))).unwrap();
+        let time = |tv_sec| Timespec { tv_sec, tv_nsec: 9 };
+        let times = Timestamps { last_access: time(5), last_modification: time(1_000_000) };
+        rustix::fs::futimens(file, &times).unwrap();
+        let m = file.metadata().unwrap();
+        assert_eq!((m.mode() & 0o7777, m.uid(), m.gid()), (0o640, 33, 44));
+        assert_eq!((m.atime(), m.mtime(), m.mtime_nsec()), (5, 1_000_000, 9));
+
+        let set = |flags| rustix::fs::fsetxattr(file, "trusted.note", b"kept", flags);
+        let get = || {
+            let mut value = [0; 20];
+            rustix::fs::fgetxattr(file, "trusted.note", &mut value[..])
+                .map(|len| value[..len] == *b"kept")
+        };
+        assert_eq!(get(), Err(Errno::NODATA));
+        set(XattrFlags::CREATE).unwrap();
+        assert_eq!(set(XattrFlags::CREATE), Err(Errno::EXIST));
+        assert_eq!(get(), Ok(true));
+        let mut list = [0; 200];
+        let len = rustix::fs::flistxattr(file, &mut list[..]).unwrap();
+        assert_eq!(&list[..len], b"trusted.note\0");
+        rustix::fs::fremovexattr(file, "trusted.note").unwrap();
+        assert_eq!(rustix::fs::fremovexattr(file, "trusted.note"), Err(Errno::NODATA));
+        assert_eq!(get(), Err(Errno::NODATA));
+    };
+    let open = |path: &Path| {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap()
+    };
+
+    let directory = mount.path("removed");
+    fs::create_dir(&directory).unwrap();
+    let removed = open(&directory);
+    fs::remove_dir(&directory).unwrap();
+    change_everything(&removed);
+    removed.sync_all().unwrap();
+
+    for name in ["replaced", "other"] {
+        fs::create_dir(mount.path(name)).unwrap();
+    }
+    let replaced = open(&mount.path("replaced"));
+    fs::rename(mount.path("other"), mount.path("replaced")).unwrap();
+    change_everything(&replaced);
+
+    let fifo = mount.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    let pipe = open(&fifo);
+    fs::remove_file(&fifo).unwrap();
+    change_everything(&pipe);
+
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    release(&mount, &path);
+    let mut reader = open(&path);
+    fs::remove_file(&path).unwrap();
+    change_everything(&reader);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "audio");
+}

@@ -1,6 +1,8 @@
 //! POSIX access lists of released recordings, where no file system keeps list and mode in step.
 //! The form is that of `linux/posix_acl_xattr.h`; what follows what is in `acl(5)`.
 
+use super::xattrs::Xattrs;
+
 /// The attribute that holds the access list.
 pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
 
@@ -30,7 +32,7 @@ fn entries(list: &[u8]) -> Option<Vec<Entry>> {
 
 /// What chmod makes of an access list: the group's bits go to the mask, if it has one.
 /// `None` if it is no list.
-pub(super) fn with_mode(list: &[u8], mode: u32) -> Option<Vec<u8>> {
+fn with_mode(list: &[u8], mode: u32) -> Option<Vec<u8>> {
     let mut entries = entries(list)?;
     let masked = entries.iter().any(|e| e.tag == MASK);
     let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
@@ -52,12 +54,33 @@ pub(super) fn with_mode(list: &[u8], mode: u32) -> Option<Vec<u8>> {
 
 /// What setting an access list makes of the mode, and whether the list says no more than that: it
 /// is not kept then. `None` if it is no list.
-pub(super) fn mode_with(list: &[u8], mode: u32) -> Option<(u32, bool)> {
+fn mode_with(list: &[u8], mode: u32) -> Option<(u32, bool)> {
     let entries = entries(list)?;
     let bits = |tag| entries.iter().find(|e| e.tag == tag).map(|e| u32::from(e.may & 7));
     let group = bits(MASK).or(bits(GROUP))?;
     let plain = entries.iter().all(|e| matches!(e.tag, OWNER | GROUP | OTHER));
     Some((mode & !0o777 | bits(OWNER)? << 6 | group << 3 | bits(OTHER)?, plain))
+}
+
+/// After chmod: whether a list had to follow.
+pub(super) fn list_follows_mode(xattrs: &mut Xattrs, mode: u32) -> bool {
+    let list = xattrs.iter_mut().find(|(key, _)| key == ACCESS).map(|(_, list)| list);
+    let Some(list) = list else { return false };
+    let Some(new) = with_mode(list, mode) else { return false };
+    let moved = *list != new;
+    *list = new;
+    moved
+}
+
+/// The mode that an access list brings with it, if it has to change. A list that says no more
+/// than the mode is not kept.
+pub(super) fn mode_follows_list(xattrs: &mut Xattrs, mode: u32) -> Option<u32> {
+    let at = xattrs.iter().position(|(key, _)| key == ACCESS)?;
+    let (new, plain) = mode_with(&xattrs.get(at)?.1, mode)?;
+    if plain {
+        xattrs.remove(at);
+    }
+    (new != mode).then_some(new)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 mod acl;
 mod attrs;
+mod ghost;
 mod handle;
 mod inode;
 mod listing;
