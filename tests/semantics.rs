@@ -10,6 +10,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 
@@ -921,4 +922,44 @@ fn regression_attributes_of_what_has_lost_its_last_name() {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "audio");
+}
+
+#[test]
+fn regression_a_recall_meets_chmod_and_setxattr() {
+    if support::no_mount("regression_a_recall_meets_chmod_and_setxattr") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    for round in 0..10 {
+        release(&mount, &path);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                let mut last = (0, "");
+                // At least one: the recall may be over before this begins.
+                for mode in (0o600..0o700).cycle() {
+                    let (set, removed) =
+                        if mode % 2 == 0 { ("user.a", "user.b") } else { ("user.b", "user.a") };
+                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                    rustix::fs::setxattr(&path, set, b"x", XattrFlags::empty()).unwrap();
+                    let _not_there_at_first = rustix::fs::removexattr(&path, removed);
+                    last = (mode, set);
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                last
+            });
+            let recalled = mount.cli(["recall".as_ref(), path.as_os_str()]);
+            stop.store(true, Ordering::Relaxed);
+            let (mode, set) = changes.join().unwrap();
+            assert!(recalled.status.success(), "round {round}: {recalled:?}");
+            assert_eq!(xattr(&path, "user.spoolfs.source").as_deref(), Some("local"));
+            assert_eq!(look(&path).mode & 0o7777, mode, "round {round}");
+            let has = |name| xattr(&path, name).is_some();
+            assert_eq!((has("user.a"), has("user.b")), (set == "user.a", set == "user.b"));
+        });
+    }
 }

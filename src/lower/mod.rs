@@ -19,7 +19,7 @@ pub use dir::{
 };
 pub use pinned::Pinned;
 pub use quiet::Quiet;
-pub use stage::Stage;
+pub use stage::{Looks, Stage};
 
 use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
