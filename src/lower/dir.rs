@@ -233,7 +233,7 @@ impl Dir {
     }
 
     /// A descriptor that only names the file, whatever becomes of its name.
-    fn pin(&self, name: &[u8]) -> Result<OwnedFd> {
+    pub(super) fn pin(&self, name: &[u8]) -> Result<OwnedFd> {
         self.open2(self.name(name)?, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
     }
 

@@ -8,6 +8,7 @@
 mod dir;
 mod held;
 mod identity;
+mod pinned;
 mod private;
 mod quiet;
 mod retire;
@@ -16,8 +17,9 @@ mod stage;
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
 };
+pub use pinned::Pinned;
 pub use quiet::Quiet;
-pub use stage::Stage;
+pub use stage::{Looks, Stage};
 
 use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -1,9 +1,10 @@
 //! The nodes the kernel knows.
 
+use super::ghost::Ghost;
 use crate::lower::{Dir, Lower};
-use crate::recording::{Attr, Kind, LowerVersion, NodeId};
+use crate::recording::{Kind, LowerVersion, NodeId};
 use moka::sync::Cache;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{MappedRwLockWriteGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 const OPEN_DIRS: u64 = 1024;
 
 /// Where a node is to be found below.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Place {
     /// The root itself.
     Root,
@@ -21,9 +22,9 @@ pub(super) enum Place {
     Held,
     /// This name is gone; the catalog may know another.
     Lost,
-    /// Its last name is gone, and no file is open: what it showed last, for who still refers to
-    /// it (a working directory, an open FIFO).
-    Gone(Box<Attr>),
+    /// Its last name is gone, and no file is open: for who still refers to it (a working
+    /// directory, an open FIFO).
+    Gone(Box<Ghost>),
 }
 
 impl Place {
@@ -85,6 +86,18 @@ impl Inode {
     /// It is about to move.
     pub fn moving(&self) -> RwLockWriteGuard<'_, Place> {
         self.place.write()
+    }
+
+    /// What is left of it, if its last name is gone: to be changed.
+    pub fn ghost(&self) -> Option<MappedRwLockWriteGuard<'_, Ghost>> {
+        if !matches!(*self.place(), Place::Gone(_)) {
+            return None;
+        }
+        let ghost = RwLockWriteGuard::try_map(self.moving(), |place| match place {
+            Place::Gone(ghost) => Some(&mut **ghost),
+            _ => None,
+        });
+        ghost.ok()
     }
 
     /// Whether `name` in `parent` is where the node is looked for.

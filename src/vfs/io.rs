@@ -108,7 +108,11 @@ impl Vfs {
     /// # Errors
     /// As `fsync`.
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
-        let dir = { self.dir(&*self.inode(id)?)? };
+        let inode = self.inode(id)?;
+        if matches!(*inode.place(), Place::Gone(_)) {
+            return Ok(());
+        }
+        let dir = self.dir(&inode)?;
         Ok(rustix::fs::fsync(&dir.as_file()?)?)
     }
 

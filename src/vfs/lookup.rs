@@ -90,8 +90,8 @@ impl Vfs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
         let place = inode.place();
-        if let Place::Gone(attr) = &*place {
-            return Ok((**attr).clone());
+        if let Place::Gone(ghost) = &*place {
+            return Ok(ghost.attr());
         }
         match self.whereabouts(inode, &place)? {
             Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),

@@ -8,7 +8,9 @@
 //! A name is looked up below first; only what is not there can be a released recording, and the
 //! catalog knows those. docs/SEMANTICS.md is the contract.
 
+mod acl;
 mod attrs;
+mod ghost;
 mod handle;
 mod inode;
 mod io;

@@ -1,5 +1,6 @@
 //! Making and removing names.
 
+use super::ghost::Ghost;
 use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
@@ -246,6 +247,7 @@ impl Vfs {
             &found,
             Op::Unlink { parent: parent.id, name: name.to_vec(), id, last, at: self.clock.now() },
         )?;
+        let ghost = last.then(|| Ghost::of(&dir, name, &found));
         let removed = match &found {
             Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
             Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
@@ -253,9 +255,8 @@ impl Vfs {
         };
         self.settle(intent, removed.is_ok());
         let held = removed?.then_some(id);
-        let attr = last.then(|| found.into_attr());
         let node = inode.as_deref().zip(place.as_deref_mut());
-        self.name_is_gone(node, (parent.id, name), held, attr);
+        self.name_is_gone(node, (parent.id, name), held, ghost);
         Ok(())
     }
 
@@ -288,21 +289,21 @@ impl Vfs {
 
     /// After a name was removed, while its node may not move: where the node is now, if the kernel
     /// knows it, and what becomes of a copy that is `held` in the private directory. `last` is
-    /// what the node showed, if this was its last name.
+    /// what is left of the node, if this was its last name.
     pub(super) fn name_is_gone(
         &self,
         node: Option<(&Inode, &mut Place)>,
         (parent, name): (NodeId, &[u8]),
         held: Option<NodeId>,
-        last: Option<Attr>,
+        last: Option<Ghost>,
     ) {
         let mut wanted = false;
         if let Some((inode, place)) = node {
             wanted = held.is_some() && inode.opens.lock().handles > 0;
             if wanted {
                 *place = Place::Held;
-            } else if let Some(attr) = last {
-                *place = Place::Gone(Box::new(Attr { nlink: 0, ..attr }));
+            } else if let Some(ghost) = last {
+                *place = Place::Gone(Box::new(ghost));
             } else if place.is(parent, name) {
                 *place = Place::Lost;
             }
@@ -348,13 +349,14 @@ impl Vfs {
                 at: self.clock.now(),
             },
         )?;
+        let ghost = Ghost::of(&dir, name, &found);
         let removed = dir.rmdir(name);
         self.settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);
         if let Some(inode) = self.inodes.get(id) {
             let node = (&*inode, &mut *inode.moving());
-            self.name_is_gone(Some(node), (parent.id, name), None, Some(found.into_attr()));
+            self.name_is_gone(Some(node), (parent.id, name), None, Some(ghost));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::lookup::{Found, Whereabouts};
 use super::table::{Record, Use};
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
-use crate::lower::{Dir, LowerStat, identify_file, stat_file};
+use crate::lower::{Dir, Looks, LowerStat, identify_file, stat_file};
 use crate::recording::{Kind, LowerVersion, NodeId};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -375,7 +375,6 @@ impl Vfs {
     /// A released recording is opened with O_TRUNC: an empty local file takes its place, and
     /// nothing is fetched. What was archived stays in the archive.
     fn begin_anew(&self, inode: &Arc<Inode>) -> Result<()> {
-        let row = self.catalog.node(inode.id)?.ok_or(Errno::STALE)?;
         let path = self.path_of(inode);
         let stage = self.lower.stage(inode.id)?;
         let (parent, name) = match &*inode.place() {
@@ -383,10 +382,11 @@ impl Vfs {
             _ => return Err(Errno::STALE.into()),
         };
         let wanted = || {
-            inode.is_at(parent.id, &name)
-                && matches!(self.catalog.lookup(parent.id, &name), Ok(Some(r)) if r.id == inode.id)
+            let row = self.catalog.lookup(parent.id, &name).ok().flatten()?;
+            let here = row.id == inode.id && inode.is_at(parent.id, &name);
+            here.then_some(Looks { attr: row.attr, xattrs: row.xattrs })
         };
-        match self.lower.install(stage, (parent.id, &path), &row.attr, &row.xattrs, &wanted) {
+        match self.lower.install(stage, (parent.id, &path), &wanted) {
             Ok(_) => {
                 self.catalog.record(Op::Opened { id: inode.id });
                 Ok(())

@@ -1,6 +1,7 @@
 //! Going on with a connection that a predecessor began: what the kernel has open is opened again,
 //! and a request that was done but not answered is answered, not done again.
 
+use super::ghost::Ghost;
 use super::inode::{Inode, Mode, Place};
 use super::table::{Record, Table, Use};
 use super::{Caller, Entry, Parts, Result, TABLE_FILE, Vfs};
@@ -115,7 +116,7 @@ impl Vfs {
         }
         self.inode(id).unwrap_or_else(|_| {
             let place = match self.catalog.node(id) {
-                Ok(Some(row)) => Place::Gone(Box::new(row.attr)),
+                Ok(Some(row)) => Place::Gone(Box::new(Ghost::of_row(row))),
                 _ => Place::Lost,
             };
             self.inodes.intern(id, Kind::File, place, 1)
