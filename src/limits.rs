@@ -159,3 +159,11 @@ pub const KEEPER_LOOK: Duration = Duration::from_secs(1);
 pub const NOTIFICATION_BYTES_MAX: usize = 4096;
 /// Parents looked at to find out whether a notification comes from our child.
 pub const ANCESTORS_MAX: usize = 32;
+/// Longest wait for the service manager to take what it is to keep.
+pub const HANDOVER_BARRIER: Duration = Duration::from_secs(2);
+/// Longest wait for a catalog that can not be used yet, when a mount is taken over.
+pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(3);
+/// Processes named that have files open at a stop.
+pub const BUSY_NAMED_MAX: usize = 5;
+/// Time that the service manager gives a start that goes on with no mount.
+pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);

@@ -10,6 +10,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 
@@ -758,5 +759,207 @@ fn regression_a_listing_can_be_left_and_taken_up_again() {
         let mut read = rustix::fs::RawDir::new(&dir, &mut page);
         let next = read.next().unwrap().unwrap().file_name().to_owned();
         assert_eq!(next, names[at], "at {at}");
+    }
+}
+
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// Owner, group, group 33, mask and others, in the form the kernel takes.
+fn access_list(may: [u16; 5]) -> Vec<u8> {
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for ((tag, id), may) in
+        [(1_u16, u32::MAX), (4, u32::MAX), (8, 33), (16, u32::MAX), (32, u32::MAX)].iter().zip(may)
+    {
+        list.extend(tag.to_le_bytes());
+        list.extend(may.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+#[test]
+fn regression_mode_and_acl_of_a_released_recording_follow_each_other() {
+    if support::no_mount("regression_mode_and_acl_of_a_released_recording_follow_each_other") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+    let list = || {
+        let mut value = vec![0; 200];
+        let len = rustix::fs::getxattr(&path, ACCESS_LIST, &mut value[..])?;
+        value.truncate(len);
+        Ok::<_, Errno>(value)
+    };
+    let set = |list: &[u8]| rustix::fs::setxattr(&path, ACCESS_LIST, list, XattrFlags::empty());
+    // The same steps twice: on the lower file system, which sets the example, and released.
+    let steps = |released: bool| {
+        let mut seen = Vec::new();
+        let mut note = || seen.push((mode(), list()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        set(&access_list([6, 4, 7, 6, 0])).unwrap();
+        note();
+        if released {
+            release(&mount, &path);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2715)).unwrap();
+        note();
+        set(&access_list([7, 0, 5, 4, 1])).unwrap();
+        note();
+        // Says no more than a mode: none is kept.
+        set(&access_list([6, 4, 0, 0, 4])[..4 + 2 * 8]).unwrap_err();
+        let plain = access_list([6, 4, 0, 0, 4]);
+        set(&[&plain[..4 + 2 * 8], &plain[4 + 4 * 8..]].concat()).unwrap();
+        note();
+        rustix::fs::removexattr(&path, ACCESS_LIST).unwrap();
+        note();
+        set(&access_list([6, 4, 7, 5, 0])).unwrap();
+        note();
+        if released {
+            assert_eq!(xattr(&path, "user.spoolfs.source").as_deref(), Some("archive"));
+            command(&mount, "recall", &path);
+        }
+        note();
+        rustix::fs::removexattr(&path, ACCESS_LIST).unwrap();
+        note();
+        seen
+    };
+    fs::write(&path, b"audio").unwrap();
+    let example = steps(false);
+    assert_eq!(example[1], (0o2715, Ok(access_list([7, 4, 7, 1, 5]))));
+    assert_eq!(steps(true), example);
+}
+
+#[test]
+fn regression_large_xattrs_of_a_released_recording_are_refused() {
+    if support::no_mount("regression_large_xattrs_of_a_released_recording_are_refused") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    release(&mount, &path);
+    let set = |name: &str, len: usize| {
+        rustix::fs::setxattr(&path, name, &vec![b'x'; len], XattrFlags::empty())
+    };
+    assert_eq!(set("user.note", 3_072), Err(Errno::NOSPC));
+    assert_eq!(set("user.note", 3_072 - "user.note".len() + 1), Err(Errno::NOSPC));
+    assert_eq!(xattr(&path, "user.note"), None, "nothing is left of what was refused");
+    set("user.note", 3_072 - "user.note".len()).unwrap();
+    assert_eq!(set("user.more", 1), Err(Errno::NOSPC));
+    // It could be recalled only if the lower file system takes as much.
+    command(&mount, "recall", &path);
+    assert_eq!(xattr(&path, "user.note").map(|v| v.len()), Some(3_072 - "user.note".len()));
+    assert_eq!(xattr(&path, "user.more"), None);
+}
+
+#[test]
+fn regression_attributes_of_what_has_lost_its_last_name() {
+    if support::no_mount("regression_attributes_of_what_has_lost_its_last_name") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let change_everything = |file: &File| {
+        use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        rustix::fs::fchmod(file, Mode::from_raw_mode(0o640)).unwrap();
+        rustix::fs::fchown(file, Some(Uid::from_raw(33)), Some(Gid::from_raw(44))).unwrap();
+        let time = |tv_sec| Timespec { tv_sec, tv_nsec: 9 };
+        let times = Timestamps { last_access: time(5), last_modification: time(1_000_000) };
+        rustix::fs::futimens(file, &times).unwrap();
+        let m = file.metadata().unwrap();
+        assert_eq!((m.mode() & 0o7777, m.uid(), m.gid()), (0o640, 33, 44));
+        assert_eq!((m.atime(), m.mtime(), m.mtime_nsec()), (5, 1_000_000, 9));
+
+        let set = |flags| rustix::fs::fsetxattr(file, "trusted.note", b"kept", flags);
+        let get = || {
+            let mut value = [0; 20];
+            rustix::fs::fgetxattr(file, "trusted.note", &mut value[..])
+                .map(|len| value[..len] == *b"kept")
+        };
+        assert_eq!(get(), Err(Errno::NODATA));
+        set(XattrFlags::CREATE).unwrap();
+        assert_eq!(set(XattrFlags::CREATE), Err(Errno::EXIST));
+        assert_eq!(get(), Ok(true));
+        let mut list = [0; 200];
+        let len = rustix::fs::flistxattr(file, &mut list[..]).unwrap();
+        assert_eq!(&list[..len], b"trusted.note\0");
+        rustix::fs::fremovexattr(file, "trusted.note").unwrap();
+        assert_eq!(rustix::fs::fremovexattr(file, "trusted.note"), Err(Errno::NODATA));
+        assert_eq!(get(), Err(Errno::NODATA));
+    };
+    let open = |path: &Path| {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap()
+    };
+
+    let directory = mount.path("removed");
+    fs::create_dir(&directory).unwrap();
+    let removed = open(&directory);
+    fs::remove_dir(&directory).unwrap();
+    change_everything(&removed);
+    removed.sync_all().unwrap();
+
+    for name in ["replaced", "other"] {
+        fs::create_dir(mount.path(name)).unwrap();
+    }
+    let replaced = open(&mount.path("replaced"));
+    fs::rename(mount.path("other"), mount.path("replaced")).unwrap();
+    change_everything(&replaced);
+
+    let fifo = mount.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    let pipe = open(&fifo);
+    fs::remove_file(&fifo).unwrap();
+    change_everything(&pipe);
+
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    release(&mount, &path);
+    let mut reader = open(&path);
+    fs::remove_file(&path).unwrap();
+    change_everything(&reader);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "audio");
+}
+
+#[test]
+fn regression_a_recall_meets_chmod_and_setxattr() {
+    if support::no_mount("regression_a_recall_meets_chmod_and_setxattr") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("a.wav");
+    fs::write(&path, b"audio").unwrap();
+    for round in 0..10 {
+        release(&mount, &path);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                let mut last = (0, "");
+                // At least one: the recall may be over before this begins.
+                for mode in (0o600..0o700).cycle() {
+                    let (set, removed) =
+                        if mode % 2 == 0 { ("user.a", "user.b") } else { ("user.b", "user.a") };
+                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                    rustix::fs::setxattr(&path, set, b"x", XattrFlags::empty()).unwrap();
+                    let _not_there_at_first = rustix::fs::removexattr(&path, removed);
+                    last = (mode, set);
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                last
+            });
+            let recalled = mount.cli(["recall".as_ref(), path.as_os_str()]);
+            stop.store(true, Ordering::Relaxed);
+            let (mode, set) = changes.join().unwrap();
+            assert!(recalled.status.success(), "round {round}: {recalled:?}");
+            assert_eq!(xattr(&path, "user.spoolfs.source").as_deref(), Some("local"));
+            assert_eq!(look(&path).mode & 0o7777, mode, "round {round}");
+            let has = |name| xattr(&path, name).is_some();
+            assert_eq!((has("user.a"), has("user.b")), (set == "user.a", set == "user.b"));
+        });
     }
 }

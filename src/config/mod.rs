@@ -103,6 +103,8 @@ pub struct Config {
     pub archive: String,
     /// Whether the kernel may bypass the daemon.
     pub passthrough: Passthrough,
+    /// How long files that are open at a stop may still be written.
+    pub drain_timeout: Duration,
     /// Where recordings are archived to; none: local only.
     pub targets: Vec<Target>,
     /// From the local disk to the targets.

@@ -6,7 +6,8 @@ use super::shared::Shared;
 use crate::catalog::NodeRow;
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::recording::{Hasher, NodeId, State};
+use crate::lower::Looks;
+use crate::recording::{ErrorClass, Hasher, NodeId, State};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,15 @@ pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(
         let path = shared.path_of(id)?.unwrap_or_default();
         return Err(EngineError::refused(&path, "another step with it takes too long; try again"));
     };
-    // Who had the claim may have brought it back.
+    match recall_claimed(shared, id, deadline) {
+        // A user's rename came between; what it left is looked at anew.
+        Err(error) if error.class() == ErrorClass::Refused => recall_claimed(shared, id, deadline),
+        done => done,
+    }
+}
+
+fn recall_claimed(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
+    // Who had the claim before may have brought it back.
     match released(shared, id)? {
         Some(row) => fetch(shared, id, &row, deadline),
         None => Ok(()),
@@ -70,17 +79,14 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     let _tier = shared.tier.lock();
     // chmod and setxattr may have come while the bytes were fetched, and may come until no name
     // can change.
-    let now = shared.catalog.node(id)?.unwrap_or_else(|| row.clone());
     let wanted = || {
-        let still = shared.catalog.node(id).ok().flatten();
-        still.is_some_and(|still| {
-            still.state == State::Released
-                && still.generation == row.generation
-                && still.attr == now.attr
-                && still.xattrs == now.xattrs
-        }) && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name)
+        let still = shared.catalog.node(id).ok().flatten()?;
+        let here =
+            matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name);
+        let same = still.state == State::Released && still.generation == row.generation;
+        (here && same).then_some(Looks { attr: still.attr, xattrs: still.xattrs })
     };
-    let stat = shared.lower.install(stage, (parent, &path), &now.attr, &now.xattrs, &wanted)?;
+    let stat = shared.lower.install(stage, (parent, &path), &wanted)?;
     let at: Timestamp = shared.now();
     if !shared.catalog.local_again(id, stat.version, at)? {
         // Written to or deleted since: what is below now is told to the catalog as it is.

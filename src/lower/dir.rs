@@ -53,6 +53,10 @@ impl Dir {
         Ok(Dir { fd: Arc::new(fd), is_root: true })
     }
 
+    pub(super) fn from_fd(fd: OwnedFd) -> Dir {
+        Dir { fd: Arc::new(fd), is_root: true }
+    }
+
     /// Refuses what is no plain name, and the private directory.
     fn name<'n>(&self, name: &'n [u8]) -> Result<&'n [u8]> {
         if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
@@ -229,7 +233,7 @@ impl Dir {
     }
 
     /// A descriptor that only names the file, whatever becomes of its name.
-    fn pin(&self, name: &[u8]) -> Result<OwnedFd> {
+    pub(super) fn pin(&self, name: &[u8]) -> Result<OwnedFd> {
         self.open2(self.name(name)?, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
     }
 

@@ -1,6 +1,6 @@
 //! Bringing a file back: written where nobody sees it, then made visible in one step.
 
-use super::dir::{identify_file, stat_file, timestamps};
+use super::dir::{all_xattrs, identify_file, stat_file, timestamps};
 use super::{Lower, LowerError, LowerStat, Result, SetTime, Times};
 use crate::recording::{Attr, NodeId};
 use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
@@ -20,6 +20,15 @@ pub struct Stage {
     installed: bool,
 }
 
+/// What a file that is brought back shall look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looks {
+    /// Mode, owner and times.
+    pub attr: Attr,
+    /// Names and values.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
 impl Lower {
     /// Begins to bring a file back.
     ///
@@ -35,8 +44,9 @@ impl Lower {
     }
 
     /// Gives the staged file its attributes and identity, syncs it, and makes it visible at
-    /// `path` if that still leads into directory `parent` and `wanted` still says so (asked while
-    /// no name can change there). Never replaces a file.
+    /// `path` if that still leads into directory `parent`. What it shall look like, and whether it
+    /// is wanted at all, is asked twice: the second time while no name and no attribute can change
+    /// there. Never replaces a file.
     ///
     /// # Errors
     /// `Changed` if it is no longer wanted or the name is taken.
@@ -44,18 +54,18 @@ impl Lower {
         &self,
         mut stage: Stage,
         (parent, path): (NodeId, &Path),
-        attr: &Attr,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-        wanted: &dyn Fn() -> bool,
+        wanted: &dyn Fn() -> Option<Looks>,
     ) -> Result<LowerStat> {
-        stage.dress(attr, xattrs).map_err(LowerError::io(path))?;
-        stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
         let changed = || LowerError::Changed { path: path.to_owned() };
+        let looks = wanted().ok_or_else(changed)?;
+        stage.dress(&looks).map_err(LowerError::io(path))?;
+        stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;
         let home = dir.stat_self().map_err(LowerError::io(path))?.node;
-        if home != Some(parent) || !wanted() {
-            return Err(changed());
+        let looks_now = wanted().filter(|_| home == Some(parent)).ok_or_else(changed)?;
+        if looks_now != looks {
+            stage.dress_anew(&looks_now).map_err(LowerError::io(path))?;
         }
         let _times = KeepTimes::of(&dir);
         match stage.room.rename(&stage.name, &dir, name, RenameFlags::NOREPLACE) {
@@ -104,7 +114,7 @@ impl Stage {
             .map_err(|source| LowerError::Io { path: PathBuf::from(".spl/stage"), source })
     }
 
-    fn dress(&self, attr: &Attr, xattrs: &[(Vec<u8>, Vec<u8>)]) -> rustix::io::Result<()> {
+    fn dress(&self, Looks { attr, xattrs }: &Looks) -> rustix::io::Result<()> {
         let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
         rustix::fs::fchown(&self.file, Some(uid), Some(gid))?;
         for (name, value) in xattrs {
@@ -116,6 +126,19 @@ impl Stage {
         let times =
             Times { atime: Some(SetTime::At(attr.atime)), mtime: Some(SetTime::At(attr.mtime)) };
         rustix::fs::futimens(&self.file, &timestamps(times))
+    }
+}
+
+impl Stage {
+    /// A user changed attributes meanwhile. Not synced again: the file system keeps the order of
+    /// this and the rename that follows.
+    fn dress_anew(&self, looks: &Looks) -> rustix::io::Result<()> {
+        for (name, _) in all_xattrs(&self.file)? {
+            if !looks.xattrs.iter().any(|(key, _)| *key == name) {
+                rustix::fs::fremovexattr(&self.file, &*name)?;
+            }
+        }
+        self.dress(looks)
     }
 }
 

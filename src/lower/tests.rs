@@ -144,19 +144,14 @@ fn a_recalled_file_looks_as_it_did_and_replaces_nothing() {
         stage.write_at(0, bytes).unwrap();
         stage
     };
-    let taken =
-        lower.install(stage(b"other"), (NodeId::ROOT, Path::new("a")), &before.attr, &[], &|| true);
+    let place = (NodeId::ROOT, Path::new("a"));
+    let looks = || Some(Looks { attr: before.attr.clone(), xattrs: xattrs.clone() });
+    let taken = lower.install(stage(b"other"), place, &looks);
     assert!(matches!(taken, Err(LowerError::Changed { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), b"audio");
     std::fs::remove_file(&path).unwrap();
-    assert!(
-        lower
-            .install(stage(b"audio"), (NodeId::ROOT, Path::new("a")), &before.attr, &[], &|| false)
-            .is_err()
-    );
-    let after = lower
-        .install(stage(b"audio"), (NodeId::ROOT, Path::new("a")), &before.attr, &xattrs, &|| true)
-        .unwrap();
+    assert!(lower.install(stage(b"audio"), place, &|| None).is_err());
+    let after = lower.install(stage(b"audio"), place, &looks).unwrap();
     assert_eq!(after.node, Some(NodeId(7)));
     let meta = path.metadata().unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (12, 34, 0o640));

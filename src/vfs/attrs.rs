@@ -1,8 +1,9 @@
 //! chmod, chown, utimens, truncate.
 
+use super::acl;
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
-use super::{Patience, Result, Vfs, VfsError};
+use super::{Patience, Result, Vfs};
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
 use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
@@ -29,15 +30,33 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    fn times(&self) -> Times {
+    pub(super) fn times(&self) -> Times {
         Times { atime: self.atime, mtime: self.mtime }
+    }
+
+    /// What becomes of attributes that no file system keeps.
+    pub(super) fn on(&self, attr: &Attr, now: Timestamp) -> Attr {
+        let time = |new: Option<SetTime>, old: Timestamp| match new {
+            None => old,
+            Some(SetTime::Now) => now,
+            Some(SetTime::At(t)) => t,
+        };
+        Attr {
+            mode: self.mode.map_or(attr.mode, |m| m & 0o7777),
+            uid: self.uid.unwrap_or(attr.uid),
+            gid: self.gid.unwrap_or(attr.gid),
+            atime: time(self.atime, attr.atime),
+            mtime: time(self.mtime, attr.mtime),
+            ctime: now,
+            ..attr.clone()
+        }
     }
 
     fn is_only_size(&self) -> bool {
         self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.no_times()
     }
 
-    fn no_times(&self) -> bool {
+    pub(super) fn no_times(&self) -> bool {
         self.atime.is_none() && self.mtime.is_none()
     }
 }
@@ -61,6 +80,10 @@ impl Vfs {
             }
         }
         let inode = self.inode(id)?;
+        if let Some(mut ghost) = inode.ghost() {
+            ghost.set_attr(set, self.clock.now())?;
+            return Ok(ghost.attr());
+        }
         let place = inode.place();
         match self.whereabouts(&inode, &place)? {
             Whereabouts::Root(dir) => {
@@ -130,21 +153,10 @@ impl Vfs {
 
     /// A released recording's attributes are the catalog's alone; nothing is fetched.
     fn set_released(&self, row: &NodeRow, set: SetAttr) -> Attr {
-        let now = self.clock.now();
-        let time = |new: Option<SetTime>, old: Timestamp| match new {
-            None => old,
-            Some(SetTime::Now) => now,
-            Some(SetTime::At(t)) => t,
-        };
-        let attr = Attr {
-            mode: set.mode.map_or(row.attr.mode, |m| m & 0o7777),
-            uid: set.uid.unwrap_or(row.attr.uid),
-            gid: set.gid.unwrap_or(row.attr.gid),
-            atime: time(set.atime, row.attr.atime),
-            mtime: time(set.mtime, row.attr.mtime),
-            ctime: now,
-            ..row.attr.clone()
-        };
+        let attr = set.on(&row.attr, self.clock.now());
+        if let Some(mode) = set.mode {
+            self.list_follows_mode(row, mode);
+        }
         self.catalog.record(Op::SetAttr {
             id: row.id,
             attr: attr.clone(),
@@ -152,6 +164,13 @@ impl Vfs {
             before: None,
         });
         released_attr(&NodeRow { attr, ..row.clone() })
+    }
+
+    fn list_follows_mode(&self, row: &NodeRow, mode: u32) {
+        let mut xattrs = row.xattrs.clone();
+        if acl::list_follows_mode(&mut xattrs, mode) {
+            self.catalog.record(Op::SetXattrs { id: row.id, xattrs });
+        }
     }
 
     fn truncate(
@@ -170,15 +189,7 @@ impl Vfs {
             let errno = if inode.kind == Kind::Dir { Errno::ISDIR } else { Errno::INVAL };
             return Err(errno.into());
         }
-        // As if it were opened for writing, cut and closed: the recording changes.
-        let cut = if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = self.open(id, OFlags::WRONLY | cut, patience)?;
-        let result = match self.handles.get(opened.handle)?.file() {
-            Some(file) => rustix::fs::ftruncate(&*file, size).map_err(VfsError::from),
-            None => Err(Errno::BADF.into()),
-        };
-        self.release(opened.handle);
-        result
+        self.cut(id, size, patience)
     }
 
     /// After a change that touched no content but moves the ctime (rename, link, unlink of

@@ -1,9 +1,10 @@
 //! The nodes the kernel knows.
 
+use super::ghost::Ghost;
 use crate::lower::{Dir, Lower};
-use crate::recording::{Attr, Kind, LowerVersion, NodeId};
+use crate::recording::{Kind, LowerVersion, NodeId};
 use moka::sync::Cache;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{MappedRwLockWriteGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 const OPEN_DIRS: u64 = 1024;
 
 /// Where a node is to be found below.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Place {
     /// The root itself.
     Root,
@@ -21,9 +22,9 @@ pub(super) enum Place {
     Held,
     /// This name is gone; the catalog may know another.
     Lost,
-    /// Its last name is gone, and no file is open: what it showed last, for who still refers to
-    /// it (a working directory, an open FIFO).
-    Gone(Box<Attr>),
+    /// Its last name is gone, and no file is open: for who still refers to it (a working
+    /// directory, an open FIFO).
+    Gone(Box<Ghost>),
 }
 
 impl Place {
@@ -33,6 +34,21 @@ impl Place {
     }
 }
 
+/// How the kernel gets at the bytes of an open file. All opens of a node at a time must have the
+/// same, so it is chosen by the first and kept until the last is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It asks for each read and write.
+    Plain,
+    /// It reads and writes the lower file itself.
+    Passthrough {
+        /// Number of the backing file in the kernel.
+        number: u32,
+        /// Which lower file that is.
+        lower_ino: u64,
+    },
+}
+
 /// Who has the node open.
 #[derive(Debug, Default)]
 pub(super) struct Opens {
@@ -40,6 +56,10 @@ pub(super) struct Opens {
     pub writers: u32,
     /// All handles.
     pub handles: u32,
+    /// The kernel's handles among them.
+    pub kernel: u32,
+    /// While the kernel has handles.
+    pub mode: Option<Mode>,
     /// References the kernel holds.
     pub lookups: u64,
     /// The version whose pages the kernel may keep.
@@ -66,6 +86,18 @@ impl Inode {
     /// It is about to move.
     pub fn moving(&self) -> RwLockWriteGuard<'_, Place> {
         self.place.write()
+    }
+
+    /// What is left of it, if its last name is gone: to be changed.
+    pub fn ghost(&self) -> Option<MappedRwLockWriteGuard<'_, Ghost>> {
+        if !matches!(*self.place(), Place::Gone(_)) {
+            return None;
+        }
+        let ghost = RwLockWriteGuard::try_map(self.moving(), |place| match place {
+            Place::Gone(ghost) => Some(&mut **ghost),
+            _ => None,
+        });
+        ghost.ok()
     }
 
     /// Whether `name` in `parent` is where the node is looked for.

@@ -90,8 +90,8 @@ impl Vfs {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
         let place = inode.place();
-        if let Place::Gone(attr) = &*place {
-            return Ok((**attr).clone());
+        if let Place::Gone(ghost) = &*place {
+            return Ok(ghost.attr());
         }
         match self.whereabouts(inode, &place)? {
             Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),
@@ -151,21 +151,10 @@ impl Vfs {
             return Ok(Found::Local(NodeId(stat.version.ino | 1 << 62), stat));
         }
         let stat = dir.stat(name)?;
-        self.record_new(id, parent.id, name, &stat, true);
-        Ok(Found::Local(id, stat))
-    }
-
-    /// Tells the catalog of a node that was made, or found below for the first time.
-    pub(super) fn record_new(
-        &self,
-        id: NodeId,
-        parent: NodeId,
-        name: &[u8],
-        stat: &LowerStat,
-        adopted: bool,
-    ) {
         let (name, attr, version) = (name.to_vec(), stat.attr.clone(), stat.version);
-        self.catalog.record(Op::Create { id, parent, name, attr, version, adopted });
+        let op = Op::Create { id, parent: parent.id, name, attr, version, adopted: true };
+        self.catalog.record(op);
+        Ok(Found::Local(id, stat))
     }
 
     /// Counts a reference of the kernel to what was found, and answers it.

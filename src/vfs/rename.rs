@@ -1,5 +1,6 @@
 //! Moving names: within the disk, within the archive, and across.
 
+use super::ghost::Ghost;
 use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Result, Vfs, VfsError};
@@ -49,6 +50,9 @@ impl Vfs {
         to: (NodeId, &[u8]),
         flags: RenameFlags,
     ) -> Result<()> {
+        if self.done_before(caller) {
+            return Ok(());
+        }
         let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
         if !known.contains(flags) || flags == known {
             return Err(Errno::INVAL.into());
@@ -107,14 +111,15 @@ impl Vfs {
         )?;
         let (moving, replaced) = (self.inodes.get(id), to.id().and_then(|r| self.inodes.get(r)));
         let (mut place, mut replaced_place) = moving_both(moving.as_deref(), replaced.as_deref());
+        let replaced_found = to.found.as_ref().filter(|_| last);
+        let ghost = replaced_found.map(|f| Ghost::of(&to.dir, to.name, f));
         let done = self.move_below(from, to, last);
         self.settle(intent, done.is_ok());
         let held = done?;
         if let Some(gone) = to.id() {
             self.inodes.drop_dir(gone);
             let node = replaced.as_deref().zip(replaced_place.as_deref_mut());
-            let attr = to.found.as_ref().filter(|_| last).map(|f| f.attr().clone());
-            self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone), attr);
+            self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone), ghost);
         }
         if let Some(place) = &mut place {
             **place = Place::Named(to.parent.clone(), to.name.into());

@@ -2,10 +2,10 @@
 
 use super::inode::{Inode, Place};
 use super::lookup::{Found, Whereabouts};
-use super::{Result, Vfs};
+use super::{Result, Vfs, acl};
 use crate::catalog::{NodeRow, ObjectState, Op};
-use crate::lower::{Dir, visible_xattr};
-use crate::recording::{Kind, NodeId, State};
+use crate::lower::{Dir, Pinned, visible_xattr};
+use crate::recording::{Attr, Kind, NodeId, State};
 use rustix::io::Errno;
 
 const VIRTUAL: &[u8] = b"user.spoolfs.";
@@ -18,7 +18,49 @@ const REPLACE: u32 = 2;
 /// that recalling it can not fail for them.
 const RELEASED_BYTES_MAX: usize = 3072;
 
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+/// Names and values.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A change of one attribute: a value with the flags of `setxattr`, or its end.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    key: &'a [u8],
+    value: Option<(&'a [u8], u32)>,
+}
+
+impl Change<'_> {
+    fn to_name(self, dir: &Dir, name: &[u8]) -> rustix::io::Result<()> {
+        match self.value {
+            Some((value, flags)) => dir.setxattr(name, self.key, value, flags),
+            None => dir.removexattr(name, self.key),
+        }
+    }
+
+    pub fn to_pinned(self, pinned: &Pinned) -> rustix::io::Result<()> {
+        match self.value {
+            Some((value, flags)) => pinned.setxattr(self.key, value, flags),
+            None => pinned.removexattr(self.key),
+        }
+    }
+
+    /// What a file system would do.
+    pub fn to_list(self, xattrs: &mut Xattrs) -> rustix::io::Result<()> {
+        let at = xattrs.iter().position(|(key, _)| key == self.key);
+        match (self.value, at) {
+            (Some((_, flags)), Some(_)) if flags & CREATE != 0 => return Err(Errno::EXIST),
+            (Some((_, flags)), None) if flags & REPLACE != 0 => return Err(Errno::NODATA),
+            // No access list is as good as one that was removed.
+            (None, None) if self.key != acl::ACCESS => return Err(Errno::NODATA),
+            (_, Some(at)) => drop(xattrs.remove(at)),
+            (_, None) => {}
+        }
+        if let Some((value, _)) = self.value {
+            xattrs.push((self.key.to_vec(), value.to_vec()));
+        }
+        let all: usize = xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if all > RELEASED_BYTES_MAX { Err(Errno::NOSPC) } else { Ok(()) }
+    }
+}
 
 /// What the attributes of a node belong to.
 enum Owner {
@@ -41,6 +83,9 @@ impl Vfs {
         }
         let inode = self.inode(id)?;
         let place = inode.place();
+        if let Place::Gone(ghost) = &*place {
+            return ghost.getxattr(key);
+        }
         match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => Ok(dir.getxattr(&name, key)?),
             Owner::Released(row) => {
@@ -58,6 +103,9 @@ impl Vfs {
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {
         let inode = self.inode(id)?;
         let place = inode.place();
+        if let Place::Gone(ghost) = &*place {
+            return ghost.listxattr();
+        }
         match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => Ok(dir.listxattr(&name)?),
             Owner::Released(row) => Ok(row.xattrs.into_iter().map(|(key, _)| key).collect()),
@@ -67,20 +115,9 @@ impl Vfs {
     /// Sets an attribute.
     ///
     /// # Errors
-    /// `OPNOTSUPP` for `user.spoolfs.*`, and for an ACL of a released recording.
+    /// `OPNOTSUPP` for `user.spoolfs.*`.
     pub fn setxattr(&self, id: NodeId, key: &[u8], value: &[u8], flags: u32) -> Result<()> {
-        self.change(id, key, &|dir, name| dir.setxattr(name, key, value, flags), &|xattrs| {
-            let at = xattrs.iter().position(|(k, _)| k == key);
-            match at {
-                Some(_) if flags & CREATE != 0 => return Err(Errno::EXIST),
-                None if flags & REPLACE != 0 => return Err(Errno::NODATA),
-                Some(at) => drop(xattrs.remove(at)),
-                None => {}
-            }
-            xattrs.push((key.to_vec(), value.to_vec()));
-            let all: usize = xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
-            if all > RELEASED_BYTES_MAX { Err(Errno::NOSPC) } else { Ok(()) }
-        })
+        self.change(id, Change { key, value: Some((value, flags)) })
     }
 
     /// Removes an attribute.
@@ -88,24 +125,18 @@ impl Vfs {
     /// # Errors
     /// `NODATA` if there is none.
     pub fn removexattr(&self, id: NodeId, key: &[u8]) -> Result<()> {
-        self.change(id, key, &|dir, name| dir.removexattr(name, key), &|xattrs| {
-            let at = xattrs.iter().position(|(k, _)| k == key).ok_or(Errno::NODATA)?;
-            xattrs.remove(at);
-            Ok(())
-        })
+        self.change(id, Change { key, value: None })
     }
 
-    fn change(
-        &self,
-        id: NodeId,
-        key: &[u8],
-        below: &dyn Fn(&Dir, &[u8]) -> rustix::io::Result<()>,
-        released: &dyn Fn(&mut Xattrs) -> rustix::io::Result<()>,
-    ) -> Result<()> {
+    fn change(&self, id: NodeId, change: Change<'_>) -> Result<()> {
+        let key = change.key;
         if !visible_xattr(key) {
             return Err(Errno::OPNOTSUPP.into());
         }
         let inode = self.inode(id)?;
+        if let Some(mut ghost) = inode.ghost() {
+            return ghost.change(change);
+        }
         let place = inode.place();
         let _names = match &*place {
             Place::Named(parent, _) => Some(self.lower.names_change(parent.id, parent.id)),
@@ -114,15 +145,21 @@ impl Vfs {
         match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => {
                 let before = dir.stat(&name)?;
-                below(&dir, &name)?;
+                change.to_name(&dir, &name)?;
                 self.follow_ctime(&inode, &dir, &name, &before);
                 Ok(())
             }
-            // An ACL moves permission bits; the lower file system does that, the catalog not.
-            Owner::Released(_) if key.starts_with(b"system.") => Err(Errno::OPNOTSUPP.into()),
+            Owner::Released(_) if key.starts_with(b"system.") && key != acl::ACCESS => {
+                Err(Errno::OPNOTSUPP.into())
+            }
             Owner::Released(mut row) => {
-                released(&mut row.xattrs)?;
+                change.to_list(&mut row.xattrs)?;
+                let mode = acl::mode_follows_list(&mut row.xattrs, row.attr.mode);
                 self.catalog.record(Op::SetXattrs { id, xattrs: row.xattrs });
+                if let Some(mode) = mode {
+                    let attr = Attr { mode, ctime: self.clock.now(), ..row.attr };
+                    self.catalog.record(Op::SetAttr { id, attr, version: None, before: None });
+                }
                 Ok(())
             }
         }

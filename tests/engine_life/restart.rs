@@ -3,6 +3,7 @@
 use crate::world::{World, audio, rules};
 use spoolfs::catalog::ObjectState;
 use spoolfs::engine::{Command, Outcome, Standing};
+use spoolfs::lower::Looks;
 use spoolfs::policy::Rules;
 use spoolfs::recording::{Evidence, ReleasePermit, State};
 use spoolfs::store::memory::{Fault, Operation};
@@ -114,13 +115,9 @@ fn between_installing_a_recalled_file_and_telling_the_catalog() {
     stage.write_at(0, b"audio").unwrap();
     world
         .lower()
-        .install(
-            stage,
-            (spoolfs::recording::NodeId::ROOT, Path::new("a.wav")),
-            &row.attr,
-            &[],
-            &|| true,
-        )
+        .install(stage, (spoolfs::recording::NodeId::ROOT, Path::new("a.wav")), &|| {
+            Some(Looks { attr: row.attr.clone(), xattrs: Vec::new() })
+        })
         .unwrap();
     // Its time has long come: it would be released again at once.
     world.rules = Rules { keep_local: None, ..rules() };

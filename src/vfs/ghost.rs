@@ -1,0 +1,92 @@
+//! Nodes whose last name is gone while no file is open: a working directory, an open FIFO, a
+//! released recording somebody still reads. Who refers to one goes on seeing and changing its
+//! attributes, and nothing of that outlives him.
+
+use super::lookup::Found;
+use super::xattrs::{Change, Xattrs};
+use super::{Result, SetAttr, acl};
+use crate::catalog::NodeRow;
+use crate::clock::Timestamp;
+use crate::lower::{Dir, Pinned};
+use crate::recording::{Attr, Kind};
+use rustix::io::Errno;
+
+/// What is left of such a node.
+#[derive(Debug)]
+pub(super) struct Ghost {
+    attr: Attr,
+    xattrs: Xattrs,
+    /// What is neither a recording nor released is still there below.
+    pinned: Option<Pinned>,
+}
+
+impl Ghost {
+    /// The last look at what is about to lose its last name.
+    pub fn of(dir: &Dir, name: &[u8], found: &Found) -> Ghost {
+        let pinned = match found {
+            // Its bytes shall go at once; nobody has it open.
+            Found::Local(_, stat) if stat.attr.kind == Kind::File => None,
+            Found::Local(..) => dir.pinned(name).ok(),
+            Found::Released(_) => None,
+        };
+        let xattrs = match found {
+            Found::Released(row) => row.xattrs.clone(),
+            Found::Local(..) => Xattrs::new(),
+        };
+        Ghost { attr: Attr { nlink: 0, ..found.attr().clone() }, xattrs, pinned }
+    }
+
+    /// What the catalog still knows of a recording deleted under a predecessor.
+    pub fn of_row(row: NodeRow) -> Ghost {
+        Ghost { attr: Attr { nlink: 0, ..row.attr }, xattrs: row.xattrs, pinned: None }
+    }
+
+    pub fn attr(&self) -> Attr {
+        let pinned = self.pinned.as_ref().and_then(|p| p.stat().ok());
+        pinned.map_or_else(|| self.attr.clone(), |stat| stat.attr)
+    }
+
+    pub fn set_attr(&mut self, set: SetAttr, now: Timestamp) -> Result<()> {
+        let Some(pinned) = &self.pinned else {
+            self.attr = set.on(&self.attr, now);
+            acl::list_follows_mode(&mut self.xattrs, self.attr.mode);
+            return Ok(());
+        };
+        if set.uid.is_some() || set.gid.is_some() {
+            pinned.chown(set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            pinned.chmod(mode)?;
+        }
+        if !set.no_times() {
+            pinned.utimens(set.times())?;
+        }
+        Ok(())
+    }
+
+    pub fn getxattr(&self, key: &[u8]) -> Result<Vec<u8>> {
+        if let Some(pinned) = &self.pinned {
+            return Ok(pinned.getxattr(key)?);
+        }
+        let found = self.xattrs.iter().find(|(k, _)| k == key);
+        found.map(|(_, value)| value.clone()).ok_or(Errno::NODATA.into())
+    }
+
+    pub fn change(&mut self, change: Change<'_>) -> Result<()> {
+        if let Some(pinned) = &self.pinned {
+            return Ok(change.to_pinned(pinned)?);
+        }
+        change.to_list(&mut self.xattrs)?;
+        if let Some(mode) = acl::mode_follows_list(&mut self.xattrs, self.attr.mode) {
+            self.attr.mode = mode;
+        }
+        Ok(())
+    }
+
+    pub fn listxattr(&self) -> Result<Vec<Vec<u8>>> {
+        match &self.pinned {
+            Some(pinned) => Ok(pinned.listxattr()?),
+            None => Ok(self.xattrs.iter().map(|(key, _)| key.clone()).collect()),
+        }
+    }
+}
