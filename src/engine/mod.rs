@@ -159,9 +159,7 @@ impl Engine {
             activity: Activity::default(),
             wake,
         });
-        if let Err(error) = undecided::settle(&shared) {
-            tracing::error!(%error, "operations of an earlier daemon are not settled yet");
-        }
+        undecided::settle(&shared);
         let (reconcile, again) = crossbeam_channel::bounded(1);
         let engine = Engine { shared, reconcile, threads: Mutex::default() };
         let started =
