@@ -371,7 +371,34 @@ fn reconciling_adopts_what_changed_and_keeps_what_only_the_archive_has() {
     let row = node(&catalog, archived);
     assert_eq!((row.state, row.hashed, row.closed_at), (State::Closed, None, Some(at(30))));
     catalog.missing_below(archived).expect("usable");
-    assert_eq!(state(&catalog, archived), State::Deleted, "a tombstone, for its first generation");
+    assert_eq!(state(&catalog, archived), State::Released, "its first generation is all there is");
+    catalog.close();
+    check_rules(&place.database());
+}
+
+#[test]
+fn an_archived_file_that_waits_for_its_hash_and_goes_missing_is_released_as_it_was_archived() {
+    let place = Place::new();
+    let catalog = place.open();
+    let [closed_again, open] = ["a.wav", "b.wav"].map(|name| {
+        let id = record(&catalog, name, 44, 2);
+        archive(&catalog, id, name, 44, 2);
+        catalog.record(Op::Opened { id });
+        id
+    });
+    catalog.record(closed(closed_again, 50, 9));
+    assert_eq!(state(&catalog, closed_again), State::Closed);
+    for id in [closed_again, open] {
+        catalog.missing_below(id).expect("usable");
+        let row = node(&catalog, id);
+        assert_eq!((row.state, row.generation), (State::Released, Generation(1)));
+        assert_eq!((row.attr.size, row.attr.mtime), (44, at(2)));
+    }
+    assert_eq!(look(&catalog, "a.wav").map(|row| row.id), Some(closed_again));
+    // What turns up again is hashed, whatever its stamp.
+    catalog.changed_below(closed_again, attr(44, 2), version(44, 2)).expect("usable");
+    assert_eq!(state(&catalog, closed_again), State::Closed);
+    assert_eq!(node(&catalog, closed_again).hashed, None);
     catalog.close();
     check_rules(&place.database());
 }
