@@ -226,7 +226,8 @@ fn store_generation(tx: &Tx<'_>, node: &Node, digest: &Digest) -> rusqlite::Resu
     Ok(())
 }
 
-fn all_verified(
+/// Whether every one of these targets holds a generation, verified.
+pub(super) fn all_verified(
     conn: &Connection,
     id: NodeId,
     generation: Generation,

@@ -33,6 +33,7 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+pub use due::Behind;
 pub use error::{CatalogError, Result};
 pub use identity::Identity;
 

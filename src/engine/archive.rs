@@ -11,7 +11,7 @@ use super::target::Target;
 use crate::catalog::{Candidate, ObjectRow, ObjectState};
 use crate::limits;
 use crate::lower::Quiet;
-use crate::recording::{Generation, LowerVersion, NodeId, Sha256};
+use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
 use std::future::Future;
 use std::path::PathBuf;
@@ -36,13 +36,15 @@ struct Job {
     sha256: Sha256,
     hashed: LowerVersion,
     quiet: Quiet,
+    /// It is archived already, and some target lacks it.
+    archived: bool,
 }
 
-/// Archives one hashed candidate. Required targets that are down are passed over, and reported
-/// when the others have it.
+/// Archives one hashed candidate, or brings an archived one to the targets that lack it. Required
+/// targets that are down are passed over, and reported when the others have it.
 pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
     let Some(job) = prepare(shared, it)? else { return Ok(Archived::Gone) };
-    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+    let Some(mut job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
     let mut down: Option<EngineError> = None;
     for target in shared.required_targets() {
         match to_target(shared, &job, target) {
@@ -52,21 +54,45 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
             Err(error) => return Err(error),
         }
     }
-    if let Some(error) = down {
-        return Err(error);
-    }
-    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
-    let now = shared.now();
-    let (id, generation) = (job.id, job.generation);
-    if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
-        return Ok(Archived::Changed);
-    }
-    for target in shared.targets.iter().filter(|t| !t.required) {
-        if let Err(error) = to_target(shared, &job, target) {
-            tracing::warn!(%error, "an optional target did not get a recording");
+    if !job.archived {
+        if let Some(error) = down {
+            return Err(error);
+        }
+        let Some(still) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+        job = still;
+        let (id, generation, now) = (job.id, job.generation, shared.now());
+        if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
+            return Ok(Archived::Changed);
         }
     }
-    Ok(Archived::Done)
+    let optional = to_optional(shared, &job);
+    match down {
+        Some(error) => Err(error),
+        None if job.archived => {
+            optional?;
+            if it.not_before.is_some() {
+                shared.catalog.succeeded(job.id)?;
+            }
+            Ok(Archived::Done)
+        }
+        // It is archived; what is left is tried again by and by.
+        None => Ok(Archived::Done),
+    }
+}
+
+/// Gives it to the targets that need not have it; the last failure that is the recording's own.
+fn to_optional(shared: &Shared, job: &Job) -> Result<()> {
+    let mut failed = Ok(());
+    for target in shared.targets.iter().filter(|t| !t.required) {
+        let Err(error) = to_target(shared, job, target) else { continue };
+        tracing::warn!(%error, "an optional target did not get a recording yet");
+        // When one that is down comes up again, it is filled.
+        if !error.is_target_down() {
+            shared.fill_at(shared.now().plus(limits::BACKOFF_MAX));
+            failed = Err(error);
+        }
+    }
+    failed
 }
 
 fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
@@ -77,7 +103,8 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
         return Err(EngineError::refused(&it.path, "it has not been hashed yet"));
     };
     let (path, generation) = (it.path.clone(), row.generation);
-    Ok(Some(Job { id, path, generation, sha256, hashed, quiet }))
+    let archived = row.state == State::Archived;
+    Ok(Some(Job { id, path, generation, sha256, hashed, quiet, archived }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog

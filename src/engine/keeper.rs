@@ -80,6 +80,7 @@ impl Keeper {
                     return self.target.failed(error.to_string(), now);
                 }
                 self.target.attached(now);
+                self.shared.fill_at(now);
                 self.shared.wake();
             }
             Some(Err(error)) => self.not_attached(&error),

@@ -15,6 +15,7 @@ mod claims;
 mod command;
 mod error;
 mod explain;
+mod fill;
 mod gone;
 mod hash;
 mod keeper;
@@ -157,6 +158,7 @@ impl Engine {
             uploads: Semaphore::new(options.uploads.max(1)),
             bandwidth: options.bandwidth.map(|b| Mutex::new(hash::Pace::new(b))),
             activity: Activity::default(),
+            fill: Mutex::default(),
             wake,
         });
         undecided::settle(&shared);

@@ -2,6 +2,7 @@
 
 use super::archive::worth_trying;
 use super::error::Result;
+use super::fill::Fill;
 use super::plan::{self, Action};
 use super::shared::Shared;
 use super::workers::{Finished, Job, Queues};
@@ -84,6 +85,7 @@ pub(super) struct Planner {
     put_off: HashMap<NodeId, Timestamp>,
     to_archive: Walk,
     to_release: Walk,
+    fill: Fill,
     planned: Option<Instant>,
     /// The catalog could not be used the last time; said once.
     trouble: bool,
@@ -98,6 +100,7 @@ impl Planner {
             put_off: HashMap::new(),
             to_archive: Walk::default(),
             to_release: Walk::default(),
+            fill: Fill::default(),
             planned: None,
             trouble: false,
         }
@@ -164,6 +167,7 @@ impl Planner {
         self.put_off.retain(|_, until| *until > now);
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
+        self.plan_fill(now)?;
         self.plan_releases(now)
     }
 
@@ -213,6 +217,28 @@ impl Planner {
                 self.to_archive.handed += 1;
             }
             if !self.to_archive.page_done(&ids) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What is archived, but not in every target. After what is not archived at all.
+    fn plan_fill(&mut self, now: Timestamp) -> Result<()> {
+        let rules = self.shared.rules();
+        let began = Instant::now();
+        while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
+            let Some(mut page) = self.fill.page(&self.shared, now)? else { return Ok(()) };
+            for it in std::mem::take(&mut page.lacking) {
+                let later = it.not_before.is_some_and(|t| t > now) || self.is_busy(it.row.id);
+                if later || !rules.for_path(&it.path).archive {
+                    continue;
+                }
+                if !self.hand_over(&self.queues.archive, it) {
+                    return Ok(());
+                }
+            }
+            if !self.fill.page_done(&self.shared, &page, now) {
                 return Ok(());
             }
         }

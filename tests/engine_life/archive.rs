@@ -5,10 +5,11 @@ use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::policy::{Patterns, Rules};
 use spoolfs::recording::{Sha256, State};
 use spoolfs::store::marker::{self, Claim};
-use spoolfs::store::memory::{Fault, Operation};
+use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use spoolfs::store::{Body, ObjectMeta, Store};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 #[test]
 fn a_recording_is_archived_released_and_comes_back_as_it_was() {
@@ -232,6 +233,51 @@ fn an_optional_target_does_not_hold_back() {
     world.stores[1].set_down(true);
     world.start();
     world.archived("a.wav", b"audio");
+}
+
+#[test]
+fn an_optional_target_that_was_down_gets_what_it_missed() {
+    let mut world = World::with(&["one", "two"]);
+    world.required = vec!["one".into()];
+    world.stores[1].set_down(true);
+    world.start();
+    world.archived("a.wav", b"audio");
+    world.stores[1].set_down(false);
+    world.until("the second has it", || {
+        world.pass(10);
+        world.stores[1].bytes("p/pbx/a.wav").is_some()
+    });
+    world.until("that is in the journal", || {
+        world.pass(61);
+        let told = |k: &String| {
+            k.contains("/journal/") && {
+                let text = String::from_utf8(world.object(k)).unwrap();
+                text.contains("\"target\":\"two\"")
+            }
+        };
+        world.store().keys().iter().any(told)
+    });
+}
+
+#[test]
+fn a_new_required_target_gets_what_is_archived_and_releases_go_on() {
+    let mut world = World::new();
+    let ids: Vec<_> =
+        (0..3).map(|i| world.archived(&format!("{i}.wav"), &audio(1000, i))).collect();
+    world.die();
+    world.stores.push(Arc::new(MemoryStore::new("two", "p/")));
+    world.required.push("two".into());
+    world.open();
+    world.start();
+    world.until("the new one has all", || {
+        (0..3).all(|i| world.stores[1].bytes(&format!("p/pbx/{i}.wav")).is_some())
+    });
+    assert!(ids.iter().all(|id| world.row(*id).generation.0 == 1));
+    assert_eq!(world.keys().len(), 3, "the first has it already");
+    world.pass(3700);
+    for id in ids {
+        world.until_state(id, State::Released);
+    }
 }
 
 #[test]
