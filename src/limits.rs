@@ -36,6 +36,8 @@ pub const UPLOADS_IN_FLIGHT: usize = 4;
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait between two tries at the same work.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Recordings in a row that a target refuses before it counts as down.
+pub const DENIED_MAX: usize = 3;
 /// Recordings that wait for the hashing thread.
 pub const HASH_QUEUE_MAX: usize = 32;
 /// Bytes hashed in a second, so that calls have the disk.

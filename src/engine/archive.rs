@@ -40,22 +40,25 @@ struct Job {
     archived: bool,
 }
 
-/// Archives one hashed candidate, or brings an archived one to the targets that lack it. Required
-/// targets that are down are passed over, and reported when the others have it.
+/// Archives one hashed candidate, or brings an archived one to the targets that lack it. A target
+/// that fails does not keep it from the others.
 pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
     let Some(job) = prepare(shared, it)? else { return Ok(Archived::Gone) };
     let Some(mut job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
-    let mut down: Option<EngineError> = None;
+    let mut failed: Option<EngineError> = None;
     for target in shared.required_targets() {
         match to_target(shared, &job, target) {
             Ok(true) => {}
             Ok(false) => return Ok(Archived::Changed),
-            Err(error) if error.is_target_down() => down = Some(error),
+            Err(error @ EngineError::Store(_)) => {
+                // What is the recording's own fault is remembered as that.
+                failed = Some(failed.filter(|_| error.is_target_down()).unwrap_or(error));
+            }
             Err(error) => return Err(error),
         }
     }
     if !job.archived {
-        if let Some(error) = down {
+        if let Some(error) = failed {
             return Err(error);
         }
         let Some(still) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
@@ -66,7 +69,7 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         }
     }
     let optional = to_optional(shared, &job);
-    match down {
+    match failed {
         Some(error) => Err(error),
         None if job.archived => {
             optional?;
@@ -138,6 +141,11 @@ fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
     match &outcome {
         Ok(_) => target.worked(),
         Err(error) if error.is_target_down() => target.failed(error.to_string(), shared.now()),
+        Err(error)
+            if error.is_denied() && target.denied(job.id, &error.to_string(), shared.now()) =>
+        {
+            return Err(target.trouble().into());
+        }
         Err(_) => {}
     }
     outcome

@@ -78,8 +78,12 @@ impl EngineError {
 
     /// Whether it is the target's fault as a whole: the recording is not to be blamed.
     pub(super) fn is_target_down(&self) -> bool {
-        use StoreErrorKind::{Denied, Unreachable};
-        matches!(self, EngineError::Store(e) if matches!(e.kind, Unreachable | Denied))
+        matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Unreachable)
+    }
+
+    /// Whether the target refused this request: it may be the key's fault or the target's.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Denied)
     }
 
     /// Whether it says nothing about the recording: not remembered as its trouble.

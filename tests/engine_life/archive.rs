@@ -204,6 +204,38 @@ fn a_target_that_is_down_is_not_held_against_recordings() {
 }
 
 #[test]
+fn one_refused_recording_is_not_held_against_the_target() {
+    let mut world = World::with(&["one"]);
+    world.journal_interval = std::time::Duration::from_secs(100_000_000);
+    world.start();
+    world.until_standing(Standing::Up);
+    let ids: Vec<_> = (0..6).map(|i| world.record(&format!("{i}.wav"), b"audio")).collect();
+    world.until("hashed", || {
+        world.pass(3);
+        ids.iter().all(|id| world.row(*id).hashed.is_some())
+    });
+    world.store().fail_next(Operation::Put, 2, Fault::Denied);
+    world.pass(400);
+    let archived = || ids.iter().filter(|id| world.state(**id) == State::Archived).count();
+    world.until("the others are archived", || archived() >= 4);
+    let status = &world.engine().status().targets[0];
+    assert_eq!((status.standing, &status.last_error), (Standing::Up, &None));
+    world.until("tried again", || {
+        world.pass(10);
+        archived() == ids.len()
+    });
+    // One that refuses everything is the one to blame.
+    world.store().fail_next(Operation::Put, 100, Fault::Denied);
+    (0..6).for_each(|i| {
+        world.record(&format!("n{i}.wav"), b"audio");
+    });
+    world.pass(400);
+    world.until_standing(Standing::Down);
+    let failing = world.catalog().counts().unwrap().failing;
+    assert!(failing < 6, "{failing}");
+}
+
+#[test]
 fn with_two_required_targets_both_must_hold_it() {
     let mut world = World::with(&["one", "two"]);
     world.start();

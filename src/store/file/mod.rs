@@ -229,6 +229,7 @@ impl Inner {
             Err(place::Failure::WrongBody(what)) => {
                 Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
             }
+            Err(place::Failure::Unreadable(e)) => Err(StoreError::unreadable(&self.name, key, &e)),
             Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
         }
     }
@@ -241,7 +242,9 @@ impl Inner {
         let path = self.meta_path(key);
         match place::place(&self.root, &self.temp_name(key), &path, &body, sha256) {
             Ok(()) | Err(place::Failure::Taken) => Ok(()),
-            Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
+            Err(place::Failure::Io(e) | place::Failure::Unreadable(e)) => {
+                Err(self.io("put", key, &e))
+            }
             Err(place::Failure::WrongBody(what)) => {
                 Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
             }
