@@ -5,10 +5,10 @@
 //! proved in every required target and is still what is there.
 
 use super::error::{EngineError, Result};
-use super::hash::open_quiet;
+use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
-use crate::catalog::{Candidate, ObjectRow, ObjectState};
+use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::limits;
 use crate::lower::Quiet;
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State};
@@ -142,7 +142,8 @@ fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
         Ok(_) => target.worked(),
         Err(error) if error.is_target_down() => target.failed(error.to_string(), shared.now()),
         Err(error)
-            if error.is_denied() && target.denied(job.id, &error.to_string(), shared.now()) =>
+            if error.is_refused_object()
+                && target.denied(job.id, &error.to_string(), shared.now()) =>
         {
             return Err(target.trouble().into());
         }
@@ -209,8 +210,8 @@ fn put_under(
     let written = match put(shared, job, target, object) {
         Ok(()) => true,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Exists => false,
-        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt && moved(shared, job) => {
-            return Ok(Put::Changed);
+        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
+            return wrong_body(shared, job, e);
         }
         Err(other) => return Err(other.into()),
     };
@@ -228,6 +229,33 @@ fn put_under(
         Err(Answer::Not(e)) if !written && e.kind == StoreErrorKind::NotFound => Ok(Put::Taken),
         Err(other) => Err(other.into()),
     }
+}
+
+/// The target found other bytes than were hashed. If they are not in the file, it is the target's
+/// fault. If they are, although the stamp is what it was, they are a new generation: the archive
+/// holds what there is, and the operator is told.
+fn wrong_body(shared: &Shared, job: &Job, error: StoreError) -> Result<Put> {
+    let size = job.quiet.stat.version.size;
+    let hasher = hash::read(shared, &job.quiet.file, &job.path, size)?;
+    if hasher.len() != size || moved(shared, job) {
+        return Ok(Put::Changed);
+    }
+    let (sha256, chunks) = hasher.finish();
+    if sha256 == job.sha256 {
+        return Err(error.into());
+    }
+    let detail = format!(
+        "it has SHA-256 {sha256} now and had {} when it was hashed, though no program wrote to it; \
+         check the disk that it is on",
+        job.sha256
+    );
+    if job.archived {
+        return Err(EngineError::Corrupt { path: job.path.clone(), detail });
+    }
+    tracing::error!(path = %job.path.display(), "{detail}; what is there now is archived as a new generation");
+    let attr = job.quiet.stat.attr.clone();
+    shared.catalog.hashed(job.id, Digest { sha256, chunks, version: job.hashed, attr })?;
+    Ok(Put::Changed)
 }
 
 fn moved(shared: &Shared, job: &Job) -> bool {

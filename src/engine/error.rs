@@ -81,9 +81,11 @@ impl EngineError {
         matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Unreachable)
     }
 
-    /// Whether the target refused this request: it may be the key's fault or the target's.
-    pub(super) fn is_denied(&self) -> bool {
-        matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Denied)
+    /// Whether the target refused this object, or spoiled it: that may be a matter of this one or
+    /// of the target as a whole.
+    pub(super) fn is_refused_object(&self) -> bool {
+        use StoreErrorKind::{Corrupt, Denied};
+        matches!(self, EngineError::Store(e) if matches!(e.kind, Corrupt | Denied))
     }
 
     /// Whether it says nothing about the recording: not remembered as its trouble.

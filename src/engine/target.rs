@@ -128,7 +128,7 @@ impl Target {
         health.denied.clear();
     }
 
-    /// It refused a recording. That may be a matter of this key; several in a row are the target's.
+    /// It refused a recording or spoiled it. Several in a row are its own fault.
     /// Tells whether it counts as down now.
     pub fn denied(&self, id: NodeId, error: &str, now: Timestamp) -> bool {
         let several = {

@@ -1,9 +1,9 @@
 use crate::world::{World, audio, rules};
-use spoolfs::catalog::ObjectState;
+use spoolfs::catalog::{Digest, ObjectState};
 use spoolfs::clock::Clock;
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::policy::{Patterns, Rules};
-use spoolfs::recording::{Sha256, State};
+use spoolfs::recording::{ChunkHashes, Sha256, State};
 use spoolfs::store::marker::{self, Claim};
 use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use spoolfs::store::{Body, ObjectMeta, Store};
@@ -69,6 +69,28 @@ fn a_file_that_changes_during_its_upload_is_never_archived_torn() {
         let object = world.object(&key);
         assert!(object == first || object == second, "{key} is torn");
     }
+}
+
+#[test]
+fn bytes_that_are_not_those_that_were_hashed_are_a_new_generation() {
+    let mut world = World::with(&["one"]);
+    let id = world.record("a.wav", b"audio");
+    // As if a bit had changed on the disk: the stamp is the same.
+    let stat = world.lower().stat("a.wav".as_ref()).unwrap();
+    let (sha256, version, attr) = (Sha256::of(b"AUDIO"), stat.version, stat.attr);
+    let chunks = ChunkHashes(vec![sha256]);
+    world.catalog().hashed(id, Digest { sha256, chunks, version, attr }).unwrap();
+    world.start();
+    world.pass(400);
+    world.until("archived", || {
+        world.pass(5);
+        world.state(id) == State::Archived
+    });
+    let row = world.row(id);
+    assert_eq!((row.generation.0, row.sha256), (2, Some(Sha256::of(b"audio"))));
+    let objects = world.catalog().objects(id, Some(row.generation)).unwrap();
+    assert_eq!(world.object(&objects[0].key), b"audio");
+    assert_eq!(world.engine().status().targets[0].last_error, None);
 }
 
 #[test]
