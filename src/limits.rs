@@ -56,6 +56,10 @@ pub const RECONCILE_BATCH: usize = 64;
 pub const KEY_CANDIDATES: usize = 4;
 /// Rows in one journal segment.
 pub const JOURNAL_SEGMENT_ROWS_MAX: usize = 500;
+/// Bytes of lines at which a journal segment ends.
+pub const JOURNAL_SEGMENT_BYTES: usize = 16 << 20;
+/// Journal rows kept for targets that have not got them; the oldest are given up.
+pub const JOURNAL_ROWS_MAX: u64 = 1_000_000;
 /// Time that uploads in flight have left when the daemon stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Threads of one `archive`, `release` or `recall` command.

@@ -60,9 +60,6 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use thread::Worker;
 
-/// Keeps the identity when the database is lost.
-const IDENTITY_FILE: &str = "identity.json";
-
 /// Where the catalog lives.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -96,7 +93,7 @@ impl Catalog {
             make_private(dir).map_err(CatalogError::io(dir))?;
         }
         let lock = identity::lock(&options.state_dir)?;
-        let stored = Identity::load(&options.state_dir.join(IDENTITY_FILE));
+        let stored = Identity::load(&options.state_dir.join(identity::FILE));
         let identity =
             stored.unwrap_or_else(|| Identity { epoch: 0, ..Identity::fresh(&options.node) });
         let dir = options.runtime_dir.clone();
@@ -294,14 +291,13 @@ fn open_database(shared: &Arc<Shared>) -> std::result::Result<Database, OpenFaul
         shared.reconcile.store(true, Ordering::SeqCst);
     }
     if found.as_ref() != Some(&identity) {
-        database.transaction(true, &|tx| settings::store_identity(tx.conn, &identity))?;
+        database.transaction(true, &|tx| {
+            settings::store_identity(tx.conn, &identity)?;
+            journal::restart_segments(tx.conn)
+        })?;
     }
     if identity != known {
-        let path = shared.options.state_dir.join(IDENTITY_FILE);
-        if let Err(error) = identity.store(&path) {
-            tracing::warn!("{}: {error}", path.display());
-        }
-        *shared.identity.write() = identity;
+        shared.adopt(identity);
     }
     Ok(database)
 }

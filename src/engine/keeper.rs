@@ -161,7 +161,10 @@ impl Keeper {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
             Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
-                self.shipped_before(&segment, &rows, error)?
+                match self.shipped_before(&segment, &rows, error)? {
+                    Some(shipped) => shipped,
+                    None => return Ok(true),
+                }
             }
             Some(Err(error)) => {
                 self.note(&error);
@@ -169,38 +172,57 @@ impl Keeper {
             }
         };
         let all: Vec<String> = self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
+        // The keeper of another target may have begun a new epoch meanwhile.
+        let number = if catalog.identity().epoch == author.epoch { number } else { 0 };
         catalog.journal_shipped(name, shipped, number, &all)?;
-        Ok(rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX || shipped < last.seq)
+        let full = rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX
+            || segment.lines.iter().map(String::len).sum::<usize>()
+                >= limits::JOURNAL_SEGMENT_BYTES;
+        Ok(full || shipped < last.seq)
     }
 
     /// The segment's number is taken. If it is ours, of before an answer was lost or a crash, its
-    /// lines are the first of those that are due now, and the rest goes into the next one.
+    /// lines are the first of those that are due now, and the rest goes into the next one. If it is
+    /// ours and is not, the catalog went back in time unnoticed: nothing, and a new epoch begins.
     fn shipped_before(
         &self,
         meant: &Segment,
         rows: &[JournalRow],
         taken: StoreError,
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         let header = &meant.header;
         let prefix = self.target.store.prefix();
         let key = journal::key_of(prefix, &header.node, header.epoch, header.segment);
         let found = match self.until_stop(journal::fetch(&*self.target.store, &key)) {
             Some(Ok(found)) => found,
+            // Nobody can read it: the number is lost, not the target.
+            Some(Err(error)) if error.kind == StoreErrorKind::Corrupt => {
+                return self.new_epoch(&key);
+            }
             Some(Err(error)) => {
                 self.note(&error);
                 return Err(error.into());
             }
             None => return Err(super::EngineError::Stopping),
         };
-        let ours = found.header.instance == header.instance
-            && found.header.first == header.first
+        if found.header.instance != header.instance {
+            self.target.refused(taken.to_string(), self.shared.now());
+            return Err(taken.into());
+        }
+        let due = found.header.first == header.first
             && rows.iter().any(|r| r.seq == found.header.last)
             && meant.lines.starts_with(&found.lines);
-        if ours {
-            return Ok(found.header.last);
-        }
-        self.target.refused(taken.to_string(), self.shared.now());
-        Err(taken.into())
+        if due { Ok(Some(found.header.last)) } else { self.new_epoch(&key) }
+    }
+
+    fn new_epoch(&self, key: &str) -> Result<Option<u64>> {
+        tracing::error!(
+            target = self.target.name(),
+            key,
+            "a journal segment of this number is there and has other lines; a new epoch begins"
+        );
+        self.shared.catalog.begin_epoch()?;
+        Ok(None)
     }
 
     fn note(&self, error: &StoreError) {

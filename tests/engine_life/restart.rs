@@ -5,6 +5,7 @@ use spoolfs::catalog::ObjectState;
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::policy::Rules;
 use spoolfs::recording::{Evidence, ReleasePermit, State};
+use spoolfs::store::journal::{self, Author, Segment};
 use spoolfs::store::memory::{Fault, Operation};
 use std::path::Path;
 use std::time::Duration;
@@ -145,6 +146,33 @@ fn in_the_middle_of_fetching_a_recall() {
     assert_eq!(world.state(id), State::Released);
     assert!(!world.below("a.wav").exists());
     assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+}
+
+#[test]
+fn a_journal_number_that_is_used_by_us_begins_a_new_epoch() {
+    let mut world = World::new();
+    world.rules = Rules { keep_local: None, ..rules() };
+    world.journal_interval = Duration::from_secs(100_000);
+    world.restart();
+    world.archived("a.wav", b"audio");
+    let me = world.catalog().identity();
+    let author = Author {
+        archive: world.catalog().setting("target.one.archive").unwrap().unwrap(),
+        node: me.node,
+        instance: me.instance,
+        epoch: me.epoch,
+    };
+    // Lines that this catalog knows nothing of, for example after it lost its last seconds.
+    let other = Segment::new(&author, 1, 1, 1, vec!["{\"seq\":1}".into()]).unwrap();
+    world.runtime.block_on(journal::ship(world.store(), &other)).unwrap();
+    world.until("shipped", || {
+        world.pass(100_001);
+        world.catalog().journal_pending("one", 10).unwrap().is_empty()
+    });
+    assert_eq!(world.catalog().identity().epoch, 2);
+    let text = String::from_utf8(world.object("p/.spoolfs/journal/pbx/000002-0000000001.jsonl"));
+    assert!(text.unwrap().contains("a.wav"));
+    assert_eq!(world.engine().status().targets[0].standing, Standing::Up);
 }
 
 #[test]

@@ -270,6 +270,66 @@ fn a_journal_row_is_kept_until_every_target_has_it() {
 }
 
 #[test]
+fn the_journal_is_bounded_and_given_out_by_the_megabyte() {
+    let place = Place::new();
+    let catalog = place.open();
+    let id = record(&catalog, "a.wav", 44, 2);
+    archive(&catalog, id, "x", 44, 2);
+    catalog.close();
+    drop(catalog);
+    // A target was away for long.
+    let conn = rusqlite::Connection::open(place.database()).expect("opens");
+    let rows = crate::limits::JOURNAL_ROWS_MAX;
+    let fill = format!(
+        "WITH RECURSIVE n(seq) AS (SELECT 2 UNION ALL SELECT seq + 1 FROM n WHERE seq < {rows})
+         INSERT INTO journal SELECT seq, 0, '{{}}' FROM n;
+         UPDATE position SET journal = {rows};
+         UPDATE journal SET line = replace(hex(zeroblob({})), '00', 'x') WHERE seq < 40",
+        1 << 20
+    );
+    conn.execute_batch(&fill).expect("fills");
+    drop(conn);
+    let catalog = place.open();
+    let pending = catalog.journal_pending("a", 500).expect("usable");
+    assert_eq!((pending.len(), pending[0].seq), (16, 1));
+    for i in 0..600 {
+        let op = |name: &str, new: &str| Op::Rename {
+            id,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            new_parent: NodeId::ROOT,
+            new_name: new.into(),
+            replaced: None,
+            at: at(3 + i),
+        };
+        let (from, to) = if i % 2 == 0 { ("a.wav", "b.wav") } else { ("b.wav", "a.wav") };
+        catalog.record(op(from, to));
+    }
+    let pending = catalog.journal_pending("a", 2).expect("usable");
+    assert!(pending[0].seq > 300, "{}", pending[0].seq);
+    assert!(catalog.counts().expect("usable").journal_backlog < rows + 256);
+    catalog.close();
+    check_rules(&place.database());
+}
+
+#[test]
+fn segments_count_from_one_in_each_epoch() {
+    let place = Place::new();
+    let catalog = place.open();
+    let all = ["a".to_owned()];
+    catalog.journal_shipped("a", 0, 7, &all).expect("usable");
+    catalog.begin_epoch().expect("usable");
+    assert_eq!(catalog.identity().epoch, 2);
+    assert_eq!(catalog.journal_segment("a").expect("usable"), 0);
+    catalog.journal_shipped("a", 0, 3, &all).expect("usable");
+    catalog.close();
+    drop(catalog);
+    let catalog = place.open();
+    assert_eq!((catalog.identity().epoch, catalog.reconcile_due()), (2, false));
+    assert_eq!(catalog.journal_segment("a").expect("usable"), 3);
+}
+
+#[test]
 fn work_comes_in_the_order_the_planner_wants() {
     let place = Place::new();
     let catalog = place.open();
