@@ -116,6 +116,14 @@ impl Catalog {
         self.shared.write(true, |_| Ok(()))
     }
 
+    /// Whether a change would be kept now.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn check_writable(&self) -> Result<()> {
+        self.shared.write(false, |_| Ok(()))
+    }
+
     /// The node exists below with this stamp (reconcile): adopts a change made behind the mount.
     /// The stamp is the hashed one: it is what it was, and archived if it was released. Else:
     /// closed, to be hashed. One in state `recording` is left to its close.

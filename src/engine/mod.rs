@@ -21,6 +21,7 @@ mod hash;
 mod keeper;
 pub mod plan;
 mod planner;
+mod put_off;
 mod recall;
 mod reconcile;
 mod release;

@@ -4,6 +4,7 @@ use super::archive::worth_trying;
 use super::error::Result;
 use super::fill::Fill;
 use super::plan::{self, Action};
+use super::put_off::PutOff;
 use super::shared::Shared;
 use super::workers::{Finished, Job, Queues};
 use crate::catalog::Candidate;
@@ -12,7 +13,6 @@ use crate::limits;
 use crate::policy::Rules;
 use crate::recording::NodeId;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,8 +81,7 @@ pub(super) struct Planner {
     shared: Arc<Shared>,
     woken: Receiver<()>,
     queues: Queues,
-    /// Looked at again later, for reasons that are no failure.
-    put_off: HashMap<NodeId, Timestamp>,
+    put_off: PutOff,
     to_archive: Walk,
     to_release: Walk,
     fill: Fill,
@@ -97,7 +96,7 @@ impl Planner {
             shared,
             woken,
             queues,
-            put_off: HashMap::new(),
+            put_off: PutOff::default(),
             to_archive: Walk::default(),
             to_release: Walk::default(),
             fill: Fill::default(),
@@ -135,10 +134,7 @@ impl Planner {
     }
 
     fn finished(&mut self, finished: Finished) {
-        let Some(wait) = finished.later else { return };
-        if self.put_off.len() < limits::PUT_OFF_MAX {
-            self.put_off.insert(finished.id, self.shared.now().plus(wait));
-        }
+        self.put_off.finished(finished.id, finished.later, self.shared.now());
     }
 
     /// Plans, unless it was done a moment ago: then the moment is waited for, so that a thousand
@@ -164,7 +160,7 @@ impl Planner {
 
     fn plan(&mut self) -> Result<()> {
         let now = self.shared.now();
-        self.put_off.retain(|_, until| *until > now);
+        self.put_off.tidy(now);
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
         self.plan_fill(now)?;
@@ -174,6 +170,10 @@ impl Planner {
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {
         if self.queues.hash.is_full() {
             return Ok(());
+        }
+        // Nothing is read only to find that it can not be remembered.
+        if self.shared.catalog.trouble().is_some() {
+            self.shared.catalog.check_writable()?;
         }
         let rules = self.shared.rules();
         let settled = back(now, rules.settle);
@@ -289,7 +289,7 @@ impl Planner {
     }
 
     fn is_put_off(&self, id: NodeId) -> bool {
-        self.put_off.contains_key(&id)
+        self.put_off.holds(id, self.shared.now())
     }
 
     /// Gives a step to its thread, unless somebody works on the recording. False if the queue is
