@@ -21,6 +21,7 @@ mod readers;
 mod reads;
 mod row;
 mod rules;
+mod salvage;
 mod schema;
 mod settings;
 mod shared;
@@ -83,7 +84,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// Opens or makes the catalog, applies what the operation log holds, starts the thread. A
-    /// database that is no database is set aside (`catalog.db.corrupt-<seconds>`) and a new one is
+    /// database that is damaged beyond repair is set aside (`catalog.db.corrupt-<seconds>`) and a new one is
     /// made; one that can not be opened now leaves the catalog unusable, and it is tried again.
     ///
     /// # Errors
@@ -251,7 +252,7 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
 
 /// The database at the start; `None` if it can not be opened now.
 fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
-    for _ in 0..2 {
+    for attempt in 0..3 {
         let error = match open_database(shared) {
             Ok(database) => return Ok(Some(database)),
             Err(OpenFault::Newer(found)) => {
@@ -264,6 +265,13 @@ fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
             tracing::error!("the catalog {} can not be used: {error}", shared.path.display());
             *shared.trouble.lock() = Some(error.to_string());
             return Ok(None);
+        }
+        if attempt == 0
+            && let Some(rescued) = salvage::rescue(&shared.path, &shared.options.clock)
+        {
+            tracing::error!("{} was damaged ({error}): {rescued:?}", shared.path.display());
+            shared.reconcile.store(true, Ordering::SeqCst);
+            continue;
         }
         let aside = database::set_aside(&shared.path, &shared.options.clock)
             .map_err(CatalogError::io(&shared.path))?;
