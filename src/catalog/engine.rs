@@ -126,7 +126,8 @@ impl Catalog {
 
     /// The node exists below with this stamp (reconcile): adopts a change made behind the mount.
     /// The stamp is the hashed one: it is what it was, and archived if it was released. Else:
-    /// closed, to be hashed. One in state `recording` is left to its close.
+    /// closed, to be hashed; if it was released, it counts as recalled now. One in state
+    /// `recording` is left to its close.
     ///
     /// # Errors
     /// `Unusable`.
@@ -136,7 +137,12 @@ impl Catalog {
             if old.node.row.state == State::Deleted {
                 return Ok(());
             }
-            let new = apply::found(old.node.clone(), &attr, version);
+            let mut new = apply::found(old.node.clone(), &attr, version);
+            // Not the file that was released: a recall brought it, and a crash cut off the word.
+            let spare = old.node.row.hashed.is_some_and(|hashed| hashed == version);
+            if old.node.row.state == State::Released && !spare {
+                new.row.recalled_at = Some(tx.now);
+            }
             tx.save(Some(&old), &new)
         })
     }

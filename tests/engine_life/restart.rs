@@ -135,6 +135,26 @@ fn between_installing_a_recalled_file_and_telling_the_catalog() {
 }
 
 #[test]
+fn a_recall_that_was_cut_off_keeps_its_copy_for_keep_local() {
+    let mut world = World::new();
+    let id = world.released("a.wav", b"audio");
+    let row = world.row(id);
+    world.pass(100_000);
+    let stage = world.lower().stage(id).unwrap();
+    stage.write_at(0, b"audio").unwrap();
+    let place = (spoolfs::recording::NodeId::ROOT, Path::new("a.wav"));
+    world.lower().install(stage, place, &row.attr, &[], &|| true).unwrap();
+    world.restart();
+    world.until_reconciled();
+    world.until_state(id, State::Archived);
+    world.pass(3000);
+    world.idle();
+    assert_eq!(world.state(id), State::Archived, "`keep_local` counts from the recall");
+    world.pass(3000);
+    world.until_state(id, State::Released);
+}
+
+#[test]
 fn in_the_middle_of_fetching_a_recall() {
     let mut world = World::new();
     let id = world.released("a.wav", &audio(300_000, 1));
