@@ -51,6 +51,14 @@ pub enum EngineError {
     /// A thread could not be started.
     #[error("a thread of the engine could not be started: {0}")]
     Thread(std::io::Error),
+    /// A step ended in a panic.
+    #[error("a fault in spoolfs while {doing}: {why}; please report it, it is tried again")]
+    Panicked {
+        /// What was being done.
+        doing: &'static str,
+        /// What the panic said.
+        why: String,
+    },
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -70,6 +78,7 @@ impl EngineError {
             EngineError::Content(e) => e.class,
             EngineError::Refused { .. } => ErrorClass::Refused,
             EngineError::Corrupt { .. } => ErrorClass::Corrupt,
+            EngineError::Panicked { .. } => ErrorClass::Permanent,
             EngineError::NoSpace { .. } | EngineError::Stopping | EngineError::Thread(_) => {
                 ErrorClass::Transient
             }

@@ -1,6 +1,7 @@
 //! One thread for each target: attaches it before anything is written to it, asks again when it
 //! was down, and ships the journal.
 
+use super::contain::contained;
 use super::error::Result;
 use super::shared::Shared;
 use super::target::Target;
@@ -27,30 +28,47 @@ pub(super) struct Keeper {
     pub journal_interval: Duration,
 }
 
+/// What was done for the target since the start.
+#[derive(Debug, Default)]
+struct Progress {
+    orphans_ended: bool,
+    shipped_at: Option<Timestamp>,
+}
+
 impl Keeper {
     /// Runs until the engine stops.
     pub fn run(&self) {
-        let mut orphans_ended = false;
-        let mut shipped_at: Option<Timestamp> = None;
+        let mut state = Progress::default();
         loop {
-            let now = self.shared.now();
-            if self.target.retry_at().is_some_and(|due| due <= now) {
-                self.attach(now);
-            }
-            if self.target.is_up() {
-                if !orphans_ended {
-                    orphans_ended = self.end_orphans();
-                }
-                if shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
-                    shipped_at = Some(now);
-                    self.ship_journal();
-                }
+            let step = contained("looking after a target", || {
+                self.step(&mut state);
+                Ok(())
+            });
+            if let Err(error) = step {
+                self.target.failed(error.to_string(), self.shared.now());
             }
             crossbeam_channel::select! {
                 recv(self.target.nudged) -> _nudge => {}
                 recv(self.shared.stop.closed()) -> _closed => return,
                 default(POLL) => {}
             }
+        }
+    }
+
+    fn step(&self, state: &mut Progress) {
+        let now = self.shared.now();
+        if self.target.retry_at().is_some_and(|due| due <= now) {
+            self.attach(now);
+        }
+        if !self.target.is_up() {
+            return;
+        }
+        if !state.orphans_ended {
+            state.orphans_ended = self.end_orphans();
+        }
+        if state.shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
+            state.shipped_at = Some(now);
+            self.ship_journal();
         }
     }
 

@@ -13,6 +13,7 @@ mod archive;
 mod backoff;
 mod claims;
 mod command;
+mod contain;
 mod error;
 mod explain;
 mod fill;

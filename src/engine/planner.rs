@@ -1,6 +1,7 @@
 //! The main loop: looks what is due, asks the planner, and hands steps to the threads.
 
 use super::archive::worth_trying;
+use super::contain::contained;
 use super::error::Result;
 use super::fill::Fill;
 use super::plan::{self, Action};
@@ -146,7 +147,7 @@ impl Planner {
                 return;
             }
         }
-        let result = self.plan();
+        let result = contained("planning", || self.plan());
         self.planned = Some(Instant::now());
         match result {
             Ok(()) => self.trouble = false,

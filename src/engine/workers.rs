@@ -1,6 +1,7 @@
 //! The threads that do the steps, each behind a bounded queue.
 
 use super::claims::Claim;
+use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Action};
@@ -105,7 +106,7 @@ fn work(
 fn one(shared: &Shared, job: Job, report: &Sender<Finished>, active: &AtomicUsize, step: &Step) {
     let Job { it, claim } = job;
     active.fetch_add(1, Ordering::Relaxed);
-    let later = match step(shared, &it) {
+    let later = match contained("working on a recording", || step(shared, &it)) {
         Ok(later) => later,
         Err(error) => {
             shared.note_failure(it.row.id, &error);
@@ -148,7 +149,10 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
         }
         // Also while there is no end of groups to release: the disk is to become free.
         if purged.elapsed() >= PURGE_EVERY {
-            release::purge(shared);
+            let _reported = contained("removing released copies", || {
+                release::purge(shared);
+                Ok(())
+            });
             purged = Instant::now();
         }
     }
