@@ -76,7 +76,7 @@ impl Tx<'_> {
 
     /// A target that is away for long, or never comes back, must not fill the disk.
     fn bound_journal(&self, seq: u64) -> rusqlite::Result<()> {
-        if seq % TRIM_EVERY != 0 {
+        if !seq.is_multiple_of(TRIM_EVERY) {
             return Ok(());
         }
         let oldest = seq.saturating_sub(limits::JOURNAL_ROWS_MAX);

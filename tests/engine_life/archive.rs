@@ -201,6 +201,27 @@ fn attributes_alone_are_no_new_generation() {
 }
 
 #[test]
+fn nothing_is_hashed_while_the_catalog_can_not_be_written() {
+    let world = World::new();
+    // Large enough to be seen while it is read.
+    let id = world.record("a.wav", &audio(32 << 20, 1));
+    world.catalog().drain().unwrap();
+    let lock = rusqlite::Connection::open(world.database()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    world.until("trouble", || {
+        world.catalog().set_setting("a", "b").is_err() && world.catalog().trouble().is_some()
+    });
+    world.pass(3);
+    for _ in 0..100 {
+        world.engine().nudge();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert_eq!(world.engine().status().hashing, 0);
+    }
+    lock.execute_batch("ROLLBACK").unwrap();
+    world.until_hashed(id);
+}
+
+#[test]
 fn a_target_that_is_down_is_not_held_against_recordings() {
     let world = World::new();
     world.until_standing(Standing::Up);

@@ -150,6 +150,11 @@ impl World {
         std::fs::remove_dir_all(self.state.path().join("run")).unwrap();
     }
 
+    /// The database of the catalog.
+    pub fn database(&self) -> PathBuf {
+        self.state.path().join("state/catalog.db")
+    }
+
     pub fn restart(&mut self) {
         self.die();
         self.open();

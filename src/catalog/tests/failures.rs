@@ -83,8 +83,10 @@ fn a_read_only_database_is_waited_for() {
     eventually("trouble", || catalog.trouble().is_some_and(|t| t.contains("readonly")));
     assert_eq!(state(&catalog, id), State::Closed);
     assert!(matches!(catalog.hashed(id, digest("x", 44, 2)), Err(CatalogError::Unusable { .. })));
+    assert!(catalog.check_writable().is_err());
     catalog.shared.read_only.store(false, Ordering::SeqCst);
     usable(&catalog);
+    assert!(catalog.check_writable().is_ok());
     assert!(catalog.hashed(id, digest("x", 44, 2)).is_ok());
 }
 
