@@ -293,6 +293,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_NODE", "n"),
             ("SPOOLFS_ARCHIVE", "a"),
             ("SPOOLFS_PASSTHROUGH", "never"),
+            ("SPOOLFS_DRAIN_TIMEOUT", "5s"),
             ("SPOOLFS_TARGET__0__NAME", "t"),
             ("SPOOLFS_TARGET__0__URL", "s3://b/p"),
             ("SPOOLFS_TARGET__0__ENDPOINT", "http://10.0.0.1"),
@@ -324,6 +325,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.keep_local, Age::Forever);
     assert_eq!(config.cache.max_size, 1 << 30);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
+    assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));
     let source = include_str!("config.rs");
     for key in KEYS.iter().filter(|k| k.kind != Kind::Future) {
@@ -589,6 +591,8 @@ fn the_unit_hides_no_mount_and_keeps_its_promises() {
     assert!(has("Before", "asterisk.service"));
     assert!(has("SystemCallFilter", "@mount"));
     assert!(has("CapabilityBoundingSet", "CAP_SYS_ADMIN"));
+    // Without it setfsuid(2) does nothing, silently, and calls take the blocks reserved for root.
+    assert!(has("CapabilityBoundingSet", "CAP_SETUID"));
     assert!(settings.iter().any(|(n, _)| *n == "FileDescriptorStoreMax"));
     assert!(settings.iter().any(|(n, _)| *n == "OOMScoreAdjust"));
     // The unit's directories are those that the program expects for its instance.

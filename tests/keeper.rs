@@ -196,11 +196,10 @@ fn service() {
         found = format!("made-by-{own}");
         say("FDSTORE=1\nFDNAME=file", Some(file.as_fd()));
     }
-    if dir.join("pipe").exists() {
-        let (end, other) = rustix::pipe::pipe().unwrap();
+    let pipe = dir.join("pipe").exists().then(|| rustix::pipe::pipe().unwrap());
+    if let Some((end, _)) = &pipe {
         say("FDSTORE=1\nFDNAME=dead", Some(end.as_fd()));
         say("FDSTORE=1\nFDNAME=unpolled\nFDPOLL=0", Some(end.as_fd()));
-        drop(other);
     }
     if dir.join("remove").exists() {
         say("FDSTOREREMOVE=1\nFDNAME=file", None);
@@ -210,6 +209,8 @@ fn service() {
     drop(theirs);
     let mut end = end;
     assert_eq!(end.read(&mut [0]).unwrap(), 0, "the keeper has read everything");
+    // Only from here on is it dead.
+    drop(pipe);
     say("READY=1\nSTATUS=serving", None);
     let mut lives =
         std::fs::File::options().create(true).append(true).open(dir.join("lives")).unwrap();
