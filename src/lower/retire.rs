@@ -31,7 +31,7 @@ impl Lower {
     /// while it is still being read would write to the copy that was taken away.
     ///
     /// # Errors
-    /// `Busy`, `Changed`: the file is where it was.
+    /// `InUse`, `Changed`: the file is where it was.
     pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;

@@ -80,7 +80,7 @@ fn a_file_with_a_writer_is_never_quiet_and_never_retired() {
     let stat = lower.identify(Path::new("a"), NodeId(7)).unwrap();
     let writer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
     assert!(matches!(lower.quiet(Path::new("a")), Err(LowerError::Busy { .. })));
-    assert!(matches!(lower.retire(Path::new("a"), permit(&stat)), Err(LowerError::Busy { .. })));
+    assert!(matches!(lower.retire(Path::new("a"), permit(&stat)), Err(LowerError::InUse { .. })));
     drop(writer);
     let quiet = lower.quiet(Path::new("a")).unwrap();
     assert!(lower.still_quiet(&quiet).unwrap());
