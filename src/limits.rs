@@ -171,3 +171,5 @@ pub const HANDOVER_BARRIER: Duration = Duration::from_secs(2);
 pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(3);
 /// Processes named that have files open at a stop.
 pub const BUSY_NAMED_MAX: usize = 5;
+/// Time that the service manager gives a start that goes on with no mount.
+pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);

@@ -391,6 +391,22 @@ fn a_daemon_that_hangs_at_its_start_is_bypassed() {
 }
 
 #[test]
+fn a_daemon_that_answers_no_more_is_replaced() {
+    if no_mount("a_daemon_that_answers_no_more_is_replaced") {
+        return;
+    }
+    let mut mounted = Mounted::start(&["--watchdog", "1s"]);
+    let pid = std::fs::read_to_string(mounted.kept.path("pid")).unwrap();
+    kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::STOP).unwrap();
+    let took = mounted.records("call.wav");
+    assert!(took < Duration::from_secs(5), "a call had to wait {took:?}");
+    mounted.is_served();
+    mounted.kept.signal(Signal::TERM);
+    assert_eq!(mounted.kept.ended().code(), Some(0));
+    assert_eq!(std::fs::read(mounted.mount.path("call.wav")).unwrap(), b"call");
+}
+
+#[test]
 fn a_stop_leaves_nothing_mounted_even_if_the_daemon_is_killed_at_it() {
     if no_mount("a_stop_leaves_nothing_mounted_even_if_the_daemon_is_killed_at_it") {
         return;

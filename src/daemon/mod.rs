@@ -103,6 +103,10 @@ pub fn run(config: Config) -> Result<()> {
     let signals = Signals::new(&runtime)?;
     let mountpoint = config.mountpoint.clone();
     let kept = handover::kept(&mountpoint, &config.runtime_dir)?;
+    if kept.is_none() {
+        // No call waits for this start, and a large catalog may take its time.
+        notify(&format!("EXTEND_TIMEOUT_USEC={}", limits::FRESH_START_WAIT.as_micros()));
+    }
     let (daemon, server) = assemble(config, &runtime, kept)?;
     let mounted = server.mounted();
     let kept = keep(&daemon, &server);

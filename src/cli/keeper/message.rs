@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) struct Message {
     /// `READY=1`.
     pub ready: bool,
+    /// `WATCHDOG=1`.
+    pub fed: bool,
     /// `FDSTORE=1`.
     pub store: bool,
     /// `FDSTOREREMOVE=1`.
@@ -61,7 +63,11 @@ impl Message {
                     true
                 }
                 // The main process is the keeper, and it stops only when it was told to.
-                "MAINPID" | "WATCHDOG" | "WATCHDOG_USEC" => false,
+                "MAINPID" | "WATCHDOG_USEC" => false,
+                "WATCHDOG" => {
+                    message.fed = value == "1";
+                    false
+                }
                 "STOPPING" => stopping,
                 _ => !line.is_empty(),
             };

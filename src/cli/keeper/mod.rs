@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     /// Wait between the tries to start while the mount is taken away
     #[arg(long, value_name = "TIME", default_value = "30s")]
     retry: Span,
+    /// Longest time without a sign of life of a daemon that gives such signs
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    watchdog: Span,
     /// Recordings directory to take the mount away from, if the command does not tell
     #[arg(long, value_name = "DIR")]
     mountpoint: Option<PathBuf>,
@@ -62,6 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
         start: span(arguments.start_timeout),
         stop: span(arguments.stop_timeout),
         retry: span(arguments.retry),
+        watchdog: span(arguments.watchdog),
     };
     let place = Place::of(arguments);
     let keeper = Keeper::new(arguments.command.clone(), place, patience, &arguments.socket_dir)

@@ -16,6 +16,8 @@ pub(super) struct Patience {
     pub stop: Duration,
     /// Wait between the tries while the mount is bypassed.
     pub retry: Duration,
+    /// Longest time between two `WATCHDOG=1`.
+    pub watchdog: Duration,
 }
 
 /// How a daemon ended.
@@ -48,12 +50,26 @@ pub(super) enum Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Waiting { until: Instant },
-    Starting { until: Instant },
-    Running { since: Instant },
-    HandingOver { until: Instant },
-    Stopping { until: Instant },
-    Killed { stopping: bool },
+    Waiting {
+        until: Instant,
+    },
+    Starting {
+        until: Instant,
+    },
+    /// Without a word of its watchdog it has none.
+    Running {
+        since: Instant,
+        fed: Option<Instant>,
+    },
+    HandingOver {
+        until: Instant,
+    },
+    Stopping {
+        until: Instant,
+    },
+    Killed {
+        stopping: bool,
+    },
 }
 
 /// The life of one daemon after the other.
@@ -79,7 +95,8 @@ impl Policy {
             | Phase::Starting { until }
             | Phase::HandingOver { until }
             | Phase::Stopping { until } => Some(until),
-            Phase::Running { .. } | Phase::Killed { .. } => None,
+            Phase::Running { fed, .. } => fed.map(|at| at + self.patience.watchdog),
+            Phase::Killed { .. } => None,
         }
     }
 
@@ -109,18 +126,25 @@ impl Policy {
                 self.bypassed = true;
                 return Some(Action::BypassAndKill("it was started and did not get ready in time"));
             }
-            Phase::HandingOver { .. } | Phase::Stopping { .. } => {
+            Phase::HandingOver { .. } | Phase::Stopping { .. } | Phase::Running { .. } => {
                 self.phase = Phase::Killed { stopping };
             }
-            Phase::Running { .. } | Phase::Killed { .. } => return None,
+            Phase::Killed { .. } => return None,
         }
         Some(Action::Kill)
+    }
+
+    /// The daemon said that it still answers.
+    pub fn fed(&mut self, now: Instant) {
+        if let Phase::Running { fed, .. } = &mut self.phase {
+            *fed = Some(now);
+        }
     }
 
     /// The daemon said that it is ready.
     pub fn ready(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Starting { .. }) {
-            self.phase = Phase::Running { since: now };
+            self.phase = Phase::Running { since: now, fed: None };
             self.bypassed = false;
         }
     }
@@ -143,7 +167,7 @@ impl Policy {
         let failed = match phase {
             Phase::Starting { .. } => true,
             // A take-over that does not hold is none.
-            Phase::Running { since } => {
+            Phase::Running { since, .. } => {
                 end == End::Other && now < since + limits::KEEPER_SETTLED_AFTER
             }
             _ => false,
@@ -210,6 +234,7 @@ mod tests {
         start: Duration::from_secs(4),
         stop: Duration::from_secs(90),
         retry: Duration::from_secs(30),
+        watchdog: Duration::from_secs(30),
     };
 
     /// A policy and the time.
@@ -365,6 +390,20 @@ mod tests {
         assert_eq!(life.pass(10_000), Some(Action::Kill), "it is taken over all the same");
         assert_eq!(life.ends(End::Killed), None);
         assert_eq!(life.pass(100), Some(Action::Start));
+    }
+
+    #[test]
+    fn a_daemon_that_answers_no_more_is_killed_and_taken_over() {
+        let mut life = Life::running();
+        assert_eq!(life.pass(3_600_000), None, "one that never spoke of it has no watchdog");
+        for _ in 0..3 {
+            life.policy.fed(life.now);
+            assert_eq!(life.pass(29_999), None);
+        }
+        assert_eq!(life.pass(1), Some(Action::Kill));
+        life.restarts(End::Killed);
+        life.policy.fed(life.now);
+        assert_eq!(life.pass(4_000), HUNG, "only a daemon that is ready is fed");
     }
 
     #[test]

@@ -16,14 +16,13 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Environment that is meant for the keeper, not for the daemon.
-const NOT_INHERITED: [&str; 5] =
-    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"];
+const NOT_INHERITED: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
 /// A daemon, its predecessors' legacy and its successors.
 pub(super) struct Keeper {
@@ -32,6 +31,7 @@ pub(super) struct Keeper {
     socket: NotifySocket,
     kept: Kept,
     policy: Policy,
+    watchdog: Duration,
     child: Option<Child>,
     /// How the last daemon ended.
     last: u8,
@@ -65,6 +65,7 @@ impl Keeper {
             socket: NotifySocket::bind(socket_dir)?,
             kept: Kept::default(),
             policy: Policy::new(patience, Instant::now()),
+            watchdog: patience.watchdog,
             child: None,
             last: 0,
             over: false,
@@ -181,6 +182,7 @@ impl Keeper {
             command.env_remove(name);
         }
         command.env("NOTIFY_SOCKET", self.socket.path()).stdin(Stdio::null());
+        command.env("WATCHDOG_USEC", self.watchdog.as_micros().to_string());
         if !inheritance.names.is_empty() {
             command.env("LISTEN_FDS", inheritance.names.len().to_string());
             command.env("LISTEN_FDNAMES", inheritance.names.join(":"));
@@ -273,6 +275,9 @@ impl Keeper {
         let now = Instant::now();
         if message.ready {
             self.policy.ready(now);
+        }
+        if message.fed {
+            self.policy.fed(now);
         }
         if let Some(by) = message.extend {
             self.policy.extend(now, by);
