@@ -88,7 +88,7 @@ impl<'s> Ground<'s> {
                 let mounted = spoolfs(System::Passthrough, self.target(&Far::Answers), "").mount();
                 match mounted.status()["mode"].as_str() {
                     Some("passthrough") => Ok(()),
-                    mode => Err(format!("spoolfs says its mode is {mode:?}")),
+                    mode => Err(format!("spoolfs runs in mode {}", mode.unwrap_or("unknown"))),
                 }
             }
             System::Rclone => self.program(system).map(drop),
