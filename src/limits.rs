@@ -130,3 +130,38 @@ pub const CONTROL_REQUEST_BYTES_MAX: u64 = 4 << 20;
 pub const CONTROL_RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// How long a control connection may say nothing, or not take what is said to it.
 pub const CONTROL_IDLE: Duration = Duration::from_secs(60);
+/// Descriptors that outlive the daemon: how many are kept, and taken back.
+pub const KEPT_DESCRIPTORS_MAX: usize = 64;
+/// Longest wait for a service manager that does not read its notifications.
+pub const NOTIFY_WAIT: Duration = Duration::from_secs(5);
+/// Mounts of ours on one directory that are taken away; more are somebody's work in progress.
+pub const STACKED_MOUNTS_MAX: usize = 64;
+/// Links followed on the way to a mount point, as many as the kernel follows.
+pub const LINKS_MAX: usize = 40;
+/// Longest wait for `systemctl`.
+pub const SERVICE_MANAGER_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether `systemctl` has ended.
+pub const SERVICE_MANAGER_LOOK: Duration = Duration::from_millis(2);
+/// Failed starts after which the mount is bypassed, if they came
+/// within [`KEEPER_FAILURES_WITHIN`].
+pub const KEEPER_FAILURES_MAX: usize = 3;
+/// How long a failed start counts.
+pub const KEEPER_FAILURES_WITHIN: Duration = Duration::from_secs(60);
+/// A daemon that ends by itself so soon after it was ready has failed to start.
+pub const KEEPER_SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for a daemon that was told to hand over; then it is killed.
+pub const KEEPER_HAND_OVER_WAIT: Duration = Duration::from_secs(10);
+/// Longest time that a daemon may ask for at once.
+pub const KEEPER_EXTENSION_MAX: Duration = Duration::from_secs(3600);
+/// How often kept descriptors are looked at for a dead one.
+pub const KEEPER_LOOK: Duration = Duration::from_secs(1);
+/// Longest notification that is read.
+pub const NOTIFICATION_BYTES_MAX: usize = 4096;
+/// Parents looked at to find out whether a notification comes from our child.
+pub const ANCESTORS_MAX: usize = 32;
+/// Longest wait for the service manager to take what it is to keep.
+pub const HANDOVER_BARRIER: Duration = Duration::from_secs(2);
+/// Longest wait for a catalog that can not be used yet, when a mount is taken over.
+pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(3);
+/// Processes named that have files open at a stop.
+pub const BUSY_NAMED_MAX: usize = 5;

@@ -38,31 +38,6 @@ pub(super) fn unpercent(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// CRC-32 as in IEEE 802.3 (the one of gzip).
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0u32; 256];
-        let mut i = 0;
-        while i < 256 {
-            let mut value = i as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                value = if value & 1 == 1 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
-                bit += 1;
-            }
-            table[i] = value;
-            i += 1;
-        }
-        table
-    };
-    let step = |crc: u32, b: &u8| {
-        // The index is below 256 by construction.
-        let at = usize::from(crc as u8 ^ b);
-        TABLE.get(at).copied().unwrap_or(0) ^ (crc >> 8)
-    };
-    !bytes.iter().fold(u32::MAX, step)
-}
-
 /// A name as a percent-encoded JSON string.
 pub(super) mod name {
     use super::{percent, unpercent};
@@ -132,10 +107,5 @@ mod tests {
         assert_eq!(percent(b"2026/in 3001%.wav"), "2026/in%203001%25.wav");
         assert_eq!(unpercent("%4"), None);
         assert_eq!(unpercent("%zz"), None);
-    }
-
-    #[test]
-    fn the_checksum_is_the_well_known_one() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 }

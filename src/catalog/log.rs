@@ -5,8 +5,8 @@
 //! order of those records. A segment is removed only when nothing in it is needed any more, and
 //! only from the oldest on.
 
-use super::encode::crc32;
 use super::op::Op;
+use crc32fast::hash as crc32;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,6 +20,9 @@ const FRAME: usize = 8;
 /// Version, phase, sequence number, reference in front of the operation.
 const HEAD: usize = 18;
 
+/// Segments that stay though all that is in them is in the catalog, the active one included.
+const SEGMENTS_KEPT: usize = 2;
+
 /// No record is longer: names and extended attributes are bounded by the kernel.
 const RECORD_MAX: u64 = 1 << 20;
 
@@ -28,11 +31,12 @@ const RECORD_MAX: u64 = 1 << 20;
 pub(super) enum Phase {
     /// It is about to be done; the reference is the kernel's request number.
     Intent = 1,
-    /// It was done; the reference is the intent's sequence number.
+    /// It was done; the reference is the intent's sequence number. An operation with it says what
+    /// came of it in place of the intent's.
     Done = 2,
     /// It was refused; the reference is the intent's sequence number.
     Failed = 3,
-    /// It was done, without an intent.
+    /// It was done, without an intent; the reference is the kernel's request number, or 0.
     Record = 4,
 }
 
@@ -47,6 +51,32 @@ pub(super) struct Effect {
     pub op: Op,
     /// What it takes in the log.
     pub bytes: u64,
+}
+
+/// Where an effect comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A request of the kernel that needed no intent; 0 for none.
+    Request(u64),
+    /// An intent, by its sequence number.
+    Intent(u64),
+}
+
+impl Origin {
+    pub(super) fn intent(self) -> Option<u64> {
+        match self {
+            Origin::Intent(seq) => Some(seq),
+            Origin::Request(_) => None,
+        }
+    }
+}
+
+impl Replay {
+    fn answer(&mut self, seq: u64, unique: u64, op: &Op) {
+        if unique != 0 {
+            self.answers.push(Answer { seq, unique, op: op.clone() });
+        }
+    }
 }
 
 /// A logged intent without an outcome.
@@ -74,8 +104,21 @@ pub(super) struct Replay {
     pub effects: Vec<Effect>,
     /// Largest node identity named.
     pub max_id: u64,
+    /// What requests of the kernel came to, oldest first.
+    pub answers: Vec<Answer>,
     /// Records were lost, not merely the torn last one.
     pub damaged: bool,
+}
+
+/// What a request of the kernel came to: should it be sent again, it is answered from here.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// Sequence number of the record that says so.
+    pub seq: u64,
+    /// The request's number.
+    pub unique: u64,
+    /// What was done.
+    pub op: Op,
 }
 
 /// The log, open for appending.
@@ -112,8 +155,23 @@ impl Log {
         for open in log.open.values_mut() {
             open.orphan = !open.settled;
         }
+        log.drop_empty()?;
         log.rotate()?;
         Ok((log, replay))
+    }
+
+    /// A daemon that died before it logged anything left an empty segment: not worth the place of
+    /// one that is kept.
+    fn drop_empty(&mut self) -> std::io::Result<()> {
+        while let Some(last) = self.segments.back() {
+            let path = segment_path(&self.dir, last.number);
+            if std::fs::metadata(&path)?.len() > 0 {
+                break;
+            }
+            std::fs::remove_file(path)?;
+            self.segments.pop_back();
+        }
+        Ok(())
     }
 
     fn read_segment(&mut self, bytes: &[u8], number: u64, replay: &mut Replay) -> u64 {
@@ -140,15 +198,20 @@ impl Log {
                 self.open.insert(seq, Open { settled, ..fresh });
                 None
             }
-            (Phase::Done, _) => self.open.get_mut(&of).filter(|o| !o.settled).map(|open| {
+            (Phase::Done, came) => self.open.get_mut(&of).filter(|o| !o.settled).map(|open| {
                 open.settled = true;
-                Effect { seq, intent: Some(of), op: open.op.clone(), bytes }
+                let op = came.unwrap_or_else(|| open.op.clone());
+                replay.answer(seq, open.unique, &op);
+                Effect { seq, intent: Some(of), op, bytes }
             }),
             (Phase::Failed, _) => {
                 self.open.remove(&of);
                 None
             }
-            (Phase::Record, Some(op)) => Some(Effect { seq, intent: None, op, bytes }),
+            (Phase::Record, Some(op)) => {
+                replay.answer(seq, of, &op);
+                Some(Effect { seq, intent: None, op, bytes })
+            }
             (Phase::Intent | Phase::Record, None) => None,
         };
         if let Some(effect) = effect {
@@ -186,17 +249,16 @@ impl Log {
     }
 
     /// Logs that an operation took effect.
-    pub(super) fn effect(
-        &mut self,
-        intent: Option<u64>,
-        json: &[u8],
-    ) -> (u64, std::io::Result<()>) {
-        let (phase, of) = intent.map_or((Phase::Record, 0), |seq| (Phase::Done, seq));
-        let (seq, written) = self.append(phase, of, json);
+    pub(super) fn effect(&mut self, of: Origin, json: &[u8]) -> (u64, std::io::Result<()>) {
+        let (phase, reference) = match of {
+            Origin::Request(unique) => (Phase::Record, unique),
+            Origin::Intent(seq) => (Phase::Done, seq),
+        };
+        let (seq, written) = self.append(phase, reference, json);
         if let Some(last) = self.segments.back_mut() {
             last.last_effect = seq;
         }
-        if let Some(open) = intent.and_then(|seq| self.open.get_mut(&seq)) {
+        if let Some(open) = of.intent().and_then(|seq| self.open.get_mut(&seq)) {
             open.settled = true;
         }
         (seq, written)
@@ -221,9 +283,10 @@ impl Log {
         orphans.map(|(seq, o)| (*seq, o.unique, o.op.clone())).collect()
     }
 
-    /// The operation of an intent that is undecided.
-    pub(super) fn undecided_op(&self, intent: u64) -> Option<Op> {
-        self.open.get(&intent).filter(|o| o.orphan && !o.settled).map(|o| o.op.clone())
+    /// The request number and operation of an intent that is undecided.
+    pub(super) fn undecided_op(&self, intent: u64) -> Option<(u64, Op)> {
+        let open = self.open.get(&intent).filter(|o| o.orphan && !o.settled);
+        open.map(|o| (o.unique, o.op.clone()))
     }
 
     /// The effects of these intents are in the catalog.
@@ -250,10 +313,11 @@ impl Log {
     }
 
     /// Takes out the segments that are not needed once everything up to `committed` is in the
-    /// catalog; the caller removes the files. Intents still open in them are written anew.
+    /// catalog; the caller removes the files. Intents still open in them are written anew. The
+    /// last stays: a request that was done but not answered may be sent to the next daemon.
     pub(super) fn retire(&mut self, committed: u64) -> Vec<PathBuf> {
         let mut paths = Vec::new();
-        while self.segments.len() > 1 {
+        while self.segments.len() > SEGMENTS_KEPT {
             let Some(front) = self.segments.front() else { break };
             let number = front.number;
             if front.last_effect > committed || self.waiting_in(number) || !self.carry(number) {

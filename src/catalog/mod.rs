@@ -47,10 +47,11 @@ use crate::clock::SharedClock;
 use crate::recording::NodeId;
 use database::Database;
 use error::{Fault, fault};
-use log::{Log, Replay};
+use log::{Answer, Log, Origin, Replay};
 use parking_lot::Mutex;
 use schema::OpenFault;
 use shared::Shared;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -146,6 +147,14 @@ impl Catalog {
         failing.then(|| format!("the operation log in {dir} can not be written; free space there"))
     }
 
+    /// Waits for a database that could not be opened at first, for a while. Only for a start.
+    pub fn usable_within(&self, patience: std::time::Duration) {
+        let until = std::time::Instant::now() + patience;
+        while self.shared.trouble.lock().is_some() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Whether something may be missing in the catalog that only a look at the whole lower
     /// directory brings back: a new or restored database, a full or damaged log.
     pub fn reconcile_due(&self) -> bool {
@@ -181,7 +190,26 @@ impl Catalog {
 
     /// Logs an operation that is done. Best effort: if the log is full, a reconcile is due.
     pub fn record(&self, op: Op) {
-        self.shared.effect(None, op);
+        self.answer(0, op);
+    }
+
+    /// The same for a request of the kernel (its number without bit 63) whose answer must be
+    /// known should it be sent again.
+    pub fn answer(&self, unique: u64, op: Op) {
+        self.shared.effect(Origin::Request(unique), op, false);
+    }
+
+    /// The number of the last record: what is logged from now on has a higher one.
+    pub fn mark(&self) -> u64 {
+        self.shared.log.lock().last_seq()
+    }
+
+    /// What the requests of the run before came to, by the kernel's number, as far as the log
+    /// still has them and only from behind `mark` on: request numbers begin anew with each
+    /// connection. Can be asked once.
+    pub fn answers(&self, mark: u64) -> HashMap<u64, Op> {
+        let answers = std::mem::take(&mut *self.shared.answers.lock());
+        answers.into_iter().filter(|a| a.seq > mark).map(|a| (a.unique, a.op)).collect()
     }
 
     /// Intents of an earlier run, or of a request that panicked, whose outcome only a look at the
@@ -192,9 +220,13 @@ impl Catalog {
 
     /// Settles one of [`Catalog::undecided`]: whether the lower directory shows it done.
     pub fn settle_undecided(&self, seq: u64, applied: bool) {
-        let op = self.shared.log.lock().undecided_op(seq);
-        match op {
-            Some(op) if applied => self.shared.effect(Some(seq), op),
+        let open = self.shared.log.lock().undecided_op(seq);
+        match open {
+            Some((unique, op)) if applied => {
+                let answer = Answer { seq, unique, op: op.clone() };
+                self.shared.answers.lock().push(answer);
+                self.shared.effect(Origin::Intent(seq), op, false);
+            }
             Some(_) => self.shared.refused(seq),
             None => {}
         }
@@ -227,7 +259,14 @@ impl Intent<'_> {
     /// The lower directory was changed: the operation takes effect, seen by reads at once.
     pub fn done(mut self) {
         if let Some(op) = self.op.take() {
-            self.catalog.shared.effect(Some(self.seq), op);
+            self.catalog.shared.effect(Origin::Intent(self.seq), op, false);
+        }
+    }
+
+    /// The same, with what came of it where the intent could not know.
+    pub fn done_as(mut self, op: Op) {
+        if self.op.take().is_some() {
+            self.catalog.shared.effect(Origin::Intent(self.seq), op, true);
         }
     }
 
@@ -308,6 +347,7 @@ fn open_database(shared: &Arc<Shared>) -> std::result::Result<Database, OpenFaul
 /// Takes up what the log of the run before holds.
 fn resume(shared: &Shared, replay: Replay, committed: u64) {
     shared.raise_id(replay.max_id);
+    *shared.answers.lock() = replay.answers;
     if replay.damaged {
         shared.reconcile.store(true, Ordering::SeqCst);
     }

@@ -4,7 +4,7 @@ use super::Options;
 use super::database::Database;
 use super::error::{CatalogError, Result};
 use super::identity::Identity;
-use super::log::{Effect, Log};
+use super::log::{Answer, Effect, Log, Origin};
 use super::op::Op;
 use super::overlay::Overlay;
 use super::readers::Readers;
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     /// Taken before `overlay` where both are.
     pub log: Mutex<Log>,
     pub overlay: RwLock<Overlay>,
+    /// What requests of the run before came to; taken by whoever answers them.
+    pub answers: Mutex<Vec<Answer>>,
     pub jobs: Mutex<VecDeque<Job>>,
     pub readers: Readers,
     pub identity: RwLock<Identity>,
@@ -91,6 +93,7 @@ impl Shared {
             path,
             log: Mutex::new(log),
             overlay: RwLock::default(),
+            answers: Mutex::default(),
             jobs: Mutex::default(),
             identity: RwLock::new(identity),
             trouble: Mutex::default(),
@@ -132,19 +135,20 @@ impl Shared {
     }
 
     /// Logs an operation that took effect, and makes it visible. Outcomes of intents are taken
-    /// also over the bound: there are no more of them than requests in flight.
-    pub(super) fn effect(&self, intent: Option<u64>, op: Op) {
-        // The operation itself stands in the intent.
+    /// also over the bound: there are no more of them than requests in flight. `anew` says that
+    /// the operation is not the one that stands in the intent.
+    pub(super) fn effect(&self, of: Origin, op: Op, anew: bool) {
+        let intent = of.intent();
         let json = match intent {
-            None => self.serialised(&op).unwrap_or_default(),
-            Some(_) => Vec::new(),
+            Some(_) if !anew => Vec::new(),
+            _ => self.serialised(&op).unwrap_or_default(),
         };
         let mut log = self.log.lock();
         if intent.is_none() && (json.is_empty() || self.full(json.len()).is_some()) {
             self.reconcile.store(true, Ordering::SeqCst);
             return;
         }
-        let (seq, written) = log.effect(intent, &json);
+        let (seq, written) = log.effect(of, &json);
         if self.written(written).is_err() {
             // Still in memory; only a death of the daemon would lose it.
             self.reconcile.store(true, Ordering::SeqCst);

@@ -1,8 +1,9 @@
 //! What every command needs: the configuration, the daemon, paths below the mount, an exit.
 
-use super::output;
+use super::{bypass, output};
 use crate::config::{self, Config, ConfigError, Environment, Overrides};
 use crate::control::{Client, ClientError, Failure, PathFailure, Progress, Request, WirePath};
+use crate::daemon::alarm::Alarm;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ pub(super) enum Exit {
     Usage(String),
     /// Failed, and everything about it was already printed: 1.
     Shown,
+    /// As a program ended that was run.
+    Status(u8),
 }
 
 impl Exit {
@@ -38,6 +41,7 @@ impl Exit {
     pub fn show(self, json: bool) -> u8 {
         let (failure, status) = match self {
             Exit::Shown => return 1,
+            Exit::Status(status) => return status,
             Exit::Failed(failure) => (failure, 1),
             Exit::Usage(message) => (Failure::new(message), 2),
         };
@@ -75,10 +79,20 @@ impl Context {
         answer.map_err(|e| match e {
             ClientError::Failed(failure) => Exit::Failed(failure),
             ClientError::NotRunning(_) => Exit::failed(format!(
-                "{e}: start it with \"spoolfs mount --config {}\"",
-                self.config.file.display()
+                "{e}: start it with \"spoolfs mount --config {}\"{}",
+                self.config.file.display(),
+                self.emergency()
             )),
             other => Exit::failed(other.to_string()),
+        })
+    }
+
+    /// Since when recordings go to the plain directory, if the mount was taken out of the way.
+    fn emergency(&self) -> String {
+        Alarm::read(&self.config.runtime_dir).map_or_else(String::new, |alarm| {
+            let since = output::when(alarm.since);
+            let what = bypass::warning(&self.config.mountpoint, &alarm.reason);
+            format!(".\nSince {since}: {what}")
         })
     }
 

@@ -5,10 +5,13 @@
 //! one JSON document, also for a failure.
 
 mod archive;
+mod bypass;
 mod check;
 mod context;
 mod explain;
+mod keeper;
 mod mount;
+mod mounts;
 mod moves;
 mod output;
 mod path_report;
@@ -20,7 +23,7 @@ mod status;
 pub use check::{Finding, Outcome};
 
 use clap::{Parser, Subcommand};
-use context::{Common, Context, Exit};
+use context::{Context, Exit};
 use std::process::ExitCode;
 
 /// A file system over a PBX's recordings directory that archives to object storage.
@@ -64,18 +67,30 @@ enum Command {
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
+    /// Take the mount away in an emergency, so that calls land in the plain directory.
+    #[command(after_help = bypass::EXAMPLES)]
+    Bypass(bypass::Arguments),
+    /// Keep a daemon running, and what it needs to go on, where there is no systemd.
+    #[command(after_help = keeper::EXAMPLES)]
+    Keeper(keeper::Arguments),
+    #[command(name = keeper::stage::NAME, hide = true)]
+    KeeperStage(keeper::stage::Arguments),
 }
 
 impl Command {
-    fn common(&self) -> &Common {
-        match self {
+    /// Whether the answer is wanted as one JSON document.
+    fn json(&self) -> bool {
+        let common = match self {
             Command::Mount(a) => &a.common,
             Command::Status(a) => &a.common,
             Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Reload(a) => &a.common,
-        }
+            Command::Bypass(a) => &a.common,
+            Command::Keeper(_) | Command::KeeperStage(_) => return false,
+        };
+        common.json
     }
 
     fn run(&self) -> Result<(), Exit> {
@@ -88,6 +103,9 @@ impl Command {
             Command::Explain(a) => explain::run(a),
             Command::Check(a) => check::run(a),
             Command::Reload(a) => reload::run(a),
+            Command::Bypass(a) => bypass::run(a),
+            Command::Keeper(a) => keeper::run(a),
+            Command::KeeperStage(a) => keeper::stage::run(a),
         }
     }
 }
@@ -103,6 +121,6 @@ pub fn main() -> ExitCode {
     };
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => ExitCode::from(exit.show(arguments.command.common().json)),
+        Err(exit) => ExitCode::from(exit.show(arguments.command.json())),
     }
 }

@@ -52,6 +52,8 @@ pub(super) fn resolve(
     let archive = raw.archive.clone().unwrap_or_else(|| "default".to_owned());
     word(source, "archive", &archive)?;
     let passthrough = passthrough(raw.passthrough.as_deref(), source)?;
+    let drain = raw.drain_timeout.map_or(MINUTE, |s| s.0);
+    let drain_timeout = within(source, "drain_timeout", drain, Duration::ZERO..=60 * MINUTE)?;
     let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
@@ -65,6 +67,7 @@ pub(super) fn resolve(
         node,
         archive,
         passthrough,
+        drain_timeout,
         targets,
         write_back,
         cache,
@@ -124,7 +127,7 @@ pub(super) fn word(source: &Source, key: &str, text: &str) -> Result<()> {
 
 /// `/run/spoolfs/monitor` for `/var/lib/spoolfs/monitor`. Any other place gets a few digits of
 /// its own, so that two of them that end in the same name do not share an operation log.
-fn default_runtime_dir(state_dir: &Path) -> PathBuf {
+pub(super) fn default_runtime_dir(state_dir: &Path) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let usual = state_dir.strip_prefix("/var/lib/spoolfs").ok();
     let name = match (usual.map(|rest| rest.components().count()), state_dir.file_name()) {

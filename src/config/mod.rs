@@ -7,6 +7,7 @@
 mod check;
 mod environment;
 mod error;
+mod essentials;
 mod keys;
 mod paths;
 mod raw;
@@ -15,6 +16,7 @@ mod target;
 
 pub use environment::Environment;
 pub use error::ConfigError;
+pub use essentials::Essentials;
 pub use keys::{KEYS, Key, Kind};
 pub use paths::{beneath, resolve};
 pub use target::{Scheme, Target};
@@ -101,6 +103,8 @@ pub struct Config {
     pub archive: String,
     /// Whether the kernel may bypass the daemon.
     pub passthrough: Passthrough,
+    /// How long files that are open at a stop may still be written.
+    pub drain_timeout: Duration,
     /// Where recordings are archived to; none: local only.
     pub targets: Vec<Target>,
     /// From the local disk to the targets.

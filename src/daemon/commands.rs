@@ -87,7 +87,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: daemon.started.age_at(now).as_secs(),
-        mode: "plain".to_owned(),
+        mode: mode(daemon),
         mountpoint: config.mountpoint.clone().into(),
         node: daemon.catalog.identity().node,
         states: counts
@@ -109,6 +109,11 @@ fn status(daemon: &Daemon) -> StatusReport {
         disk: DiskUse { free, size },
         warnings,
     }
+}
+
+fn mode(daemon: &Daemon) -> String {
+    let passed = daemon.link.get().is_some_and(|l| l.connection.passthrough);
+    if passed { "passthrough" } else { "plain" }.to_owned()
 }
 
 fn unknown_counts() -> CatalogError {

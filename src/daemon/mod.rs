@@ -1,43 +1,46 @@
 //! The composition root: puts the rooms together, runs until told to stop, takes them apart.
 
+pub(crate) mod alarm;
 mod archive;
 mod commands;
+mod drain;
 mod ground;
-mod notify;
+mod handover;
+pub(crate) mod notify;
 pub mod setup;
+mod signals;
 mod space;
+mod watchdog;
 
 pub use ground::GroundError;
 pub use setup::target as target_options;
 
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, Passthrough};
 use crate::content::{self, Content};
 use crate::control;
 use crate::engine::{self, Engine};
-use crate::fuse::Server;
+use crate::fuse::{self, Connection, Server};
 use crate::limits;
 use crate::lower::Lower;
 use crate::store::{self, Store};
-use crate::vfs::{Vfs, Workers};
+use crate::vfs::{self, Vfs, Workers};
 use archive::EngineArchive;
 use commands::Commands;
+use handover::Kept;
 use notify::notify;
 use parking_lot::RwLock;
+use signals::{Ending, Signals};
 use std::error::Error;
 use std::fs::{DirBuilder, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
-
-/// How long files may stay open after the mount was taken out of the tree at a stop; after that
-/// their writers get an error.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -61,6 +64,17 @@ pub struct Daemon {
     pub content: Content,
     /// Source of time.
     pub clock: SharedClock,
+    /// What was agreed on with the kernel, once it is.
+    pub link: OnceLock<Link>,
+}
+
+/// The connection to the kernel.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What was agreed on.
+    pub connection: Connection,
+    /// Somebody keeps it should the daemon die.
+    pub kept: bool,
 }
 
 impl Daemon {
@@ -71,23 +85,29 @@ impl Daemon {
     }
 }
 
-/// Mounts, serves and unmounts. Returns after SIGTERM or SIGINT, or when somebody else unmounted.
+/// Mounts, serves and unmounts; or goes on with the mount of a daemon that died or was replaced.
+/// Returns after SIGTERM or SIGINT, or when somebody else unmounted. After SIGUSR1 it returns too,
+/// but leaves the mount to a successor.
 ///
 /// # Errors
 /// One sentence with the cure; nothing is mounted then.
 pub fn run(config: Config) -> Result<()> {
     crate::sys::clear_umask();
+    crate::sys::give_up_reserve();
     raise_file_limit();
-    ground::inspect(&config.mountpoint, &outside(&config))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("spoolfs-net")
         .enable_all()
         .build()?;
-    let daemon = assemble(config, &runtime)?;
-    let mountpoint = daemon.config.read().mountpoint.clone();
-    let server = Server::mount(daemon.vfs.clone(), &mountpoint)?;
+    let signals = Signals::new(&runtime)?;
+    let mountpoint = config.mountpoint.clone();
+    let kept = handover::kept(&mountpoint, &config.runtime_dir)?;
+    let (daemon, server) = assemble(config, &runtime, kept)?;
     let mounted = server.mounted();
+    let kept = keep(&daemon, &server);
+    let link = Link { connection: server.connection().clone(), kept };
+    let _only_here = daemon.link.set(link);
     let (ended, end) = mpsc::channel();
     let serve = move || {
         let result = server.run();
@@ -99,6 +119,7 @@ pub fn run(config: Config) -> Result<()> {
     let mut control = match control::Server::start(&socket, commands) {
         Ok(control) => control,
         Err(error) => {
+            handover::forget();
             let _the_error_matters_more = mounted.unmount();
             daemon.engine.stop();
             daemon.catalog.close();
@@ -106,32 +127,41 @@ pub fn run(config: Config) -> Result<()> {
         }
     };
     let space = space::watch(daemon.clone())?;
+    watchdog::start(mountpoint.clone())?;
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
+    if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
+        tracing::warn!(
+            seconds = alarm.since.age_at(daemon.clock.now()).as_secs(),
+            reason = alarm.reason,
+            "calls were recorded into the plain directory; what is there is adopted now"
+        );
+    }
 
-    let unmounted_by_others = wait(&runtime, &end, || {
+    let ending = signals.wait(&runtime, &end, || {
         notify("RELOADING=1");
         if let Err(failure) = commands::reload(&daemon) {
             tracing::error!(%failure, "the new configuration is not in force");
         }
         notify("READY=1");
-    })?;
+    });
     notify("STOPPING=1");
-    if !unmounted_by_others {
-        let at_once = mounted.unmount()?;
-        if !at_once {
-            tracing::warn!(
-                seconds = STOP_GRACE.as_secs(),
-                "files are open; they can be finished within the grace time"
-            );
+    match ending {
+        Ending::HandOver if kept => {
+            // Calls are served until the last moment; what is not answered is asked again.
+            daemon.engine.stop();
+            tracing::info!("leaving the mount to a successor");
+            std::process::exit(0);
         }
-        if end.recv_timeout(STOP_GRACE).is_err() {
-            tracing::error!(
-                "files were still open: their writers get an error from now on, \
-                what they wrote is on disk"
-            );
+        Ending::Unmounted => tracing::warn!("unmounted by somebody else; stopping"),
+        Ending::HandOver | Ending::Stop => {
+            if ending == Ending::HandOver {
+                tracing::warn!("nobody keeps the connection for a successor: stopping instead");
+            }
+            drain::unmount(&mounted, &end, daemon.config.read().drain_timeout)?;
         }
     }
+    handover::forget();
     drop(space);
     control.stop();
     daemon.engine.stop();
@@ -139,6 +169,18 @@ pub fn run(config: Config) -> Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Has the connection kept. Without it the daemon works, but its death ends calls in progress.
+fn keep(daemon: &Daemon, server: &Server) -> bool {
+    let runtime = daemon.config.read().runtime_dir.clone();
+    handover::keep(server, &daemon.lower, &runtime).unwrap_or_else(|error| {
+        tracing::error!(
+            %error,
+            "the connection can not be kept beyond this daemon: its death would end calls"
+        );
+        false
+    })
 }
 
 /// Directories that must not be inside the mount: they would wait for themselves.
@@ -153,7 +195,43 @@ fn outside(config: &Config) -> Vec<(&'static str, PathBuf)> {
     outside
 }
 
-fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
+/// What is known of the mount before there is a file system.
+enum Start {
+    Fresh,
+    Takeover(OwnedFd, Connection),
+}
+
+/// The lower directory, and how to begin. A connection that belongs to another catalog is not
+/// gone on with: its node numbers mean something else here.
+fn begin(config: &Config, kept: Option<Kept>, catalog: &Catalog) -> Result<(Start, Arc<Lower>)> {
+    let mountpoint = &config.mountpoint;
+    if let Some(Kept { device, lower, connection }) = kept {
+        let ours = handover::catalog_name(&catalog.identity());
+        if connection.catalog == ours {
+            let lower = Lower::resume(lower, mountpoint)?;
+            return Ok((Start::Takeover(device, connection), lower));
+        }
+        tracing::error!(
+            mount = connection.catalog,
+            catalog = ours,
+            "the catalog is not the one that the mount belongs to: it is mounted anew; files that \
+             were open get errors, what was written is on disk"
+        );
+        drop(device);
+        handover::begin_anew(mountpoint)?;
+    }
+    ground::inspect(mountpoint, &outside(config))?;
+    Ok((Start::Fresh, Lower::open(mountpoint)?))
+}
+
+fn assemble(
+    config: Config,
+    runtime: &Runtime,
+    kept: Option<Kept>,
+) -> Result<(Arc<Daemon>, Server)> {
+    if kept.is_none() {
+        ground::inspect(&config.mountpoint, &outside(&config))?;
+    }
     let clock: SharedClock = Arc::new(SystemClock);
     let rules = setup::rules(&config)?;
     let stores = config
@@ -170,7 +248,10 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
         clock: clock.clone(),
         node: config.node.clone().unwrap_or_else(made_up_node),
     })?;
-    let lower = Lower::open(&config.mountpoint)?;
+    if kept.is_some() {
+        catalog.usable_within(limits::HANDOVER_CATALOG_WAIT);
+    }
+    let (start, lower) = begin(&config, kept, &catalog)?;
     let content = Content::new(
         content::Options {
             cache_dir: Some(config.cache.dir.clone()),
@@ -213,16 +294,40 @@ fn assemble(config: Config, runtime: &Runtime) -> Result<Arc<Daemon>> {
         read_timeout: config.read.timeout,
     };
     let workers = Workers::start(limits::WORKER_THREADS, limits::WORKER_QUEUE_MAX)?;
-    let vfs = Arc::new(Vfs::new(
-        lower.clone(),
-        catalog.clone(),
-        Arc::new(archive),
-        clock.clone(),
+    let parts = vfs::Parts {
+        lower: lower.clone(),
+        catalog: catalog.clone(),
+        archive: Arc::new(archive),
+        clock: clock.clone(),
         workers,
-    ));
+        runtime: Some(config.runtime_dir.clone()),
+    };
+    let mountpoint = &config.mountpoint;
+    let (vfs, server) = match start {
+        Start::Fresh => {
+            let vfs = Arc::new(Vfs::new(parts)?);
+            let options = fuse::Options {
+                passthrough: config.passthrough == Passthrough::Auto,
+                catalog: handover::catalog_name(&catalog.identity()),
+                mark: catalog.mark(),
+            };
+            (vfs.clone(), Server::mount(vfs, mountpoint, options)?)
+        }
+        Start::Takeover(device, connection) => {
+            let (vfs, resumption) = Vfs::resumed(parts, connection.mark)?;
+            let vfs = Arc::new(vfs);
+            tracing::info!(open = resumption.len(), "going on with the mount of the daemon before");
+            let server =
+                Server::take_over(vfs.clone(), mountpoint, device, connection, resumption)?;
+            (vfs, server)
+        }
+    };
     let started = clock.now();
     let config = RwLock::new(config);
-    Ok(Arc::new(Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock }))
+    let link = OnceLock::new();
+    let daemon =
+        Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock, link };
+    Ok((Arc::new(daemon), server))
 }
 
 /// Catalog, log and cache hold what recordings are about: root's alone.
@@ -239,38 +344,6 @@ fn made_up_node() -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
     let host: String = host.chars().map(plain).take(40).collect();
     format!("{host}-{:06x}", fastrand::u32(..1 << 24))
-}
-
-/// Waits for a signal to stop, or for the end of the mount. Tells whether it was the latter.
-fn wait(
-    runtime: &Runtime,
-    end: &mpsc::Receiver<std::io::Result<()>>,
-    reload: impl Fn(),
-) -> Result<bool> {
-    let _in_runtime = runtime.enter();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        let again = runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => Some(false),
-                _ = interrupt.recv() => Some(false),
-                _ = hangup.recv() => { reload(); None }
-                // The session's thread can not wake a task; once a second is often enough.
-                () = tokio::time::sleep(Duration::from_secs(1)) => match end.try_recv() {
-                    Err(mpsc::TryRecvError::Empty) => None,
-                    _ => Some(true),
-                },
-            }
-        });
-        if let Some(unmounted) = again {
-            if unmounted {
-                tracing::warn!("unmounted by somebody else; stopping");
-            }
-            return Ok(unmounted);
-        }
-    }
 }
 
 /// Each recording in progress takes a descriptor.

@@ -99,8 +99,9 @@ fn release(shared: &Shared, ready: Ready) -> Result<()> {
     let Ready { id, path, quiet, permit } = ready;
     let version = permit.version();
     let xattrs = shared.lower.xattrs(&quiet.file)?;
+    let stat = quiet.alone(&path)?;
     let _tier = shared.tier.lock();
-    if !shared.catalog.released(&permit, quiet.stat.attr, xattrs)? {
+    if !shared.catalog.released(&permit, stat.attr, xattrs)? {
         return Err(LowerError::Changed { path }.into());
     }
     if let Err(error) = shared.lower.retire(&path, permit) {

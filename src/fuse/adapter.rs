@@ -1,17 +1,19 @@
 //! fuser's requests as calls of `vfs`, and its answers as replies.
 
+use super::connection::{Handshake, negotiate};
 use super::convert::{
-    TTL, attributes, caller, data, dot_attr, empty, entry, file_attr, flags, listed_type, node,
-    open_flags, opened, set_time, written, xattr,
+    TTL, attributes, caller, created, data, dot_attr, empty, entry, file_attr, flags, listed_type,
+    node, opened, set_time, written, xattr,
 };
 use super::errno::errno;
 use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -21,11 +23,16 @@ use std::time::{Duration, SystemTime};
 
 pub(super) struct Adapter {
     vfs: Arc<Vfs>,
+    /// Passthrough is wanted, on lower files of at most this stacking depth.
+    passthrough: Option<u32>,
+    handshake: Arc<Mutex<Handshake>>,
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>) -> Adapter {
-        Adapter { vfs }
+    /// The adapter, and where it says what was agreed on with the kernel.
+    pub fn new(vfs: Arc<Vfs>, passthrough: Option<u32>) -> (Adapter, Arc<Mutex<Handshake>>) {
+        let handshake = Arc::new(Mutex::new(Handshake::default()));
+        (Adapter { vfs, passthrough, handshake: handshake.clone() }, handshake)
     }
 }
 
@@ -51,20 +58,7 @@ macro_rules! on_worker {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_POSIX_ACL,
-        ] {
-            if config.add_capabilities(wanted).is_err() {
-                tracing::debug!(?wanted, "this kernel does not offer a FUSE capability");
-            }
-        }
+        *self.handshake.lock() = negotiate(config, self.passthrough);
         Ok(())
     }
 
@@ -179,29 +173,30 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
         let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes());
-        match self.vfs.link(id, parent, name, Patience::None) {
+        let caller = caller(req, 0);
+        match self.vfs.link(caller, id, parent, name, Patience::None) {
             Err(VfsError::MustWait(waits)) => {
                 let name = name.to_vec();
                 on_worker!(self, waits, reply, |vfs| {
-                    entry(vfs.link(id, parent, &name, Patience::Worker), reply);
+                    entry(vfs.link(caller, id, parent, &name, Patience::Worker), reply);
                 });
             }
             result => entry(result, reply),
         }
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, of: OpenFlags, reply: ReplyOpen) {
-        let (id, flags) = (node(ino), flags(of.0));
-        match self.vfs.open(id, flags, Patience::None) {
+    fn open(&self, req: &Request, ino: INodeNo, of: OpenFlags, reply: ReplyOpen) {
+        let (caller, id, flags) = (caller(req, 0), node(ino), flags(of.0));
+        match self.vfs.open(caller, id, flags, Patience::None) {
             Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
-                opened(vfs.open(id, flags, Patience::Worker), reply);
+                opened(vfs.open(caller, id, flags, Patience::Worker), reply);
             }),
             result => opened(result, reply),
         }
@@ -230,7 +225,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -240,13 +235,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let caller = caller(req, 0);
         if flags(of.0).intersects(OFlags::SYNC | OFlags::DSYNC) {
             let data = data.to_vec();
             on_worker!(self, Waits::Disk, reply, |vfs| {
-                written(vfs.write_synced(fh.0, offset, &data), reply);
+                written(vfs.write_synced(caller, fh.0, offset, &data), reply);
             });
         } else {
-            written(self.vfs.write(fh.0, offset, data), reply);
+            written(self.vfs.write(caller, fh.0, offset, data), reply);
         }
     }
 
@@ -288,8 +284,8 @@ impl Filesystem for Adapter {
         on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync(fh.0, datasync), reply));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.open_dir(node(ino)) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.open_dir(caller(req, 0), node(ino)) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
         }
@@ -427,21 +423,13 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let caller = caller(req, umask);
-        match self.vfs.create(caller, node(parent), name.as_bytes(), mode, flags(of)) {
-            Ok((e, o)) => reply.created(
-                &TTL,
-                &file_attr(e.id, &e.attr),
-                Generation(0),
-                FileHandle(o.handle),
-                open_flags(&o),
-            ),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let made = self.vfs.create(caller, node(parent), name.as_bytes(), mode, flags(of));
+        created(made, reply);
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -450,7 +438,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        empty(self.vfs.fallocate(fh.0, mode, offset, length), reply);
+        empty(self.vfs.fallocate(caller(req, 0), fh.0, mode, offset, length), reply);
     }
 
     fn lseek(
@@ -476,7 +464,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -489,6 +477,7 @@ impl Filesystem for Adapter {
     ) {
         // Short copies are allowed; a long one would keep this thread from other callers.
         let len = usize::try_from(len.min(8 << 20)).unwrap_or(8 << 20);
-        written(self.vfs.copy((fh_in.0, offset_in), (fh_out.0, offset_out), len), reply);
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        written(self.vfs.copy(caller(req, 0), from, to, len), reply);
     }
 }

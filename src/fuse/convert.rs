@@ -4,10 +4,11 @@ use super::errno::errno;
 use crate::clock::Timestamp;
 use crate::lower::SetTime;
 use crate::recording::{Attr, Kind, NodeId};
+use crate::sys;
 use crate::vfs::{Caller, Entry, Opened};
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use rustix::fs::OFlags;
 use std::time::{Duration, SystemTime};
@@ -23,7 +24,9 @@ pub(super) fn node(ino: INodeNo) -> NodeId {
 }
 
 pub(super) fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { unique: req.unique().0 & !RESENT, uid: req.uid(), gid: req.gid(), umask }
+    let unique = req.unique().0;
+    let (uid, gid, resent) = (req.uid(), req.gid(), unique & RESENT != 0);
+    Caller { unique: unique & !RESENT, resent, uid, gid, umask }
 }
 
 pub(super) fn flags(flags: i32) -> OFlags {
@@ -85,6 +88,19 @@ pub(super) fn entry(result: crate::vfs::Result<Entry>, reply: ReplyEntry) {
     }
 }
 
+pub(super) fn created(result: crate::vfs::Result<(Entry, Opened)>, reply: ReplyCreate) {
+    match result {
+        Ok((e, o)) => {
+            let (attr, handle) = (file_attr(e.id, &e.attr), FileHandle(o.handle));
+            match o.backing {
+                Some(number) => sys::fuse::created_passthrough(reply, TTL, &attr, handle, number),
+                None => reply.created(&TTL, &attr, Generation(0), handle, open_flags(&o)),
+            }
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
 pub(super) fn empty(result: crate::vfs::Result<()>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
@@ -108,6 +124,9 @@ pub(super) fn written(result: crate::vfs::Result<usize>, reply: ReplyWrite) {
 
 pub(super) fn opened(result: crate::vfs::Result<Opened>, reply: ReplyOpen) {
     match result {
+        Ok(Opened { handle, backing: Some(number), .. }) => {
+            sys::fuse::opened_passthrough(reply, FileHandle(handle), number);
+        }
         Ok(o) => reply.opened(FileHandle(o.handle), open_flags(&o)),
         Err(error) => reply.error(errno(&error)),
     }

@@ -4,16 +4,24 @@
 //! is answered in the thread that read it.
 
 mod adapter;
+mod backing;
+mod connection;
 mod convert;
 mod errno;
 mod mount;
 
-pub use mount::{Mounted, mount_points_below, unmount};
+pub use connection::Connection;
+pub use mount::{Mounted, detach, mount_points_below, own_mounts_at, unmount};
 
 use crate::limits::FUSE_THREADS;
-use crate::vfs::Vfs;
+use crate::sys;
+use crate::vfs::{Resumption, Vfs};
 use adapter::Adapter;
+use backing::Backings;
+use connection::Handshake;
 use fuser::{Config, Session, SessionACL};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +29,19 @@ use std::sync::Arc;
 pub struct Server {
     session: Session<Adapter>,
     mounted: Mounted,
+    device: Arc<OwnedFd>,
+    connection: Connection,
+}
+
+/// What a new connection is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Let the kernel read and write local files itself where it can.
+    pub passthrough: bool,
+    /// Which catalog the connection belongs to.
+    pub catalog: String,
+    /// The catalog's mark now.
+    pub mark: u64,
 }
 
 impl Server {
@@ -28,13 +49,52 @@ impl Server {
     ///
     /// # Errors
     /// As `mount(2)`; /dev/fuse is missing or may not be opened.
-    pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path) -> std::io::Result<Server> {
+    pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, options: Options) -> io::Result<Server> {
         let (device, mounted) = Mounted::new(mountpoint)?;
-        let mut config = Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(FUSE_THREADS);
-        let session = Session::from_fd(Adapter::new(vfs), device, SessionACL::All, config)?;
-        Ok(Server { session, mounted })
+        let kept = Arc::new(device.try_clone()?);
+        let depth = if vfs.lower_is_stacked() { 2 } else { 1 };
+        let (adapter, handshake) = Adapter::new(vfs.clone(), options.passthrough.then_some(depth));
+        let session = Session::from_fd(adapter, device, SessionACL::All, session_config())?;
+        let agreed = std::mem::take(&mut *handshake.lock());
+        let mut connection = agreed.connection(&options);
+        let passthrough = Backings::new(kept.clone());
+        match plain_because(&options, &agreed, &passthrough, &vfs) {
+            None => {
+                vfs.set_passthrough(Arc::new(passthrough));
+                connection.passthrough = true;
+            }
+            reason => connection.plain_because = reason,
+        }
+        Ok(Server { session, mounted, device: kept, connection })
+    }
+
+    /// Goes on with a connection that a predecessor began, whose descriptor was kept, and opens
+    /// again what the kernel has open.
+    ///
+    /// # Errors
+    /// If the session can not be made.
+    pub fn take_over(
+        vfs: Arc<Vfs>,
+        mountpoint: &Path,
+        device: OwnedFd,
+        mut connection: Connection,
+        resumption: Resumption,
+    ) -> io::Result<Server> {
+        let (sessions, other) = connection.init_again()?;
+        let (adapter, _) = Adapter::new(vfs.clone(), None);
+        let session = Session::from_fd(adapter, sessions, SessionACL::All, session_config())?;
+        drop(other);
+        sys::fuse::replace_device(&session, &device)?;
+        let device = Arc::new(device);
+        if connection.passthrough {
+            vfs.set_passthrough(Arc::new(Backings::new(device.clone())));
+        }
+        vfs.resume(resumption);
+        if connection.resend {
+            resend(&device)?;
+        }
+        connection.taken_over += 1;
+        Ok(Server { session, mounted: Mounted::at(mountpoint), device, connection })
     }
 
     /// The mount, to end it by.
@@ -42,11 +102,57 @@ impl Server {
         self.mounted.clone()
     }
 
+    /// The kernel's end of the connection: whoever holds it keeps the mount alive.
+    pub fn device(&self) -> Arc<OwnedFd> {
+        self.device.clone()
+    }
+
+    /// What was agreed on with the kernel.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Answers the kernel until the file system is unmounted and its last file closed.
     ///
     /// # Errors
     /// As reading from /dev/fuse.
-    pub fn run(self) -> std::io::Result<()> {
+    pub fn run(self) -> io::Result<()> {
         self.session.run()
     }
+}
+
+fn session_config() -> Config {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(FUSE_THREADS);
+    config
+}
+
+/// Why files are not passed through; none if they are.
+fn plain_because(
+    options: &Options,
+    agreed: &Handshake,
+    passthrough: &Backings,
+    vfs: &Vfs,
+) -> Option<String> {
+    if !options.passthrough {
+        return Some("the configuration says passthrough = \"never\"".to_owned());
+    }
+    if !agreed.passthrough {
+        return Some("this kernel can not pass files through; Linux 6.9 and later can".to_owned());
+    }
+    let tried = vfs.scratch().map_err(io::Error::other).and_then(|file| passthrough.probe(&file));
+    tried.err().map(|error| {
+        format!("the kernel refused to pass a file of the lower directory through: {error}")
+    })
+}
+
+/// Asks the kernel for the requests that a predecessor had read and not answered:
+/// FUSE_NOTIFY_RESEND of linux/fuse.h, a `struct fuse_out_header` alone.
+fn resend(device: &OwnedFd) -> io::Result<()> {
+    const RESEND: u32 = 7;
+    let words = [16, RESEND, 0, 0];
+    let message: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    rustix::io::write(device, &message)?;
+    Ok(())
 }

@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// The file system type in /proc/mounts.
+const KIND: &str = "fuse.spoolfs";
+
 /// A mount made by this process.
 #[derive(Clone, Debug)]
 pub struct Mounted {
@@ -35,8 +38,18 @@ impl Mounted {
         );
         let options = CString::new(options).map_err(io::Error::other)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("spoolfs", path, "fuse.spoolfs", flags, &*options)?;
+        rustix::mount::mount("spoolfs", path, KIND, flags, &*options)?;
         Ok((device, Mounted { path: path.to_owned() }))
+    }
+
+    /// A mount made by a predecessor.
+    pub(super) fn at(path: &Path) -> Mounted {
+        Mounted { path: path.to_owned() }
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Unmounts. With files still open the mount is taken out of the tree at once, so that the
@@ -62,6 +75,27 @@ pub fn unmount(path: &Path) -> io::Result<bool> {
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Takes every mount of ours at `path` out of the tree, without ever asking what is mounted there:
+/// perhaps nobody answers.
+///
+/// # Errors
+/// As `umount`.
+pub fn detach(path: &Path) -> io::Result<()> {
+    while own_mounts_at(path)? > 0 {
+        rustix::mount::unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+    }
+    Ok(())
+}
+
+/// How many mounts of ours there are at exactly `path`.
+///
+/// # Errors
+/// If /proc/self/mountinfo can not be read.
+pub fn own_mounts_at(path: &Path) -> io::Result<usize> {
+    let mounts = mount_points_below(path)?;
+    Ok(mounts.iter().filter(|(point, kind)| point == path && kind == KIND).count())
 }
 
 /// The mount points at or below `path`, with their file system types, outermost first.

@@ -53,6 +53,10 @@ impl Dir {
         Ok(Dir { fd: Arc::new(fd), is_root: true })
     }
 
+    pub(super) fn from_fd(fd: OwnedFd) -> Dir {
+        Dir { fd: Arc::new(fd), is_root: true }
+    }
+
     /// Refuses what is no plain name, and the private directory.
     fn name<'n>(&self, name: &'n [u8]) -> Result<&'n [u8]> {
         if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {

@@ -25,8 +25,11 @@ use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use private::Private;
 use retire::Retired;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,8 +44,9 @@ pub enum LowerError {
         /// What it said.
         source: std::io::Error,
     },
-    /// Somebody has the file open for writing, or mapped it writable.
-    #[error("{path}: a program has it open for writing")]
+    /// Somebody has the file open for writing or mapped it writable; or, where it is to be taken
+    /// away, has it open at all.
+    #[error("{path}: a program has it open")]
     Busy {
         /// Path relative to the mount.
         path: PathBuf,
@@ -151,8 +155,23 @@ impl Lower {
     /// # Errors
     /// Not a directory, no permission, or a file system without `trusted` extended attributes.
     pub fn open(dir: &Path) -> Result<Arc<Lower>> {
-        crate::sys::ignore_sigio();
         let root = Dir::open_root(dir).map_err(LowerError::io(dir))?;
+        let lower = Lower::over(root, dir)?;
+        lower.clear_held(&HashSet::new());
+        Ok(lower)
+    }
+
+    /// The lower directory that a predecessor opened and that is covered by its mount; `dir` is
+    /// for messages. Files that are held stay until [`Lower::clear_held`].
+    ///
+    /// # Errors
+    /// As [`Lower::open`].
+    pub fn resume(root: OwnedFd, dir: &Path) -> Result<Arc<Lower>> {
+        Lower::over(Dir::from_fd(root), dir)
+    }
+
+    fn over(root: Dir, dir: &Path) -> Result<Arc<Lower>> {
+        crate::sys::ignore_sigio();
         root.identify_self(NodeId::ROOT).map_err(|errno| LowerError::Unsuitable {
             path: dir.to_owned(),
             lack: format!(
@@ -169,6 +188,25 @@ impl Lower {
         };
         lower.clear_leftovers();
         Ok(Arc::new(lower))
+    }
+
+    /// A file without a name, to try things with.
+    ///
+    /// # Errors
+    /// As `open` with O_TMPFILE.
+    pub fn scratch(&self) -> Result<File> {
+        let dir = self.private.stage.as_file().map_err(LowerError::io(Path::new(".spl/stage")))?;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, ".", flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from).map_err(LowerError::io(Path::new(".spl/stage")))
+    }
+
+    /// Whether the lower file system is itself stacked on another (overlayfs).
+    pub fn is_stacked(&self) -> bool {
+        /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+        const OVERLAYFS: i64 = 0x794c_7630;
+        let stat = self.root.as_file().and_then(rustix::fs::fstatfs);
+        stat.is_ok_and(|s| i64::from(s.f_type) == OVERLAYFS)
     }
 
     /// The root of the tree.

@@ -2,6 +2,7 @@
 
 use super::dir::stat_file;
 use super::{Lower, LowerError, LowerStat, Result};
+use crate::sys::Lease;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::path::Path;
@@ -27,7 +28,9 @@ impl Lower {
         let (dir, name) = self.parent_of(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
         let file = dir.open(name, flags).map_err(LowerError::io(path))?;
-        let stat = under_lease(&file, path, || stat_file(&file).map_err(LowerError::io(path)))?;
+        let stat = under_lease(&file, Lease::NoWriter, path, || {
+            stat_file(&file).map_err(LowerError::io(path))
+        })?;
         Ok(Quiet { file: Arc::new(file), stat })
     }
 
@@ -37,7 +40,7 @@ impl Lower {
     /// As `stat`.
     pub fn still_quiet(&self, quiet: &Quiet) -> Result<bool> {
         let path = Path::new("");
-        let now = under_lease(&quiet.file, path, || {
+        let now = under_lease(&quiet.file, Lease::NoWriter, path, || {
             stat_file(&*quiet.file).map_err(LowerError::io(path))
         });
         match now {
@@ -48,14 +51,26 @@ impl Lower {
     }
 }
 
-/// Runs `look` while the kernel guarantees that there is no writer. An open for writing waits
-/// meanwhile, so `look` must take microseconds only.
+impl Quiet {
+    /// Closes the file and gives what it was, if nobody else has it open, not even for reading.
+    ///
+    /// # Errors
+    /// `Busy` if somebody has.
+    pub fn alone(self, path: &Path) -> Result<LowerStat> {
+        under_lease(&self.file, Lease::Alone, path, || Ok(()))?;
+        Ok(self.stat)
+    }
+}
+
+/// Runs `look` while the kernel guarantees that nobody has the file open as `lease` says. Who
+/// opens it waits meanwhile, so `look` must take microseconds only.
 pub(super) fn under_lease<T>(
     file: &File,
+    lease: Lease,
     path: &Path,
     look: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    match crate::sys::lease_take(file) {
+    match crate::sys::lease_take(file, lease) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
             return Err(LowerError::Busy { path: path.to_owned() });

@@ -5,7 +5,9 @@ use super::quiet::under_lease;
 use super::stage::KeepTimes;
 use super::{Lower, LowerError, Result};
 use crate::recording::{LowerVersion, NodeId, ReleasePermit};
+use crate::sys::Lease;
 use rustix::fs::{OFlags, RenameFlags};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +25,10 @@ pub(super) struct Retired {
 
 impl Lower {
     /// Takes the local bytes away: moves the file to the private directory if it is still the
-    /// version of the permit and has no writer, and puts it back if one turned up. The bytes are
-    /// removed by a later `purge`.
+    /// version of the permit and nobody has it open, and puts it back if somebody turned up. The
+    /// bytes are removed by a later `purge`. Readers count too: in passthrough the kernel ties
+    /// every open of a file to the lower file of the first, so that who opens it for writing
+    /// while it is still being read would write to the copy that was taken away.
     ///
     /// # Errors
     /// `Busy`, `Changed`: the file is where it was.
@@ -36,7 +40,7 @@ impl Lower {
         let file = dir.open(name, flags).map_err(LowerError::io(path))?;
         let changed = || LowerError::Changed { path: path.to_owned() };
         let gone = gone_name(permit.node(), permit.version().size);
-        under_lease(&file, path, || {
+        under_lease(&file, Lease::Alone, path, || {
             let now = stat_file(&file).map_err(LowerError::io(path))?;
             if now.version != permit.version() || now.node != Some(permit.node()) {
                 return Err(changed());
@@ -45,7 +49,7 @@ impl Lower {
                 .map_err(LowerError::io(path))
         })?;
         // A writer that had looked the name up before it moved is counted by now.
-        if let Err(busy) = under_lease(&file, path, || Ok(())) {
+        if let Err(busy) = under_lease(&file, Lease::Alone, path, || Ok(())) {
             self.private
                 .gone
                 .rename(&gone, &dir, name, RenameFlags::NOREPLACE)
@@ -74,7 +78,7 @@ impl Lower {
             // A writer that came and went in between counts as well as one that is still there.
             let quiet = file.is_ok_and(|f| {
                 let look = || stat_file(&f).map_err(LowerError::io(&path));
-                under_lease(&f, &path, look).is_ok_and(|now| now.version == version)
+                under_lease(&f, Lease::Alone, &path, look).is_ok_and(|now| now.version == version)
             });
             if quiet {
                 if let Err(errno) = self.private.gone.unlink(&name) {
@@ -109,14 +113,21 @@ impl Lower {
             self.private.gone.rename(name, &self.private.found, name, RenameFlags::NOREPLACE);
     }
 
-    /// What a dead daemon left in the private directory. `open` and `stage` hold nothing that
-    /// anybody can reach any more. `gone` holds copies whose release was committed; one that does
+    /// Removes files without a name that no open handle needs any more.
+    pub fn clear_held(&self, needed: &HashSet<NodeId>) {
+        let needed: HashSet<Vec<u8>> =
+            needed.iter().map(|id| id.to_string().into_bytes()).collect();
+        for name in names(&self.private.open).into_iter().filter(|name| !needed.contains(name)) {
+            let _next_start_tries_again = self.private.open.unlink(&name);
+        }
+    }
+
+    /// What a dead daemon left in the private directory. `stage` holds nothing that anybody can
+    /// reach any more. `gone` holds copies whose release was committed; one that does
     /// not have the size it was released with is kept in `found`.
     pub(super) fn clear_leftovers(&self) {
-        for room in [&self.private.open, &self.private.stage] {
-            for name in names(room) {
-                let _next_start_tries_again = room.unlink(&name);
-            }
+        for name in names(&self.private.stage) {
+            let _next_start_tries_again = self.private.stage.unlink(&name);
         }
         for name in names(&self.private.gone) {
             let size = gone_size(&name);

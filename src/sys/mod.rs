@@ -2,17 +2,34 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+pub mod fuse;
+mod handover;
 
-/// Tries to take a read lease on a file opened for reading only. The kernel grants it only if
-/// nobody has the file open for writing and no writable shared mapping exists
-/// (`fcntl(2)`, F_SETLEASE).
+pub use handover::{place_descriptors, same_open_file};
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Who must not have a file open for a lease on it to be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// No writer: no descriptor, no writable shared mapping.
+    NoWriter,
+    /// Nobody else at all.
+    Alone,
+}
+
+/// Tries to take a lease on a file opened for reading only (`fcntl(2)`, F_SETLEASE).
 ///
 /// # Errors
-/// `WouldBlock` if there is a writer; others as `fcntl`.
-pub fn lease_take(file: impl AsFd) -> io::Result<()> {
-    lease(file, libc::F_RDLCK)
+/// `WouldBlock` if somebody has it open; others as `fcntl`.
+pub fn lease_take(file: impl AsFd, kind: Lease) -> io::Result<()> {
+    let kind = match kind {
+        Lease::NoWriter => libc::F_RDLCK,
+        Lease::Alone => libc::F_WRLCK,
+    };
+    lease(file, kind)
 }
 
 /// Gives a lease back.
@@ -40,4 +57,74 @@ pub fn ignore_sigio() {
 pub fn clear_umask() {
     // SAFETY: umask only swaps a number in the process and can not fail.
     unsafe { libc::umask(0) };
+}
+
+/// Until dropped, this thread has no claim to the blocks that a file system reserves for root:
+/// what it writes for somebody else must not take them. It can not open files of others meanwhile.
+#[derive(Debug)]
+pub struct WithoutReserve {
+    uid: libc::uid_t,
+}
+
+/// The overflow user, who owns nothing.
+const NOBODY: libc::uid_t = 65534;
+
+impl WithoutReserve {
+    /// Begins, unless `caller` is root, whose the reserve is.
+    pub fn for_caller(caller: u32) -> Option<WithoutReserve> {
+        // SAFETY: setfsuid changes a number of this thread and takes no pointer.
+        (caller != 0)
+            .then(|| WithoutReserve { uid: unsafe { libc::setfsuid(NOBODY) } as libc::uid_t })
+    }
+}
+
+impl Drop for WithoutReserve {
+    fn drop(&mut self) {
+        // SAFETY: as in `for_caller`.
+        unsafe { libc::setfsuid(self.uid) };
+    }
+}
+
+/// The first descriptor that a service manager hands over (sd_listen_fds(3)).
+const FIRST_FROM_EXEC: RawFd = 3;
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Takes the descriptors that were open from number 3 on when this program was executed, and sets
+/// them to be closed at the next exec. Only the first call gets them, later ones get none.
+///
+/// The caller must know from its environment (`$LISTEN_PID`, `$LISTEN_FDS`) that they were placed
+/// there for it: then nothing in this process has opened those numbers itself.
+///
+/// # Errors
+/// One of them is not open. None is taken then.
+pub fn descriptors_from_exec(count: usize) -> io::Result<Vec<OwnedFd>> {
+    if count == 0 || TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let last = FIRST_FROM_EXEC.saturating_add(RawFd::try_from(count).map_err(io::Error::other)?);
+    for number in FIRST_FROM_EXEC..last {
+        // SAFETY: F_SETFD takes an int and no pointer; a number that is not open gives EBADF.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: every number was just seen to be open, was open before this program began, so that
+    // no other owner exists, and is taken once only, which `TAKEN` ensures.
+    Ok((FIRST_FROM_EXEC..last).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
+
+/// Gives up, for all threads started later, what lets a process use the blocks reserved for root
+/// whoever it writes for (CAP_SYS_RESOURCE); user 0 may still use them.
+pub fn give_up_reserve() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let given_up = capabilities(None).and_then(|mut sets| {
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        sets.permitted.remove(CapabilitySet::SYS_RESOURCE);
+        sets.inheritable.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets)
+    });
+    if let Err(errno) = given_up {
+        tracing::warn!(%errno, "a capability could not be given up: calls may use root's reserve");
+    }
 }

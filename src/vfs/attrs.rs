@@ -3,7 +3,7 @@
 use super::acl;
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
-use super::{Patience, Result, Vfs, VfsError};
+use super::{Patience, Result, Vfs};
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
 use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
@@ -189,15 +189,7 @@ impl Vfs {
             let errno = if inode.kind == Kind::Dir { Errno::ISDIR } else { Errno::INVAL };
             return Err(errno.into());
         }
-        // As if it were opened for writing, cut and closed: the recording changes.
-        let cut = if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = self.open(id, OFlags::WRONLY | cut, patience)?;
-        let result = match self.handles.get(opened.handle)?.file() {
-            Some(file) => rustix::fs::ftruncate(&*file, size).map_err(VfsError::from),
-            None => Err(Errno::BADF.into()),
-        };
-        self.release(opened.handle);
-        result
+        self.cut(id, size, patience)
     }
 
     /// After a change that touched no content but moves the ctime (rename, link, unlink of

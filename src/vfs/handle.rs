@@ -2,12 +2,13 @@
 
 use super::inode::Inode;
 use super::listing::Listing;
+use super::table::{Position, Record, Table, Use};
+use crate::recording::NodeId;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where an open file's bytes come from at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(super) struct Handle {
     /// The lower file; none while the recording is released.
     file: Mutex<Option<Arc<File>>>,
     pub writable: bool,
+    pub record: Record,
 }
 
 impl Handle {
@@ -39,23 +41,47 @@ impl Handle {
 }
 
 /// All open files and directories.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handles {
-    next: AtomicU64,
+    table: Table,
     files: Mutex<HashMap<u64, Arc<Handle>>>,
     listings: Mutex<HashMap<u64, Arc<Mutex<Listing>>>>,
+    /// Handles of a predecessor by the request that opened them: should it be sent again, that
+    /// is what it opened.
+    before: Mutex<HashMap<u64, u64>>,
 }
 
 impl Handles {
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    pub fn new(table: Table) -> Handles {
+        Handles {
+            table,
+            files: Mutex::default(),
+            listings: Mutex::default(),
+            before: Mutex::default(),
+        }
     }
 
-    pub fn add(&self, inode: Arc<Inode>, file: Option<File>, writable: bool) -> u64 {
-        let number = self.number();
-        let handle = Handle { inode, file: Mutex::new(file.map(Arc::new)), writable };
-        self.files.lock().insert(number, Arc::new(handle));
+    pub fn add(&self, inode: Arc<Inode>, file: Option<File>, record: Record) -> u64 {
+        let number = self.table.add(&record);
+        self.insert(number, inode, file, record);
         number
+    }
+
+    fn insert(&self, number: u64, inode: Arc<Inode>, file: Option<File>, record: Record) {
+        let file = Mutex::new(file.map(Arc::new));
+        let handle = Handle { inode, file, writable: record.writable, record };
+        self.files.lock().insert(number, Arc::new(handle));
+    }
+
+    /// Takes over a handle of a predecessor.
+    pub fn resume(&self, number: u64, inode: Arc<Inode>, file: Option<File>, record: Record) {
+        self.before.lock().insert(record.unique, number);
+        self.insert(number, inode, file, record);
+    }
+
+    /// What a request opened that a predecessor did not answer.
+    pub fn opened_before(&self, unique: u64) -> Option<u64> {
+        self.before.lock().remove(&unique)
     }
 
     pub fn get(&self, number: u64) -> Result<Arc<Handle>, Errno> {
@@ -66,10 +92,30 @@ impl Handles {
         self.files.lock().remove(&number)
     }
 
-    pub fn add_listing(&self, listing: Listing) -> u64 {
-        let number = self.number();
+    /// Its backing file is about to be given back to the kernel.
+    pub fn closing(&self, number: u64, handle: &Handle) {
+        self.table.set(number, &Record { what: Use::Closing, ..handle.record });
+    }
+
+    /// Nothing of it is left in the kernel.
+    pub fn closed(&self, number: u64) {
+        self.table.free(number);
+    }
+
+    pub fn add_listing(&self, node: NodeId, unique: u64, listing: Listing) -> u64 {
+        let number = self.table.add(&Record::new(Use::Dir, node, unique));
         self.listings.lock().insert(number, Arc::new(Mutex::new(listing)));
         number
+    }
+
+    pub fn resume_listing(&self, number: u64, record: &Record, listing: Listing) {
+        self.before.lock().insert(record.unique, number);
+        self.listings.lock().insert(number, Arc::new(Mutex::new(listing)));
+    }
+
+    /// Notes where the reply that is about to be given begins.
+    pub fn note_position(&self, number: u64, node: NodeId, position: Position) {
+        self.table.set(number, &Record { position, ..Record::new(Use::Dir, node, 0) });
     }
 
     pub fn listing(&self, number: u64) -> Result<Arc<Mutex<Listing>>, Errno> {
@@ -78,5 +124,6 @@ impl Handles {
 
     pub fn remove_listing(&self, number: u64) {
         self.listings.lock().remove(&number);
+        self.table.free(number);
     }
 }

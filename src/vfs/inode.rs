@@ -34,6 +34,21 @@ impl Place {
     }
 }
 
+/// How the kernel gets at the bytes of an open file. All opens of a node at a time must have the
+/// same, so it is chosen by the first and kept until the last is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It asks for each read and write.
+    Plain,
+    /// It reads and writes the lower file itself.
+    Passthrough {
+        /// Number of the backing file in the kernel.
+        number: u32,
+        /// Which lower file that is.
+        lower_ino: u64,
+    },
+}
+
 /// Who has the node open.
 #[derive(Debug, Default)]
 pub(super) struct Opens {
@@ -41,6 +56,10 @@ pub(super) struct Opens {
     pub writers: u32,
     /// All handles.
     pub handles: u32,
+    /// The kernel's handles among them.
+    pub kernel: u32,
+    /// While the kernel has handles.
+    pub mode: Option<Mode>,
     /// References the kernel holds.
     pub lookups: u64,
     /// The version whose pages the kernel may keep.

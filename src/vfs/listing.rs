@@ -3,7 +3,8 @@
 
 use super::inode::Inode;
 use super::lookup::{Found, released_attr};
-use super::{Entry, Result, Vfs};
+use super::table::Position;
+use super::{Caller, Entry, Result, Vfs};
 use crate::lower::DirStream;
 use crate::recording::{Kind, NodeId};
 use rustix::io::Errno;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 const PAGE: usize = 256;
 /// Longest time spent on one reply.
 const REPLY_TIME: Duration = Duration::from_micros(700);
+/// Longest time spent on finding the place where a predecessor was.
+const SKIP_TIME: Duration = Duration::from_secs(5);
 /// Positions of `.` and `..`.
 const DOTS: u64 = 2;
 
@@ -41,6 +44,8 @@ pub(super) struct Listing {
     stream: DirStream,
     /// Tells what was released or recalled since the listing began.
     mark: u64,
+    /// What was given before `given`, by a daemon that died since: how many entries, and the last.
+    base: Option<(usize, Given)>,
     given: Vec<Given>,
     /// How many of `given` are before the position; the others were given before a program went
     /// back, and are given again the same way if nothing changed.
@@ -69,18 +74,27 @@ impl Vfs {
     ///
     /// # Errors
     /// As `opendir`.
-    pub fn open_dir(&self, id: NodeId) -> Result<u64> {
+    pub fn open_dir(&self, caller: Caller, id: NodeId) -> Result<u64> {
+        if let Some(handle) = self.opened_before(caller) {
+            return Ok(handle);
+        }
+        let listing = self.listing(id)?;
+        Ok(self.handles.add_listing(id, caller.unique, listing))
+    }
+
+    pub(super) fn listing(&self, id: NodeId) -> Result<Listing> {
         let dir = self.inode(id)?;
         let stream = self.dir(&dir)?.stream()?;
-        Ok(self.handles.add_listing(Listing {
+        Ok(Listing {
             dir,
             stream,
             mark: self.catalog.tier_mark(),
+            base: None,
             given: Vec::new(),
             at: 0,
             until: Instant::now(),
             hasher: RandomState::new(),
-        }))
+        })
     }
 
     /// Closes a directory.
@@ -96,21 +110,51 @@ impl Vfs {
     pub fn list(&self, handle: u64, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
         let listing = self.handles.listing(handle)?;
         let mut listing = listing.lock();
-        listing.until = Instant::now() + REPLY_TIME;
         if position == 0 {
             listing.rewind(self.catalog.tier_mark());
         }
+        self.go_to(&mut listing, position.saturating_sub(DOTS))?;
+        self.handles.note_position(handle, listing.dir.id, listing.position());
+        listing.until = Instant::now() + REPLY_TIME;
         for (at, name) in [(0, &b"."[..]), (1, b"..")] {
             if position <= at && !self.list_dot(&listing, name, at + 1, take)? {
                 return Ok(());
             }
         }
-        listing.go_to(position.saturating_sub(DOTS))?;
+        self.go_on(&mut listing, attrs, take)
+    }
+
+    /// Gives what follows.
+    fn go_on(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<()> {
         let below = listing.before().is_none_or(|g| g.below);
-        if below && !self.list_below(&mut listing, attrs, take)? {
+        if below && !self.list_below(listing, attrs, take)? {
             return Ok(());
         }
-        self.list_released(&mut listing, attrs, take)
+        self.list_released(listing, attrs, take)
+    }
+
+    /// Stands behind the first `count` entries. What a daemon gave that has died since is looked
+    /// through again where its last reply does not lead there.
+    fn go_to(&self, listing: &mut Listing, count: u64) -> Result<()> {
+        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
+        if listing.base.is_some_and(|(base, _)| count < base) {
+            listing.forget();
+        }
+        if listing.knows(count) {
+            listing.at = count;
+            return Ok(());
+        }
+        listing.at = listing.end();
+        let mut left = count - listing.at;
+        listing.until = Instant::now() + SKIP_TIME;
+        let mut pass = |_: &ListEntry, _: Option<&Entry>| {
+            let more = left > 0;
+            left = left.saturating_sub(1);
+            more
+        };
+        self.go_on(listing, false, &mut pass)?;
+        // Fewer than before: it was emptied meanwhile, and this is its end.
+        Ok(())
     }
 
     fn list_dot(&self, listing: &Listing, name: &[u8], next: u64, take: Take<'_>) -> Result<bool> {
@@ -206,35 +250,70 @@ impl Vfs {
 }
 
 impl Listing {
+    /// Goes on where a predecessor's last reply began.
+    pub fn resume_at(&mut self, position: Position) {
+        let given = Given { cursor: position.cursor, name: 0, below: position.below };
+        self.base = usize::try_from(position.count).ok().filter(|c| *c > 0).map(|c| (c, given));
+        self.at = self.first();
+    }
+
+    fn position(&self) -> Position {
+        let before = self.before();
+        Position {
+            count: self.at as u64,
+            cursor: before.map_or(0, |g| g.cursor),
+            below: before.is_none_or(|g| g.below),
+        }
+    }
+
     fn rewind(&mut self, mark: u64) {
         self.mark = mark;
+        self.at = self.first();
+        if self.base.is_some() {
+            self.forget();
+        }
+    }
+
+    /// Begins anew, for lack of knowledge of what was given.
+    fn forget(&mut self) {
+        self.base = None;
+        self.given.clear();
         self.at = 0;
     }
 
-    /// Stands behind the first `count` entries.
-    fn go_to(&mut self, count: u64) -> Result<()> {
-        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
-        if count > self.given.len() {
-            return Err(Errno::INVAL.into());
-        }
-        self.at = count;
-        Ok(())
+    /// The first position known.
+    fn first(&self) -> usize {
+        self.base.map_or(0, |(count, _)| count)
+    }
+
+    /// The last position known.
+    fn end(&self) -> usize {
+        self.first() + self.given.len()
+    }
+
+    fn knows(&self, at: usize) -> bool {
+        (self.first()..=self.end()).contains(&at)
     }
 
     /// The entry before the position.
     fn before(&self) -> Option<&Given> {
-        self.given.get(self.at.checked_sub(1)?)
+        match self.at.checked_sub(self.first())?.checked_sub(1) {
+            Some(index) => self.given.get(index),
+            None => self.base.as_ref().map(|(_, given)| given),
+        }
     }
 
     /// Hashes of the names given from below.
     fn seen_below(&self) -> HashSet<u64> {
-        self.given.iter().take(self.at).filter(|g| g.below).map(|g| g.name).collect()
+        let count = self.at - self.first();
+        self.given.iter().take(count).filter(|g| g.below).map(|g| g.name).collect()
     }
 
     /// An entry was given at the position.
     fn gave(&mut self, given: Given) {
-        if self.given.get(self.at) != Some(&given) {
-            self.given.truncate(self.at);
+        let index = self.at - self.first();
+        if self.given.get(index) != Some(&given) {
+            self.given.truncate(index);
             self.given.push(given);
         }
         self.at += 1;

@@ -31,13 +31,6 @@ impl Found {
         }
     }
 
-    pub fn attr(&self) -> &Attr {
-        match self {
-            Found::Local(_, stat) => &stat.attr,
-            Found::Released(row) => &row.attr,
-        }
-    }
-
     pub fn into_attr(self) -> Attr {
         match self {
             Found::Local(_, stat) => stat.attr,
@@ -151,21 +144,10 @@ impl Vfs {
             return Ok(Found::Local(NodeId(stat.version.ino | 1 << 62), stat));
         }
         let stat = dir.stat(name)?;
-        self.record_new(id, parent.id, name, &stat, true);
-        Ok(Found::Local(id, stat))
-    }
-
-    /// Tells the catalog of a node that was made, or found below for the first time.
-    pub(super) fn record_new(
-        &self,
-        id: NodeId,
-        parent: NodeId,
-        name: &[u8],
-        stat: &LowerStat,
-        adopted: bool,
-    ) {
         let (name, attr, version) = (name.to_vec(), stat.attr.clone(), stat.version);
-        self.catalog.record(Op::Create { id, parent, name, attr, version, adopted });
+        let op = Op::Create { id, parent: parent.id, name, attr, version, adopted: true };
+        self.catalog.record(op);
+        Ok(Found::Local(id, stat))
     }
 
     /// Counts a reference of the kernel to what was found, and answers it.

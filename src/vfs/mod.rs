@@ -13,11 +13,14 @@ mod attrs;
 mod ghost;
 mod handle;
 mod inode;
+mod io;
 mod listing;
 mod lookup;
 mod names;
 mod open;
 mod rename;
+mod resume;
+mod table;
 mod workers;
 mod xattrs;
 
@@ -25,9 +28,10 @@ pub use attrs::SetAttr;
 pub use handle::OpenKind;
 pub use listing::ListEntry;
 pub use open::Opened;
+pub use resume::Resumption;
 pub use workers::{Waits, Workers};
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Op};
 use crate::clock::SharedClock;
 use crate::lower::{Lower, LowerError};
 use crate::recording::{Attr, ErrorClass, NodeId};
@@ -36,9 +40,16 @@ use handle::Handles;
 use inode::Inodes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use table::Table;
+
+/// In the runtime directory: what the kernel has open.
+const TABLE_FILE: &str = "handles";
 
 /// Why an operation failed. Turned into a number only in `fuse::errno`.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +126,20 @@ pub trait Archive: Send + Sync {
     fn url(&self, target: &str, key: &str) -> String;
 }
 
+/// The kernel's way to read and write local files without us.
+pub trait Passthrough: Send + Sync {
+    /// Tells the kernel of a lower file that `caller` opens: the number to answer the open with,
+    /// or none if this file must be served plainly.
+    fn register(&self, file: &File, caller: u32) -> Option<u32>;
+
+    /// Nobody has it open any more.
+    fn unregister(&self, number: u32);
+
+    /// A predecessor may have died between telling the kernel of a file and noting its number:
+    /// gives back what was registered last and is not among those that are `open`.
+    fn unregister_lost(&self, open: &HashSet<u32>);
+}
+
 /// Whether an operation may wait for the disk or a target: on a worker yes, else it says
 /// [`VfsError::MustWait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +155,8 @@ pub enum Patience {
 pub struct Caller {
     /// Number of the kernel's request, without bit 63.
     pub unique: u64,
+    /// A daemon that died since may have read the request before, and done it.
+    pub resent: bool,
     /// User.
     pub uid: u32,
     /// Group.
@@ -147,6 +174,22 @@ pub struct Entry {
     pub attr: Attr,
 }
 
+/// What a file system is made of.
+pub struct Parts {
+    /// The lower directory.
+    pub lower: Arc<Lower>,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// The archive.
+    pub archive: Arc<dyn Archive>,
+    /// Source of time.
+    pub clock: SharedClock,
+    /// Threads for requests that may wait.
+    pub workers: Workers,
+    /// Where the table of what the kernel has open is kept; without it nobody can take over.
+    pub runtime: Option<PathBuf>,
+}
+
 /// The file system of one mount.
 pub struct Vfs {
     lower: Arc<Lower>,
@@ -160,28 +203,62 @@ pub struct Vfs {
     adopting: Mutex<()>,
     /// Bytes of local copies that could be released if room were needed.
     releasable: AtomicU64,
+    passthrough: OnceLock<Arc<dyn Passthrough>>,
+    /// What requests came to that a predecessor did not answer.
+    answers: Mutex<HashMap<u64, Op>>,
 }
 
 impl Vfs {
-    /// The file system over `lower`.
-    pub fn new(
-        lower: Arc<Lower>,
-        catalog: Arc<Catalog>,
-        archive: Arc<dyn Archive>,
-        clock: SharedClock,
-        workers: Workers,
-    ) -> Vfs {
+    /// The file system over a lower directory.
+    ///
+    /// # Errors
+    /// If the table of open files can not be made.
+    pub fn new(parts: Parts) -> std::io::Result<Vfs> {
+        let table = match &parts.runtime {
+            Some(dir) => Table::open(&dir.join(TABLE_FILE), false)?.0,
+            None => Table::in_memory(),
+        };
+        Ok(Vfs::with_table(parts, table))
+    }
+
+    fn with_table(parts: Parts, table: Table) -> Vfs {
+        let Parts { lower, catalog, archive, clock, workers, runtime: _ } = parts;
         Vfs {
             inodes: Inodes::new(&lower),
-            handles: Handles::default(),
+            handles: Handles::new(table),
             adopting: Mutex::new(()),
             releasable: AtomicU64::new(0),
+            passthrough: OnceLock::new(),
+            answers: Mutex::default(),
             lower,
             catalog,
             archive,
             clock,
             workers,
         }
+    }
+
+    /// From now on the kernel reads and writes local files itself where it can. To be called
+    /// once, before the first file is opened.
+    pub fn set_passthrough(&self, passthrough: Arc<dyn Passthrough>) {
+        let _only_the_first_counts = self.passthrough.set(passthrough);
+    }
+
+    pub(in crate::vfs) fn passthrough(&self) -> Option<&dyn Passthrough> {
+        self.passthrough.get().map(AsRef::as_ref)
+    }
+
+    /// A file without a name below, to try passthrough with.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn scratch(&self) -> std::result::Result<File, LowerError> {
+        self.lower.scratch()
+    }
+
+    /// Whether the lower file system is itself stacked on another.
+    pub fn lower_is_stacked(&self) -> bool {
+        self.lower.is_stacked()
     }
 
     /// Where requests go that may wait.

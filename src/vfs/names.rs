@@ -6,8 +6,8 @@ use super::lookup::Found;
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::{CatalogError, Intent, Op};
 use crate::limits::LARGE_UNLINK_BYTES;
-use crate::lower::Dir;
-use crate::recording::{Kind, NodeId};
+use crate::lower::{Dir, LowerStat};
+use crate::recording::{Attr, Kind, LowerVersion, NodeId};
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ impl Vfs {
     /// # Errors
     /// `EXIST` for everything that is there, also the mount's own root.
     pub fn mkdir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
-        self.make(caller, parent, name, mode, &|dir, mode| dir.mkdir(name, mode))
+        self.make(caller, parent, name, (Kind::Dir, mode), &|dir, mode| dir.mkdir(name, mode))
     }
 
     /// Makes a FIFO, socket, device or empty regular file.
@@ -32,7 +32,11 @@ impl Vfs {
         mode: u32,
         rdev: u32,
     ) -> Result<Entry> {
-        self.make(caller, parent, name, mode, &|dir, masked| dir.mknod(name, mode, masked, rdev))
+        let file = rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::RegularFile;
+        let kind = if file { Kind::File } else { Kind::Other };
+        self.make(caller, parent, name, (kind, mode), &|dir, masked| {
+            dir.mknod(name, mode, masked, rdev)
+        })
     }
 
     /// Makes a symbolic link.
@@ -46,7 +50,7 @@ impl Vfs {
         name: &[u8],
         target: &[u8],
     ) -> Result<Entry> {
-        self.make(caller, parent, name, 0o777, &|dir, _| dir.symlink(target, name))
+        self.make(caller, parent, name, (Kind::Symlink, 0o777), &|dir, _| dir.symlink(target, name))
     }
 
     fn make(
@@ -54,30 +58,108 @@ impl Vfs {
         caller: Caller,
         parent: NodeId,
         name: &[u8],
-        mode: u32,
+        (kind, mode): (Kind, u32),
         make: &dyn Fn(&Dir, u32) -> rustix::io::Result<()>,
     ) -> Result<Entry> {
+        if let Some(made) = self.made_before(caller) {
+            return self.entered(made);
+        }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);
         self.must_not_be_released(&parent, name)?;
         let mode = self.masked(&dir, mode, caller);
-        make(&dir, mode)?;
-        let gid = self.new_gid(&dir, caller)?;
+        let id = self.catalog.alloc();
+        let mut intent = self.intend_new(caller, &dir, (id, parent.id, name), (kind, mode));
+        let made = make(&dir, mode).and_then(|()| self.dress(&dir, name, id, mode, caller));
+        let stat = self.refused(made, &mut intent)?;
+        self.record_new(intent, id, parent.id, name, &stat);
+        if stat.attr.kind == Kind::File {
+            self.record_closed(id, &stat);
+        }
+        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+    }
+
+    /// Owner, identity and mode of what was just made.
+    fn dress(
+        &self,
+        dir: &Dir,
+        name: &[u8],
+        id: NodeId,
+        mode: u32,
+        caller: Caller,
+    ) -> rustix::io::Result<LowerStat> {
+        let gid = self.new_gid(dir, caller)?;
         if caller.uid != 0 || gid.is_some() {
             dir.chown(name, Some(caller.uid), gid)?;
         }
-        let id = self.catalog.alloc();
         dir.identify(name, id)?;
         let stat = dir.stat(name)?;
         if mode & 0o6000 != 0 && matches!(stat.attr.kind, Kind::File | Kind::Other) {
             dir.chmod(name, mode)?;
         }
-        self.record_new(id, parent.id, name, &stat, false);
-        if stat.attr.kind == Kind::File {
-            self.record_closed(id, &stat);
+        Ok(stat)
+    }
+
+    /// Logs that a node is about to be made. Without room in the log it is made all the same.
+    pub(super) fn intend_new(
+        &self,
+        caller: Caller,
+        dir: &Dir,
+        (id, parent, name): (NodeId, NodeId, &[u8]),
+        (kind, mode): (Kind, u32),
+    ) -> Option<Intent<'_>> {
+        let now = self.clock.now();
+        let gid = self.new_gid(dir, caller).ok().flatten();
+        let attr = Attr {
+            kind,
+            mode: mode & 0o7777,
+            uid: caller.uid,
+            gid: gid.unwrap_or(caller.gid),
+            size: 0,
+            mtime: now,
+            atime: now,
+            ctime: now,
+            nlink: 1,
+            rdev: 0,
+            blocks: 0,
+            special: 0,
+        };
+        let version = LowerVersion { ino: 0, size: 0, mtime: now, ctime: now };
+        let name = name.to_vec();
+        let op = Op::Create { id, parent, name, attr, version, adopted: false };
+        self.catalog.intend(caller.unique, op).ok()
+    }
+
+    /// What the lower directory refused was not done.
+    pub(super) fn refused<T>(
+        &self,
+        made: rustix::io::Result<T>,
+        intent: &mut Option<Intent<'_>>,
+    ) -> Result<T> {
+        if made.is_err()
+            && let Some(intent) = intent.take()
+        {
+            intent.failed();
         }
-        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+        Ok(made?)
+    }
+
+    /// Tells the catalog of a node that was made.
+    pub(super) fn record_new(
+        &self,
+        intent: Option<Intent<'_>>,
+        id: NodeId,
+        parent: NodeId,
+        name: &[u8],
+        stat: &LowerStat,
+    ) {
+        let (name, attr, version) = (name.to_vec(), stat.attr.clone(), stat.version);
+        let op = Op::Create { id, parent, name, attr, version, adopted: false };
+        match intent {
+            Some(intent) => intent.done_as(op),
+            None => self.catalog.record(op),
+        }
     }
 
     /// Reads a symbolic link.
@@ -99,11 +181,15 @@ impl Vfs {
     /// `MustWait` if it is released; as `link`.
     pub fn link(
         &self,
+        caller: Caller,
         id: NodeId,
         parent: NodeId,
         name: &[u8],
         patience: Patience,
     ) -> Result<Entry> {
+        if let Some(made) = self.made_before(caller) {
+            return self.entered(made);
+        }
         if self.is_released(id) {
             if patience == Patience::None {
                 return Err(VfsError::MustWait(Waits::Archive));
@@ -119,8 +205,13 @@ impl Vfs {
         match self.whereabouts(&inode, &place)? {
             super::lookup::Whereabouts::Named(_, from, old) => {
                 let before = from.stat(&old)?;
-                from.link(&old, &dir, name)?;
-                self.catalog.record(Op::Link { id, parent: parent.id, name: name.to_vec() });
+                let op = Op::Link { id, parent: parent.id, name: name.to_vec() };
+                let mut intent = self.catalog.intend(caller.unique, op.clone()).ok();
+                self.refused(from.link(&old, &dir, name), &mut intent)?;
+                match intent {
+                    Some(intent) => intent.done(),
+                    None => self.catalog.record(op),
+                }
                 self.follow_ctime(&inode, &dir, name, &before);
             }
             super::lookup::Whereabouts::Held(_) => return Err(Errno::NOENT.into()),
@@ -137,6 +228,9 @@ impl Vfs {
     /// # Errors
     /// As `unlink`.
     pub fn unlink(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        if self.done_before(caller) {
+            return Ok(());
+        }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);
@@ -228,6 +322,9 @@ impl Vfs {
     /// # Errors
     /// `NOTEMPTY`; as `rmdir`.
     pub fn rmdir(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        if self.done_before(caller) {
+            return Ok(());
+        }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);

@@ -1,18 +1,16 @@
 //! Opening, reading, writing and closing files.
 
-use super::handle::{Handle, OpenKind};
-use super::inode::{Inode, Place};
+use super::handle::OpenKind;
+use super::inode::{Inode, Mode as OpenMode, Opens, Place};
 use super::lookup::{Found, Whereabouts};
+use super::table::{Record, Use};
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
 use crate::lower::{Dir, Looks, LowerStat, identify_file, stat_file};
 use crate::recording::{Kind, LowerVersion, NodeId};
-use bytes::Bytes;
-use rustix::fs::{FallocateFlags, Gid, Mode, OFlags, SeekFrom, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// An open file, as the kernel is told.
@@ -24,6 +22,14 @@ pub struct Opened {
     pub kind: OpenKind,
     /// The pages the kernel has of the file are still right.
     pub keep_cache: bool,
+    /// The kernel is to read and write this backing file itself.
+    pub backing: Option<u32>,
+}
+
+/// A lower file that was just opened, and counted.
+struct OpenFile {
+    file: File,
+    keep_cache: bool,
 }
 
 /// What the kernel's open flags mean for the lower file: only who may read and write. O_APPEND
@@ -55,36 +61,96 @@ impl Vfs {
         mode: u32,
         flags: OFlags,
     ) -> Result<(Entry, Opened)> {
+        if let Some(made) = self.made_before(caller) {
+            return self.open_made(caller, made, flags);
+        }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);
         self.must_not_be_released(&parent, name)?;
         let mode = self.masked(&dir, mode, caller);
         let access = if writes(flags) { lower_flags(flags) } else { OFlags::RDWR };
-        let file = dir.create(name, access, mode)?;
         let id = self.catalog.alloc();
+        let mut intent = self.intend_new(caller, &dir, (id, parent.id, name), (Kind::File, mode));
+        let file = self.refused(dir.create(name, access, mode), &mut intent)?;
         let stat = match self.dress_new(&dir, &file, id, mode, caller) {
             Ok(stat) => stat,
             Err(errno) => {
                 let _nothing_more_can_be_done = dir.unlink(name);
-                return Err(errno.into());
+                return self.refused(Err(errno), &mut intent);
             }
         };
-        self.record_new(id, parent.id, name, &stat, false);
+        self.record_new(intent, id, parent.id, name, &stat);
         let place = Place::Named(parent, name.into());
         let inode = self.inodes.intern(id, Kind::File, place, 1);
         let writable = writes(flags);
-        {
-            let mut opens = inode.opens.lock();
-            opens.handles += 1;
-            opens.writers += u32::from(writable);
-        }
+        let mut opens = inode.opens.lock();
+        opens.handles += 1;
+        opens.writers += u32::from(writable);
+        let record = self.kernel_opens(caller, &mut opens, &inode, &file, &stat, flags)?;
+        drop(opens);
         if !writable {
             self.record_closed(id, &stat);
         }
-        let handle = self.handles.add(inode, Some(file), writable);
-        let opened = Opened { handle, kind: OpenKind::Local, keep_cache: false };
+        let opened = self.add_local(inode, file, record, false);
         Ok((Entry { id, attr: stat.attr }, opened))
+    }
+
+    /// What a create made whose answer was lost with a predecessor.
+    fn open_made(&self, caller: Caller, id: NodeId, flags: OFlags) -> Result<(Entry, Opened)> {
+        let opened = self.open(caller, id, flags - OFlags::TRUNC, Patience::Worker)?;
+        Ok((self.entered(id)?, opened))
+    }
+
+    /// The kernel gets a handle: how it will get at the bytes, and the record of it. Called under
+    /// the lock of `opens`, which count the handle already.
+    fn kernel_opens(
+        &self,
+        caller: Caller,
+        opens: &mut Opens,
+        inode: &Inode,
+        file: &File,
+        stat: &LowerStat,
+        flags: OFlags,
+    ) -> Result<Record> {
+        let lower_ino = stat.version.ino;
+        let mode = match opens.mode {
+            Some(mode) => mode,
+            None => match self.passthrough().and_then(|p| p.register(file, caller.uid)) {
+                Some(number) => OpenMode::Passthrough { number, lower_ino },
+                None => OpenMode::Plain,
+            },
+        };
+        let (what, backing) = match mode {
+            OpenMode::Plain => (Use::Plain, 0),
+            OpenMode::Passthrough { number, lower_ino: same } if same == lower_ino => {
+                (Use::Passthrough, number)
+            }
+            OpenMode::Passthrough { .. } => {
+                tracing::error!(
+                    node = %inode.id,
+                    "a file was replaced behind the mount while it is open; it can be opened \
+                     again when those who have it open have closed it"
+                );
+                opens.handles = opens.handles.saturating_sub(1);
+                opens.writers = opens.writers.saturating_sub(u32::from(writes(flags)));
+                return Err(Errno::BUSY.into());
+            }
+        };
+        opens.mode = Some(mode);
+        opens.kernel += 1;
+        Ok(Record {
+            writable: writes(flags),
+            backing,
+            flags: lower_flags(flags).bits(),
+            ..Record::new(what, inode.id, caller.unique)
+        })
+    }
+
+    fn add_local(&self, inode: Arc<Inode>, file: File, record: Record, keep_cache: bool) -> Opened {
+        let backing = (record.what == Use::Passthrough).then_some(record.backing);
+        let handle = self.handles.add(inode, Some(file), record);
+        Opened { handle, kind: OpenKind::Local, keep_cache, backing }
     }
 
     /// Owner, mode and identity of a file that was just made. A setgid directory gives its group.
@@ -135,26 +201,68 @@ impl Vfs {
     ///
     /// # Errors
     /// `MustWait` if it is released and to be written; as `open`.
-    pub fn open(&self, id: NodeId, flags: OFlags, patience: Patience) -> Result<Opened> {
+    pub fn open(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        flags: OFlags,
+        patience: Patience,
+    ) -> Result<Opened> {
+        if let Some(handle) = self.opened_before(caller) {
+            return self.opened_again(handle);
+        }
         let inode = self.inode(id)?;
-        let truncate = flags.contains(OFlags::TRUNC);
-        if let Some(opened) = self.open_local(&inode, flags, truncate)? {
+        if let Some(opened) = self.open_local(caller, &inode, flags)? {
             return Ok(opened);
         }
         if !writes(flags) {
-            return self.open_remote(&inode);
+            return self.open_remote(caller, &inode);
         }
+        self.make_local(&inode, flags, patience)?;
+        self.open_local(caller, &inode, flags)?.ok_or(Errno::STALE.into())
+    }
+
+    /// What an open opened whose answer was lost with a predecessor.
+    fn opened_again(&self, number: u64) -> Result<Opened> {
+        let handle = self.handles.get(number)?;
+        let local = handle.record.what != Use::Remote;
+        Ok(Opened {
+            handle: number,
+            kind: if local { OpenKind::Local } else { OpenKind::Remote },
+            keep_cache: false,
+            backing: (handle.record.what == Use::Passthrough).then_some(handle.record.backing),
+        })
+    }
+
+    /// Gives a released recording a local file to write to.
+    fn make_local(&self, inode: &Arc<Inode>, flags: OFlags, patience: Patience) -> Result<()> {
+        let truncate = flags.contains(OFlags::TRUNC);
         if patience == Patience::None {
             // Cutting it to nothing needs no target, but syncs.
             let waits = if truncate { Waits::Disk } else { Waits::Archive };
             return Err(VfsError::MustWait(waits));
         }
         if truncate {
-            self.begin_anew(&inode)?;
+            self.begin_anew(inode)
         } else {
-            self.archive.recall(id).map_err(VfsError::Remote)?;
+            self.archive.recall(inode.id).map_err(VfsError::Remote)
         }
-        self.open_local(&inode, flags, truncate)?.ok_or(Errno::STALE.into())
+    }
+
+    /// Cuts a file by its name: as if it were opened for writing, cut and closed.
+    pub(super) fn cut(&self, id: NodeId, size: u64, patience: Patience) -> Result<()> {
+        let inode = self.inode(id)?;
+        let flags = OFlags::WRONLY | if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
+        let opened = match self.open_lower(&inode, flags, &mut |_, _, _| Ok(()))? {
+            Some(opened) => opened,
+            None => {
+                self.make_local(&inode, flags, patience)?;
+                self.open_lower(&inode, flags, &mut |_, _, _| Ok(()))?.ok_or(Errno::STALE)?
+            }
+        };
+        let result = rustix::fs::ftruncate(&opened.file, size);
+        self.close(&inode, true, Some(&opened.file));
+        Ok(result?)
     }
 
     /// Whether the node has no local copy.
@@ -167,14 +275,32 @@ impl Vfs {
         }
     }
 
-    /// Opens the lower file; `None` if there is none.
+    /// Opens a local file for the kernel; `None` if there is none.
     fn open_local(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        flags: OFlags,
+    ) -> Result<Option<Opened>> {
+        let mut record = None;
+        let opened = self.open_lower(inode, flags, &mut |opens, file, stat| {
+            record = Some(self.kernel_opens(caller, opens, inode, file, stat, flags)?);
+            Ok(())
+        })?;
+        Ok(opened.zip(record).map(|(opened, record)| {
+            self.add_local(inode.clone(), opened.file, record, opened.keep_cache)
+        }))
+    }
+
+    /// Opens and counts the lower file; `None` if there is none. `counted` is called while nobody
+    /// else can open or close the node; if it fails, it has taken the count back.
+    fn open_lower(
         &self,
         inode: &Arc<Inode>,
         flags: OFlags,
-        truncate: bool,
-    ) -> Result<Option<Opened>> {
-        let writable = writes(flags);
+        counted: &mut dyn FnMut(&mut Opens, &File, &LowerStat) -> Result<()>,
+    ) -> Result<Option<OpenFile>> {
+        let (writable, truncate) = (writes(flags), flags.contains(OFlags::TRUNC));
         // Held until the handle is counted: an unlink must not overlook it.
         let place = inode.place();
         let Some(file) = self.lower_file(inode, &place, lower_flags(flags))? else {
@@ -186,30 +312,26 @@ impl Vfs {
             return Err(Errno::STALE.into());
         }
         let mut opens = inode.opens.lock();
+        if truncate {
+            rustix::fs::ftruncate(&file, 0)?;
+        }
         if writable && opens.writers == 0 {
             self.catalog.record(Op::Opened { id: inode.id });
         }
-        let keep_cache = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
+        let same = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
         opens.handles += 1;
         opens.writers += u32::from(writable);
-        if truncate {
-            if let Err(errno) = rustix::fs::ftruncate(&file, 0) {
-                drop(opens);
-                drop(place);
-                self.close(inode, writable, Some(&file));
-                return Err(errno.into());
-            }
-            opens.cached = None;
-        } else {
-            opens.cached = Some(stat.version);
-        }
-        drop(opens);
-        let handle = self.handles.add(inode.clone(), Some(file), writable);
-        let keep_cache = keep_cache && !truncate;
-        Ok(Some(Opened { handle, kind: OpenKind::Local, keep_cache }))
+        counted(&mut opens, &file, &stat)?;
+        opens.cached = (!truncate).then_some(stat.version);
+        Ok(Some(OpenFile { file, keep_cache: same && !truncate }))
     }
 
-    fn lower_file(&self, inode: &Inode, place: &Place, flags: OFlags) -> Result<Option<File>> {
+    pub(super) fn lower_file(
+        &self,
+        inode: &Inode,
+        place: &Place,
+        flags: OFlags,
+    ) -> Result<Option<File>> {
         match self.whereabouts(inode, place)? {
             Whereabouts::Root(_) => Err(Errno::ISDIR.into()),
             Whereabouts::Held(_) => Ok(Some(self.lower.open_held(inode.id, flags)?)),
@@ -226,9 +348,15 @@ impl Vfs {
         }
     }
 
-    fn open_remote(&self, inode: &Arc<Inode>) -> Result<Opened> {
+    fn open_remote(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Opened> {
         let row = self.catalog.node(inode.id)?.ok_or(Errno::STALE)?;
         let mut opens = inode.opens.lock();
+        if matches!(opens.mode, Some(OpenMode::Passthrough { .. })) {
+            // It is open and its lower file is gone: taken away behind the mount.
+            return Err(Errno::BUSY.into());
+        }
+        opens.mode = Some(OpenMode::Plain);
+        opens.kernel += 1;
         opens.handles += 1;
         let version = LowerVersion {
             ino: 0,
@@ -239,8 +367,9 @@ impl Vfs {
         let keep_cache = same_content(opens.cached.as_ref(), &version);
         opens.cached = Some(version);
         drop(opens);
-        let handle = self.handles.add(inode.clone(), None, false);
-        Ok(Opened { handle, kind: OpenKind::Remote, keep_cache })
+        let record = Record::new(Use::Remote, inode.id, caller.unique);
+        let handle = self.handles.add(inode.clone(), None, record);
+        Ok(Opened { handle, kind: OpenKind::Remote, keep_cache, backing: None })
     }
 
     /// A released recording is opened with O_TRUNC: an empty local file takes its place, and
@@ -268,80 +397,23 @@ impl Vfs {
         }
     }
 
-    /// Where the bytes of an open file come from now. A recording recalled meanwhile is read
-    /// from disk.
-    ///
-    /// # Errors
-    /// `BADF`.
-    pub fn source(&self, handle: u64) -> Result<OpenKind> {
-        let handle = self.handles.get(handle)?;
-        if handle.file().is_some() {
-            return Ok(OpenKind::Local);
-        }
-        let place = handle.inode.place();
-        if matches!(*place, Place::Gone(_)) {
-            // Deleted while it is read: the object is still there.
-            return Ok(OpenKind::Remote);
-        }
-        match self.lower_file(&handle.inode, &place, OFlags::RDONLY)? {
-            Some(file) => {
-                handle.set_file(Arc::new(file));
-                Ok(OpenKind::Local)
-            }
-            None => Ok(OpenKind::Remote),
-        }
-    }
-
-    /// Reads. Waits for the archive if `source` says `Remote`.
-    ///
-    /// # Errors
-    /// As `pread`.
-    pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Bytes> {
-        let handle = self.handles.get(handle)?;
-        match handle.file() {
-            Some(file) => read_local(&file, offset, len),
-            None => {
-                let path = self.path_of(&handle.inode);
-                let read = self.archive.read(handle.inode.id, Path::new(&path), offset, len);
-                read.map_err(VfsError::Remote)
-            }
-        }
-    }
-
-    /// Writes at a position, all of it or as much as there is room for.
-    ///
-    /// # Errors
-    /// As `pwrite`.
-    pub fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
-        let handle = self.handles.get(handle)?;
-        let file = handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?;
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
-            match rustix::io::pwrite(&*file, rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(errno) if done == 0 => return Err(errno.into()),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
-    }
-
-    /// Writes and syncs, as an open with O_SYNC wants: call it on a worker.
-    ///
-    /// # Errors
-    /// As `pwrite`, `fsync`.
-    pub fn write_synced(&self, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
-        let written = self.write(handle, offset, bytes)?;
-        self.fsync(handle, false)?;
-        Ok(written)
-    }
-
     /// Closes a handle. The last writer's close makes the recording closed.
-    pub fn release(&self, handle: u64) {
-        let Some(handle) = self.handles.remove(handle) else { return };
+    pub fn release(&self, number: u64) {
+        let Some(handle) = self.handles.remove(number) else { return };
+        let mut opens = handle.inode.opens.lock();
+        opens.kernel = opens.kernel.saturating_sub(1);
+        if opens.kernel == 0
+            && let Some(OpenMode::Passthrough { number: backing, .. }) = opens.mode.take()
+        {
+            // Said before it is done: a successor gives it back again rather than not at all.
+            self.handles.closing(number, &handle);
+            if let Some(passthrough) = self.passthrough() {
+                passthrough.unregister(backing);
+            }
+        }
+        drop(opens);
         self.close(&handle.inode, handle.writable, handle.file().as_deref());
+        self.handles.closed(number);
     }
 
     /// One handle less.
@@ -391,100 +463,6 @@ impl Vfs {
             at: self.clock.now(),
         });
     }
-
-    /// Syncs an open file: call it on a worker.
-    ///
-    /// # Errors
-    /// As `fsync`.
-    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
-        match self.handles.get(handle)?.file() {
-            None => Ok(()),
-            Some(file) if data_only => Ok(rustix::fs::fdatasync(&*file)?),
-            Some(file) => Ok(rustix::fs::fsync(&*file)?),
-        }
-    }
-
-    /// Syncs a directory: call it on a worker.
-    ///
-    /// # Errors
-    /// As `fsync`.
-    pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
-        let inode = self.inode(id)?;
-        if matches!(*inode.place(), Place::Gone(_)) {
-            return Ok(());
-        }
-        let dir = self.dir(&inode)?;
-        Ok(rustix::fs::fsync(&dir.as_file()?)?)
-    }
-
-    /// Reserves, frees or moves space of an open file.
-    ///
-    /// # Errors
-    /// As `fallocate`.
-    pub fn fallocate(
-        &self,
-        handle: u64,
-        mode: FallocateFlags,
-        offset: u64,
-        len: u64,
-    ) -> Result<()> {
-        let file = self.writable_file(handle)?;
-        Ok(rustix::fs::fallocate(&*file, mode, offset, len)?)
-    }
-
-    fn writable_file(&self, handle: u64) -> Result<Arc<File>> {
-        let handle: Arc<Handle> = self.handles.get(handle)?;
-        Ok(handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?)
-    }
-
-    /// Finds data or a hole. A released recording is one extent of data: programs that skip
-    /// holes must read it.
-    ///
-    /// # Errors
-    /// `NXIO` beyond the end.
-    pub fn seek(&self, handle: u64, id: NodeId, from: SeekFrom) -> Result<u64> {
-        if let Some(file) = self.handles.get(handle)?.file() {
-            return Ok(rustix::fs::seek(&*file, from)?);
-        }
-        let size = self.getattr(id, None)?.size;
-        match from {
-            SeekFrom::Data(at) if at < size => Ok(at),
-            SeekFrom::Hole(at) if at < size => Ok(size),
-            SeekFrom::Data(_) | SeekFrom::Hole(_) => Err(Errno::NXIO.into()),
-            _ => Err(Errno::INVAL.into()),
-        }
-    }
-
-    /// Copies between two open local files without passing the bytes through the caller.
-    ///
-    /// # Errors
-    /// `OPNOTSUPP` if one is released: the caller then reads and writes.
-    pub fn copy(&self, from: (u64, u64), to: (u64, u64), len: usize) -> Result<usize> {
-        let source = self.handles.get(from.0)?.file().ok_or(Errno::OPNOTSUPP)?;
-        let target = self.writable_file(to.0)?;
-        let (mut at, mut into) = (from.1, to.1);
-        let copied =
-            rustix::fs::copy_file_range(&*source, Some(&mut at), &*target, Some(&mut into), len)?;
-        Ok(copied)
-    }
-}
-
-fn read_local(file: &File, offset: u64, len: usize) -> Result<Bytes> {
-    let mut buffer = vec![0u8; len];
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|r| !r.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => {
-                let errno = e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-                return Err(errno.into());
-            }
-        }
-    }
-    buffer.truncate(done);
-    Ok(buffer.into())
 }
 
 /// Whether the kernel's pages of `cached` are right for `now`. A recalled or released copy is

@@ -209,6 +209,12 @@ impl Mount {
         self.daemon.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"))
     }
 
+    /// Takes note of a daemon that ended by itself, so that another can be started.
+    pub fn forget_dead(&mut self) {
+        assert!(self.exited().is_some(), "the daemon runs\n{}", self.said());
+        self.daemon = None;
+    }
+
     /// The daemon's process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().expect("the daemon runs"))

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use super::disk::{self, Private, Refused};
-use super::mounts::{self, Mount};
+use crate::cli::mounts::{self, Mount};
 use crate::config::{Config, resolve};
 use crate::units::humane_size;
 use rustix::io::Errno;

@@ -4,7 +4,6 @@
 
 mod disk;
 mod local;
-mod mounts;
 mod targets;
 
 use super::context::Common;

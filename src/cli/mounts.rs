@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
+    /// Its number.
+    pub id: u64,
+    /// The number of the mount it lies on.
+    pub parent: u64,
     pub point: PathBuf,
     pub kind: String,
 }
@@ -22,12 +26,18 @@ fn parse(bytes: &[u8]) -> Vec<Mount> {
     lines
         .filter_map(|line| {
             let mut fields = line.split(|b| *b == b' ');
-            let point = unescape(fields.nth(4)?);
+            let id = number(fields.next()?)?;
+            let parent = number(fields.next()?)?;
+            let point = unescape(fields.nth(2)?);
             let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
             let kind = String::from_utf8_lossy(kind).into_owned();
-            Some(Mount { point: OsString::from_vec(point).into(), kind })
+            Some(Mount { id, parent, point: OsString::from_vec(point).into(), kind })
         })
         .collect()
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -59,6 +69,12 @@ pub(super) fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount>
         .iter()
         .filter(|m| path.starts_with(&m.point))
         .max_by_key(|m| m.point.as_os_str().as_bytes().len())
+}
+
+/// Of the mounts exactly at `path` the one that is seen: no other there lies on it.
+pub(super) fn top<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let covered = |m: &Mount| mounts.iter().any(|o| o.point == path && o.parent == m.id);
+    mounts.iter().rev().find(|m| m.point == path && !covered(m))
 }
 
 /// The mounts below `path`, not `path` itself.
@@ -100,5 +116,15 @@ mod tests {
         assert_eq!(nested, [tree.join("deep")]);
         assert!(is_spoolfs(&mounts, tree));
         assert!(!is_spoolfs(&mounts, Path::new("/")));
+    }
+
+    #[test]
+    fn the_top_of_a_stack_is_what_nothing_covers() {
+        let tree = Path::new("/var/spool/a b");
+        assert_eq!(top(&parse(SAMPLE), tree).map(|m| m.id), Some(31));
+        // The kernel promises no order.
+        let turned: Vec<&[u8]> = SAMPLE.split(|b| *b == b'\n').rev().collect();
+        assert_eq!(top(&parse(&turned.join(&b'\n')), tree).map(|m| m.id), Some(31));
+        assert_eq!(top(&parse(SAMPLE), Path::new("/var/spool")), None);
     }
 }
