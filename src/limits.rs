@@ -36,6 +36,8 @@ pub const UPLOADS_IN_FLIGHT: usize = 4;
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait between two tries at the same work.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Recordings in a row that a target refuses before it counts as down.
+pub const DENIED_MAX: usize = 3;
 /// Recordings that wait for the hashing thread.
 pub const HASH_QUEUE_MAX: usize = 32;
 /// Bytes hashed in a second, so that calls have the disk.
@@ -54,6 +56,10 @@ pub const RECONCILE_BATCH: usize = 64;
 pub const KEY_CANDIDATES: usize = 4;
 /// Rows in one journal segment.
 pub const JOURNAL_SEGMENT_ROWS_MAX: usize = 500;
+/// Bytes of lines at which a journal segment ends.
+pub const JOURNAL_SEGMENT_BYTES: usize = 16 << 20;
+/// Journal rows kept for targets that have not got them; the oldest are given up.
+pub const JOURNAL_ROWS_MAX: u64 = 1_000_000;
 /// Time that uploads in flight have left when the daemon stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Threads of one `archive`, `release` or `recall` command.

@@ -167,7 +167,7 @@ impl Moves<'_> {
 
 /// Groups stay together, and what has several names or a writer keeps its group local.
 fn stays_with_reason(line: &str) -> bool {
-    ["several names", "open for writing", "not archived yet", "it is recording"]
+    ["several names", "has it open", "not archived yet", "it is recording"]
         .iter()
         .any(|reason| line.contains(reason))
 }

@@ -348,7 +348,7 @@ impl Mounted {
 
     /// The mount is gone, the call is in the plain directory; with the old program it is adopted.
     #[track_caller]
-    fn is_bypassed_until_mended(mut self) {
+    fn bypassed_until_mended(mut self) {
         wait_for("the bypass", || (!is_mounted(&self.mount.mountpoint)).then_some(()));
         let took = self.records("bypassed.wav");
         assert!(took < Duration::from_secs(5), "calls had to wait {took:?}");
@@ -374,7 +374,7 @@ fn a_daemon_that_ends_at_once_is_bypassed() {
     mounted.kill();
     let took = mounted.records("call.wav");
     assert!(took < Duration::from_secs(5), "a call had to wait {took:?}");
-    mounted.is_bypassed_until_mended();
+    mounted.bypassed_until_mended();
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn a_daemon_that_hangs_at_its_start_is_bypassed() {
     mounted.kill();
     let took = mounted.records("call.wav");
     assert!(took < Duration::from_secs(5), "a call had to wait {took:?}");
-    mounted.is_bypassed_until_mended();
+    mounted.bypassed_until_mended();
 }
 
 #[test]

@@ -64,6 +64,7 @@ contract!(memory file seaweedfs; [
     a_deleted_object_is_not_found
     a_taken_key_is_not_written
     a_body_that_is_not_what_was_meant_is_not_stored
+    a_body_that_can_not_be_read_is_not_the_targets_fault
     long_and_odd_keys_are_kept_exactly
     a_large_object_goes_and_comes_back
     of_many_writers_of_a_key_one_wins
@@ -133,6 +134,20 @@ mod cases {
             meant.sort();
             assert_eq!((head.size, user), (len as u64, meant));
             assert!(head.sha256.is_none_or(|found| found == Sha256::of(&bytes)));
+        }
+    }
+
+    pub async fn a_body_that_can_not_be_read_is_not_the_targets_fault(store: Arc<dyn Store>) {
+        // Reading at 0 is EIO.
+        let file = Arc::new(File::open("/proc/self/mem").unwrap());
+        for len in [5, 9 << 20] {
+            let body = Body::File { file: file.clone(), len };
+            let key = key(&*store, "n/a.wav");
+            let put = store.put(&key, body, Sha256::of(b"audio"), &ObjectMeta::default()).await;
+            let error = put.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Unreadable, "{error}");
+            assert!(error.to_string().contains("local file"), "{error}");
+            assert_eq!(store.head(&key).await.unwrap_err().kind, StoreErrorKind::NotFound);
         }
     }
 

@@ -156,6 +156,11 @@ impl Database {
         }
     }
 
+    /// Whether nothing has the name of the file that is open.
+    pub(super) fn is_removed(&self) -> bool {
+        std::fs::metadata(&self.path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// Gives up a database that is to be set aside: its files keep what they have.
     pub(super) fn abandon(self) {
         if let Err(error) = schema::leave_files_on_close(&self.conn) {

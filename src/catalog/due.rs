@@ -2,12 +2,20 @@
 //! logged is committed, and are answered from indexes.
 
 use super::Catalog;
+use super::engine::all_verified;
 use super::error::Result;
 use super::row::{Candidate, NodeRow};
 use super::sql_row::{self, NODE, Stored, candidates, node_and_time, sql};
 use crate::clock::Timestamp;
 use crate::recording::{NodeId, Stem};
 use rusqlite::{Connection, OptionalExtension, Params, params};
+
+/// How far [`Catalog::archived_elsewhere`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    since: i64,
+    id: i64,
+}
 
 type Found = Vec<(Stored, Option<Timestamp>)>;
 
@@ -162,6 +170,38 @@ impl Catalog {
             };
             let params = [archived_before.0, since, id, limit_sql(limit)];
             candidates(conn, find(conn, &queries::release(), params)?)
+        })
+    }
+
+    /// The next `limit` archived files, oldest archive first, of which those are returned that
+    /// some target in `targets` does not hold, verified; and where to go on, if there are more.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn archived_elsewhere(
+        &self,
+        targets: &[String],
+        after: Option<Behind>,
+        limit: usize,
+    ) -> Result<(Vec<Candidate>, Option<Behind>)> {
+        self.read_drained(|conn| {
+            let Behind { since, id } = after.unwrap_or(Behind { since: i64::MIN, id: i64::MIN });
+            let page = find(conn, &queries::release(), [i64::MAX, since, id, limit_sql(limit)])?;
+            let last = page.last().filter(|_| page.len() >= limit).map(|(s, _)| s.node.row.id);
+            let next = match last {
+                Some(last) => {
+                    local_since(conn, last)?.map(|since| Behind { since, id: sql(last.0) })
+                }
+                None => None,
+            };
+            let mut lacking = Found::new();
+            for (stored, not_before) in page {
+                let row = &stored.node.row;
+                if !all_verified(conn, row.id, row.generation, targets)? {
+                    lacking.push((stored, not_before));
+                }
+            }
+            Ok((candidates(conn, lacking)?, next))
         })
     }
 

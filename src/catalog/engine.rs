@@ -4,7 +4,7 @@ use super::Catalog;
 use super::apply::{self, Node};
 use super::error::Result;
 use super::row::{Digest, HashOutcome};
-use super::sql_row::{path_of, sql};
+use super::sql_row::{self, Stored, path_of, sql};
 use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::recording::{Attr, Generation, Kind, LowerVersion, NodeId, ReleasePermit, State};
@@ -116,9 +116,18 @@ impl Catalog {
         self.shared.write(true, |_| Ok(()))
     }
 
+    /// Whether a change would be kept now.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn check_writable(&self) -> Result<()> {
+        self.shared.write(false, |_| Ok(()))
+    }
+
     /// The node exists below with this stamp (reconcile): adopts a change made behind the mount.
     /// The stamp is the hashed one: it is what it was, and archived if it was released. Else:
-    /// closed, to be hashed. One in state `recording` is left to its close.
+    /// closed, to be hashed; if it was released, it counts as recalled now. One in state
+    /// `recording` is left to its close.
     ///
     /// # Errors
     /// `Unusable`.
@@ -128,13 +137,19 @@ impl Catalog {
             if old.node.row.state == State::Deleted {
                 return Ok(());
             }
-            let new = apply::found(old.node.clone(), &attr, version);
+            let mut new = apply::found(old.node.clone(), &attr, version);
+            // Not the file that was released: a recall brought it, and a crash cut off the word.
+            let spare = old.node.row.hashed.is_some_and(|hashed| hashed == version);
+            if old.node.row.state == State::Released && !spare {
+                new.row.recalled_at = Some(tx.now);
+            }
             tx.save(Some(&old), &new)
         })
     }
 
-    /// The node is gone below: archived becomes released, released stays so, anything else is
-    /// forgotten (with objects: a tombstone). A directory with names in it stays.
+    /// The node is gone below: archived becomes released (also one that waits to be hashed again),
+    /// released stays so, anything else is forgotten (with objects: a tombstone). A directory with
+    /// names in it stays.
     ///
     /// # Errors
     /// `Unusable`.
@@ -149,11 +164,32 @@ impl Catalog {
                     new.row.state = State::Released;
                     tx.save(Some(&old), &new)
                 }
+                // What was archived last is all there is of it now.
+                _ if old.node.row.archived_at.is_some() => back_to_archived(tx, &old),
                 _ if old.node.row.attr.kind == Kind::Dir && has_names(tx.conn, id)? => Ok(()),
                 _ => tx.lose(id, path_of(tx.conn, id)?),
             }
         })
     }
+}
+
+/// Releases a node whose local file went missing while it was not known whether it was still what
+/// had been archived.
+fn back_to_archived(tx: &Tx<'_>, old: &Stored) -> rusqlite::Result<()> {
+    let mut new = old.node.clone();
+    let (size, mtime) = tx
+        .conn
+        .prepare_cached("SELECT size, mtime FROM generation WHERE node = ?1 AND generation = ?2")?
+        .query_row(params![sql(new.row.id.0), new.row.generation.0], |r| {
+            Ok((sql_row::unsigned(r.get(0)?), sql_row::time(r, 1)?))
+        })?;
+    new.row.state = State::Released;
+    new.row.attr.size = size;
+    new.row.attr.mtime = mtime;
+    // A stamp that no file has: whatever turns up below is hashed.
+    new.row.hashed = Some(LowerVersion { ino: 0, size, mtime, ctime: mtime });
+    tx.save(Some(old), &new)?;
+    tx.clear_trouble(new.row.id)
 }
 
 fn hashed(tx: &Tx<'_>, id: NodeId, digest: &Digest) -> rusqlite::Result<HashOutcome> {
@@ -204,7 +240,8 @@ fn store_generation(tx: &Tx<'_>, node: &Node, digest: &Digest) -> rusqlite::Resu
     Ok(())
 }
 
-fn all_verified(
+/// Whether every one of these targets holds a generation, verified.
+pub(super) fn all_verified(
     conn: &Connection,
     id: NodeId,
     generation: Generation,

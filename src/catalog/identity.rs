@@ -2,11 +2,15 @@
 //! a second daemon out of the state directory.
 
 use super::error::{CatalogError, Result};
+use super::shared::Shared;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// Keeps the identity when the database is lost.
+pub(super) const FILE: &str = "identity.json";
 
 /// What this catalog is, fixed when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,17 @@ impl Identity {
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
+    }
+}
+
+impl Shared {
+    /// Takes an identity that the database has, and keeps it beside it.
+    pub(super) fn adopt(&self, identity: Identity) {
+        let path = self.options.state_dir.join(FILE);
+        if let Err(error) = identity.store(&path) {
+            tracing::warn!("{}: {error}", path.display());
+        }
+        *self.identity.write() = identity;
     }
 }
 

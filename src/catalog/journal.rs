@@ -5,15 +5,21 @@ use super::Catalog;
 use super::apply::Node;
 use super::encode::{percent, xattrs};
 use super::error::Result;
+use super::identity::Identity;
 use super::op::Op;
 use super::row::JournalRow;
+use super::settings;
 use super::sql_row::{self, path_of, sql, unsigned};
 use super::tx::{Change, Tx};
 use crate::clock::Timestamp;
+use crate::limits;
 use crate::recording::{Attr, Generation, Kind, NodeId, State};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// How many rows come between two looks at how many there are.
+const TRIM_EVERY: u64 = 256;
 
 /// One line; `seq`, `at` and `kind` come first.
 #[derive(Serialize)]
@@ -65,6 +71,28 @@ impl Tx<'_> {
             .execute(params![sql(seq), at.0, line])?;
         self.journal.set(seq);
         self.wake.set(true);
+        self.bound_journal(seq)
+    }
+
+    /// A target that is away for long, or never comes back, must not fill the disk.
+    fn bound_journal(&self, seq: u64) -> rusqlite::Result<()> {
+        if !seq.is_multiple_of(TRIM_EVERY) {
+            return Ok(());
+        }
+        let oldest = seq.saturating_sub(limits::JOURNAL_ROWS_MAX);
+        let given_up = self
+            .conn
+            .prepare_cached("DELETE FROM journal WHERE seq <= ?1")?
+            .execute([sql(oldest)])?;
+        if given_up > 0 {
+            tracing::error!(
+                given_up,
+                "the journal is longer than {} rows; the oldest are given up, and a target that \
+                 has not got them can not be rebuilt from alone: bring it back, or take it out \
+                 of the configuration",
+                limits::JOURNAL_ROWS_MAX
+            );
+        }
         Ok(())
     }
 
@@ -187,8 +215,15 @@ impl Tx<'_> {
     }
 }
 
+/// Segments count from 1 in each epoch.
+pub(super) fn restart_segments(conn: &Connection) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE journal_mark SET segment = 0")?.execute([])?;
+    Ok(())
+}
+
 impl Catalog {
-    /// Journal rows that `target` has not got, oldest first.
+    /// Journal rows that `target` has not got, oldest first: at most `limit`, and no more after
+    /// their lines have come to `JOURNAL_SEGMENT_BYTES`.
     ///
     /// # Errors
     /// `Unusable`.
@@ -199,14 +234,16 @@ impl Catalog {
                     ifnull((SELECT seq FROM journal_mark WHERE target = ?1), 0)
                  ORDER BY seq LIMIT ?2",
             )?;
-            let rows = statement.query_map(params![target, limit as u64 as i64], |r| {
-                Ok(JournalRow {
-                    seq: unsigned(r.get(0)?),
-                    at: sql_row::time(r, 1)?,
-                    line: r.get(2)?,
-                })
-            })?;
-            rows.collect()
+            let mut rows = statement.query(params![target, limit as u64 as i64])?;
+            let (mut found, mut bytes) = (Vec::new(), 0);
+            while bytes < limits::JOURNAL_SEGMENT_BYTES
+                && let Some(r) = rows.next()?
+            {
+                let line: String = r.get(2)?;
+                bytes += line.len();
+                found.push(JournalRow { seq: unsigned(r.get(0)?), at: sql_row::time(r, 1)?, line });
+            }
+            Ok(found)
         })
     }
 
@@ -246,6 +283,23 @@ impl Catalog {
                 .execute([everywhere.unwrap_or(0)])?;
             Ok(())
         })
+    }
+
+    /// Begins a new epoch, in which segments count from 1 again, in every target: the numbers of
+    /// the present one turned out to be used.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn begin_epoch(&self) -> Result<()> {
+        let before = self.identity();
+        let next = Identity { epoch: before.epoch.saturating_add(1), ..before };
+        let stored = next.clone();
+        self.shared.write(true, move |tx| {
+            settings::store_identity(tx.conn, &stored)?;
+            restart_segments(tx.conn)
+        })?;
+        self.shared.adopt(next);
+        Ok(())
     }
 
     /// Number of the last segment shipped to `target`; 0 before the first.

@@ -21,6 +21,7 @@ mod readers;
 mod reads;
 mod row;
 mod rules;
+mod salvage;
 mod schema;
 mod settings;
 mod shared;
@@ -33,6 +34,7 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+pub use due::Behind;
 pub use error::{CatalogError, Result};
 pub use identity::Identity;
 
@@ -60,9 +62,6 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use thread::Worker;
 
-/// Keeps the identity when the database is lost.
-const IDENTITY_FILE: &str = "identity.json";
-
 /// Where the catalog lives.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -86,7 +85,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// Opens or makes the catalog, applies what the operation log holds, starts the thread. A
-    /// database that is no database is set aside (`catalog.db.corrupt-<seconds>`) and a new one is
+    /// database that is damaged beyond repair is set aside (`catalog.db.corrupt-<seconds>`) and a new one is
     /// made; one that can not be opened now leaves the catalog unusable, and it is tried again.
     ///
     /// # Errors
@@ -96,7 +95,7 @@ impl Catalog {
             make_private(dir).map_err(CatalogError::io(dir))?;
         }
         let lock = identity::lock(&options.state_dir)?;
-        let stored = Identity::load(&options.state_dir.join(IDENTITY_FILE));
+        let stored = Identity::load(&options.state_dir.join(identity::FILE));
         let identity =
             stored.unwrap_or_else(|| Identity { epoch: 0, ..Identity::fresh(&options.node) });
         let dir = options.runtime_dir.clone();
@@ -292,7 +291,7 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
 
 /// The database at the start; `None` if it can not be opened now.
 fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
-    for _ in 0..2 {
+    for attempt in 0..3 {
         let error = match open_database(shared) {
             Ok(database) => return Ok(Some(database)),
             Err(OpenFault::Newer(found)) => {
@@ -305,6 +304,13 @@ fn first_database(shared: &Arc<Shared>) -> Result<Option<Database>> {
             tracing::error!("the catalog {} can not be used: {error}", shared.path.display());
             *shared.trouble.lock() = Some(error.to_string());
             return Ok(None);
+        }
+        if attempt == 0
+            && let Some(rescued) = salvage::rescue(&shared.path, &shared.options.clock)
+        {
+            tracing::error!("{} was damaged ({error}): {rescued:?}", shared.path.display());
+            shared.reconcile.store(true, Ordering::SeqCst);
+            continue;
         }
         let aside = database::set_aside(&shared.path, &shared.options.clock)
             .map_err(CatalogError::io(&shared.path))?;
@@ -332,14 +338,13 @@ fn open_database(shared: &Arc<Shared>) -> std::result::Result<Database, OpenFaul
         shared.reconcile.store(true, Ordering::SeqCst);
     }
     if found.as_ref() != Some(&identity) {
-        database.transaction(true, &|tx| settings::store_identity(tx.conn, &identity))?;
+        database.transaction(true, &|tx| {
+            settings::store_identity(tx.conn, &identity)?;
+            journal::restart_segments(tx.conn)
+        })?;
     }
     if identity != known {
-        let path = shared.options.state_dir.join(IDENTITY_FILE);
-        if let Err(error) = identity.store(&path) {
-            tracing::warn!("{}: {error}", path.display());
-        }
-        *shared.identity.write() = identity;
+        shared.adopt(identity);
     }
     Ok(database)
 }

@@ -57,6 +57,14 @@ impl Catalog {
         })
     }
 
+    /// Forgets a remembered failure: the step went well, though it changed nothing of the node.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn succeeded(&self, id: NodeId) -> Result<()> {
+        self.shared.write(false, move |tx| tx.clear_trouble(id))
+    }
+
     /// The remembered failure of a node, if any; success of a later step clears it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use super::database;
 use super::error::{Fault, fault};
+use super::salvage;
 use super::thread::{IDLE, Worker};
 use crate::limits;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Least time between two complete looks at a database a reader found fault with.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// Least time between two tries to write a removed database again.
+const RESTORE_EVERY: Duration = Duration::from_secs(5);
 /// Wait between looks whether the ballast is there.
 const BALLAST_EVERY: Duration = Duration::from_secs(10);
 
@@ -26,26 +29,72 @@ impl Worker {
         if suspect && due {
             match database::is_sound(&self.shared.path) {
                 Some(true) => self.checked = Some(Instant::now()),
-                Some(false) => self.replace(),
+                Some(false) => self.rescue_or_replace(),
                 None => {}
             }
         }
     }
 
-    /// The file was removed or replaced: goes on with what is there now.
+    /// The file was removed or replaced. What is in its place now is gone on with; if there is
+    /// nothing, the one that is still open is written there.
     fn follow(&mut self) {
-        tracing::error!(
-            "{} was removed or replaced while in use; going on with what is there now",
-            self.shared.path.display()
-        );
+        let Some(database) = self.database.take() else { return };
+        let path = &self.shared.path;
+        if database.is_removed() {
+            if self.restored.is_none_or(|at| at.elapsed() >= RESTORE_EVERY)
+                && let Err(error) = salvage::restore(database.conn(), path)
+            {
+                // It has the only copy of what is released: as long as it is open nothing is lost.
+                self.restored = Some(Instant::now());
+                self.say(format!(
+                    "it was removed while in use and can not be written again: {error}"
+                ));
+            }
+            if database.is_removed() {
+                self.database = Some(database);
+                return;
+            }
+            tracing::error!("{} was removed while in use; it is there again", path.display());
+            database.abandon();
+        } else {
+            tracing::error!(
+                "{} was replaced while in use; going on with what is there now",
+                path.display()
+            );
+            database.abandon();
+            // They belong to the file that is gone, and would be taken for the new one's.
+            database::remove_companions(path);
+        }
         self.shared.readers.renew();
+        self.shared.reconcile.store(true, Ordering::SeqCst);
+        self.retry_at = Some(Instant::now());
+    }
+
+    /// The database is damaged: kept if that can be done, else set aside.
+    pub(super) fn rescue_or_replace(&mut self) {
+        if !self.rescue() {
+            self.replace();
+        }
+    }
+
+    /// Tries to keep the database; not again and again.
+    pub(super) fn rescue(&mut self) -> bool {
+        if self.rescued.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
+            return false;
+        }
+        self.rescued = Some(Instant::now());
         if let Some(database) = self.database.take() {
             database.abandon();
         }
-        // They belong to the file that is gone, and would be taken for the new one's.
-        database::remove_companions(&self.shared.path);
+        self.shared.readers.renew();
+        let Some(rescued) = salvage::rescue(&self.shared.path, &self.shared.options.clock) else {
+            return false;
+        };
+        tracing::error!("{} was damaged: {rescued:?}", self.shared.path.display());
+        self.shared.readers.renew();
         self.shared.reconcile.store(true, Ordering::SeqCst);
         self.retry_at = Some(Instant::now());
+        true
     }
 
     pub(super) fn checkpoint(&mut self) -> rusqlite::Result<()> {

@@ -32,6 +32,10 @@ pub(super) struct Worker {
     pub(super) failures: u32,
     /// Garbage found since the last commit that went well.
     pub(super) garbage: u32,
+    /// When it was last tried to keep a damaged database.
+    pub(super) rescued: Option<Instant>,
+    /// When it was last tried in vain to write a removed one again.
+    pub(super) restored: Option<Instant>,
     pub(super) retry_at: Option<Instant>,
     pub(super) checked: Option<Instant>,
     pub(super) attempted: Instant,
@@ -53,6 +57,8 @@ impl Worker {
             failing_since: None,
             failures: 0,
             garbage: 0,
+            rescued: None,
+            restored: None,
             checked: None,
             attempted: now,
             last_work: now,
@@ -313,8 +319,8 @@ impl Worker {
         // released recordings.
         let sound = database::is_sound(&self.shared.path);
         if sound == Some(false) || (self.garbage >= 3 && sound.is_none()) {
-            self.replace();
-        } else {
+            self.rescue_or_replace();
+        } else if self.garbage < 2 || !self.rescue() {
             self.database = None;
         }
     }

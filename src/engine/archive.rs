@@ -5,13 +5,13 @@
 //! proved in every required target and is still what is there.
 
 use super::error::{EngineError, Result};
-use super::hash::open_quiet;
+use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
-use crate::catalog::{Candidate, ObjectRow, ObjectState};
+use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::limits;
 use crate::lower::Quiet;
-use crate::recording::{Generation, LowerVersion, NodeId, Sha256};
+use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
 use std::future::Future;
 use std::path::PathBuf;
@@ -36,37 +36,66 @@ struct Job {
     sha256: Sha256,
     hashed: LowerVersion,
     quiet: Quiet,
+    /// It is archived already, and some target lacks it.
+    archived: bool,
 }
 
-/// Archives one hashed candidate. Required targets that are down are passed over, and reported
-/// when the others have it.
+/// Archives one hashed candidate, or brings an archived one to the targets that lack it. A target
+/// that fails does not keep it from the others.
 pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
     let Some(job) = prepare(shared, it)? else { return Ok(Archived::Gone) };
-    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
-    let mut down: Option<EngineError> = None;
+    let Some(mut job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+    let mut failed: Option<EngineError> = None;
     for target in shared.required_targets() {
         match to_target(shared, &job, target) {
             Ok(true) => {}
             Ok(false) => return Ok(Archived::Changed),
-            Err(error) if error.is_target_down() => down = Some(error),
+            Err(error @ EngineError::Store(_)) => {
+                // What is the recording's own fault is remembered as that.
+                failed = Some(failed.filter(|_| error.is_target_down()).unwrap_or(error));
+            }
             Err(error) => return Err(error),
         }
     }
-    if let Some(error) = down {
-        return Err(error);
-    }
-    let Some(job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
-    let now = shared.now();
-    let (id, generation) = (job.id, job.generation);
-    if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
-        return Ok(Archived::Changed);
-    }
-    for target in shared.targets.iter().filter(|t| !t.required) {
-        if let Err(error) = to_target(shared, &job, target) {
-            tracing::warn!(%error, "an optional target did not get a recording");
+    if !job.archived {
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let Some(still) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+        job = still;
+        let (id, generation, now) = (job.id, job.generation, shared.now());
+        if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
+            return Ok(Archived::Changed);
         }
     }
-    Ok(Archived::Done)
+    let optional = to_optional(shared, &job);
+    match failed {
+        Some(error) => Err(error),
+        None if job.archived => {
+            optional?;
+            if it.not_before.is_some() {
+                shared.catalog.succeeded(job.id)?;
+            }
+            Ok(Archived::Done)
+        }
+        // It is archived; what is left is tried again by and by.
+        None => Ok(Archived::Done),
+    }
+}
+
+/// Gives it to the targets that need not have it; the last failure that is the recording's own.
+fn to_optional(shared: &Shared, job: &Job) -> Result<()> {
+    let mut failed = Ok(());
+    for target in shared.targets.iter().filter(|t| !t.required) {
+        let Err(error) = to_target(shared, job, target) else { continue };
+        tracing::warn!(%error, "an optional target did not get a recording yet");
+        // When one that is down comes up again, it is filled.
+        if !error.is_target_down() {
+            shared.fill_at(shared.now().plus(limits::BACKOFF_MAX));
+            failed = Err(error);
+        }
+    }
+    failed
 }
 
 fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
@@ -77,7 +106,8 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
         return Err(EngineError::refused(&it.path, "it has not been hashed yet"));
     };
     let (path, generation) = (it.path.clone(), row.generation);
-    Ok(Some(Job { id, path, generation, sha256, hashed, quiet }))
+    let archived = row.state == State::Archived;
+    Ok(Some(Job { id, path, generation, sha256, hashed, quiet, archived }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog
@@ -111,6 +141,12 @@ fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
     match &outcome {
         Ok(_) => target.worked(),
         Err(error) if error.is_target_down() => target.failed(error.to_string(), shared.now()),
+        Err(error)
+            if error.is_refused_object()
+                && target.denied(job.id, &error.to_string(), shared.now()) =>
+        {
+            return Err(target.trouble().into());
+        }
         Err(_) => {}
     }
     outcome
@@ -174,8 +210,8 @@ fn put_under(
     let written = match put(shared, job, target, object) {
         Ok(()) => true,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Exists => false,
-        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt && moved(shared, job) => {
-            return Ok(Put::Changed);
+        Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
+            return wrong_body(shared, job, e);
         }
         Err(other) => return Err(other.into()),
     };
@@ -193,6 +229,33 @@ fn put_under(
         Err(Answer::Not(e)) if !written && e.kind == StoreErrorKind::NotFound => Ok(Put::Taken),
         Err(other) => Err(other.into()),
     }
+}
+
+/// The target found other bytes than were hashed. If they are not in the file, it is the target's
+/// fault. If they are, although the stamp is what it was, they are a new generation: the archive
+/// holds what there is, and the operator is told.
+fn wrong_body(shared: &Shared, job: &Job, error: StoreError) -> Result<Put> {
+    let size = job.quiet.stat.version.size;
+    let hasher = hash::read(shared, &job.quiet.file, &job.path, size)?;
+    if hasher.len() != size || moved(shared, job) {
+        return Ok(Put::Changed);
+    }
+    let (sha256, chunks) = hasher.finish();
+    if sha256 == job.sha256 {
+        return Err(error.into());
+    }
+    let detail = format!(
+        "it has SHA-256 {sha256} now and had {} when it was hashed, though no program wrote to it; \
+         check the disk that it is on",
+        job.sha256
+    );
+    if job.archived {
+        return Err(EngineError::Corrupt { path: job.path.clone(), detail });
+    }
+    tracing::error!(path = %job.path.display(), "{detail}; what is there now is archived as a new generation");
+    let attr = job.quiet.stat.attr.clone();
+    shared.catalog.hashed(job.id, Digest { sha256, chunks, version: job.hashed, attr })?;
+    Ok(Put::Changed)
 }
 
 fn moved(shared: &Shared, job: &Job) -> bool {

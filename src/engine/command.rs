@@ -3,6 +3,7 @@
 
 use super::archive::{self, Archived};
 use super::claims::Claim;
+use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Why, counts_in_group};
@@ -122,10 +123,10 @@ fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf,
     }
     for id in ids {
         let path = shared.path_of(*id).ok().flatten();
-        let result = match command {
+        let result = contained("working on a recording", || match command {
             Command::Archive => archive_now(shared, *id),
             _ => recall_now(shared, *id),
-        };
+        });
         tell_one(path, result);
     }
 }
@@ -283,7 +284,7 @@ fn release_group(shared: &Shared, named: &[NodeId], tell: &dyn Fn(PathBuf, Outco
             tell(shared.path_of(*id).ok().flatten().unwrap_or_default(), outcome.clone());
         }
     };
-    match release_settled(shared, named) {
+    match contained("releasing", || release_settled(shared, named)) {
         Ok((released, already)) => {
             released.into_iter().for_each(|path| tell(path, Outcome::Done));
             already.into_iter().for_each(|(path, why)| tell(path, Outcome::Already(why)));

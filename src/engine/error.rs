@@ -51,6 +51,14 @@ pub enum EngineError {
     /// A thread could not be started.
     #[error("a thread of the engine could not be started: {0}")]
     Thread(std::io::Error),
+    /// A step ended in a panic.
+    #[error("a fault in spoolfs while {doing}: {why}; please report it, it is tried again")]
+    Panicked {
+        /// What was being done.
+        doing: &'static str,
+        /// What the panic said.
+        why: String,
+    },
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -70,6 +78,7 @@ impl EngineError {
             EngineError::Content(e) => e.class,
             EngineError::Refused { .. } => ErrorClass::Refused,
             EngineError::Corrupt { .. } => ErrorClass::Corrupt,
+            EngineError::Panicked { .. } => ErrorClass::Permanent,
             EngineError::NoSpace { .. } | EngineError::Stopping | EngineError::Thread(_) => {
                 ErrorClass::Transient
             }
@@ -78,8 +87,14 @@ impl EngineError {
 
     /// Whether it is the target's fault as a whole: the recording is not to be blamed.
     pub(super) fn is_target_down(&self) -> bool {
-        use StoreErrorKind::{Denied, Unreachable};
-        matches!(self, EngineError::Store(e) if matches!(e.kind, Unreachable | Denied))
+        matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Unreachable)
+    }
+
+    /// Whether the target refused this object, or spoiled it: that may be a matter of this one or
+    /// of the target as a whole.
+    pub(super) fn is_refused_object(&self) -> bool {
+        use StoreErrorKind::{Corrupt, Denied};
+        matches!(self, EngineError::Store(e) if matches!(e.kind, Corrupt | Denied))
     }
 
     /// Whether it says nothing about the recording: not remembered as its trouble.

@@ -70,7 +70,8 @@ pub(super) fn hash(shared: &Shared, it: &Candidate) -> Result<Hashed> {
     Ok(Hashed::Done(shared.catalog.hashed(it.row.id, digest)?))
 }
 
-fn read(shared: &Shared, file: &File, path: &Path, size: u64) -> Result<Hasher> {
+/// Reads a file to its end, or a little further than `size`.
+pub(super) fn read(shared: &Shared, file: &File, path: &Path, size: u64) -> Result<Hasher> {
     let _advice = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
     let mut pace = Pace::new(limits::HASH_BYTES_PER_SECOND);
     let mut hasher = Hasher::default();

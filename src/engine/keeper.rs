@@ -1,6 +1,7 @@
 //! One thread for each target: attaches it before anything is written to it, asks again when it
 //! was down, and ships the journal.
 
+use super::contain::contained;
 use super::error::Result;
 use super::shared::Shared;
 use super::target::Target;
@@ -27,30 +28,47 @@ pub(super) struct Keeper {
     pub journal_interval: Duration,
 }
 
+/// What was done for the target since the start.
+#[derive(Debug, Default)]
+struct Progress {
+    orphans_ended: bool,
+    shipped_at: Option<Timestamp>,
+}
+
 impl Keeper {
     /// Runs until the engine stops.
     pub fn run(&self) {
-        let mut orphans_ended = false;
-        let mut shipped_at: Option<Timestamp> = None;
+        let mut state = Progress::default();
         loop {
-            let now = self.shared.now();
-            if self.target.retry_at().is_some_and(|due| due <= now) {
-                self.attach(now);
-            }
-            if self.target.is_up() {
-                if !orphans_ended {
-                    orphans_ended = self.end_orphans();
-                }
-                if shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
-                    shipped_at = Some(now);
-                    self.ship_journal();
-                }
+            let step = contained("looking after a target", || {
+                self.step(&mut state);
+                Ok(())
+            });
+            if let Err(error) = step {
+                self.target.failed(error.to_string(), self.shared.now());
             }
             crossbeam_channel::select! {
                 recv(self.target.nudged) -> _nudge => {}
                 recv(self.shared.stop.closed()) -> _closed => return,
                 default(POLL) => {}
             }
+        }
+    }
+
+    fn step(&self, state: &mut Progress) {
+        let now = self.shared.now();
+        if self.target.retry_at().is_some_and(|due| due <= now) {
+            self.attach(now);
+        }
+        if !self.target.is_up() {
+            return;
+        }
+        if !state.orphans_ended {
+            state.orphans_ended = self.end_orphans();
+        }
+        if state.shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
+            state.shipped_at = Some(now);
+            self.ship_journal();
         }
     }
 
@@ -80,6 +98,7 @@ impl Keeper {
                     return self.target.failed(error.to_string(), now);
                 }
                 self.target.attached(now);
+                self.shared.fill_at(now);
                 self.shared.wake();
             }
             Some(Err(error)) => self.not_attached(&error),
@@ -160,7 +179,10 @@ impl Keeper {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
             Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
-                self.shipped_before(&segment, &rows, error)?
+                match self.shipped_before(&segment, &rows, error)? {
+                    Some(shipped) => shipped,
+                    None => return Ok(true),
+                }
             }
             Some(Err(error)) => {
                 self.note(&error);
@@ -168,38 +190,57 @@ impl Keeper {
             }
         };
         let all: Vec<String> = self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
+        // The keeper of another target may have begun a new epoch meanwhile.
+        let number = if catalog.identity().epoch == author.epoch { number } else { 0 };
         catalog.journal_shipped(name, shipped, number, &all)?;
-        Ok(rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX || shipped < last.seq)
+        let full = rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX
+            || segment.lines.iter().map(String::len).sum::<usize>()
+                >= limits::JOURNAL_SEGMENT_BYTES;
+        Ok(full || shipped < last.seq)
     }
 
     /// The segment's number is taken. If it is ours, of before an answer was lost or a crash, its
-    /// lines are the first of those that are due now, and the rest goes into the next one.
+    /// lines are the first of those that are due now, and the rest goes into the next one. If it is
+    /// ours and is not, the catalog went back in time unnoticed: nothing, and a new epoch begins.
     fn shipped_before(
         &self,
         meant: &Segment,
         rows: &[JournalRow],
         taken: StoreError,
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         let header = &meant.header;
         let prefix = self.target.store.prefix();
         let key = journal::key_of(prefix, &header.node, header.epoch, header.segment);
         let found = match self.until_stop(journal::fetch(&*self.target.store, &key)) {
             Some(Ok(found)) => found,
+            // Nobody can read it: the number is lost, not the target.
+            Some(Err(error)) if error.kind == StoreErrorKind::Corrupt => {
+                return self.new_epoch(&key);
+            }
             Some(Err(error)) => {
                 self.note(&error);
                 return Err(error.into());
             }
             None => return Err(super::EngineError::Stopping),
         };
-        let ours = found.header.instance == header.instance
-            && found.header.first == header.first
+        if found.header.instance != header.instance {
+            self.target.refused(taken.to_string(), self.shared.now());
+            return Err(taken.into());
+        }
+        let due = found.header.first == header.first
             && rows.iter().any(|r| r.seq == found.header.last)
             && meant.lines.starts_with(&found.lines);
-        if ours {
-            return Ok(found.header.last);
-        }
-        self.target.refused(taken.to_string(), self.shared.now());
-        Err(taken.into())
+        if due { Ok(Some(found.header.last)) } else { self.new_epoch(&key) }
+    }
+
+    fn new_epoch(&self, key: &str) -> Result<Option<u64>> {
+        tracing::error!(
+            target = self.target.name(),
+            key,
+            "a journal segment of this number is there and has other lines; a new epoch begins"
+        );
+        self.shared.catalog.begin_epoch()?;
+        Ok(None)
     }
 
     fn note(&self, error: &StoreError) {

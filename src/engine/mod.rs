@@ -13,13 +13,16 @@ mod archive;
 mod backoff;
 mod claims;
 mod command;
+mod contain;
 mod error;
 mod explain;
+mod fill;
 mod gone;
 mod hash;
 mod keeper;
 pub mod plan;
 mod planner;
+mod put_off;
 mod recall;
 mod reconcile;
 mod release;
@@ -157,11 +160,10 @@ impl Engine {
             uploads: Semaphore::new(options.uploads.max(1)),
             bandwidth: options.bandwidth.map(|b| Mutex::new(hash::Pace::new(b))),
             activity: Activity::default(),
+            fill: Mutex::default(),
             wake,
         });
-        if let Err(error) = undecided::settle(&shared) {
-            tracing::error!(%error, "operations of an earlier daemon are not settled yet");
-        }
+        undecided::settle(&shared);
         let (reconcile, again) = crossbeam_channel::bounded(1);
         let engine = Engine { shared, reconcile, threads: Mutex::default() };
         let started =

@@ -1,8 +1,11 @@
 //! The main loop: looks what is due, asks the planner, and hands steps to the threads.
 
 use super::archive::worth_trying;
+use super::contain::contained;
 use super::error::Result;
+use super::fill::Fill;
 use super::plan::{self, Action};
+use super::put_off::PutOff;
 use super::shared::Shared;
 use super::workers::{Finished, Job, Queues};
 use crate::catalog::Candidate;
@@ -11,7 +14,6 @@ use crate::limits;
 use crate::policy::Rules;
 use crate::recording::NodeId;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,10 +82,10 @@ pub(super) struct Planner {
     shared: Arc<Shared>,
     woken: Receiver<()>,
     queues: Queues,
-    /// Looked at again later, for reasons that are no failure.
-    put_off: HashMap<NodeId, Timestamp>,
+    put_off: PutOff,
     to_archive: Walk,
     to_release: Walk,
+    fill: Fill,
     planned: Option<Instant>,
     /// The catalog could not be used the last time; said once.
     trouble: bool,
@@ -95,9 +97,10 @@ impl Planner {
             shared,
             woken,
             queues,
-            put_off: HashMap::new(),
+            put_off: PutOff::default(),
             to_archive: Walk::default(),
             to_release: Walk::default(),
+            fill: Fill::default(),
             planned: None,
             trouble: false,
         }
@@ -132,10 +135,7 @@ impl Planner {
     }
 
     fn finished(&mut self, finished: Finished) {
-        let Some(wait) = finished.later else { return };
-        if self.put_off.len() < limits::PUT_OFF_MAX {
-            self.put_off.insert(finished.id, self.shared.now().plus(wait));
-        }
+        self.put_off.finished(finished.id, finished.later, self.shared.now());
     }
 
     /// Plans, unless it was done a moment ago: then the moment is waited for, so that a thousand
@@ -147,7 +147,7 @@ impl Planner {
                 return;
             }
         }
-        let result = self.plan();
+        let result = contained("planning", || self.plan());
         self.planned = Some(Instant::now());
         match result {
             Ok(()) => self.trouble = false,
@@ -161,15 +161,20 @@ impl Planner {
 
     fn plan(&mut self) -> Result<()> {
         let now = self.shared.now();
-        self.put_off.retain(|_, until| *until > now);
+        self.put_off.tidy(now);
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
+        self.plan_fill(now)?;
         self.plan_releases(now)
     }
 
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {
         if self.queues.hash.is_full() {
             return Ok(());
+        }
+        // Nothing is read only to find that it can not be remembered.
+        if self.shared.catalog.trouble().is_some() {
+            self.shared.catalog.check_writable()?;
         }
         let rules = self.shared.rules();
         let settled = back(now, rules.settle);
@@ -213,6 +218,28 @@ impl Planner {
                 self.to_archive.handed += 1;
             }
             if !self.to_archive.page_done(&ids) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What is archived, but not in every target. After what is not archived at all.
+    fn plan_fill(&mut self, now: Timestamp) -> Result<()> {
+        let rules = self.shared.rules();
+        let began = Instant::now();
+        while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
+            let Some(mut page) = self.fill.page(&self.shared, now)? else { return Ok(()) };
+            for it in std::mem::take(&mut page.lacking) {
+                let later = it.not_before.is_some_and(|t| t > now) || self.is_busy(it.row.id);
+                if later || !rules.for_path(&it.path).archive {
+                    continue;
+                }
+                if !self.hand_over(&self.queues.archive, it) {
+                    return Ok(());
+                }
+            }
+            if !self.fill.page_done(&self.shared, &page, now) {
                 return Ok(());
             }
         }
@@ -263,7 +290,7 @@ impl Planner {
     }
 
     fn is_put_off(&self, id: NodeId) -> bool {
-        self.put_off.contains_key(&id)
+        self.put_off.holds(id, self.shared.now())
     }
 
     /// Gives a step to its thread, unless somebody works on the recording. False if the queue is

@@ -10,6 +10,7 @@
 //! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
 
+use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::gone;
 use super::shared::Shared;
@@ -38,7 +39,7 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
         if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
             shared.activity.reconciled.store(false, Ordering::Relaxed);
             shared.catalog.reconcile_begins();
-            match Walk::new(shared).whole_tree() {
+            match contained("comparing the tree", || Walk::new(shared).whole_tree()) {
                 Ok(()) => {
                     shared.activity.reconciled.store(true, Ordering::Relaxed);
                 }
@@ -49,7 +50,7 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
             }
             shared.wake();
         }
-        if let Err(error) = close_left_open(shared) {
+        if let Err(error) = contained("closing files", || close_left_open(shared)) {
             tracing::debug!(%error, "files left open are looked at again later");
         }
         crossbeam_channel::select! {

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub upload_threads: usize,
     pub bandwidth: Option<Mutex<Pace>>,
     pub activity: Activity,
+    /// When to look for archived recordings that some target lacks; see [`Shared::fill_at`].
+    pub fill: Mutex<Option<Timestamp>>,
     /// Asks the main thread to plan again; full means that it was asked.
     pub wake: Sender<()>,
 }
@@ -66,6 +68,13 @@ impl Shared {
 
     pub fn wake(&self) {
         let _already_asked = self.wake.try_send(());
+    }
+
+    /// Asks for a look at what is archived, whether a target lacks some of it: one that is new, was
+    /// down, or refused a recording.
+    pub fn fill_at(&self, at: Timestamp) {
+        let mut fill = self.fill.lock();
+        *fill = Some(fill.map_or(at, |sooner| sooner.min(at)));
     }
 
     pub fn required_targets(&self) -> impl Iterator<Item = &Arc<Target>> {

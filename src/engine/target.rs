@@ -2,6 +2,8 @@
 
 use super::backoff;
 use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::NodeId;
 use crate::store::{Store, StoreError, StoreErrorKind};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -59,6 +61,8 @@ struct Health {
     attempts: u32,
     retry_at: Timestamp,
     last_error: Option<(Timestamp, String)>,
+    /// Recordings that it refused since the last one that it took, up to a few.
+    denied: Vec<NodeId>,
     /// Its marker was read since the start, and was right.
     seen: bool,
 }
@@ -81,6 +85,7 @@ impl Target {
             attempts: 0,
             retry_at: now,
             last_error: None,
+            denied: Vec::new(),
             seen: false,
         };
         Target { store, required, health: Mutex::new(health), nudge, nudged }
@@ -118,7 +123,25 @@ impl Target {
 
     /// A recording was written and proved: the failures before are forgotten.
     pub fn worked(&self) {
-        self.health.lock().attempts = 0;
+        let mut health = self.health.lock();
+        health.attempts = 0;
+        health.denied.clear();
+    }
+
+    /// It refused a recording or spoiled it. Several in a row are its own fault.
+    /// Tells whether it counts as down now.
+    pub fn denied(&self, id: NodeId, error: &str, now: Timestamp) -> bool {
+        let several = {
+            let mut health = self.health.lock();
+            if !health.denied.contains(&id) && health.denied.len() < limits::DENIED_MAX {
+                health.denied.push(id);
+            }
+            health.denied.len() >= limits::DENIED_MAX
+        };
+        if several {
+            self.failed(error.to_owned(), now);
+        }
+        several
     }
 
     /// It was not reached, or refused a request.

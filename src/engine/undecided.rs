@@ -10,30 +10,52 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Settles all of them, oldest first: the parents of the next may be those that the last moved.
-pub(super) fn settle(shared: &Shared) -> Result<()> {
+///
+/// What can not be told is settled as not done, and the tree compared: left undecided, it would be
+/// judged at a later start by what others did meanwhile.
+pub(super) fn settle(shared: &Shared) {
     for (seq, _unique, op) in shared.catalog.undecided() {
-        let done = was_done(shared, &op)?;
+        let done = was_done(shared, &op).unwrap_or_else(|error| {
+            tracing::error!(%error, ?op, "can not tell whether an operation was done; the lower directory will");
+            shared.catalog.doubt();
+            false
+        });
         tracing::info!(done, ?op, "settled an operation that an earlier daemon began");
         shared.catalog.settle_undecided(seq, done);
     }
-    Ok(())
 }
 
+/// Only what the catalog still has as it was before the operation can have been done without its
+/// knowledge.
 fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
+    let has = |parent, name: &[u8], id| -> Result<bool> {
+        Ok(shared.catalog.lookup(parent, name)?.is_some_and(|row| row.id == id))
+    };
     Ok(match op {
-        Op::Create { id, parent, name, .. } | Op::Link { id, parent, name } => {
-            below(shared, *parent, name)? == Below::Node(*id)
+        Op::Create { id, parent, name, .. } => below(shared, *parent, name)? == Below::Node(*id),
+        Op::Link { id, parent, name } => {
+            !has(*parent, name, *id)? && below(shared, *parent, name)? == Below::Node(*id)
         }
-        Op::Rename { id, new_parent, new_name, .. } => {
-            below(shared, *new_parent, new_name)? == Below::Node(*id)
+        Op::Rename { id, parent, name, new_parent, new_name, .. } => {
+            has(*parent, name, *id)? && below(shared, *new_parent, new_name)? == Below::Node(*id)
         }
-        Op::Exchange { a, b } => below(shared, a.1, &a.2)? == Below::Node(b.0),
-        Op::Unlink { parent, name, id, .. } => match below(shared, *parent, name)? {
-            Below::Node(found) => found != *id,
-            Below::Unknown => true,
-            // There was nothing to remove below: the catalog alone was to be changed, and was not.
-            Below::Nothing => !is_released(shared, *id)?,
-        },
+        // One of the two may be released, and have nothing below at either name.
+        Op::Exchange { a, b } => {
+            has(a.1, &a.2, a.0)?
+                && has(b.1, &b.2, b.0)?
+                && (below(shared, a.1, &a.2)? == Below::Node(b.0)
+                    || below(shared, b.1, &b.2)? == Below::Node(a.0))
+        }
+        Op::Unlink { parent, name, id, .. } => {
+            has(*parent, name, *id)?
+                && match below(shared, *parent, name)? {
+                    Below::Node(found) => found != *id,
+                    Below::Unknown => true,
+                    // There was nothing to remove below: the catalog alone was to be changed, and
+                    // was not.
+                    Below::Nothing => !is_released(shared, *id)?,
+                }
+        }
         // What only the catalog knows was not done; the rest is compared when reconciling.
         Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => false,
     })

@@ -1,7 +1,8 @@
 //! The threads that do the steps, each behind a bounded queue.
 
 use super::claims::Claim;
-use super::error::Result;
+use super::contain::contained;
+use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Action};
 use super::shared::Shared;
@@ -28,8 +29,17 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finished {
     pub id: NodeId,
-    /// Nothing went wrong, but it is to be looked at again after this time.
-    pub later: Option<Duration>,
+    /// The catalog remembers nothing of it, but it is to be looked at again.
+    pub later: Option<Later>,
+}
+
+/// When to look at a recording again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Later {
+    /// After this time.
+    After(Duration),
+    /// After a time that grows with each try: the work was for nothing.
+    Patiently,
 }
 
 /// Where the planner puts steps, and hears of their end.
@@ -73,7 +83,7 @@ fn be_nice() {
     }
 }
 
-type Step = dyn Fn(&Shared, &Candidate) -> Result<Option<Duration>>;
+type Step = dyn Fn(&Shared, &Candidate) -> Result<Option<Later>>;
 
 fn work(
     shared: &Shared,
@@ -96,11 +106,14 @@ fn work(
 fn one(shared: &Shared, job: Job, report: &Sender<Finished>, active: &AtomicUsize, step: &Step) {
     let Job { it, claim } = job;
     active.fetch_add(1, Ordering::Relaxed);
-    let later = match step(shared, &it) {
+    let later = match contained("working on a recording", || step(shared, &it)) {
         Ok(later) => later,
         Err(error) => {
             shared.note_failure(it.row.id, &error);
-            error.is_of_the_moment().then_some(limits::BACKOFF_MIN)
+            match error {
+                EngineError::Catalog(_) => Some(Later::Patiently),
+                error => error.is_of_the_moment().then_some(Later::After(limits::BACKOFF_MIN)),
+            }
         }
     };
     active.fetch_sub(1, Ordering::Relaxed);
@@ -109,16 +122,16 @@ fn one(shared: &Shared, job: Job, report: &Sender<Finished>, active: &AtomicUsiz
     let _unheard = report.try_send(Finished { id: it.row.id, later });
 }
 
-fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
     match hash::hash(shared, it)? {
-        Hashed::Later(wait) => Ok(Some(wait)),
+        Hashed::Later(wait) => Ok(Some(Later::After(wait))),
         // Opened or changed: the catalog will say when it is closed again.
-        Hashed::Done(HashOutcome::Stale) => Ok(Some(limits::BACKOFF_MIN)),
+        Hashed::Done(HashOutcome::Stale) => Ok(Some(Later::Patiently)),
         Hashed::Done(_) | Hashed::Gone => Ok(None),
     }
 }
 
-fn archive_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+fn archive_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
     archive::archive(shared, it)?;
     Ok(None)
 }
@@ -136,7 +149,10 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
         }
         // Also while there is no end of groups to release: the disk is to become free.
         if purged.elapsed() >= PURGE_EVERY {
-            release::purge(shared);
+            let _reported = contained("removing released copies", || {
+                release::purge(shared);
+                Ok(())
+            });
             purged = Instant::now();
         }
     }
@@ -144,11 +160,11 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
 
 /// Releases the group of a candidate, if the planner still says so now that the candidate is
 /// claimed and so are the others.
-fn release_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
+fn release_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
     let group = shared.catalog.group(it.parent, &it.stem)?;
     let ids: Vec<NodeId> = group.iter().map(|c| c.row.id).filter(|id| *id != it.row.id).collect();
     let Some(_others) = shared.claims.try_claim(&ids) else {
-        return Ok(Some(limits::BACKOFF_MIN));
+        return Ok(Some(Later::After(limits::BACKOFF_MIN)));
     };
     let group = shared.catalog.group(it.parent, &it.stem)?;
     let rules = shared.rules();
@@ -156,7 +172,7 @@ fn release_one(shared: &Shared, it: &Candidate) -> Result<Option<Duration>> {
     if plan::next(now, &group, shared.facts(&rules)) != Action::Release
         || group.iter().any(|c| c.row.id != it.row.id && !ids.contains(&c.row.id))
     {
-        return Ok(Some(limits::BACKOFF_MIN));
+        return Ok(Some(Later::After(limits::BACKOFF_MIN)));
     }
     release::release_group(shared, &group, release::Wish::Rules)?;
     Ok(None)

@@ -44,9 +44,14 @@ pub enum LowerError {
         /// What it said.
         source: std::io::Error,
     },
-    /// Somebody has the file open for writing or mapped it writable; or, where it is to be taken
-    /// away, has it open at all.
+    /// Somebody has the file open that is to be taken away.
     #[error("{path}: a program has it open")]
+    InUse {
+        /// Path relative to the mount.
+        path: PathBuf,
+    },
+    /// Somebody has the file open for writing, or mapped it writable.
+    #[error("{path}: a program has it open for writing")]
     Busy {
         /// Path relative to the mount.
         path: PathBuf,
@@ -75,7 +80,9 @@ impl LowerError {
     /// How it may end.
     pub fn class(&self) -> ErrorClass {
         match self {
-            LowerError::Busy { .. } | LowerError::Changed { .. } => ErrorClass::Refused,
+            LowerError::Busy { .. } | LowerError::InUse { .. } | LowerError::Changed { .. } => {
+                ErrorClass::Refused
+            }
             LowerError::Io { .. } => ErrorClass::Transient,
             LowerError::Unsuitable { .. } => ErrorClass::Permanent,
         }
@@ -204,9 +211,9 @@ impl Lower {
     /// Whether the lower file system is itself stacked on another (overlayfs).
     pub fn is_stacked(&self) -> bool {
         /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
-        const OVERLAYFS: i64 = 0x794c_7630;
+        const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
         let stat = self.root.as_file().and_then(rustix::fs::fstatfs);
-        stat.is_ok_and(|s| i64::from(s.f_type) == OVERLAYFS)
+        stat.is_ok_and(|s| s.f_type == OVERLAYFS)
     }
 
     /// The root of the tree.

@@ -55,7 +55,7 @@ impl Quiet {
     /// Closes the file and gives what it was, if nobody else has it open, not even for reading.
     ///
     /// # Errors
-    /// `Busy` if somebody has.
+    /// `InUse` if somebody has.
     pub fn alone(self, path: &Path) -> Result<LowerStat> {
         under_lease(&self.file, Lease::Alone, path, || Ok(()))?;
         Ok(self.stat)
@@ -73,7 +73,11 @@ pub(super) fn under_lease<T>(
     match crate::sys::lease_take(file, lease) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-            return Err(LowerError::Busy { path: path.to_owned() });
+            let path = path.to_owned();
+            return Err(match lease {
+                Lease::NoWriter => LowerError::Busy { path },
+                Lease::Alone => LowerError::InUse { path },
+            });
         }
         Err(source) => return Err(LowerError::Io { path: path.to_owned(), source }),
     }

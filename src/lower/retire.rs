@@ -31,7 +31,7 @@ impl Lower {
     /// while it is still being read would write to the copy that was taken away.
     ///
     /// # Errors
-    /// `Busy`, `Changed`: the file is where it was.
+    /// `InUse`, `Changed`: the file is where it was.
     pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;
@@ -39,7 +39,7 @@ impl Lower {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
         let file = dir.open(name, flags).map_err(LowerError::io(path))?;
         let changed = || LowerError::Changed { path: path.to_owned() };
-        let gone = gone_name(permit.node(), permit.version().size);
+        let gone = gone_name(permit.node(), permit.version());
         under_lease(&file, Lease::Alone, path, || {
             let now = stat_file(&file).map_err(LowerError::io(path))?;
             if now.version != permit.version() || now.node != Some(permit.node()) {
@@ -124,15 +124,14 @@ impl Lower {
 
     /// What a dead daemon left in the private directory. `stage` holds nothing that anybody can
     /// reach any more. `gone` holds copies whose release was committed; one that does
-    /// not have the size it was released with is kept in `found`.
+    /// not have the size and mtime it was released with is kept in `found`.
     pub(super) fn clear_leftovers(&self) {
         for name in names(&self.private.stage) {
             let _next_start_tries_again = self.private.stage.unlink(&name);
         }
         for name in names(&self.private.gone) {
-            let size = gone_size(&name);
-            let found = self.private.gone.stat(&name).map(|s| s.attr.size).ok();
-            if size.is_some() && size == found {
+            let found = self.private.gone.stat(&name).map(|s| s.version);
+            if found.is_ok_and(|now| is_as_released(&name, now)) {
                 let _next_start_tries_again = self.private.gone.unlink(&name);
             } else {
                 self.keep_found(&name);
@@ -163,12 +162,23 @@ fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
     }
 }
 
-/// Node, size and a random number: a recording may be released again before the last purge.
-fn gone_name(id: NodeId, size: u64) -> Vec<u8> {
-    format!("{id}-{size}-{:08x}", fastrand::u32(..)).into_bytes()
+/// Node, size, mtime and a random number: a recording may be released again before the last purge.
+fn gone_name(id: NodeId, version: LowerVersion) -> Vec<u8> {
+    let LowerVersion { size, mtime, .. } = version;
+    let mtime = mtime.0.cast_unsigned();
+    format!("{id}-{size}-{mtime:016x}-{:08x}", fastrand::u32(..)).into_bytes()
 }
 
-/// The size in such a name.
-fn gone_size(name: &[u8]) -> Option<u64> {
-    std::str::from_utf8(name).ok()?.split('-').nth(1)?.parse().ok()
+/// Whether a file of such a name is what was taken away. ctime moves with every rename; names of
+/// an earlier version had no mtime.
+fn is_as_released(name: &[u8], now: LowerVersion) -> bool {
+    let parts: Vec<&str> = std::str::from_utf8(name).unwrap_or_default().split('-').collect();
+    let size = |text: &str| text.parse() == Ok(now.size);
+    match parts.as_slice() {
+        [_, bytes, _] => size(bytes),
+        [_, bytes, mtime, _] => {
+            size(bytes) && u64::from_str_radix(mtime, 16) == Ok(now.mtime.0.cast_unsigned())
+        }
+        _ => false,
+    }
 }

@@ -80,7 +80,7 @@ fn a_file_with_a_writer_is_never_quiet_and_never_retired() {
     let stat = lower.identify(Path::new("a"), NodeId(7)).unwrap();
     let writer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
     assert!(matches!(lower.quiet(Path::new("a")), Err(LowerError::Busy { .. })));
-    assert!(matches!(lower.retire(Path::new("a"), permit(&stat)), Err(LowerError::Busy { .. })));
+    assert!(matches!(lower.retire(Path::new("a"), permit(&stat)), Err(LowerError::InUse { .. })));
     drop(writer);
     let quiet = lower.quiet(Path::new("a")).unwrap();
     assert!(lower.still_quiet(&quiet).unwrap());
@@ -172,4 +172,23 @@ fn leftovers_of_a_dead_daemon_are_cleared_but_a_changed_copy_is_kept() {
     assert_eq!(std::fs::read_dir(spl.join("gone")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(spl.join("stage")).unwrap().count(), 0);
     assert_eq!(std::fs::read(spl.join("found/8-5-0")).unwrap(), b"audio and more");
+}
+
+#[test]
+fn a_leftover_copy_that_was_written_to_without_growing_is_kept() {
+    let (dir, lower) = tree();
+    for name in ["a", "b"] {
+        std::fs::write(dir.path().join(name), b"audio").unwrap();
+        let stat = lower.identify(Path::new(name), NodeId(7)).unwrap();
+        lower.retire(Path::new(name), permit(&stat)).unwrap();
+    }
+    // A program had looked the name up, and wrote while the daemon was dead.
+    let late = gone(&dir).pop().unwrap();
+    std::fs::write(&late, b"AUDIO").unwrap();
+    drop(lower);
+    Lower::open(dir.path()).unwrap();
+    assert_eq!(gone(&dir).len(), 0);
+    let found = dir.path().join(".spl/found").join(late.file_name().unwrap());
+    assert_eq!(std::fs::read(found).unwrap(), b"AUDIO");
+    assert_eq!(std::fs::read_dir(dir.path().join(".spl/found")).unwrap().count(), 1);
 }

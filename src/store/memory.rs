@@ -171,8 +171,11 @@ impl MemoryStore {
             Body::Bytes(bytes) => Ok(bytes),
             Body::File { file, len } => {
                 let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-                file.read_exact_at(&mut bytes, 0).map_err(|e| {
-                    self.error(StoreErrorKind::Corrupt, Operation::Put, key, &e.to_string())
+                file.read_exact_at(&mut bytes, 0).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::UnexpectedEof => {
+                        self.error(StoreErrorKind::Corrupt, Operation::Put, key, &e.to_string())
+                    }
+                    _ => StoreError::unreadable(&self.name, key, &e),
                 })?;
                 Ok(bytes.into())
             }

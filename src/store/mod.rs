@@ -98,7 +98,12 @@ pub enum StoreErrorKind {
     Corrupt,
     /// The target can not do this, or the request is wrong.
     Unsupported,
+    /// The body could not be read here: the target has no part in it.
+    Unreadable,
 }
+
+/// What an operator does about a body that can not be read.
+const UNREADABLE: &str = "look at the disk that the recordings are on";
 
 /// An error of a target, with what an operator needs to act. Never contains a secret.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -137,6 +142,12 @@ impl StoreError {
         }
     }
 
+    /// The body of a put could not be read.
+    pub(crate) fn unreadable(target: &str, key: &str, error: &std::io::Error) -> StoreError {
+        let what = format!("the local file can not be read: {error}");
+        StoreError::new(StoreErrorKind::Unreadable, target, "put", key, what).hint(UNREADABLE)
+    }
+
     /// The same with the next step for an operator.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> StoreError {
         self.hint = hint.into();
@@ -146,7 +157,7 @@ impl StoreError {
     /// How it may end.
     pub fn class(&self) -> ErrorClass {
         match self.kind {
-            StoreErrorKind::Unreachable => ErrorClass::Transient,
+            StoreErrorKind::Unreachable | StoreErrorKind::Unreadable => ErrorClass::Transient,
             StoreErrorKind::Corrupt => ErrorClass::Corrupt,
             StoreErrorKind::NotFound
             | StoreErrorKind::Exists
@@ -206,6 +217,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// `Exists` if the key is taken. `Unreachable` leaves open whether it was written.
+    /// `Unreadable` if the body can not be read.
     async fn put(&self, key: &str, body: Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()>;
 
     /// Asks for size, checksum and metadata.

@@ -72,9 +72,12 @@ const NOBODY: libc::uid_t = 65534;
 impl WithoutReserve {
     /// Begins, unless `caller` is root, whose the reserve is.
     pub fn for_caller(caller: u32) -> Option<WithoutReserve> {
+        if caller == 0 {
+            return None;
+        }
         // SAFETY: setfsuid changes a number of this thread and takes no pointer.
-        (caller != 0)
-            .then(|| WithoutReserve { uid: unsafe { libc::setfsuid(NOBODY) } as libc::uid_t })
+        let before = unsafe { libc::setfsuid(NOBODY) };
+        Some(WithoutReserve { uid: before.cast_unsigned() })
     }
 }
 

@@ -81,7 +81,9 @@ impl From<LowerError> for VfsError {
     fn from(error: LowerError) -> VfsError {
         let errno = match &error {
             LowerError::Io { source, .. } => source.raw_os_error().map(Errno::from_raw_os_error),
-            LowerError::Busy { .. } | LowerError::Changed { .. } => Some(Errno::BUSY),
+            LowerError::Busy { .. } | LowerError::InUse { .. } | LowerError::Changed { .. } => {
+                Some(Errno::BUSY)
+            }
             LowerError::Unsuitable { .. } => None,
         };
         VfsError::Kernel(errno.unwrap_or(Errno::IO))

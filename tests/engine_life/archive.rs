@@ -1,14 +1,15 @@
 use crate::world::{World, audio, rules};
-use spoolfs::catalog::ObjectState;
+use spoolfs::catalog::{Digest, ObjectState};
 use spoolfs::clock::Clock;
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::policy::{Patterns, Rules};
-use spoolfs::recording::{Sha256, State};
+use spoolfs::recording::{ChunkHashes, Sha256, State};
 use spoolfs::store::marker::{self, Claim};
-use spoolfs::store::memory::{Fault, Operation};
+use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use spoolfs::store::{Body, ObjectMeta, Store};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 #[test]
 fn a_recording_is_archived_released_and_comes_back_as_it_was() {
@@ -68,6 +69,28 @@ fn a_file_that_changes_during_its_upload_is_never_archived_torn() {
         let object = world.object(&key);
         assert!(object == first || object == second, "{key} is torn");
     }
+}
+
+#[test]
+fn bytes_that_are_not_those_that_were_hashed_are_a_new_generation() {
+    let mut world = World::with(&["one"]);
+    let id = world.record("a.wav", b"audio");
+    // As if a bit had changed on the disk: the stamp is the same.
+    let stat = world.lower().stat("a.wav".as_ref()).unwrap();
+    let (sha256, version, attr) = (Sha256::of(b"AUDIO"), stat.version, stat.attr);
+    let chunks = ChunkHashes(vec![sha256]);
+    world.catalog().hashed(id, Digest { sha256, chunks, version, attr }).unwrap();
+    world.start();
+    world.pass(400);
+    world.until("archived", || {
+        world.pass(5);
+        world.state(id) == State::Archived
+    });
+    let row = world.row(id);
+    assert_eq!((row.generation.0, row.sha256), (2, Some(Sha256::of(b"audio"))));
+    let objects = world.catalog().objects(id, Some(row.generation)).unwrap();
+    assert_eq!(world.object(&objects[0].key), b"audio");
+    assert_eq!(world.engine().status().targets[0].last_error, None);
 }
 
 #[test]
@@ -178,6 +201,27 @@ fn attributes_alone_are_no_new_generation() {
 }
 
 #[test]
+fn nothing_is_hashed_while_the_catalog_can_not_be_written() {
+    let world = World::new();
+    // Large enough to be seen while it is read.
+    let id = world.record("a.wav", &audio(32 << 20, 1));
+    world.catalog().drain().unwrap();
+    let lock = rusqlite::Connection::open(world.database()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    world.until("trouble", || {
+        world.catalog().set_setting("a", "b").is_err() && world.catalog().trouble().is_some()
+    });
+    world.pass(3);
+    for _ in 0..100 {
+        world.engine().nudge();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert_eq!(world.engine().status().hashing, 0);
+    }
+    lock.execute_batch("ROLLBACK").unwrap();
+    world.until_hashed(id);
+}
+
+#[test]
 fn a_target_that_is_down_is_not_held_against_recordings() {
     let world = World::new();
     world.until_standing(Standing::Up);
@@ -200,6 +244,38 @@ fn a_target_that_is_down_is_not_held_against_recordings() {
     let status = world.engine().status();
     assert_eq!(status.targets[0].standing, Standing::Up);
     assert!(status.targets[0].last_error.is_some(), "it is told that it was down");
+}
+
+#[test]
+fn one_refused_recording_is_not_held_against_the_target() {
+    let mut world = World::with(&["one"]);
+    world.journal_interval = std::time::Duration::from_secs(100_000_000);
+    world.start();
+    world.until_standing(Standing::Up);
+    let ids: Vec<_> = (0..6).map(|i| world.record(&format!("{i}.wav"), b"audio")).collect();
+    world.until("hashed", || {
+        world.pass(3);
+        ids.iter().all(|id| world.row(*id).hashed.is_some())
+    });
+    world.store().fail_next(Operation::Put, 2, Fault::Denied);
+    world.pass(400);
+    let archived = || ids.iter().filter(|id| world.state(**id) == State::Archived).count();
+    world.until("the others are archived", || archived() >= 4);
+    let status = &world.engine().status().targets[0];
+    assert_eq!((status.standing, &status.last_error), (Standing::Up, &None));
+    world.until("tried again", || {
+        world.pass(10);
+        archived() == ids.len()
+    });
+    // One that refuses everything is the one to blame.
+    world.store().fail_next(Operation::Put, 100, Fault::Denied);
+    (0..6).for_each(|i| {
+        world.record(&format!("n{i}.wav"), b"audio");
+    });
+    world.pass(400);
+    world.until_standing(Standing::Down);
+    let failing = world.catalog().counts().unwrap().failing;
+    assert!(failing < 6, "{failing}");
 }
 
 #[test]
@@ -232,6 +308,51 @@ fn an_optional_target_does_not_hold_back() {
     world.stores[1].set_down(true);
     world.start();
     world.archived("a.wav", b"audio");
+}
+
+#[test]
+fn an_optional_target_that_was_down_gets_what_it_missed() {
+    let mut world = World::with(&["one", "two"]);
+    world.required = vec!["one".into()];
+    world.stores[1].set_down(true);
+    world.start();
+    world.archived("a.wav", b"audio");
+    world.stores[1].set_down(false);
+    world.until("the second has it", || {
+        world.pass(10);
+        world.stores[1].bytes("p/pbx/a.wav").is_some()
+    });
+    world.until("that is in the journal", || {
+        world.pass(61);
+        let told = |k: &String| {
+            k.contains("/journal/") && {
+                let text = String::from_utf8(world.object(k)).unwrap();
+                text.contains("\"target\":\"two\"")
+            }
+        };
+        world.store().keys().iter().any(told)
+    });
+}
+
+#[test]
+fn a_new_required_target_gets_what_is_archived_and_releases_go_on() {
+    let mut world = World::new();
+    let ids: Vec<_> =
+        (0..3).map(|i| world.archived(&format!("{i}.wav"), &audio(1000, i))).collect();
+    world.die();
+    world.stores.push(Arc::new(MemoryStore::new("two", "p/")));
+    world.required.push("two".into());
+    world.open();
+    world.start();
+    world.until("the new one has all", || {
+        (0..3).all(|i| world.stores[1].bytes(&format!("p/pbx/{i}.wav")).is_some())
+    });
+    assert!(ids.iter().all(|id| world.row(*id).generation.0 == 1));
+    assert_eq!(world.keys().len(), 3, "the first has it already");
+    world.pass(3700);
+    for id in ids {
+        world.until_state(id, State::Released);
+    }
 }
 
 #[test]

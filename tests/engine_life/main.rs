@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod archive;
+mod panics;
 mod reconcile;
 mod release;
 mod restart;

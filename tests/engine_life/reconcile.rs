@@ -277,6 +277,73 @@ fn undecided_operations_are_settled_by_identity() {
 }
 
 #[test]
+fn an_undecided_operation_is_not_settled_by_what_others_did_since() {
+    let mut world = World::new();
+    let [unlinked, renamed, spare] =
+        ["a.wav", "b.wav", "s.wav"].map(|n| world.record(n, n.as_bytes()));
+    let (root, at) = (NodeId::ROOT, world.clock.now());
+    let rename = |id, name: &str, new: &str| Op::Rename {
+        id,
+        parent: root,
+        name: name.into(),
+        new_parent: root,
+        new_name: new.into(),
+        replaced: None,
+        at,
+    };
+    let unlink =
+        |id, name: &str| Op::Unlink { parent: root, name: name.into(), id, last: true, at };
+    // The kernel can not be asked about this one; it must not keep the others undecided.
+    let long = "x".repeat(300);
+    for op in [
+        rename(spare, "s.wav", &long),
+        unlink(unlinked, "a.wav"),
+        rename(renamed, "b.wav", "c.wav"),
+    ] {
+        drop(world.catalog().intend(1, op).unwrap());
+    }
+    world.die();
+    // The next daemon comes as far as serving the tree, and its users go on.
+    world.open();
+    fs::rename(world.below("a.wav"), world.below("a2.wav")).unwrap();
+    world.catalog().record(rename(unlinked, "a.wav", "a2.wav"));
+    fs::rename(world.below("b.wav"), world.below("c.wav")).unwrap();
+    world.catalog().record(rename(renamed, "b.wav", "c.wav"));
+    world.catalog().drain().unwrap();
+    world.start();
+    assert!(world.catalog().undecided().is_empty());
+    for (name, id) in [("a2.wav", unlinked), ("c.wav", renamed), ("s.wav", spare)] {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    world.until_reconciled();
+    assert_eq!(world.find("a2.wav").unwrap().id, unlinked);
+}
+
+#[test]
+fn an_exchange_with_a_released_recording_is_settled_by_the_local_one() {
+    for done in [true, false] {
+        let mut world = World::new();
+        let released = world.released("r.wav", b"released");
+        let local = world.record("l.wav", b"local");
+        world.catalog().drain().unwrap();
+        let (root, r, l) = (NodeId::ROOT, b"r.wav".to_vec(), b"l.wav".to_vec());
+        let op = Op::Exchange { a: (local, root, l), b: (released, root, r) };
+        drop(world.catalog().intend(1, op).unwrap());
+        if done {
+            fs::rename(world.below("l.wav"), world.below("r.wav")).unwrap();
+        }
+        world.die();
+        world.open();
+        world.start();
+        let expected = if done { (released, local) } else { (local, released) };
+        let found = |name| world.find(name).map(|row| row.id);
+        assert_eq!((found("l.wav"), found("r.wav")), (Some(expected.0), Some(expected.1)));
+        world.until_reconciled();
+        assert_eq!((found("l.wav"), found("r.wav")), (Some(expected.0), Some(expected.1)));
+    }
+}
+
+#[test]
 fn a_lost_catalog_is_filled_from_the_directory_with_the_same_numbers() {
     let mut world = World::new();
     world.rules = Rules { archive_after: None, ..rules() };

@@ -6,6 +6,7 @@ use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::lower::Looks;
 use spoolfs::policy::Rules;
 use spoolfs::recording::{Evidence, ReleasePermit, State};
+use spoolfs::store::journal::{self, Author, Segment};
 use spoolfs::store::memory::{Fault, Operation};
 use std::path::Path;
 use std::time::Duration;
@@ -131,6 +132,27 @@ fn between_installing_a_recalled_file_and_telling_the_catalog() {
 }
 
 #[test]
+fn a_recall_that_was_cut_off_keeps_its_copy_for_keep_local() {
+    let mut world = World::new();
+    let id = world.released("a.wav", b"audio");
+    let row = world.row(id);
+    world.pass(100_000);
+    let stage = world.lower().stage(id).unwrap();
+    stage.write_at(0, b"audio").unwrap();
+    let place = (spoolfs::recording::NodeId::ROOT, Path::new("a.wav"));
+    let looks = Looks { attr: row.attr.clone(), xattrs: Vec::new() };
+    world.lower().install(stage, place, &|| Some(looks.clone())).unwrap();
+    world.restart();
+    world.until_reconciled();
+    world.until_state(id, State::Archived);
+    world.pass(3000);
+    world.idle();
+    assert_eq!(world.state(id), State::Archived, "`keep_local` counts from the recall");
+    world.pass(3000);
+    world.until_state(id, State::Released);
+}
+
+#[test]
 fn in_the_middle_of_fetching_a_recall() {
     let mut world = World::new();
     let id = world.released("a.wav", &audio(300_000, 1));
@@ -142,6 +164,33 @@ fn in_the_middle_of_fetching_a_recall() {
     assert_eq!(world.state(id), State::Released);
     assert!(!world.below("a.wav").exists());
     assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+}
+
+#[test]
+fn a_journal_number_that_is_used_by_us_begins_a_new_epoch() {
+    let mut world = World::new();
+    world.rules = Rules { keep_local: None, ..rules() };
+    world.journal_interval = Duration::from_secs(100_000);
+    world.restart();
+    world.archived("a.wav", b"audio");
+    let me = world.catalog().identity();
+    let author = Author {
+        archive: world.catalog().setting("target.one.archive").unwrap().unwrap(),
+        node: me.node,
+        instance: me.instance,
+        epoch: me.epoch,
+    };
+    // Lines that this catalog knows nothing of, for example after it lost its last seconds.
+    let other = Segment::new(&author, 1, 1, 1, vec!["{\"seq\":1}".into()]).unwrap();
+    world.runtime.block_on(journal::ship(world.store(), &other)).unwrap();
+    world.until("shipped", || {
+        world.pass(100_001);
+        world.catalog().journal_pending("one", 10).unwrap().is_empty()
+    });
+    assert_eq!(world.catalog().identity().epoch, 2);
+    let text = String::from_utf8(world.object("p/.spoolfs/journal/pbx/000002-0000000001.jsonl"));
+    assert!(text.unwrap().contains("a.wav"));
+    assert_eq!(world.engine().status().targets[0].standing, Standing::Up);
 }
 
 #[test]

@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct World {
     pub clock: Arc<ManualClock>,
     pub stores: Vec<Arc<MemoryStore>>,
+    /// Targets of another kind, after those in memory.
+    pub others: Vec<Arc<dyn Store>>,
     pub rules: Rules,
     pub required: Vec<String>,
     pub archive_name: String,
@@ -65,6 +67,7 @@ impl World {
         let mut world = World {
             clock,
             stores: targets.iter().map(|n| Arc::new(MemoryStore::new(n, "p/"))).collect(),
+            others: Vec::new(),
             rules: rules(),
             required: targets.iter().map(|n| (*n).to_owned()).collect(),
             archive_name: "default".into(),
@@ -106,8 +109,8 @@ impl World {
 
     pub fn start(&mut self) {
         let running = self.running.as_ref().unwrap();
-        let stores: Vec<Arc<dyn Store>> =
-            self.stores.iter().map(|s| s.clone() as Arc<dyn Store>).collect();
+        let memory = self.stores.iter().map(|s| s.clone() as Arc<dyn Store>);
+        let stores: Vec<Arc<dyn Store>> = memory.chain(self.others.iter().cloned()).collect();
         let content = Content::new(
             content::Options::default(),
             running.catalog.clone(),
@@ -145,6 +148,11 @@ impl World {
         assert!(self.running.is_none());
         std::fs::remove_dir_all(self.state.path().join("state")).unwrap();
         std::fs::remove_dir_all(self.state.path().join("run")).unwrap();
+    }
+
+    /// The database of the catalog.
+    pub fn database(&self) -> PathBuf {
+        self.state.path().join("state/catalog.db")
     }
 
     pub fn restart(&mut self) {

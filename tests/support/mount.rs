@@ -53,6 +53,8 @@ pub struct Setup {
     pub top: String,
     /// Further lines for its end, tables included.
     pub end: String,
+    /// Run it under `spoolfs keeper`, which starts it again when it dies.
+    pub keeper: bool,
 }
 
 impl Default for Setup {
@@ -65,6 +67,7 @@ impl Default for Setup {
             settle: "10ms".into(),
             top: String::new(),
             end: String::new(),
+            keeper: false,
         }
     }
 }
@@ -84,6 +87,8 @@ impl Setup {
             pid_file: root.join("daemon.pid"),
             notify: root.join("notify"),
             root,
+            keeper: self.keeper,
+            program: PathBuf::from(env!("CARGO_BIN_EXE_spoolfs")),
             daemon: None,
             scratch: Some(scratch),
         };
@@ -159,6 +164,9 @@ pub struct Mount {
     pub log: PathBuf,
     pid_file: PathBuf,
     notify: PathBuf,
+    keeper: bool,
+    /// What the daemon is started from.
+    pub program: PathBuf,
     daemon: Option<Child>,
     scratch: Option<tempfile::TempDir>,
 }
@@ -177,7 +185,11 @@ impl Mount {
         let ready = UnixDatagram::bind(&self.notify).expect("a socket can be bound");
         ready.set_read_timeout(Some(LOOK)).expect("a timeout can be set");
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_spoolfs"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
+        if self.keeper {
+            command.args(["keeper".as_ref(), "--".as_ref(), self.program.as_os_str()]);
+        }
+        let child = command
             .args([OsStr::new("mount"), OsStr::new("--config"), self.config.as_os_str()])
             .env("NOTIFY_SOCKET", &self.notify)
             .stdin(Stdio::null())
@@ -218,6 +230,12 @@ impl Mount {
     /// The daemon's process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().expect("the daemon runs"))
+    }
+
+    /// The process that serves the mount now: of a keeper the daemon it started last.
+    pub fn server(&self) -> Option<Pid> {
+        let text = std::fs::read_to_string(self.state.join("lock")).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
     }
 
     /// Asks the daemon to end, and expects it to do so in good order with nothing mounted.

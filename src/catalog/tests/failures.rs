@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::CatalogError;
+use crate::recording::stem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn usable(catalog: &Catalog) {
@@ -82,8 +83,10 @@ fn a_read_only_database_is_waited_for() {
     eventually("trouble", || catalog.trouble().is_some_and(|t| t.contains("readonly")));
     assert_eq!(state(&catalog, id), State::Closed);
     assert!(matches!(catalog.hashed(id, digest("x", 44, 2)), Err(CatalogError::Unusable { .. })));
+    assert!(catalog.check_writable().is_err());
     catalog.shared.read_only.store(false, Ordering::SeqCst);
     usable(&catalog);
+    assert!(catalog.check_writable().is_ok());
     assert!(catalog.hashed(id, digest("x", 44, 2)).is_ok());
 }
 
@@ -175,25 +178,93 @@ fn the_engine_is_woken_after_a_close() {
 }
 
 #[test]
-fn a_database_removed_while_in_use_is_made_anew() {
+fn a_database_removed_while_in_use_is_written_again() {
+    for suffixes in [&["", "-wal", "-shm"][..], &[""]] {
+        let place = Place::new();
+        let catalog = place.open();
+        let released = record(&catalog, "a.wav", 44, 2);
+        archive(&catalog, released, "x", 44, 2);
+        release(&catalog, released);
+        let before = inode(&place);
+        for suffix in suffixes {
+            let path = format!("{}{suffix}", place.database().display());
+            std::fs::remove_file(path).expect("removed");
+        }
+        catalog.shared.readers.renew();
+        eventually("a database", || {
+            let _may_fail = catalog.lookup(NodeId::ROOT, b"none.wav");
+            catalog.shared.suspect.store(true, Ordering::SeqCst);
+            catalog.shared.ring();
+            catalog.reconcile_due() && place.database().exists()
+        });
+        usable(&catalog);
+        // Opening the new file, readers and the writer may be in each other's way for a moment.
+        eventually("readable", || catalog.lookup(NodeId::ROOT, b"a.wav").is_ok());
+        assert_ne!(inode(&place), before);
+        assert_eq!(look(&catalog, "a.wav").map(|r| r.state), Some(State::Released));
+        assert_eq!(catalog.identity().epoch, 1);
+        let id = record(&catalog, "b.wav", 44, 2);
+        catalog.close();
+        drop(catalog);
+        let catalog = place.open();
+        assert_eq!(look(&catalog, "b.wav").map(|r| r.id), Some(id));
+        check_rules(&place.database());
+    }
+}
+
+fn inode(place: &Place) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    place.database().metadata().expect("there").ino()
+}
+
+/// Writes over the first page of an index of a closed catalog.
+fn damage_index(place: &Place, index: &str, page: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let conn = rusqlite::Connection::open(place.database()).expect("opens");
+    let root: i64 = conn
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [index], |r| r.get(0))
+        .expect("an index");
+    drop(conn);
+    let file = std::fs::OpenOptions::new().write(true).open(place.database()).expect("opens");
+    file.write_all_at(page, (root.cast_unsigned() - 1) * 4096).expect("written");
+}
+
+/// Damages an index in a way, uses it, and sees to it that nothing is lost.
+fn with_damaged_index(page: &[u8], is_set_aside: bool) {
     let place = Place::new();
     let catalog = place.open();
-    record(&catalog, "a.wav", 44, 2);
-    catalog.drain().expect("usable");
-    for suffix in ["", "-wal", "-shm"] {
-        std::fs::remove_file(format!("{}{suffix}", place.database().display())).expect("removed");
-    }
-    catalog.shared.readers.renew();
-    eventually("a new database", || {
-        let _may_fail = catalog.lookup(NodeId::ROOT, b"a.wav");
-        catalog.identity().epoch == 2
-    });
+    let released = record(&catalog, "a.wav", 44, 2);
+    archive(&catalog, released, "x", 44, 2);
+    release(&catalog, released);
+    let plain = record(&catalog, "b.wav", 44, 2);
+    catalog.close();
+    drop(catalog);
+    damage_index(&place, "entry_stem", page);
+    let catalog = place.open();
+    let name = b"b.wav".to_vec();
+    catalog.record(Op::Unlink { parent: NodeId::ROOT, name, id: plain, last: true, at: at(9) });
+    eventually("usable", || catalog.drain().is_ok());
+    assert_eq!(set_aside(&place), is_set_aside);
+    assert_eq!(look(&catalog, "a.wav").map(|r| (r.id, r.state)), Some((released, State::Released)));
+    assert_eq!(look(&catalog, "b.wav"), None);
+    assert_eq!(catalog.group(NodeId::ROOT, &stem(b"a.wav")).expect("usable").len(), 1);
+    assert_eq!(catalog.identity().epoch, 1);
     assert!(catalog.reconcile_due());
-    let id = record(&catalog, "b.wav", 44, 2);
-    usable(&catalog);
-    assert_eq!(look(&catalog, "b.wav").map(|r| r.id), Some(id));
     catalog.close();
     check_rules(&place.database());
+}
+
+#[test]
+fn an_index_that_lacks_rows_is_made_anew() {
+    // An empty leaf page of an index.
+    let mut page = [0; 4096];
+    page[..8].copy_from_slice(&[0x0a, 0, 0, 0, 0, 0x10, 0, 0]);
+    with_damaged_index(&page, false);
+}
+
+#[test]
+fn a_database_with_a_destroyed_index_is_copied_and_keeps_its_rows() {
+    with_damaged_index(&[0x5a; 4096], true);
 }
 
 #[test]

@@ -270,6 +270,66 @@ fn a_journal_row_is_kept_until_every_target_has_it() {
 }
 
 #[test]
+fn the_journal_is_bounded_and_given_out_by_the_megabyte() {
+    let place = Place::new();
+    let catalog = place.open();
+    let id = record(&catalog, "a.wav", 44, 2);
+    archive(&catalog, id, "x", 44, 2);
+    catalog.close();
+    drop(catalog);
+    // A target was away for long.
+    let conn = rusqlite::Connection::open(place.database()).expect("opens");
+    let rows = crate::limits::JOURNAL_ROWS_MAX;
+    let fill = format!(
+        "WITH RECURSIVE n(seq) AS (SELECT 2 UNION ALL SELECT seq + 1 FROM n WHERE seq < {rows})
+         INSERT INTO journal SELECT seq, 0, '{{}}' FROM n;
+         UPDATE position SET journal = {rows};
+         UPDATE journal SET line = replace(hex(zeroblob({})), '00', 'x') WHERE seq < 40",
+        1 << 20
+    );
+    conn.execute_batch(&fill).expect("fills");
+    drop(conn);
+    let catalog = place.open();
+    let pending = catalog.journal_pending("a", 500).expect("usable");
+    assert_eq!((pending.len(), pending[0].seq), (16, 1));
+    for i in 0..600 {
+        let op = |name: &str, new: &str| Op::Rename {
+            id,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            new_parent: NodeId::ROOT,
+            new_name: new.into(),
+            replaced: None,
+            at: at(3 + i),
+        };
+        let (from, to) = if i % 2 == 0 { ("a.wav", "b.wav") } else { ("b.wav", "a.wav") };
+        catalog.record(op(from, to));
+    }
+    let pending = catalog.journal_pending("a", 2).expect("usable");
+    assert!(pending[0].seq > 300, "{}", pending[0].seq);
+    assert!(catalog.counts().expect("usable").journal_backlog < rows + 256);
+    catalog.close();
+    check_rules(&place.database());
+}
+
+#[test]
+fn segments_count_from_one_in_each_epoch() {
+    let place = Place::new();
+    let catalog = place.open();
+    let all = ["a".to_owned()];
+    catalog.journal_shipped("a", 0, 7, &all).expect("usable");
+    catalog.begin_epoch().expect("usable");
+    assert_eq!(catalog.identity().epoch, 2);
+    assert_eq!(catalog.journal_segment("a").expect("usable"), 0);
+    catalog.journal_shipped("a", 0, 3, &all).expect("usable");
+    catalog.close();
+    drop(catalog);
+    let catalog = place.open();
+    assert_eq!((catalog.identity().epoch, catalog.reconcile_due()), (2, false));
+    assert_eq!(catalog.journal_segment("a").expect("usable"), 3);
+}
+
+#[test]
 fn work_comes_in_the_order_the_planner_wants() {
     let place = Place::new();
     let catalog = place.open();
@@ -371,7 +431,34 @@ fn reconciling_adopts_what_changed_and_keeps_what_only_the_archive_has() {
     let row = node(&catalog, archived);
     assert_eq!((row.state, row.hashed, row.closed_at), (State::Closed, None, Some(at(30))));
     catalog.missing_below(archived).expect("usable");
-    assert_eq!(state(&catalog, archived), State::Deleted, "a tombstone, for its first generation");
+    assert_eq!(state(&catalog, archived), State::Released, "its first generation is all there is");
+    catalog.close();
+    check_rules(&place.database());
+}
+
+#[test]
+fn an_archived_file_that_waits_for_its_hash_and_goes_missing_is_released_as_it_was_archived() {
+    let place = Place::new();
+    let catalog = place.open();
+    let [closed_again, open] = ["a.wav", "b.wav"].map(|name| {
+        let id = record(&catalog, name, 44, 2);
+        archive(&catalog, id, name, 44, 2);
+        catalog.record(Op::Opened { id });
+        id
+    });
+    catalog.record(closed(closed_again, 50, 9));
+    assert_eq!(state(&catalog, closed_again), State::Closed);
+    for id in [closed_again, open] {
+        catalog.missing_below(id).expect("usable");
+        let row = node(&catalog, id);
+        assert_eq!((row.state, row.generation), (State::Released, Generation(1)));
+        assert_eq!((row.attr.size, row.attr.mtime), (44, at(2)));
+    }
+    assert_eq!(look(&catalog, "a.wav").map(|row| row.id), Some(closed_again));
+    // What turns up again is hashed, whatever its stamp.
+    catalog.changed_below(closed_again, attr(44, 2), version(44, 2)).expect("usable");
+    assert_eq!(state(&catalog, closed_again), State::Closed);
+    assert_eq!(node(&catalog, closed_again).hashed, None);
     catalog.close();
     check_rules(&place.database());
 }

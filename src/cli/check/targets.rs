@@ -68,6 +68,7 @@ fn cure(kind: StoreErrorKind) -> &'static str {
         }
         StoreErrorKind::NotFound => "check that the bucket or directory exists",
         StoreErrorKind::Corrupt => "do not use this target: it does not return what it was given",
+        StoreErrorKind::Unreadable => "look at the disk of this machine",
         StoreErrorKind::Exists | StoreErrorKind::Unsupported => {
             "check the URL, the endpoint and the region"
         }

@@ -1,9 +1,9 @@
 //! A directory as a target: a local disk, or NFS (docs/FORMAT.md, "Directories").
 //!
 //! **Invariant:** a name appears only when its bytes are complete and synced, and is never
-//! replaced: `link(2)` is the conditional put. While the archive's marker is not to be seen, a
-//! missing file is not "not found": another directory may be in this one's place (a mount that
-//! is gone).
+//! replaced: `link(2)` is the conditional put. While the archive's marker is not to be seen, or
+//! is another one than before, nothing is found, not found or written here: another directory may
+//! be in this one's place (a mount that is gone, disks that were swapped).
 
 mod list;
 mod place;
@@ -14,14 +14,14 @@ use super::{
 use crate::recording::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Below the root: files not yet complete.
 const TEMP_DIR: &str = ".spoolfs/tmp";
@@ -40,8 +40,17 @@ struct Inner {
     root: PathBuf,
     /// In the names of our temporary files, so that those of an earlier daemon are told apart.
     session: String,
-    /// The marker was seen: from now on it must be there.
-    marked: AtomicBool,
+    /// The marker that was seen: from now on it must be there.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// The archive's marker as it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    /// Device, inode and time of writing: the cheap way to tell that it is the same.
+    file: (u64, u64, i64, i64),
+    /// Of its bytes: a file system that was mounted anew has another device number.
+    sha256: Sha256,
 }
 
 /// What is kept beside an object.
@@ -56,12 +65,7 @@ impl FileStore {
     pub fn new(name: &str, root: PathBuf) -> FileStore {
         let session = format!("{:016x}", fastrand::u64(..));
         FileStore {
-            inner: Arc::new(Inner {
-                name: name.to_owned(),
-                root,
-                session,
-                marked: AtomicBool::new(false),
-            }),
+            inner: Arc::new(Inner { name: name.to_owned(), root, session, seen: Mutex::new(None) }),
         }
     }
 
@@ -122,21 +126,33 @@ impl Inner {
 
     /// Fails unless the directory is there and, once it was seen, the archive's marker in it.
     fn present(&self, op: &'static str, key: &str) -> Result<()> {
-        let marker = self.root.join(marker::ARCHIVE_KEY);
-        let (there, what) = if self.marked.load(Ordering::Relaxed) {
-            (marker.is_file(), "the archive's marker is no longer in this directory")
-        } else if marker.is_file() {
-            self.marked.store(true, Ordering::Relaxed);
-            (true, "")
-        } else {
-            (self.root.is_dir(), "there is no such directory")
-        };
-        if there {
-            return Ok(());
-        }
+        let Err(what) = self.look() else { return Ok(()) };
         let hint = format!("make or mount {}", self.root.display());
         let kind = StoreErrorKind::Unreachable;
         Err(StoreError::new(kind, &self.name, op, key, what).hint(hint))
+    }
+
+    /// Whether the directory is the one that was there before, or why not.
+    fn look(&self) -> std::result::Result<(), &'static str> {
+        let marker = self.root.join(marker::ARCHIVE_KEY);
+        let stat = fs::metadata(&marker).ok().filter(|stat| stat.is_file());
+        let mut seen = self.seen.lock();
+        match (stat, *seen) {
+            (None, Some(_)) => Err("the archive's marker is no longer in this directory"),
+            (None, None) if self.root.is_dir() => Ok(()),
+            (None, None) => Err("there is no such directory"),
+            (Some(stat), Some(seen)) if seen.file == stamp(&stat) => Ok(()),
+            (Some(stat), before) => {
+                let bytes =
+                    fs::read(&marker).map_err(|_| "the archive's marker can not be read")?;
+                let now = Seen { file: stamp(&stat), sha256: Sha256::of(&bytes) };
+                if before.is_some_and(|before| before.sha256 != now.sha256) {
+                    return Err("the marker of another archive is in this directory now");
+                }
+                *seen = Some(now);
+                Ok(())
+            }
+        }
     }
 
     /// The error of a look-up: not found only if the directory is the right one.
@@ -159,6 +175,10 @@ impl Inner {
         let stat = file.metadata().map_err(|e| self.io(op, key, &e))?;
         if !stat.is_file() {
             return Err(self.missing_or(op, key, &ErrorKind::IsADirectory.into()));
+        }
+        // The marker itself is what tells whose directory this is now.
+        if key != marker::ARCHIVE_KEY {
+            self.present(op, key)?;
         }
         Ok((file, stat.len()))
     }
@@ -209,6 +229,7 @@ impl Inner {
             Err(place::Failure::WrongBody(what)) => {
                 Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
             }
+            Err(place::Failure::Unreadable(e)) => Err(StoreError::unreadable(&self.name, key, &e)),
             Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
         }
     }
@@ -221,7 +242,9 @@ impl Inner {
         let path = self.meta_path(key);
         match place::place(&self.root, &self.temp_name(key), &path, &body, sha256) {
             Ok(()) | Err(place::Failure::Taken) => Ok(()),
-            Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
+            Err(place::Failure::Io(e) | place::Failure::Unreadable(e)) => {
+                Err(self.io("put", key, &e))
+            }
             Err(place::Failure::WrongBody(what)) => {
                 Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
             }
@@ -277,6 +300,10 @@ impl Inner {
         }
         Ok(removed)
     }
+}
+
+fn stamp(stat: &fs::Metadata) -> (u64, u64, i64, i64) {
+    (stat.dev(), stat.ino(), stat.mtime(), stat.mtime_nsec())
 }
 
 /// The node that writes this key; at most 128 bytes, so that a temporary name fits NAME_MAX.

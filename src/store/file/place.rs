@@ -18,6 +18,8 @@ pub(super) enum Failure {
     Taken,
     /// The body is not what it should be.
     WrongBody(String),
+    /// The body can not be read.
+    Unreadable(io::Error),
     /// The kernel said no.
     Io(io::Error),
 }
@@ -48,7 +50,7 @@ pub(super) fn place(
 }
 
 /// The digest of a body.
-pub(super) fn digest(body: &Body) -> io::Result<Sha256> {
+pub(super) fn digest(body: &Body) -> Result<Sha256, Failure> {
     let mut hash = sha2::Sha256::new();
     each_piece(body, &mut |piece| {
         hash.update(piece);
@@ -62,16 +64,16 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-fn each_piece(body: &Body, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn each_piece(body: &Body, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), Failure> {
     match body {
-        Body::Bytes(bytes) => sink(bytes),
+        Body::Bytes(bytes) => Ok(sink(bytes)?),
         Body::File { file, len } => {
             let mut buffer = vec![0; PIECE];
             let mut at = 0;
             while at < *len {
                 let now = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
                 let Some(piece) = buffer.get_mut(..now) else { break };
-                file.read_exact_at(piece, at)?;
+                file.read_exact_at(piece, at).map_err(unread)?;
                 sink(piece)?;
                 at += now as u64;
             }
@@ -80,20 +82,20 @@ fn each_piece(body: &Body, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
     }
 }
 
+fn unread(error: io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => Failure::WrongBody("the file is shorter than it was".into()),
+        _ => Failure::Unreadable(error),
+    }
+}
+
 fn write(temp: &Path, body: &Body, sha256: Sha256) -> Result<File, Failure> {
     let mut file = File::options().write(true).create_new(true).mode(OBJECT_MODE).open(temp)?;
     let mut hash = sha2::Sha256::new();
-    let copied = each_piece(body, &mut |piece| {
+    each_piece(body, &mut |piece| {
         hash.update(piece);
         file.write_all(piece)
-    });
-    match copied {
-        Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-            return Err(Failure::WrongBody("the file is shorter than it was".into()));
-        }
-        Err(e) => return Err(e.into()),
-    }
+    })?;
     let found = Sha256(hash.finalize().into());
     if found != sha256 {
         return Err(Failure::WrongBody(format!("SHA-256 {found}, {sha256} was meant")));

@@ -66,6 +66,36 @@ async fn a_directory_that_is_gone_is_unreachable_and_not_empty() {
 }
 
 #[tokio::test]
+async fn another_archive_mounted_in_its_place_is_neither_read_nor_written() {
+    let (dir, store) = store();
+    let unreachable = StoreErrorKind::Unreachable;
+    put(&store, marker::ARCHIVE_KEY, b"{1}").await.unwrap();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    let aside = dir.path().with_extension("aside");
+    fs::rename(dir.path(), &aside).unwrap();
+    // The other disk has an object under the same key.
+    fs::create_dir(dir.path()).unwrap();
+    let other = FileStore::new("f", dir.path().to_owned());
+    put(&other, marker::ARCHIVE_KEY, b"{2}").await.unwrap();
+    put(&other, "pbx/a.wav", b"AUDIO").await.unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap_err().kind, unreachable);
+    assert_eq!(store.get("pbx/a.wav", 0..5).await.unwrap_err().kind, unreachable);
+    assert_eq!(store.head("pbx/b.wav").await.unwrap_err().kind, unreachable);
+    assert_eq!(store.delete("pbx/a.wav").await.unwrap_err().kind, unreachable);
+    assert_eq!(put(&store, "pbx/c.wav", b"x").await.unwrap_err().kind, unreachable);
+    assert_eq!(store.get(marker::ARCHIVE_KEY, 0..9).await.unwrap(), "{2}", "whose it is, is told");
+    // The same archive on a file system that was mounted anew has another device or inode.
+    fs::remove_dir_all(dir.path()).unwrap();
+    fs::create_dir_all(dir.path().join(".spoolfs")).unwrap();
+    fs::create_dir(dir.path().join("pbx")).unwrap();
+    for key in [marker::ARCHIVE_KEY, "pbx/a.wav"] {
+        fs::copy(aside.join(key), dir.path().join(key)).unwrap();
+    }
+    assert_eq!(store.get("pbx/a.wav", 0..5).await.unwrap(), "audio");
+    fs::remove_dir_all(aside).unwrap();
+}
+
+#[tokio::test]
 async fn metadata_lost_by_a_crash_is_added_by_the_next_put() {
     let (dir, store) = store();
     put(&store, "pbx/a.wav", b"audio").await.unwrap();

@@ -240,7 +240,7 @@ async fn region(body: &Body, offset: u64, len: u64) -> Answer<Bytes> {
                 Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(changed()),
                 Ok(Err(e)) => {
                     let what = format!("the local file can not be read: {e}");
-                    Err(Fault::own(StoreErrorKind::Unreachable, what))
+                    Err(Fault::own(StoreErrorKind::Unreadable, what))
                 }
                 Err(_) => Err(Fault::own(StoreErrorKind::Unreachable, "the daemon is stopping")),
             }

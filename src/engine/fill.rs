@@ -1,0 +1,65 @@
+//! Bringing a target what was archived without it: one that is new, was made required, or was down
+//! when an optional copy was due. Only recordings that are still local can be brought.
+//!
+//! A sweep goes over all archived recordings once, a few pages at each look, and is repeated as
+//! long as it finds something.
+
+use super::error::Result;
+use super::shared::Shared;
+use crate::catalog::{Behind, Candidate};
+use crate::clock::Timestamp;
+use crate::limits;
+
+/// A sweep over the archived recordings.
+#[derive(Debug, Default)]
+pub(super) struct Fill {
+    under_way: bool,
+    after: Option<Behind>,
+    /// Something is lacking, or was.
+    found: bool,
+}
+
+/// One page of it.
+pub(super) struct Page {
+    /// What some target that is up lacks.
+    pub lacking: Vec<Candidate>,
+    next: Option<Behind>,
+}
+
+impl Fill {
+    /// The next page, if a sweep is due.
+    pub fn page(&mut self, shared: &Shared, now: Timestamp) -> Result<Option<Page>> {
+        if !self.under_way {
+            let mut due = shared.fill.lock();
+            if due.is_none_or(|at| at > now) {
+                return Ok(None);
+            }
+            *due = None;
+            *self = Fill { under_way: true, ..Fill::default() };
+        }
+        let up: Vec<String> =
+            shared.targets.iter().filter(|t| t.is_up()).map(|t| t.name().to_owned()).collect();
+        if up.is_empty() {
+            // The next one that comes up asks for another.
+            self.under_way = false;
+            return Ok(None);
+        }
+        let rows = limits::PLAN_PAGE_ROWS;
+        let (lacking, next) = shared.catalog.archived_elsewhere(&up, self.after, rows)?;
+        self.found |= !lacking.is_empty();
+        Ok(Some(Page { lacking, next }))
+    }
+
+    /// All of a page was handed over; tells whether there is another.
+    pub fn page_done(&mut self, shared: &Shared, page: &Page, now: Timestamp) -> bool {
+        self.after = page.next;
+        if self.after.is_some() {
+            return true;
+        }
+        self.under_way = false;
+        if self.found {
+            shared.fill_at(now.plus(limits::BACKOFF_MAX));
+        }
+        false
+    }
+}

@@ -1,0 +1,9 @@
+//! The daemon dies, is killed or replaced, and nobody who uses the file system notices: `spoolfs
+//! keeper` stands for the service manager.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod storm;
+mod takeover;
