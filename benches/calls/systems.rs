@@ -203,7 +203,7 @@ fn spoolfs(system: System, target: Target, archive_after: &str) -> Setup {
         keep_local: "24h".into(),
         settle: "2s".into(),
         top: format!("passthrough = \"{passthrough}\"\n"),
-        end: String::new(),
+        ..Setup::default()
     }
 }
 
