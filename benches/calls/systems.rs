@@ -138,7 +138,8 @@ impl<'s> Ground<'s> {
             System::Passthrough | System::Plain => {
                 let mut mount = self.spoolfs(system, &Far::Answers, "");
                 mount.start();
-                Ok(Running { dir: mount.path("calls"), keep: Keep::Spoolfs(mount) }.made()?)
+                Ok(Running { dir: mount.path("calls"), keep: Keep::Spoolfs(Box::new(mount)) }
+                    .made()?)
             }
             System::Rclone | System::S3fs => {
                 let server = self.server.ok_or("there is no S3 server")?;
@@ -257,7 +258,7 @@ pub struct Running {
 
 enum Keep {
     Raw(#[allow(dead_code, reason = "dropped last")] tempfile::TempDir),
-    Spoolfs(Mount),
+    Spoolfs(Box<Mount>),
     Foreign(Foreign),
 }
 
