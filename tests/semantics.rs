@@ -963,3 +963,98 @@ fn regression_a_recall_meets_chmod_and_setxattr() {
         });
     }
 }
+
+/// Before each write the kernel asks for `security.capability`, unless it was told not to: forty
+/// times the time of a write that is passed through. A daemon that stands still shows it.
+#[test]
+fn regression_a_write_that_is_passed_through_needs_no_daemon() {
+    const TEST: &str = "regression_a_write_that_is_passed_through_needs_no_daemon";
+    if support::no_mount(TEST) {
+        return;
+    }
+    let mount = Setup::default().mount();
+    if mount.status()["mode"] != "passthrough" {
+        eprintln!("SKIPPED {TEST}: files are not passed through here");
+        return;
+    }
+    let mut file = File::create(mount.path("a.wav")).unwrap();
+    // The first one may ask whatever it likes.
+    file.write_all(b"RIFF").unwrap();
+    let (done, wait) = std::sync::mpsc::channel();
+    rustix::process::kill_process(mount.pid(), rustix::process::Signal::STOP).unwrap();
+    let writer = std::thread::spawn(move || {
+        for _ in 0..1_000 {
+            file.write_all(&[7; 320]).unwrap();
+        }
+        done.send(()).unwrap();
+        file
+    });
+    let written = wait.recv_timeout(Duration::from_secs(5));
+    rustix::process::kill_process(mount.pid(), rustix::process::Signal::CONT).unwrap();
+    assert_eq!(written, Ok(()), "1,000 writes with the daemon standing still");
+    drop(writer.join().unwrap());
+    assert_eq!(fs::metadata(mount.path("a.wav")).unwrap().len(), 320_004);
+}
+
+#[test]
+fn writing_cutting_and_giving_away_take_setuid_away() {
+    if support::no_mount("writing_cutting_and_giving_away_take_setuid_away") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let plain = mount.root.join("plain");
+    fs::create_dir(&plain).unwrap();
+    for dir in [&mount.root, &mount.mountpoint, &plain] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let changes = [
+        "echo x >> f",
+        "echo x > f",
+        "truncate -s 1 f",
+        "echo x 1<> f",
+        "dd if=/dev/zero of=f bs=1 count=1 seek=2 conv=notrunc",
+        "fallocate -l 5000 f",
+        "chgrp 1234 f",
+    ];
+    let after = |dir: &Path, mode: u32, who: &str, change: &str| {
+        let path = dir.join("f");
+        let _not_there_at_first = fs::remove_file(&path);
+        fs::write(&path, b"audio").unwrap();
+        std::os::unix::fs::chown(&path, Some(1234), Some(1234)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let status = std::process::Command::new("setpriv")
+            .args(["--reuid", who, "--regid", who, "--clear-groups", "sh", "-c", change])
+            .current_dir(dir)
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{who}: {change}");
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    for who in ["0", "1234"] {
+        for mode in [0o6777, 0o6767, 0o4755, 0o2755, 0o2745, 0o755] {
+            for change in changes {
+                let (ours, theirs) =
+                    (after(&mount.mountpoint, mode, who, change), after(&plain, mode, who, change));
+                // Setgid of a file that its group may not execute means nothing any more (it was
+                // the mark of mandatory locks): it may go where it might have stayed.
+                let meaningless = if mode & 0o010 == 0 && who != "0" { 0o2000 } else { 0 };
+                assert_eq!(
+                    format!("{:o}", ours & !meaningless),
+                    format!("{:o}", theirs & !meaningless),
+                    "user {who}, {mode:o}: {change}"
+                );
+            }
+        }
+    }
+    let path = mount.path("released.wav");
+    fs::write(&path, b"audio").unwrap();
+    for (mode, left) in [(0o6777, 0o777), (0o6767, 0o2767)] {
+        release(&mount, &path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&path, Some(33), Some(44)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, left);
+        command(&mount, "recall", &path);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, left);
+    }
+}

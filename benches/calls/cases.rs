@@ -3,15 +3,13 @@
 use crate::Scale;
 use crate::report::{Results, Taken};
 use crate::systems::{Ground, System};
-use crate::writers::{Recording, create, no_times, note, write_once};
+use crate::writers::{FIRST_WRITE, Recording, create, no_times, note, write_once};
 use clap::ValueEnum;
 use std::fs::File;
 use std::io::{Read, Result, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A header, as the first write of a recording is.
-const FIRST_WRITE: usize = 44;
 /// Of a file that is read in parts.
 const PLAYED_BYTES: usize = 256 << 10;
 const PLAYED_FILES: usize = 64;
@@ -156,13 +154,12 @@ fn bounded<T>(scale: &Scale, call: impl FnMut(usize) -> Result<T>) -> Result<Vec
 
 fn create_close_stat(dir: &Path, scale: &Scale) -> Result<Vec<Taken>> {
     let path = |n: usize| -> PathBuf { dir.join(format!("call-{n:05}.wav")) };
-    let header = [0x52; FIRST_WRITE];
     let (mut creates, mut closes) = (no_times(), no_times());
     let files = bounded(scale, |n| {
         let path = path(n);
         let begun = Instant::now();
         let file = create(&path)?;
-        write_once(&file, &header)?;
+        write_once(&file, &FIRST_WRITE)?;
         note(&mut creates, begun);
         Ok(file)
     })?;

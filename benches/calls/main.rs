@@ -30,6 +30,9 @@ struct Arguments {
     /// How many rounds; each measures every system once.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// How long each run goes on.
+    #[arg(long, value_name = "S")]
+    seconds: Option<u64>,
     /// Only this case; may be repeated.
     #[arg(long, value_enum, value_name = "CASE")]
     only: Vec<Case>,
@@ -80,6 +83,7 @@ impl Scale {
         };
         Scale {
             rounds: arguments.rounds.unwrap_or(scale.rounds).max(1),
+            lasting: arguments.seconds.map_or(scale.lasting, |s| Duration::from_secs(s.max(1))),
             names: arguments.names.unwrap_or(scale.names),
             ..scale
         }

@@ -80,9 +80,8 @@ impl Row {
         let [p50, p99, p999] = QUANTILES.map(|q| shown(all.value_at_quantile(q)));
         let cpu: Option<Duration> = self.rounds.iter().map(|round| round.cpu).sum();
         let cpu = cpu.map(|cpu| format!("{:.2}", cpu.as_secs_f64() / self.rounds.len() as f64));
-        let ratios = QUANTILES.map(|q| {
-            median(&self.ratios(base, q)).map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
-        });
+        let ratios = QUANTILES
+            .map(|q| median(&self.ratios(base, q)).map_or_else(|| "-".into(), ratio_shown));
         let kept = self.rounds.iter().map(|round| round.kept_pace).fold(1.0, f64::min);
         print!(
             "{:<24}{:>9}{p50:>9}{p99:>9}{p999:>9}{:>9}{:>8}{:>8}{:>8}{:>8}",
@@ -230,6 +229,10 @@ fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
+fn ratio_shown(ratio: f64) -> String {
+    if ratio < 100.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") }
+}
+
 fn shown(nanoseconds: u64) -> String {
     let ns = nanoseconds as f64;
     match nanoseconds {
@@ -257,7 +260,7 @@ pub fn head(scale: &Scale, systems: &[System]) {
     let names: Vec<String> = systems.iter().map(System::to_string).collect();
     println!("by turns: {}", names.join(", "));
     println!(
-        "Times of all rounds together; CPU of the daemon for one round; x: of the first line in \
-         the same round, median of the rounds."
+        "Times of all rounds together; CPU: seconds the daemon used for the whole case in one round; \
+         x: times that of the first line in the same round, median of the rounds."
     );
 }

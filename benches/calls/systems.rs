@@ -88,7 +88,7 @@ impl<'s> Ground<'s> {
                 let mounted = spoolfs(System::Passthrough, self.target(&Far::Answers), "").mount();
                 match mounted.status()["mode"].as_str() {
                     Some("passthrough") => Ok(()),
-                    mode => Err(format!("spoolfs says its mode is {mode:?}")),
+                    mode => Err(format!("spoolfs runs in mode {}", mode.unwrap_or("unknown"))),
                 }
             }
             System::Rclone => self.program(system).map(drop),
@@ -138,7 +138,8 @@ impl<'s> Ground<'s> {
             System::Passthrough | System::Plain => {
                 let mut mount = self.spoolfs(system, &Far::Answers, "");
                 mount.start();
-                Ok(Running { dir: mount.path("calls"), keep: Keep::Spoolfs(mount) }.made()?)
+                Ok(Running { dir: mount.path("calls"), keep: Keep::Spoolfs(Box::new(mount)) }
+                    .made()?)
             }
             System::Rclone | System::S3fs => {
                 let server = self.server.ok_or("there is no S3 server")?;
@@ -257,7 +258,7 @@ pub struct Running {
 
 enum Keep {
     Raw(#[allow(dead_code, reason = "dropped last")] tempfile::TempDir),
-    Spoolfs(Mount),
+    Spoolfs(Box<Mount>),
     Foreign(Foreign),
 }
 

@@ -38,6 +38,16 @@ pub fn write_once(file: &File, bytes: &[u8]) -> Result<()> {
     if written == bytes.len() { Ok(()) } else { Err(Error::other("a short write")) }
 }
 
+/// A header, as the first write of a recording is.
+pub const FIRST_WRITE: [u8; 44] = [0x52; 44];
+
+/// Who records writes the header at once; that one is measured with the create.
+fn begin_one(path: &Path) -> Result<File> {
+    let file = create(path)?;
+    write_once(&file, &FIRST_WRITE)?;
+    Ok(file)
+}
+
 /// Many recordings at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Recording {
@@ -60,13 +70,13 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Opens all files in `dir`, then writes.
+    /// Opens all files in `dir` and writes their headers, then measures.
     pub fn run(&self, dir: &Path) -> Result<Recorded> {
         let threads = if self.every.is_some() { PACED_THREADS } else { FLAT_OUT_THREADS };
         let begin = Barrier::new(threads);
         let writers = |number: usize| {
             let mine = (number..self.files).step_by(threads);
-            let files = mine.map(|n| Ok((n, create(&dir.join(format!("call-{n:04}.wav")))?)));
+            let files = mine.map(|n| Ok((n, begin_one(&dir.join(format!("call-{n:04}.wav")))?)));
             let files: Result<Vec<(usize, File)>> = files.collect();
             begin.wait();
             let files = files?;

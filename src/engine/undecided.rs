@@ -5,7 +5,7 @@
 use super::error::Result;
 use super::shared::Shared;
 use crate::catalog::Op;
-use crate::recording::{NodeId, State};
+use crate::recording::{Attr, NodeId, State};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -32,7 +32,11 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
         Ok(shared.catalog.lookup(parent, name)?.is_some_and(|row| row.id == id))
     };
     Ok(match op {
-        Op::Create { id, parent, name, .. } => below(shared, *parent, name)? == Below::Node(*id),
+        Op::Create { id, parent, name, attr, .. } => match below(shared, *parent, name)? {
+            Below::Node(found) => found == *id,
+            Below::Unknown => finish(shared, *id, *parent, name, attr)?,
+            Below::Nothing => false,
+        },
         Op::Link { id, parent, name } => {
             !has(*parent, name, *id)? && below(shared, *parent, name)? == Below::Node(*id)
         }
@@ -59,6 +63,13 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
         // What only the catalog knows was not done; the rest is compared when reconciling.
         Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => false,
     })
+}
+
+/// What has no identity yet may have been made a moment before the daemon died: then it is given
+/// what it lacks. Whoever asked for it still waits for the answer.
+fn finish(shared: &Shared, id: NodeId, parent: NodeId, name: &[u8], attr: &Attr) -> Result<bool> {
+    let Some(dir) = shared.path_of(parent)? else { return Ok(false) };
+    Ok(shared.lower.finish_new(&dir.join(OsStr::from_bytes(name)), id, attr)?)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

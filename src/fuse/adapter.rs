@@ -77,7 +77,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -97,9 +97,10 @@ impl Filesystem for Adapter {
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttr { mode, uid, gid, size, atime, mtime };
         let fh = fh.map(|f| f.0);
-        match self.vfs.setattr(id, set, fh, Patience::None) {
+        let caller = caller(req, 0);
+        match self.vfs.setattr(caller, id, set, fh, Patience::None) {
             Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
-                attributes(id, vfs.setattr(id, set, fh, Patience::Worker), reply);
+                attributes(id, vfs.setattr(caller, id, set, fh, Patience::Worker), reply);
             }),
             result => attributes(id, result, reply),
         }

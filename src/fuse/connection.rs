@@ -110,6 +110,10 @@ pub(super) fn negotiate(config: &mut KernelConfig, want: Option<u32>) -> Handsha
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_DONT_MASK,
         InitFlags::FUSE_POSIX_ACL,
+        // Else the kernel asks for `security.capability` before every write, also of a file that
+        // it passes through. What is to be taken away then, the lower file system does: who is
+        // not root writes and cuts there without CAP_FSETID, too.
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     ];
     for wanted in wanted {
         if config.add_capabilities(wanted).is_err() {

@@ -21,7 +21,7 @@ pub use pinned::Pinned;
 pub use quiet::Quiet;
 pub use stage::{Looks, Stage};
 
-use crate::recording::{Attr, ErrorClass, LowerVersion, NodeId};
+use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use private::Private;
 use retire::Retired;
@@ -32,6 +32,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// File systems stamp with the time of the last tick of the kernel's clock.
+const CTIME_GRANULARITY: Duration = Duration::from_millis(20);
 
 /// What can go wrong below.
 #[derive(Debug, thiserror::Error)]
@@ -314,6 +318,36 @@ impl Lower {
                 return Ok(names);
             }
         }
+    }
+
+    /// Owner, mode and identity for what a dead daemon had just made at `path`; `attr` is what it
+    /// was to show, its times those from before it was made. Tells whether it is that: nothing is
+    /// done to what is older, of another kind, or has several names.
+    ///
+    /// # Errors
+    /// As `chown`, `chmod`, `setxattr`.
+    pub fn finish_new(&self, path: &Path, id: NodeId, attr: &Attr) -> Result<bool> {
+        let explain = LowerError::io(path);
+        let (dir, name) = self.parent_of(path)?;
+        let finish = || {
+            let stat = dir.stat(name)?;
+            let made_since = stat.attr.ctime.plus(CTIME_GRANULARITY) >= attr.mtime;
+            let single = stat.attr.nlink == 1 || attr.kind == Kind::Dir;
+            let empty = stat.attr.size == 0 || attr.kind != Kind::File;
+            if stat.node.is_some() || stat.attr.kind != attr.kind {
+                return Ok(false);
+            }
+            if !(made_since && single && empty) {
+                return Ok(false);
+            }
+            dir.chown(name, Some(attr.uid), Some(attr.gid))?;
+            if attr.mode & 0o6000 != 0 && matches!(attr.kind, Kind::File | Kind::Other) {
+                dir.chmod(name, attr.mode)?;
+            }
+            dir.identify(name, id)?;
+            Ok(true)
+        };
+        finish().map_err(explain)
     }
 
     /// Gives a file or directory found below its identity.

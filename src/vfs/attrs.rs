@@ -3,11 +3,12 @@
 use super::acl;
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
-use super::{Patience, Result, Vfs};
+use super::{Caller, Patience, Result, Vfs};
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
 use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
 use crate::recording::{Attr, Kind, NodeId};
+use crate::sys::WithoutReserve;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -41,8 +42,14 @@ impl SetAttr {
             Some(SetTime::Now) => now,
             Some(SetTime::At(t)) => t,
         };
+        // chown takes setuid away, and setgid where it is not a mark for locking.
+        let kept = match attr.mode {
+            mode if self.uid.is_none() && self.gid.is_none() => mode,
+            mode if mode & 0o010 != 0 => mode & !0o6000,
+            mode => mode & !0o4000,
+        };
         Attr {
-            mode: self.mode.map_or(attr.mode, |m| m & 0o7777),
+            mode: self.mode.map_or(kept, |m| m & 0o7777),
             uid: self.uid.unwrap_or(attr.uid),
             gid: self.gid.unwrap_or(attr.gid),
             atime: time(self.atime, attr.atime),
@@ -68,13 +75,14 @@ impl Vfs {
     /// `MustWait` if a released recording is cut; as `chmod`, `chown`, `utimensat`, `truncate`.
     pub fn setattr(
         &self,
+        caller: Caller,
         id: NodeId,
         set: SetAttr,
         handle: Option<u64>,
         patience: Patience,
     ) -> Result<Attr> {
         if let Some(size) = set.size {
-            self.truncate(id, size, handle, patience)?;
+            self.truncate(caller, id, size, handle, patience)?;
             if set.is_only_size() {
                 return self.getattr(id, handle);
             }
@@ -173,8 +181,10 @@ impl Vfs {
         }
     }
 
+    /// The lower file system takes setuid and setgid away when somebody else than root cuts.
     fn truncate(
         &self,
+        caller: Caller,
         id: NodeId,
         size: u64,
         handle: Option<u64>,
@@ -182,6 +192,7 @@ impl Vfs {
     ) -> Result<()> {
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).filter(|h| h.writable) {
             let file = file.file().ok_or(Errno::BADF)?;
+            let _as_the_caller = WithoutReserve::for_caller(caller.uid);
             return Ok(rustix::fs::ftruncate(&*file, size)?);
         }
         let inode = self.inode(id)?;
@@ -189,7 +200,7 @@ impl Vfs {
             let errno = if inode.kind == Kind::Dir { Errno::ISDIR } else { Errno::INVAL };
             return Err(errno.into());
         }
-        self.cut(id, size, patience)
+        self.cut(caller, id, size, patience)
     }
 
     /// After a change that touched no content but moves the ctime (rename, link, unlink of

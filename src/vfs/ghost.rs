@@ -2,7 +2,7 @@
 //! released recording somebody still reads. Who refers to one goes on seeing and changing its
 //! attributes, and nothing of that outlives him.
 
-use super::lookup::Found;
+use super::lookup::{Found, released_attr};
 use super::xattrs::{Change, Xattrs};
 use super::{Result, SetAttr, acl};
 use crate::catalog::NodeRow;
@@ -23,22 +23,19 @@ pub(super) struct Ghost {
 impl Ghost {
     /// The last look at what is about to lose its last name.
     pub fn of(dir: &Dir, name: &[u8], found: &Found) -> Ghost {
-        let pinned = match found {
-            // Its bytes shall go at once; nobody has it open.
-            Found::Local(_, stat) if stat.attr.kind == Kind::File => None,
-            Found::Local(..) => dir.pinned(name).ok(),
-            Found::Released(_) => None,
+        let stat = match found {
+            Found::Released(row) => return Ghost::of_row(row),
+            Found::Local(_, stat) => stat,
         };
-        let xattrs = match found {
-            Found::Released(row) => row.xattrs.clone(),
-            Found::Local(..) => Xattrs::new(),
-        };
-        Ghost { attr: Attr { nlink: 0, ..found.attr().clone() }, xattrs, pinned }
+        // The bytes of a recording shall go at once: nobody has it open.
+        let pinned = (stat.attr.kind != Kind::File).then(|| dir.pinned(name).ok()).flatten();
+        Ghost { attr: Attr { nlink: 0, ..stat.attr.clone() }, xattrs: Xattrs::new(), pinned }
     }
 
-    /// What the catalog still knows of a recording deleted under a predecessor.
-    pub fn of_row(row: NodeRow) -> Ghost {
-        Ghost { attr: Attr { nlink: 0, ..row.attr }, xattrs: row.xattrs, pinned: None }
+    /// What the catalog still knows of a released recording that was deleted.
+    pub fn of_row(row: &NodeRow) -> Ghost {
+        let attr = Attr { nlink: 0, ..released_attr(row) };
+        Ghost { attr, xattrs: row.xattrs.clone(), pinned: None }
     }
 
     pub fn attr(&self) -> Attr {

@@ -31,13 +31,6 @@ impl Found {
         }
     }
 
-    pub fn attr(&self) -> &Attr {
-        match self {
-            Found::Local(_, stat) => &stat.attr,
-            Found::Released(row) => &row.attr,
-        }
-    }
-
     pub fn into_attr(self) -> Attr {
         match self {
             Found::Local(_, stat) => stat.attr,

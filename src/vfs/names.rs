@@ -110,12 +110,12 @@ impl Vfs {
         (kind, mode): (Kind, u32),
     ) -> Option<Intent<'_>> {
         let now = self.clock.now();
-        let gid = self.new_gid(dir, caller).ok().flatten();
+        let setgid = dir.stat_self().map(|s| s.attr).ok().filter(|a| a.mode & 0o2000 != 0);
         let attr = Attr {
             kind,
             mode: mode & 0o7777,
             uid: caller.uid,
-            gid: gid.unwrap_or(caller.gid),
+            gid: setgid.map_or(caller.gid, |a| a.gid),
             size: 0,
             mtime: now,
             atime: now,

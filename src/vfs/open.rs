@@ -8,6 +8,7 @@ use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
 use crate::lower::{Dir, Looks, LowerStat, identify_file, stat_file};
 use crate::recording::{Kind, LowerVersion, NodeId};
+use crate::sys::WithoutReserve;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use std::fs::File;
@@ -250,17 +251,27 @@ impl Vfs {
     }
 
     /// Cuts a file by its name: as if it were opened for writing, cut and closed.
-    pub(super) fn cut(&self, id: NodeId, size: u64, patience: Patience) -> Result<()> {
+    pub(super) fn cut(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        size: u64,
+        patience: Patience,
+    ) -> Result<()> {
         let inode = self.inode(id)?;
         let flags = OFlags::WRONLY | if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = match self.open_lower(&inode, flags, &mut |_, _, _| Ok(()))? {
+        let opened = match self.open_lower(caller, &inode, flags, &mut |_, _, _| Ok(()))? {
             Some(opened) => opened,
             None => {
                 self.make_local(&inode, flags, patience)?;
-                self.open_lower(&inode, flags, &mut |_, _, _| Ok(()))?.ok_or(Errno::STALE)?
+                self.open_lower(caller, &inode, flags, &mut |_, _, _| Ok(()))?
+                    .ok_or(Errno::STALE)?
             }
         };
-        let result = rustix::fs::ftruncate(&opened.file, size);
+        let result = {
+            let _as_the_caller = WithoutReserve::for_caller(caller.uid);
+            rustix::fs::ftruncate(&opened.file, size)
+        };
         self.close(&inode, true, Some(&opened.file));
         Ok(result?)
     }
@@ -283,7 +294,7 @@ impl Vfs {
         flags: OFlags,
     ) -> Result<Option<Opened>> {
         let mut record = None;
-        let opened = self.open_lower(inode, flags, &mut |opens, file, stat| {
+        let opened = self.open_lower(caller, inode, flags, &mut |opens, file, stat| {
             record = Some(self.kernel_opens(caller, opens, inode, file, stat, flags)?);
             Ok(())
         })?;
@@ -296,6 +307,7 @@ impl Vfs {
     /// else can open or close the node; if it fails, it has taken the count back.
     fn open_lower(
         &self,
+        caller: Caller,
         inode: &Arc<Inode>,
         flags: OFlags,
         counted: &mut dyn FnMut(&mut Opens, &File, &LowerStat) -> Result<()>,
@@ -313,6 +325,7 @@ impl Vfs {
         }
         let mut opens = inode.opens.lock();
         if truncate {
+            let _as_the_caller = WithoutReserve::for_caller(caller.uid);
             rustix::fs::ftruncate(&file, 0)?;
         }
         if writable && opens.writers == 0 {

@@ -116,7 +116,7 @@ impl Vfs {
         }
         self.inode(id).unwrap_or_else(|_| {
             let place = match self.catalog.node(id) {
-                Ok(Some(row)) => Place::Gone(Box::new(Ghost::of_row(row))),
+                Ok(Some(row)) => Place::Gone(Box::new(Ghost::of_row(&row))),
                 _ => Place::Lost,
             };
             self.inodes.intern(id, Kind::File, place, 1)

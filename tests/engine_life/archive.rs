@@ -420,7 +420,7 @@ fn the_archive_command_does_not_wait_and_says_what_it_can_not_do() {
         Outcome::Failed(why) | Outcome::Already(why) => why.clone(),
         Outcome::Done => String::new(),
     };
-    assert!(why("open.wav").contains("open for writing"));
+    assert!(why("open.wav").contains("has it open"));
     assert!(why("x.tmp").contains("*.tmp"));
     assert!(why("empty.wav").contains("empty"));
     assert_eq!(world.run(Command::Archive, "d/a.wav").0.already, 1);

@@ -85,7 +85,7 @@ impl Storm {
         expected.extend_from_slice(b"more");
         drop(file);
         same("recording", &fs::read(&path).what("read")?, &expected)?;
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             fs::remove_file(&path).what("remove a recording")?;
         }
         Ok(())

@@ -41,6 +41,7 @@ fn nobody_notices(passthrough: &str) {
         }
         scope.spawn(|| storm.run(|n| storm.nameless(&places[3], n)));
         scope.spawn(|| storm.run(|n| storm.reader(&released, n)));
+        let _stop = StopAtEnd(storm);
         for _ in 0..kills {
             std::thread::sleep(Duration::from_micros(random.u64(0..300_000)));
             let before = mount.server().expect("it runs");
@@ -53,7 +54,6 @@ fn nobody_notices(passthrough: &str) {
                 break;
             }
         }
-        storm.stop.store(true, Ordering::SeqCst);
     });
     let wrong = storm.wrong.into_inner().unwrap();
     println!(
@@ -64,6 +64,15 @@ fn nobody_notices(passthrough: &str) {
         outages.iter().max().unwrap(),
     );
     assert_eq!(wrong, Vec::<String>::new(), "seed {seed}\n{}", mount.said());
+}
+
+/// Also after a panic: the clients would go on for ever.
+struct StopAtEnd<'a>(&'a Storm);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Recordings whose bytes are in the archive only.

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 /// A mount under a keeper, in one of the two modes.
 pub fn kept(passthrough: &str) -> Mount {
-    Setup { keeper: true, top: format!("passthrough = \"{passthrough}\"\n"), ..Setup::default() }
-        .mount()
+    // A kill may come at a start, and as often as it likes.
+    let options: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
+    let top = format!("passthrough = \"{passthrough}\"\n");
+    Setup { keeper: Some(options), top, ..Setup::default() }.mount()
 }
 
 /// Another process than `before` serves the mount.

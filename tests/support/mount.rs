@@ -53,8 +53,8 @@ pub struct Setup {
     pub top: String,
     /// Further lines for its end, tables included.
     pub end: String,
-    /// Run it under `spoolfs keeper`, which starts it again when it dies.
-    pub keeper: bool,
+    /// Run it under `spoolfs keeper` with these options, which starts it again when it dies.
+    pub keeper: Option<&'static [&'static str]>,
 }
 
 impl Default for Setup {
@@ -67,7 +67,7 @@ impl Default for Setup {
             settle: "10ms".into(),
             top: String::new(),
             end: String::new(),
-            keeper: false,
+            keeper: None,
         }
     }
 }
@@ -164,7 +164,7 @@ pub struct Mount {
     pub log: PathBuf,
     pid_file: PathBuf,
     notify: PathBuf,
-    keeper: bool,
+    keeper: Option<&'static [&'static str]>,
     /// What the daemon is started from.
     pub program: PathBuf,
     daemon: Option<Child>,
@@ -186,8 +186,8 @@ impl Mount {
         ready.set_read_timeout(Some(LOOK)).expect("a timeout can be set");
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
-        if self.keeper {
-            command.args(["keeper".as_ref(), "--".as_ref(), self.program.as_os_str()]);
+        if let Some(options) = self.keeper {
+            command.arg("keeper").args(options).arg("--").arg(&self.program);
         }
         let child = command
             .args([OsStr::new("mount"), OsStr::new("--config"), self.config.as_os_str()])

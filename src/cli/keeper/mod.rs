@@ -10,6 +10,7 @@ pub(super) mod stage;
 
 use super::Exit;
 use crate::config::{self, Essentials};
+use crate::limits;
 use crate::units::Span;
 use policy::Patience;
 use run::Keeper;
@@ -46,6 +47,9 @@ pub(super) struct Arguments {
     /// Longest time without a sign of life of a daemon that gives such signs
     #[arg(long, value_name = "TIME", default_value = "30s")]
     watchdog: Span,
+    /// Starts that fail within a minute before the mount is taken away
+    #[arg(long, value_name = "COUNT", default_value_t = limits::KEEPER_FAILURES_MAX)]
+    failures: usize,
     /// Recordings directory to take the mount away from, if the command does not tell
     #[arg(long, value_name = "DIR")]
     mountpoint: Option<PathBuf>,
@@ -66,6 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
         stop: span(arguments.stop_timeout),
         retry: span(arguments.retry),
         watchdog: span(arguments.watchdog),
+        failures: arguments.failures,
     };
     let place = Place::of(arguments);
     let keeper = Keeper::new(arguments.command.clone(), place, patience, &arguments.socket_dir)

@@ -18,6 +18,8 @@ pub(super) struct Patience {
     pub retry: Duration,
     /// Longest time between two `WATCHDOG=1`.
     pub watchdog: Duration,
+    /// Starts that fail within a minute before the mount is taken away.
+    pub failures: usize,
 }
 
 /// How a daemon ended.
@@ -181,7 +183,7 @@ impl Policy {
         }
         self.failures.push_back(now);
         self.failures.retain(|at| now < *at + limits::KEEPER_FAILURES_WITHIN);
-        if self.bypassed || self.failures.len() >= limits::KEEPER_FAILURES_MAX {
+        if self.bypassed || self.failures.len() >= self.patience.failures {
             self.failures.clear();
             self.bypassed = true;
             self.wait(now, self.patience.retry);
@@ -235,6 +237,7 @@ mod tests {
         stop: Duration::from_secs(90),
         retry: Duration::from_secs(30),
         watchdog: Duration::from_secs(30),
+        failures: 3,
     };
 
     /// A policy and the time.
