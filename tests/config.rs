@@ -293,6 +293,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_NODE", "n"),
             ("SPOOLFS_ARCHIVE", "a"),
             ("SPOOLFS_PASSTHROUGH", "never"),
+            ("SPOOLFS_RESEND", "never"),
             ("SPOOLFS_DRAIN_TIMEOUT", "5s"),
             ("SPOOLFS_TARGET__0__NAME", "t"),
             ("SPOOLFS_TARGET__0__URL", "s3://b/p"),

@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
 use super::raw::{Raw, RawWriteBack};
 use super::source::Source;
-use super::{Cache, Config, Overrides, Passthrough, Read, Target, WriteBack, target};
+use super::{Cache, Choice, Config, Overrides, Read, Target, WriteBack, target};
 use crate::limits;
 use crate::recording::Sha256;
 use crate::units::{Age, Span, duration_text};
@@ -51,7 +51,8 @@ pub(super) fn resolve(
     }
     let archive = raw.archive.clone().unwrap_or_else(|| "default".to_owned());
     word(source, "archive", &archive)?;
-    let passthrough = passthrough(raw.passthrough.as_deref(), source)?;
+    let passthrough = auto_or_never("passthrough", raw.passthrough.as_deref(), source)?;
+    let resend = auto_or_never("resend", raw.resend.as_deref(), source)?;
     let drain = raw.drain_timeout.map_or(MINUTE, |s| s.0);
     let drain_timeout = within(source, "drain_timeout", drain, Duration::ZERO..=60 * MINUTE)?;
     let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
@@ -67,6 +68,7 @@ pub(super) fn resolve(
         node,
         archive,
         passthrough,
+        resend,
         drain_timeout,
         targets,
         write_back,
@@ -143,13 +145,13 @@ pub(super) fn default_runtime_dir(state_dir: &Path) -> PathBuf {
     Path::new("/run/spoolfs").join(name)
 }
 
-fn passthrough(text: Option<&str>, source: &Source) -> Result<Passthrough> {
+fn auto_or_never(key: &str, text: Option<&str>, source: &Source) -> Result<Choice> {
     match text {
-        None | Some("auto") => Ok(Passthrough::Auto),
-        Some("never") => Ok(Passthrough::Never),
+        None | Some("auto") => Ok(Choice::Auto),
+        Some("never") => Ok(Choice::Never),
         Some(other) => {
             let message = format_args!("{other:?} is neither \"auto\" nor \"never\"");
-            Err(source.fault("passthrough", message, "write one of them"))
+            Err(source.fault(key, message, "write one of them"))
         }
     }
 }

@@ -55,6 +55,7 @@ pub const KEYS: &[Key] = &[
     key("node", Kind::Text, ""),
     key("archive", Kind::Text, "\"default\""),
     key("passthrough", Kind::Text, "\"auto\""),
+    key("resend", Kind::Text, "\"auto\""),
     key("drain_timeout", Kind::Duration, "\"60s\""),
     key("target.name", Kind::Text, ""),
     key("target.url", Kind::Text, ""),

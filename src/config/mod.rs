@@ -37,7 +37,7 @@ pub struct Overrides {
 
 /// Whether reads and writes of local files may bypass the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passthrough {
+pub enum Choice {
     /// Where the kernel can.
     Auto,
     /// Never.
@@ -102,7 +102,9 @@ pub struct Config {
     /// The name of the archive in its identity marker.
     pub archive: String,
     /// Whether the kernel may bypass the daemon.
-    pub passthrough: Passthrough,
+    pub passthrough: Choice,
+    /// Whether the kernel is relied upon to send requests again.
+    pub resend: Choice,
     /// How long files that are open at a stop may still be written.
     pub drain_timeout: Duration,
     /// Where recordings are archived to; none: local only.

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub node: Option<String>,
     pub archive: Option<String>,
     pub passthrough: Option<String>,
+    pub resend: Option<String>,
     pub drain_timeout: Option<Span>,
     pub target: Vec<RawTarget>,
     pub write_back: RawWriteBack,

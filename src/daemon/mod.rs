@@ -17,7 +17,7 @@ pub use setup::target as target_options;
 
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
-use crate::config::{Config, Passthrough};
+use crate::config::{Choice, Config};
 use crate::content::{self, Content};
 use crate::control;
 use crate::engine::{self, Engine};
@@ -311,18 +311,26 @@ fn assemble(
         Start::Fresh => {
             let vfs = Arc::new(Vfs::new(parts)?);
             let options = fuse::Options {
-                passthrough: config.passthrough == Passthrough::Auto,
+                passthrough: config.passthrough == Choice::Auto,
+                resend: config.resend == Choice::Auto,
                 catalog: handover::catalog_name(&catalog.identity()),
                 mark: catalog.mark(),
+                runtime: config.runtime_dir.clone(),
             };
-            (vfs.clone(), Server::mount(vfs, mountpoint, options)?)
+            (vfs.clone(), Server::mount(vfs, mountpoint, &options)?)
         }
         Start::Takeover(device, connection) => {
             let (vfs, resumption) = Vfs::resumed(parts, connection.mark)?;
             let vfs = Arc::new(vfs);
             tracing::info!(open = resumption.len(), "going on with the mount of the daemon before");
-            let server =
-                Server::take_over(vfs.clone(), mountpoint, device, connection, resumption)?;
+            let server = Server::take_over(
+                &vfs,
+                mountpoint,
+                device,
+                connection,
+                resumption,
+                &config.runtime_dir,
+            )?;
             (vfs, server)
         }
     };

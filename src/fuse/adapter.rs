@@ -1,6 +1,6 @@
 //! fuser's requests as calls of `vfs`, and its answers as replies.
 
-use super::connection::{Handshake, negotiate};
+use super::connection::{Handshake, Wanted, negotiate};
 use super::convert::{
     TTL, attributes, caller, created, data, dot_attr, empty, entry, file_attr, flags, listed_type,
     node, opened, set_time, written, xattr,
@@ -23,16 +23,15 @@ use std::time::{Duration, SystemTime};
 
 pub(super) struct Adapter {
     vfs: Arc<Vfs>,
-    /// Passthrough is wanted, on lower files of at most this stacking depth.
-    passthrough: Option<u32>,
+    want: Wanted,
     handshake: Arc<Mutex<Handshake>>,
 }
 
 impl Adapter {
     /// The adapter, and where it says what was agreed on with the kernel.
-    pub fn new(vfs: Arc<Vfs>, passthrough: Option<u32>) -> (Adapter, Arc<Mutex<Handshake>>) {
+    pub fn new(vfs: Arc<Vfs>, want: Wanted) -> (Adapter, Arc<Mutex<Handshake>>) {
         let handshake = Arc::new(Mutex::new(Handshake::default()));
-        (Adapter { vfs, passthrough, handshake: handshake.clone() }, handshake)
+        (Adapter { vfs, want, handshake: handshake.clone() }, handshake)
     }
 }
 
@@ -58,7 +57,7 @@ macro_rules! on_worker {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        *self.handshake.lock() = negotiate(config, self.passthrough);
+        *self.handshake.lock() = negotiate(config, self.want);
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 //! so that another daemon can go on with it.
 
 use super::Options;
-use fuser::{InitFlags, KernelConfig};
+use super::adapter::Adapter;
+use crate::limits::FUSE_THREADS;
+use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -15,10 +17,13 @@ const FILE: &str = "connection.json";
 /// Version of the file.
 const FORMAT: u32 = 1;
 
-/// FUSE_INIT of linux/fuse.h.
-const OPCODE_INIT: u32 = 26;
-/// Length of a request's header and of INIT's arguments.
-const INIT_LEN: usize = 40 + 64;
+/// Bit 63 of a request's number says that it was sent again (FUSE_UNIQUE_RESEND).
+pub(super) const RESENT: u64 = 1 << 63;
+
+/// Longest write where requests are relayed: with its header it fits a socket's buffer.
+pub(super) const MAX_WRITE_RELAYED: u32 = 128 << 10;
+/// Room for INIT and its answer.
+const INIT_ROOM: usize = 8192;
 
 /// What was agreed on with the kernel. Nothing of it changes until the next mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +33,8 @@ pub struct Connection {
     pub catalog: String,
     /// The catalog's mark when it began.
     pub mark: u64,
-    /// The kernel's protocol version.
-    abi: (u32, u32),
-    /// What the kernel offered.
-    offered: u64,
+    /// The kernel's first request, in hexadecimal: the session of a successor wants to hear it.
+    init: String,
     /// The kernel reads and writes local files itself.
     pub passthrough: bool,
     /// Why it does not.
@@ -63,44 +66,62 @@ impl Connection {
         std::fs::rename(new, path)
     }
 
-    /// A session wants to hear INIT first, which the kernel sends only once: a socket to read from
-    /// what it said then, and its other end, which must be open until that was answered.
-    pub(super) fn init_again(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-        let (ours, sessions) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let request = self.init_request();
-        if rustix::io::write(&ours, &request)? != request.len() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        Ok((sessions, ours))
+    /// The kernel's first request.
+    ///
+    /// # Errors
+    /// If what was kept is damaged.
+    pub(super) fn init(&self) -> io::Result<Vec<u8>> {
+        hex::decode(&self.init).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
+}
 
-    /// `struct fuse_in_header` and `struct fuse_init_in` of linux/fuse.h.
-    fn init_request(&self) -> Vec<u8> {
-        let (low, high) = (self.offered as u32, (self.offered >> 32) as u32);
-        let words = [
-            // Length, operation; unique, node: 8 bytes each; uid, gid, pid, extensions.
-            [INIT_LEN as u32, OPCODE_INIT, 1, 0, 0, 0, 0, 0, 0, 0],
-            // Version, longest read ahead, flags, more flags; unused.
-            [self.abi.0, self.abi.1, 128 << 10, low, high, 0, 0, 0, 0, 0],
-        ];
-        let mut bytes: Vec<u8> = words.iter().flatten().flat_map(|w| w.to_le_bytes()).collect();
-        bytes.resize(INIT_LEN, 0);
-        bytes
-    }
+/// Makes a session that has heard INIT; with it what it answers, and the other end of the socket
+/// that it listens at.
+pub(super) fn shake_hands(
+    init: &[u8],
+    adapter: Adapter,
+) -> io::Result<(Session<Adapter>, Vec<u8>, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::write(&ours, init)?;
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(FUSE_THREADS);
+    let session = Session::from_fd(adapter, theirs, SessionACL::All, config)?;
+    let mut answer = vec![0; INIT_ROOM];
+    let got = rustix::io::read(&ours, &mut answer)?;
+    answer.truncate(got);
+    Ok((session, answer, ours))
+}
+
+/// Reads the kernel's first request.
+pub(super) fn hear_init(device: &OwnedFd) -> io::Result<Vec<u8>> {
+    // The kernel gives nothing to who has no room for a small write.
+    let mut request = vec![0; INIT_ROOM.max(64 << 10)];
+    let got = rustix::io::retry_on_intr(|| rustix::io::read(device, &mut request))?;
+    request.truncate(got);
+    Ok(request)
 }
 
 /// What comes of a handshake, for the session's owner.
 #[derive(Debug, Default)]
 pub(super) struct Handshake {
-    pub abi: (u32, u32),
-    pub offered: u64,
     pub passthrough: bool,
+    pub resend: bool,
+}
+
+/// What is wanted of the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    /// Passthrough, to lower files of at most this stacking depth.
+    pub passthrough: Option<u32>,
+    /// That it sends requests again.
+    pub resend: bool,
 }
 
 /// Asks the kernel for what we use.
-pub(super) fn negotiate(config: &mut KernelConfig, want: Option<u32>) -> Handshake {
+pub(super) fn negotiate(config: &mut KernelConfig, want: Wanted) -> Handshake {
     let wanted = [
         InitFlags::FUSE_ASYNC_READ,
         InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -120,27 +141,28 @@ pub(super) fn negotiate(config: &mut KernelConfig, want: Option<u32>) -> Handsha
             tracing::debug!(?wanted, "this kernel does not offer a FUSE capability");
         }
     }
-    let passthrough = want.is_some_and(|depth| {
+    let resend = want.resend && config.capabilities().contains(InitFlags::FUSE_HAS_RESEND);
+    if !resend && let Err(most) = config.set_max_write(MAX_WRITE_RELAYED) {
+        tracing::debug!(most, "the kernel's longest write");
+    }
+    let passthrough = want.passthrough.is_some_and(|depth| {
         config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(depth).is_ok()
     });
-    let abi = config.kernel_abi();
-    Handshake { abi: (abi.0, abi.1), offered: config.capabilities().bits(), passthrough }
+    Handshake { passthrough, resend }
 }
 
 impl Handshake {
     /// As it is kept.
-    pub fn connection(&self, options: &Options) -> Connection {
-        let resend = InitFlags::from_bits_retain(self.offered).contains(InitFlags::FUSE_HAS_RESEND);
+    pub fn connection(&self, options: &Options, init: &[u8]) -> Connection {
         Connection {
             format: FORMAT,
             catalog: options.catalog.clone(),
             mark: options.mark,
-            abi: self.abi,
-            offered: self.offered,
+            init: hex::encode(init),
             passthrough: false,
             plain_because: None,
-            resend,
+            resend: self.resend,
             taken_over: 0,
         }
     }
@@ -150,32 +172,24 @@ impl Handshake {
 mod tests {
     use super::*;
 
-    fn options() -> Options {
-        Options { passthrough: true, catalog: "x-1".to_owned(), mark: 77 }
-    }
-
     #[test]
     fn what_was_agreed_on_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Connection::load(dir.path()), None);
-        let handshake = Handshake { abi: (7, 41), offered: 1 << 39 | 3, passthrough: true };
-        let mut connection = handshake.connection(&options());
-        assert!(connection.resend);
+        let options = Options {
+            passthrough: true,
+            resend: true,
+            catalog: "x-1".to_owned(),
+            mark: 77,
+            runtime: dir.path().to_owned(),
+        };
+        let handshake = Handshake { passthrough: true, resend: true };
+        let mut connection = handshake.connection(&options, b"\x01\xff");
         connection.store(dir.path()).unwrap();
         assert_eq!(Connection::load(dir.path()), Some(connection.clone()));
+        assert_eq!(connection.init().unwrap(), b"\x01\xff");
         connection.format = FORMAT + 1;
         connection.store(dir.path()).unwrap();
         assert_eq!(Connection::load(dir.path()), None);
-    }
-
-    #[test]
-    fn the_request_is_laid_out_as_the_kernel_does() {
-        let handshake =
-            Handshake { abi: (7, 41), offered: 0x0000_0080_4000_0001, passthrough: false };
-        let request = handshake.connection(&options()).init_request();
-        assert_eq!(request.len(), 104);
-        assert_eq!(&request[..8], &[104, 0, 0, 0, 26, 0, 0, 0]);
-        assert_eq!(&request[40..48], &[7, 0, 0, 0, 41, 0, 0, 0]);
-        assert_eq!(&request[52..60], &[1, 0, 0, 0x40, 0x80, 0, 0, 0]);
     }
 }

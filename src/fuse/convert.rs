@@ -1,5 +1,6 @@
 //! Values of `vfs` as fuser wants them, and results as replies.
 
+use super::connection::RESENT;
 use super::errno::errno;
 use crate::clock::Timestamp;
 use crate::lower::SetTime;
@@ -16,8 +17,6 @@ use std::time::{Duration, SystemTime};
 /// How long the kernel may answer from what it was told: short, because files can also change
 /// below, behind the mount, and their size must be right.
 pub(super) const TTL: Duration = Duration::from_secs(1);
-/// Bit 63 of a request's number says that it was sent again (FUSE_UNIQUE_RESEND).
-const RESENT: u64 = 1 << 63;
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
     NodeId(ino.0)

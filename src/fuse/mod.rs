@@ -9,20 +9,21 @@ mod connection;
 mod convert;
 mod errno;
 mod mount;
+mod relay;
 
 pub use connection::Connection;
 pub use mount::{Mounted, detach, mount_points_below, own_mounts_at, unmount};
 
-use crate::limits::FUSE_THREADS;
 use crate::sys;
 use crate::vfs::{Resumption, Vfs};
 use adapter::Adapter;
 use backing::Backings;
-use connection::Handshake;
-use fuser::{Config, Session, SessionACL};
+use connection::{Handshake, Wanted};
+use fuser::Session;
+use relay::Relay;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A mounted file system that answers once it runs.
@@ -31,6 +32,8 @@ pub struct Server {
     mounted: Mounted,
     device: Arc<OwnedFd>,
     connection: Connection,
+    /// Where the kernel sends nothing again, with what a predecessor left unanswered.
+    relay: Option<(Arc<Relay>, Vec<Vec<u8>>)>,
 }
 
 /// What a new connection is to be.
@@ -38,34 +41,43 @@ pub struct Server {
 pub struct Options {
     /// Let the kernel read and write local files itself where it can.
     pub passthrough: bool,
+    /// Let the kernel keep unanswered requests for a successor where it can; else we do.
+    pub resend: bool,
     /// Which catalog the connection belongs to.
     pub catalog: String,
     /// The catalog's mark now.
     pub mark: u64,
+    /// Where unanswered requests are kept where the kernel does not.
+    pub runtime: PathBuf,
 }
 
 impl Server {
     /// Mounts `vfs` over `mountpoint`.
     ///
     /// # Errors
-    /// As `mount(2)`; /dev/fuse is missing or may not be opened.
-    pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, options: Options) -> io::Result<Server> {
+    /// As `mount(2)`; /dev/fuse is missing or may not be opened; no room in the runtime directory.
+    pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, options: &Options) -> io::Result<Server> {
         let (device, mounted) = Mounted::new(mountpoint)?;
-        let kept = Arc::new(device.try_clone()?);
+        let device = Arc::new(device);
         let depth = if vfs.lower_is_stacked() { 2 } else { 1 };
-        let (adapter, handshake) = Adapter::new(vfs.clone(), options.passthrough.then_some(depth));
-        let session = Session::from_fd(adapter, device, SessionACL::All, session_config())?;
+        let want =
+            Wanted { passthrough: options.passthrough.then_some(depth), resend: options.resend };
+        let (adapter, handshake) = Adapter::new(vfs.clone(), want);
+        let init = connection::hear_init(&device)?;
+        let (session, answer, other) = connection::shake_hands(&init, adapter)?;
+        rustix::io::write(&device, &answer)?;
         let agreed = std::mem::take(&mut *handshake.lock());
-        let mut connection = agreed.connection(&options);
-        let passthrough = Backings::new(kept.clone());
-        match plain_because(&options, &agreed, &passthrough, &vfs) {
+        let mut connection = agreed.connection(options, &init);
+        let passthrough = Backings::new(device.clone());
+        match plain_because(options, &agreed, &passthrough, &vfs) {
             None => {
                 vfs.set_passthrough(Arc::new(passthrough));
                 connection.passthrough = true;
             }
             reason => connection.plain_because = reason,
         }
-        Ok(Server { session, mounted, device: kept, connection })
+        let relay = attach(&session, &device, &connection, other, &options.runtime, false)?;
+        Ok(Server { session, mounted, device, connection, relay })
     }
 
     /// Goes on with a connection that a predecessor began, whose descriptor was kept, and opens
@@ -74,27 +86,27 @@ impl Server {
     /// # Errors
     /// If the session can not be made.
     pub fn take_over(
-        vfs: Arc<Vfs>,
+        vfs: &Arc<Vfs>,
         mountpoint: &Path,
         device: OwnedFd,
         mut connection: Connection,
         resumption: Resumption,
+        runtime: &Path,
     ) -> io::Result<Server> {
-        let (sessions, other) = connection.init_again()?;
-        let (adapter, _) = Adapter::new(vfs.clone(), None);
-        let session = Session::from_fd(adapter, sessions, SessionACL::All, session_config())?;
-        drop(other);
-        sys::fuse::replace_device(&session, &device)?;
+        let (adapter, _) = Adapter::new(vfs.clone(), Wanted::default());
+        let (session, _answered_long_ago, other) =
+            connection::shake_hands(&connection.init()?, adapter)?;
         let device = Arc::new(device);
         if connection.passthrough {
             vfs.set_passthrough(Arc::new(Backings::new(device.clone())));
         }
         vfs.resume(resumption);
+        let relay = attach(&session, &device, &connection, other, runtime, true)?;
         if connection.resend {
             resend(&device)?;
         }
         connection.taken_over += 1;
-        Ok(Server { session, mounted: Mounted::at(mountpoint), device, connection })
+        Ok(Server { session, mounted: Mounted::at(mountpoint), device, connection, relay })
     }
 
     /// The mount, to end it by.
@@ -117,15 +129,29 @@ impl Server {
     /// # Errors
     /// As reading from /dev/fuse.
     pub fn run(self) -> io::Result<()> {
-        self.session.run()
+        let relayed = self.relay.is_some();
+        if let Some((relay, left)) = self.relay {
+            relay.run(left)?;
+        }
+        // The relay ends a session by shutting the socket, which the session takes for an error.
+        self.session.run().or_else(|error| if relayed { Ok(()) } else { Err(error) })
     }
 }
 
-fn session_config() -> Config {
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(FUSE_THREADS);
-    config
+/// Has the session listen to the kernel: by itself, or through a relay.
+fn attach(
+    session: &Session<Adapter>,
+    device: &Arc<OwnedFd>,
+    connection: &Connection,
+    other: OwnedFd,
+    runtime: &Path,
+    resume: bool,
+) -> io::Result<Option<(Arc<Relay>, Vec<Vec<u8>>)>> {
+    if connection.resend {
+        sys::fuse::replace_device(session, device)?;
+        return Ok(None);
+    }
+    Relay::new(device.clone(), other, runtime, resume).map(Some)
 }
 
 /// Why files are not passed through; none if they are.

@@ -4,8 +4,10 @@
 
 pub mod fuse;
 mod handover;
+mod shared;
 
 pub use handover::{place_descriptors, same_open_file};
+pub use shared::SharedRegion;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

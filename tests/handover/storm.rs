@@ -104,3 +104,10 @@ fn nobody_notices_kills_in_plain_mode() {
         nobody_notices("never");
     }
 }
+
+#[test]
+fn nobody_notices_kills_without_resend() {
+    if !support::no_mount("nobody_notices_kills_without_resend") {
+        nobody_notices("relay");
+    }
+}

@@ -8,11 +8,14 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
-/// A mount under a keeper, in one of the two modes.
-pub fn kept(passthrough: &str) -> Mount {
+/// A mount under a keeper. "relay" is plain mode on a kernel that sends no request again.
+pub fn kept(mode: &str) -> Mount {
     // A kill may come at a start, and as often as it likes.
     let options: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
-    let top = format!("passthrough = \"{passthrough}\"\n");
+    let top = match mode {
+        "relay" => "passthrough = \"never\"\nresend = \"never\"\n".to_owned(),
+        mode => format!("passthrough = \"{mode}\"\n"),
+    };
     Setup { keeper: Some(options), top, ..Setup::default() }.mount()
 }
 
@@ -109,6 +112,13 @@ fn open_files_survive_a_kill_in_plain_mode() {
 }
 
 #[test]
+fn open_files_survive_a_kill_without_resend() {
+    if !support::no_mount("open_files_survive_a_kill_without_resend") {
+        open_files_go_on("relay", Signal::KILL);
+    }
+}
+
+#[test]
 fn open_files_survive_an_abort_in_plain_mode() {
     if !support::no_mount("open_files_survive_an_abort_in_plain_mode") {
         open_files_go_on("never", Signal::ABORT);
@@ -129,7 +139,7 @@ fn a_stop_serves_what_is_open_and_no_more() {
     if support::no_mount("a_stop_serves_what_is_open_and_no_more") {
         return;
     }
-    for passthrough in ["auto", "never"] {
+    for passthrough in ["auto", "never", "relay"] {
         let mut mount = kept(passthrough);
         let path = mount.path("call.wav");
         let call = File::create(&path).unwrap();
