@@ -2,8 +2,8 @@
 
 use crate::fuse::Mounted;
 use crate::limits::BUSY_NAMED_MAX;
+use rustix::fs::{AtFlags, StatxFlags};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub(super) fn unmount(
     end: &mpsc::Receiver<io::Result<()>>,
     patience: Duration,
 ) -> io::Result<()> {
-    let device = std::fs::metadata(mounted.path()).map(|m| m.dev());
+    let device = device_of(mounted.path());
     let deadline = Instant::now() + patience;
     if mounted.unmount()? {
         let _ended = end.recv_timeout(patience);
@@ -25,7 +25,7 @@ pub(super) fn unmount(
     }
     tracing::warn!(
         seconds = patience.as_secs(),
-        busy = device.as_ref().map(|d| busy(*d)).unwrap_or_default(),
+        busy = device.map(busy).unwrap_or_default(),
         "files are open; they can be finished within drain_timeout, new ones go to the plain \
          directory"
     );
@@ -41,7 +41,7 @@ pub(super) fn unmount(
 }
 
 /// Who has files of this device open: `asterisk (812), sox (4711)`.
-fn busy(device: u64) -> String {
+fn busy(device: (u32, u32)) -> String {
     let mut names = Vec::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in
@@ -60,8 +60,15 @@ fn busy(device: u64) -> String {
     if names.is_empty() { "processes that can not be seen".to_owned() } else { names.join(", ") }
 }
 
-fn has_open(process: &Path, device: u64) -> bool {
+fn has_open(process: &Path, device: (u32, u32)) -> bool {
     let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    let mut files = files.filter_map(|f| std::fs::metadata(f.path()).ok());
-    files.any(|file| file.dev() == device)
+    files.filter_map(|f| device_of(&f.path())).any(|of| of == device)
+}
+
+/// On which device a file is, without asking the file system: that is us, and a daemon that waits
+/// for itself when it is killed never ends.
+fn device_of(path: &Path) -> Option<(u32, u32)> {
+    let stat =
+        rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+    stat.ok().map(|s| (s.stx_dev_major, s.stx_dev_minor))
 }

@@ -21,7 +21,7 @@ use crate::config::{Choice, Config};
 use crate::content::{self, Content};
 use crate::control;
 use crate::engine::{self, Engine};
-use crate::fuse::{self, Connection, Server};
+use crate::fuse::{self, Connection, Server, Watch};
 use crate::limits;
 use crate::lower::Lower;
 use crate::store::{self, Store};
@@ -75,6 +75,8 @@ pub struct Link {
     pub connection: Connection,
     /// Somebody keeps it should the daemon die.
     pub kept: bool,
+    /// What the threads that answer are doing.
+    pub watch: Arc<Watch>,
 }
 
 impl Daemon {
@@ -108,9 +110,9 @@ pub fn run(config: Config) -> Result<()> {
         notify(&format!("EXTEND_TIMEOUT_USEC={}", limits::FRESH_START_WAIT.as_micros()));
     }
     let (daemon, server) = assemble(config, &runtime, kept)?;
-    let mounted = server.mounted();
+    let (mounted, watch) = (server.mounted(), server.watch());
     let kept = keep(&daemon, &server);
-    let link = Link { connection: server.connection().clone(), kept };
+    let link = Link { connection: server.connection().clone(), kept, watch: watch.clone() };
     let _only_here = daemon.link.set(link);
     let (ended, end) = mpsc::channel();
     let serve = move || {
@@ -131,7 +133,7 @@ pub fn run(config: Config) -> Result<()> {
         }
     };
     let space = space::watch(daemon.clone())?;
-    watchdog::start(mountpoint.clone())?;
+    watchdog::start(watch)?;
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {

@@ -1,9 +1,10 @@
 //! fuser's requests as calls of `vfs`, and its answers as replies.
 
 use super::connection::{Handshake, Wanted, negotiate};
+use super::contain::Watch;
 use super::convert::{
     TTL, attributes, caller, created, data, dot_attr, empty, entry, file_attr, flags, listed_type,
-    node, opened, set_time, written, xattr,
+    node, opened, seek_from, set_time, written, xattr,
 };
 use super::errno::errno;
 use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
@@ -14,7 +15,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,13 +26,14 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     want: Wanted,
     handshake: Arc<Mutex<Handshake>>,
+    watch: Arc<Watch>,
 }
 
 impl Adapter {
     /// The adapter, and where it says what was agreed on with the kernel.
-    pub fn new(vfs: Arc<Vfs>, want: Wanted) -> (Adapter, Arc<Mutex<Handshake>>) {
+    pub fn new(vfs: Arc<Vfs>, want: Wanted, watch: Arc<Watch>) -> (Adapter, Arc<Mutex<Handshake>>) {
         let handshake = Arc::new(Mutex::new(Handshake::default()));
-        (Adapter { vfs, want, handshake: handshake.clone() }, handshake)
+        (Adapter { vfs, want, handshake: handshake.clone(), watch }, handshake)
     }
 }
 
@@ -62,16 +64,22 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(self.vfs.lookup(node(parent), name.as_bytes()), reply);
+        self.watch.contain("lookup", parent.0, || {
+            entry(self.vfs.lookup(node(parent), name.as_bytes()), reply);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.vfs.forget(node(ino), nlookup);
+        self.watch.contain("forget", ino.0, || {
+            self.vfs.forget(node(ino), nlookup);
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let id = node(ino);
-        attributes(id, self.vfs.getattr(id, fh.map(|f| f.0)), reply);
+        self.watch.contain("getattr", ino.0, || {
+            let id = node(ino);
+            attributes(id, self.vfs.getattr(id, fh.map(|f| f.0)), reply);
+        });
     }
 
     fn setattr(
@@ -92,21 +100,25 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let id = node(ino);
-        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        let fh = fh.map(|f| f.0);
-        let caller = caller(req, 0);
-        match self.vfs.setattr(caller, id, set, fh, Patience::None) {
-            Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
-                attributes(id, vfs.setattr(caller, id, set, fh, Patience::Worker), reply);
-            }),
-            result => attributes(id, result, reply),
-        }
+        self.watch.contain("setattr", ino.0, || {
+            let id = node(ino);
+            let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+            let set = SetAttr { mode, uid, gid, size, atime, mtime };
+            let fh = fh.map(|f| f.0);
+            let caller = caller(req, 0);
+            match self.vfs.setattr(caller, id, set, fh, Patience::None) {
+                Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
+                    attributes(id, vfs.setattr(caller, id, set, fh, Patience::Worker), reply);
+                }),
+                result => attributes(id, result, reply),
+            }
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        data(self.vfs.readlink(node(ino)).map(Into::into), reply);
+        self.watch.contain("readlink", ino.0, || {
+            data(self.vfs.readlink(node(ino)).map(Into::into), reply);
+        });
     }
 
     fn mknod(
@@ -119,8 +131,11 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.vfs.mknod(caller(req, umask), node(parent), name.as_bytes(), mode, rdev);
-        entry(made, reply);
+        self.watch.contain("mknod", parent.0, || {
+            let made =
+                self.vfs.mknod(caller(req, umask), node(parent), name.as_bytes(), mode, rdev);
+            entry(made, reply);
+        });
     }
 
     fn mkdir(
@@ -132,15 +147,21 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        entry(self.vfs.mkdir(caller(req, umask), node(parent), name.as_bytes(), mode), reply);
+        self.watch.contain("mkdir", parent.0, || {
+            entry(self.vfs.mkdir(caller(req, umask), node(parent), name.as_bytes(), mode), reply);
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.vfs.unlink(caller(req, 0), node(parent), name.as_bytes()), reply);
+        self.watch.contain("unlink", parent.0, || {
+            empty(self.vfs.unlink(caller(req, 0), node(parent), name.as_bytes()), reply);
+        });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.vfs.rmdir(caller(req, 0), node(parent), name.as_bytes()), reply);
+        self.watch.contain("rmdir", parent.0, || {
+            empty(self.vfs.rmdir(caller(req, 0), node(parent), name.as_bytes()), reply);
+        });
     }
 
     fn symlink(
@@ -151,8 +172,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
-        entry(self.vfs.symlink(caller(req, 0), node(parent), name, target), reply);
+        self.watch.contain("symlink", parent.0, || {
+            let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+            entry(self.vfs.symlink(caller(req, 0), node(parent), name, target), reply);
+        });
     }
 
     fn rename(
@@ -165,10 +188,12 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-        let from = (node(parent), name.as_bytes());
-        let to = (node(newparent), newname.as_bytes());
-        empty(self.vfs.rename(caller(req, 0), from, to, flags), reply);
+        self.watch.contain("rename", parent.0, || {
+            let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+            let from = (node(parent), name.as_bytes());
+            let to = (node(newparent), newname.as_bytes());
+            empty(self.vfs.rename(caller(req, 0), from, to, flags), reply);
+        });
     }
 
     fn link(
@@ -179,33 +204,37 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes());
-        let caller = caller(req, 0);
-        match self.vfs.link(caller, id, parent, name, Patience::None) {
-            Err(VfsError::MustWait(waits)) => {
-                let name = name.to_vec();
-                on_worker!(self, waits, reply, |vfs| {
-                    entry(vfs.link(caller, id, parent, &name, Patience::Worker), reply);
-                });
+        self.watch.contain("link", ino.0, || {
+            let (id, parent, name) = (node(ino), node(newparent), newname.as_bytes());
+            let caller = caller(req, 0);
+            match self.vfs.link(caller, id, parent, name, Patience::None) {
+                Err(VfsError::MustWait(waits)) => {
+                    let name = name.to_vec();
+                    on_worker!(self, waits, reply, |vfs| {
+                        entry(vfs.link(caller, id, parent, &name, Patience::Worker), reply);
+                    });
+                }
+                result => entry(result, reply),
             }
-            result => entry(result, reply),
-        }
+        });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, of: OpenFlags, reply: ReplyOpen) {
-        let (caller, id, flags) = (caller(req, 0), node(ino), flags(of.0));
-        match self.vfs.open(caller, id, flags, Patience::None) {
-            Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
-                opened(vfs.open(caller, id, flags, Patience::Worker), reply);
-            }),
-            result => opened(result, reply),
-        }
+        self.watch.contain("open", ino.0, || {
+            let (caller, id, flags) = (caller(req, 0), node(ino), flags(of.0));
+            match self.vfs.open(caller, id, flags, Patience::None) {
+                Err(VfsError::MustWait(waits)) => on_worker!(self, waits, reply, |vfs| {
+                    opened(vfs.open(caller, id, flags, Patience::Worker), reply);
+                }),
+                result => opened(result, reply),
+            }
+        });
     }
 
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -213,20 +242,22 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let len = size as usize;
-        match self.vfs.source(fh.0) {
-            Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
-            Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
-                data(vfs.read(fh.0, offset, len), reply);
-            }),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.watch.contain("read", ino.0, || {
+            let len = size as usize;
+            match self.vfs.source(fh.0) {
+                Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
+                Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
+                    data(vfs.read(fh.0, offset, len), reply);
+                }),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -235,15 +266,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let caller = caller(req, 0);
-        if flags(of.0).intersects(OFlags::SYNC | OFlags::DSYNC) {
-            let data = data.to_vec();
-            on_worker!(self, Waits::Disk, reply, |vfs| {
-                written(vfs.write_synced(caller, fh.0, offset, &data), reply);
-            });
-        } else {
-            written(self.vfs.write(caller, fh.0, offset, data), reply);
-        }
+        self.watch.contain("write", ino.0, || {
+            let caller = caller(req, 0);
+            if flags(of.0).intersects(OFlags::SYNC | OFlags::DSYNC) {
+                let data = data.to_vec();
+                on_worker!(self, Waits::Disk, reply, |vfs| {
+                    written(vfs.write_synced(caller, fh.0, offset, &data), reply);
+                });
+            } else {
+                written(self.vfs.write(caller, fh.0, offset, data), reply);
+            }
+        });
     }
 
     /// Each fork of Asterisk would send one for every recording in progress. ENOSYS ends that for
@@ -251,102 +284,116 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.watch.contain("flush", ino.0, || {
+            reply.error(Errno::ENOSYS);
+        });
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release(fh.0);
-        reply.ok();
+        self.watch.contain("release", ino.0, || {
+            self.vfs.release(fh.0);
+            reply.ok();
+        });
     }
 
     fn fsync(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync(fh.0, datasync), reply));
+        self.watch.contain("fsync", ino.0, || {
+            on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync(fh.0, datasync), reply));
+        });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.open_dir(caller(req, 0), node(ino)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.watch.contain("opendir", ino.0, || {
+            match self.vfs.open_dir(caller(req, 0), node(ino)) {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn readdir(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.vfs.list(fh.0, offset, false, &mut |e, _| {
-            let name = OsStr::from_bytes(&e.name);
-            !reply.add(INodeNo(e.id.0), e.next, listed_type(e.kind), name)
+        self.watch.contain("readdir", ino.0, || {
+            let listed = self.vfs.list(fh.0, offset, false, &mut |e, _| {
+                let name = OsStr::from_bytes(&e.name);
+                !reply.add(INodeNo(e.id.0), e.next, listed_type(e.kind), name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
     }
 
     fn readdirplus(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.vfs.list(fh.0, offset, true, &mut |e, full| {
-            let name = OsStr::from_bytes(&e.name);
-            match full {
-                Some(full) => {
-                    let attr = file_attr(full.id, &full.attr);
-                    !reply.add(attr.ino, e.next, name, &TTL, &attr, Generation(0))
+        self.watch.contain("readdirplus", ino.0, || {
+            let listed = self.vfs.list(fh.0, offset, true, &mut |e, full| {
+                let name = OsStr::from_bytes(&e.name);
+                match full {
+                    Some(full) => {
+                        let attr = file_attr(full.id, &full.attr);
+                        !reply.add(attr.ino, e.next, name, &TTL, &attr, Generation(0))
+                    }
+                    // `.` and `..`: the kernel counts no reference for them.
+                    None => {
+                        let attr = file_attr(e.id, &dot_attr());
+                        !reply.add(attr.ino, e.next, name, &Duration::ZERO, &attr, Generation(0))
+                    }
                 }
-                // `.` and `..`: the kernel counts no reference for them.
-                None => {
-                    let attr = file_attr(e.id, &dot_attr());
-                    !reply.add(attr.ino, e.next, name, &Duration::ZERO, &attr, Generation(0))
-                }
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
             }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
     }
 
     fn releasedir(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release_dir(fh.0);
-        reply.ok();
+        self.watch.contain("releasedir", ino.0, || {
+            self.vfs.release_dir(fh.0);
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
@@ -357,12 +404,14 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let id = node(ino);
-        on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync_dir(id), reply));
+        self.watch.contain("fsyncdir", ino.0, || {
+            let id = node(ino);
+            on_worker!(self, Waits::Disk, reply, |vfs| empty(vfs.fsync_dir(id), reply));
+        });
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.vfs.statfs() {
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.watch.contain("statfs", ino.0, || match self.vfs.statfs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
                 s.f_bfree,
@@ -374,7 +423,7 @@ impl Filesystem for Adapter {
                 u32::try_from(s.f_frsize).unwrap_or(4096),
             ),
             Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn setxattr(
@@ -387,29 +436,39 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let flags = flags.cast_unsigned();
-        empty(self.vfs.setxattr(node(ino), name.as_bytes(), value, flags), reply);
+        self.watch.contain("setxattr", ino.0, || {
+            let flags = flags.cast_unsigned();
+            empty(self.vfs.setxattr(node(ino), name.as_bytes(), value, flags), reply);
+        });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr(self.vfs.getxattr(node(ino), name.as_bytes()), size, reply);
+        self.watch.contain("getxattr", ino.0, || {
+            xattr(self.vfs.getxattr(node(ino), name.as_bytes()), size, reply);
+        });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self
-            .vfs
-            .listxattr(node(ino))
-            .map(|names| names.iter().flat_map(|n| n.iter().copied().chain([0])).collect());
-        xattr(names, size, reply);
+        self.watch.contain("listxattr", ino.0, || {
+            let names = self
+                .vfs
+                .listxattr(node(ino))
+                .map(|names| names.iter().flat_map(|n| n.iter().copied().chain([0])).collect());
+            xattr(names, size, reply);
+        });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.vfs.removexattr(node(ino), name.as_bytes()), reply);
+        self.watch.contain("removexattr", ino.0, || {
+            empty(self.vfs.removexattr(node(ino), name.as_bytes()), reply);
+        });
     }
 
     /// The kernel checks permissions itself.
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.watch.contain("access", ino.0, || {
+            reply.error(Errno::ENOSYS);
+        });
     }
 
     fn create(
@@ -422,23 +481,27 @@ impl Filesystem for Adapter {
         of: i32,
         reply: ReplyCreate,
     ) {
-        let caller = caller(req, umask);
-        let made = self.vfs.create(caller, node(parent), name.as_bytes(), mode, flags(of));
-        created(made, reply);
+        self.watch.contain("create", parent.0, || {
+            let caller = caller(req, umask);
+            let made = self.vfs.create(caller, node(parent), name.as_bytes(), mode, flags(of));
+            created(made, reply);
+        });
     }
 
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        empty(self.vfs.fallocate(caller(req, 0), fh.0, mode, offset, length), reply);
+        self.watch.contain("fallocate", ino.0, || {
+            let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+            empty(self.vfs.fallocate(caller(req, 0), fh.0, mode, offset, length), reply);
+        });
     }
 
     fn lseek(
@@ -450,22 +513,22 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let from = match (whence, u64::try_from(offset)) {
-            (libc::SEEK_DATA, Ok(at)) => SeekFrom::Data(at),
-            (libc::SEEK_HOLE, Ok(at)) => SeekFrom::Hole(at),
-            (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => return reply.error(Errno::ENXIO),
-            _ => return reply.error(Errno::EINVAL),
-        };
-        match self.vfs.seek(fh.0, node(ino), from) {
-            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.watch.contain("lseek", ino.0, || {
+            let from = match seek_from(whence, offset) {
+                Ok(from) => from,
+                Err(errno) => return reply.error(errno),
+            };
+            match self.vfs.seek(fh.0, node(ino), from) {
+                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn copy_file_range(
         &self,
         req: &Request,
-        _ino_in: INodeNo,
+        ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
         _ino_out: INodeNo,
@@ -475,9 +538,11 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // Short copies are allowed; a long one would keep this thread from other callers.
-        let len = usize::try_from(len.min(8 << 20)).unwrap_or(8 << 20);
-        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        written(self.vfs.copy(caller(req, 0), from, to, len), reply);
+        self.watch.contain("copy_file_range", ino_in.0, || {
+            // Short copies are allowed; a long one would keep this thread from other callers.
+            let len = usize::try_from(len.min(8 << 20)).unwrap_or(8 << 20);
+            let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+            written(self.vfs.copy(caller(req, 0), from, to, len), reply);
+        });
     }
 }

@@ -11,7 +11,7 @@ use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
     ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may answer from what it was told: short, because files can also change
@@ -177,5 +177,15 @@ pub(super) fn dot_attr() -> Attr {
         rdev: 0,
         blocks: 0,
         special: 0,
+    }
+}
+
+/// Only data and holes are asked for here; the kernel knows the other positions.
+pub(super) fn seek_from(whence: i32, offset: i64) -> Result<SeekFrom, Errno> {
+    match (whence, u64::try_from(offset)) {
+        (libc::SEEK_DATA, Ok(at)) => Ok(SeekFrom::Data(at)),
+        (libc::SEEK_HOLE, Ok(at)) => Ok(SeekFrom::Hole(at)),
+        (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => Err(Errno::ENXIO),
+        _ => Err(Errno::EINVAL),
     }
 }

@@ -6,12 +6,14 @@
 mod adapter;
 mod backing;
 mod connection;
+mod contain;
 mod convert;
 mod errno;
 mod mount;
 mod relay;
 
 pub use connection::Connection;
+pub use contain::Watch;
 pub use mount::{Mounted, detach, mount_points_below, own_mounts_at, unmount};
 
 use crate::sys;
@@ -32,8 +34,9 @@ pub struct Server {
     mounted: Mounted,
     device: Arc<OwnedFd>,
     connection: Connection,
-    /// Where the kernel sends nothing again, with what a predecessor left unanswered.
-    relay: Option<(Arc<Relay>, Vec<Vec<u8>>)>,
+    /// Where the kernel sends nothing again.
+    relay: Option<Arc<Relay>>,
+    watch: Arc<Watch>,
 }
 
 /// What a new connection is to be.
@@ -62,7 +65,8 @@ impl Server {
         let depth = if vfs.lower_is_stacked() { 2 } else { 1 };
         let want =
             Wanted { passthrough: options.passthrough.then_some(depth), resend: options.resend };
-        let (adapter, handshake) = Adapter::new(vfs.clone(), want);
+        let watch = Arc::new(Watch::default());
+        let (adapter, handshake) = Adapter::new(vfs.clone(), want, watch.clone());
         let init = connection::hear_init(&device)?;
         let (session, answer, other) = connection::shake_hands(&init, adapter)?;
         rustix::io::write(&device, &answer)?;
@@ -77,7 +81,7 @@ impl Server {
             reason => connection.plain_because = reason,
         }
         let relay = attach(&session, &device, &connection, other, &options.runtime, false)?;
-        Ok(Server { session, mounted, device, connection, relay })
+        Ok(Server { session, mounted, device, connection, relay, watch })
     }
 
     /// Goes on with a connection that a predecessor began, whose descriptor was kept, and opens
@@ -93,7 +97,8 @@ impl Server {
         resumption: Resumption,
         runtime: &Path,
     ) -> io::Result<Server> {
-        let (adapter, _) = Adapter::new(vfs.clone(), Wanted::default());
+        let watch = Arc::new(Watch::default());
+        let (adapter, _) = Adapter::new(vfs.clone(), Wanted::default(), watch.clone());
         let (session, _answered_long_ago, other) =
             connection::shake_hands(&connection.init()?, adapter)?;
         let device = Arc::new(device);
@@ -106,7 +111,8 @@ impl Server {
             resend(&device)?;
         }
         connection.taken_over += 1;
-        Ok(Server { session, mounted: Mounted::at(mountpoint), device, connection, relay })
+        let mounted = Mounted::at(mountpoint);
+        Ok(Server { session, mounted, device, connection, relay, watch })
     }
 
     /// The mount, to end it by.
@@ -117,6 +123,11 @@ impl Server {
     /// The kernel's end of the connection: whoever holds it keeps the mount alive.
     pub fn device(&self) -> Arc<OwnedFd> {
         self.device.clone()
+    }
+
+    /// What the threads that answer the kernel are doing.
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// What was agreed on with the kernel.
@@ -130,8 +141,8 @@ impl Server {
     /// As reading from /dev/fuse.
     pub fn run(self) -> io::Result<()> {
         let relayed = self.relay.is_some();
-        if let Some((relay, left)) = self.relay {
-            relay.run(left)?;
+        if let Some(relay) = self.relay {
+            relay.run()?;
         }
         // The relay ends a session by shutting the socket, which the session takes for an error.
         self.session.run().or_else(|error| if relayed { Ok(()) } else { Err(error) })
@@ -146,7 +157,7 @@ fn attach(
     other: OwnedFd,
     runtime: &Path,
     resume: bool,
-) -> io::Result<Option<(Arc<Relay>, Vec<Vec<u8>>)>> {
+) -> io::Result<Option<Arc<Relay>>> {
     if connection.resend {
         sys::fuse::replace_device(session, device)?;
         return Ok(None);

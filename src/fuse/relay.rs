@@ -56,6 +56,8 @@ pub(super) struct Relay {
     freed: Condvar,
     /// Where the request of an answer is.
     waiting: Mutex<HashMap<u64, At>>,
+    /// What a predecessor left unanswered.
+    left: Mutex<Vec<Vec<u8>>>,
     _file: File,
 }
 
@@ -88,7 +90,7 @@ impl Relay {
         session: OwnedFd,
         runtime: &Path,
         resume: bool,
-    ) -> io::Result<(Arc<Relay>, Vec<Vec<u8>>)> {
+    ) -> io::Result<Arc<Relay>> {
         let mut options = OpenOptions::new();
         let file = options
             .read(true)
@@ -109,10 +111,11 @@ impl Relay {
             free: Mutex::new(free),
             freed: Condvar::new(),
             waiting: Mutex::default(),
+            left: Mutex::default(),
             _file: file,
         };
-        let left = relay.take_left()?;
-        Ok((Arc::new(relay), left))
+        *relay.left.lock() = relay.take_left()?;
+        Ok(Arc::new(relay))
     }
 
     /// What is in the places from before: each request once, marked as sent again. It stays where
@@ -154,12 +157,12 @@ impl Relay {
         Ok(Some((found.unique, request)))
     }
 
-    /// Carries requests and answers until the connection ends. `left` goes first.
+    /// Carries requests and answers until the connection ends.
     ///
     /// # Errors
     /// If the system has no room for a thread.
-    pub fn run(self: Arc<Relay>, left: Vec<Vec<u8>>) -> io::Result<()> {
-        let first = self.clone();
+    pub fn run(self: Arc<Relay>) -> io::Result<()> {
+        let (first, left) = (self.clone(), std::mem::take(&mut *self.left.lock()));
         spawn("relay-left", move || left.iter().try_for_each(|request| first.give(request)))?;
         for n in 0..FUSE_THREADS {
             let relay = self.clone();

@@ -2,6 +2,7 @@
 
 use super::{Result, VfsError};
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -55,7 +56,12 @@ fn pool(name: &str, threads: usize, queue: usize) -> std::io::Result<Sender<Job>
         let receiver = receiver.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             for job in receiver {
-                job();
+                // What it was to answer is dropped with it, which tells the caller EIO.
+                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    tracing::error!(
+                        "a fault of spoolfs: a request failed, everything else goes on"
+                    );
+                }
             }
         })?;
     }
