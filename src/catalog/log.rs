@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Version of the record format.
 const FORMAT: u8 = 1;
@@ -22,6 +23,10 @@ const HEAD: usize = 18;
 
 /// Segments that stay though all that is in them is in the catalog, the active one included.
 const SEGMENTS_KEPT: usize = 2;
+
+/// How long the segments of predecessors stay in any case: their requests that were done and not
+/// answered are sent again within moments, but perhaps only to the successor of this daemon.
+const KEPT_AFTER_START: Duration = Duration::from_secs(10);
 
 /// No record is longer: names and extended attributes are bounded by the kernel.
 const RECORD_MAX: u64 = 1 << 20;
@@ -130,6 +135,8 @@ pub(super) struct Log {
     segments: VecDeque<Segment>,
     next_seq: u64,
     open: BTreeMap<u64, Open>,
+    /// When this was opened, and the last segment of a predecessor.
+    opened: (Instant, u64),
 }
 
 impl Log {
@@ -142,6 +149,7 @@ impl Log {
             segments: VecDeque::new(),
             next_seq: 1,
             open: BTreeMap::new(),
+            opened: (Instant::now(), 0),
         };
         let mut replay = Replay::default();
         let numbers = numbers(dir)?;
@@ -156,6 +164,7 @@ impl Log {
             open.orphan = !open.settled;
         }
         log.drop_empty()?;
+        log.opened.1 = log.active();
         log.rotate()?;
         Ok((log, replay))
     }
@@ -314,12 +323,16 @@ impl Log {
 
     /// Takes out the segments that are not needed once everything up to `committed` is in the
     /// catalog; the caller removes the files. Intents still open in them are written anew. The
-    /// last stays: a request that was done but not answered may be sent to the next daemon.
+    /// last stays, and those of predecessors for a while: a request that was done but not answered may be sent to the next daemon.
     pub(super) fn retire(&mut self, committed: u64) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         while self.segments.len() > SEGMENTS_KEPT {
             let Some(front) = self.segments.front() else { break };
             let number = front.number;
+            let (opened, last_before) = self.opened;
+            if number <= last_before && opened.elapsed() < KEPT_AFTER_START {
+                break;
+            }
             if front.last_effect > committed || self.waiting_in(number) || !self.carry(number) {
                 break;
             }

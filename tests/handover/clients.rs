@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 pub struct Storm {
     pub stop: AtomicBool,
     pub done: AtomicU64,
-    /// Longest write, in microseconds.
-    pub worst_write: AtomicU64,
+    /// Longest write on the mount, and beside it on the same disk, in microseconds.
+    pub worst_write: [AtomicU64; 2],
     /// Holders of each lock file, by its number.
     holders: [AtomicU32; LOCKS],
     pub wrong: std::sync::Mutex<Vec<String>>,
@@ -56,24 +56,24 @@ impl Storm {
         }
     }
 
-    fn timed_write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    fn timed_write(&self, raw: bool, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         let begin = Instant::now();
         file.write_all(bytes)?;
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap();
-        self.worst_write.fetch_max(took, Ordering::Relaxed);
+        self.worst_write[usize::from(raw)].fetch_max(took, Ordering::Relaxed);
         Ok(())
     }
 
     /// A recording in pieces of 320 bytes, appended to and renamed as MixMonitor does it, then
     /// read back.
-    pub fn recorder(&self, dir: &Path, n: u64) -> Check {
+    pub fn recorder(&self, raw: bool, dir: &Path, n: u64) -> Check {
         let (part, path) = (dir.join(format!("{n}.part")), dir.join(format!("{n}.wav")));
         let mut options = OpenOptions::new();
         let mut file = options.append(true).create_new(true).open(&part).what("create")?;
         let mut expected = Vec::new();
         for piece in 0..20u64 {
             let bytes = [(n * 31 + piece) as u8; 320];
-            self.timed_write(&mut file, &bytes).what("write")?;
+            self.timed_write(raw, &mut file, &bytes).what("write")?;
             expected.extend_from_slice(&bytes);
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -81,7 +81,7 @@ impl Storm {
         fs::rename(&part, &path).what("rename")?;
         // FreePBX opens it again after a transfer.
         let mut file = OpenOptions::new().append(true).open(&path).what("open to append")?;
-        self.timed_write(&mut file, b"more").what("append")?;
+        self.timed_write(raw, &mut file, b"more").what("append")?;
         expected.extend_from_slice(b"more");
         drop(file);
         same("recording", &fs::read(&path).what("read")?, &expected)?;
