@@ -41,6 +41,7 @@ pub enum Case {
     /// Create with a first write, close, stat.
     Create,
     /// Open, seek, read 8 KiB, close.
+    #[value(name = "read-8k")]
     Read,
     /// `ls -l`.
     List,
