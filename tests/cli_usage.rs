@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
-    Backlog, CacheUse, DiskUse, Failure, Handler, LastError, MoveReport, ObjectReport, PathFailure,
-    PathReport, Progress, ReloadReport, Request, Server, StateCount, StatusReport, TargetReport,
-    TargetState, Waiting, WirePath,
+    Backlog, CacheUse, DiskUse, Failure, Handler, LastError, LinkReport, MoveReport, ObjectReport,
+    PathFailure, PathReport, Progress, ReloadReport, Request, Server, StateCount, StatusReport,
+    TargetReport, TargetState, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -166,6 +166,12 @@ fn status_report() -> StatusReport {
         cache: CacheUse { used: 1 << 30, max: 10 << 30 },
         disk: DiskUse { free: 5 << 30, size: 50 << 30 },
         warnings: vec![],
+        link: LinkReport {
+            plain_because: Some("the kernel is old".into()),
+            survives: "calls go on".into(),
+            taken_over: 2,
+            faults: 1,
+        },
     }
 }
 
@@ -316,6 +322,9 @@ fn status_is_readable_by_people_and_programs() {
     let text = out(&output);
     for part in [
         "spoolfs 9.9.9 on /srv/rec as node pbx, plain mode, up 3 days, pid 77",
+        "Plain mode: the kernel is old.",
+        "Restart: calls go on.",
+        "Faults of spoolfs: 1;",
         "closed     12  3.0 MiB",
         "Waiting to be archived: 12 files, 3.0 MiB; the oldest, 2026/a.wav, was closed",
         "2026/b.wav: target \"main\" does not answer",

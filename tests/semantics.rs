@@ -1015,6 +1015,7 @@ fn writing_cutting_and_giving_away_take_setuid_away() {
         "dd if=/dev/zero of=f bs=1 count=1 seek=2 conv=notrunc",
         "fallocate -l 5000 f",
         "chgrp 1234 f",
+        "perl -e 'chown(-1, -1, \"f\") or die'",
     ];
     let after = |dir: &Path, mode: u32, who: &str, change: &str| {
         let path = dir.join("f");

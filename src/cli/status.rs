@@ -3,7 +3,7 @@
 use super::context::Common;
 use super::output::{ago, files, table, when};
 use super::{Context, Exit, output, path_report};
-use crate::control::{PathReport, Request, StatusReport, TargetReport};
+use crate::control::{LinkReport, PathReport, Request, StatusReport, TargetReport};
 use crate::units::{humane_duration, humane_size};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     Ok(())
 }
 
+fn link(link: &LinkReport) -> String {
+    let mut text = String::new();
+    if let Some(reason) = &link.plain_because {
+        text.push_str(&format!("Plain mode: {reason}.\n"));
+    }
+    if !link.survives.is_empty() {
+        text.push_str(&format!("Restart: {}.\n", link.survives));
+    }
+    if link.faults > 0 {
+        text.push_str(&format!(
+            "Faults of spoolfs: {}; the log says what failed. Please report them.\n",
+            link.faults
+        ));
+    }
+    text
+}
+
 fn words(report: &StatusReport) -> String {
     let uptime = humane_duration(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(
@@ -58,6 +75,7 @@ fn words(report: &StatusReport) -> String {
     );
     text.push_str(&table(&rows));
     text.push('\n');
+    text.push_str(&link(&report.link));
     text.push_str(&troubles(report));
     if report.targets.is_empty() {
         text.push_str("Targets: none\n");

@@ -43,6 +43,22 @@ pub struct StatusReport {
     /// Anything else an operator should know, each a sentence.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The connection to the kernel.
+    #[serde(default)]
+    pub link: LinkReport,
+}
+
+/// The connection to the kernel, and how much of it outlives the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// Why files are not passed through to the kernel.
+    pub plain_because: Option<String>,
+    /// What survives the death of the daemon, a sentence.
+    pub survives: String,
+    /// How often a daemon went on with this mount.
+    pub taken_over: u64,
+    /// Requests that failed by a fault of spoolfs.
+    pub faults: u64,
 }
 
 /// Files in one state.

@@ -1,5 +1,6 @@
 //! Answers the commands that come over the control socket.
 
+use super::link::Link;
 use super::{Daemon, setup};
 use crate::catalog::{Catalog, CatalogError, NodeRow, ObjectState, Trouble};
 use crate::config::{Config, Environment};
@@ -82,6 +83,7 @@ fn status(daemon: &Daemon) -> StatusReport {
             engine.looked_at
         ));
     }
+    warnings.extend(daemon.link.get().into_iter().flat_map(|l| l.warnings.clone()));
     let config = daemon.config.read();
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -108,6 +110,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         cache: CacheUse { used: daemon.content.stats().cache_bytes, max: config.cache.max_size },
         disk: DiskUse { free, size },
         warnings,
+        link: daemon.link.get().map(Link::report).unwrap_or_default(),
     }
 }
 

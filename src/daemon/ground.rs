@@ -69,7 +69,8 @@ pub(super) fn inspect(
             return Err(GroundError::Inside { what, path, mountpoint });
         }
     }
-    let mounts = mount_points_below(&real).map_err(|e| bad(format!("can not be checked: {e}")))?;
+    let mounts =
+        mount_points_below("self", &real).map_err(|e| bad(format!("can not be checked: {e}")))?;
     // What it lies on is not below it, unless the directory is the root of a file system.
     match mounts.into_iter().find(|(path, kind)| *path != real || kind.starts_with("fuse.spoolfs"))
     {

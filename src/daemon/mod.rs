@@ -6,6 +6,7 @@ mod commands;
 mod drain;
 mod ground;
 mod handover;
+mod link;
 pub(crate) mod notify;
 pub mod setup;
 mod signals;
@@ -21,7 +22,7 @@ use crate::config::{Choice, Config};
 use crate::content::{self, Content};
 use crate::control;
 use crate::engine::{self, Engine};
-use crate::fuse::{self, Connection, Server, Watch};
+use crate::fuse::{self, Connection, Server};
 use crate::limits;
 use crate::lower::Lower;
 use crate::store::{self, Store};
@@ -29,6 +30,7 @@ use crate::vfs::{self, Vfs, Workers};
 use archive::EngineArchive;
 use commands::Commands;
 use handover::Kept;
+use link::Link;
 use notify::notify;
 use parking_lot::RwLock;
 use signals::{Ending, Signals};
@@ -68,17 +70,6 @@ pub struct Daemon {
     pub link: OnceLock<Link>,
 }
 
-/// The connection to the kernel.
-#[derive(Clone, Debug)]
-pub struct Link {
-    /// What was agreed on.
-    pub connection: Connection,
-    /// Somebody keeps it should the daemon die.
-    pub kept: bool,
-    /// What the threads that answer are doing.
-    pub watch: Arc<Watch>,
-}
-
 impl Daemon {
     /// The address of an object for people.
     pub fn url(&self, target: &str, key: &str) -> String {
@@ -112,7 +103,13 @@ pub fn run(config: Config) -> Result<()> {
     let (daemon, server) = assemble(config, &runtime, kept)?;
     let (mounted, watch) = (server.mounted(), server.watch());
     let kept = keep(&daemon, &server);
-    let link = Link { connection: server.connection().clone(), kept, watch: watch.clone() };
+    let link = Link {
+        connection: server.connection().clone(),
+        kept,
+        watch: watch.clone(),
+        warnings: link::warnings(&mountpoint),
+    };
+    link.warnings.iter().for_each(|warning| tracing::error!("{warning}"));
     let _only_here = daemon.link.set(link);
     let (ended, end) = mpsc::channel();
     let serve = move || {

@@ -514,11 +514,8 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         self.watch.contain("lseek", ino.0, || {
-            let from = match seek_from(whence, offset) {
-                Ok(from) => from,
-                Err(errno) => return reply.error(errno),
-            };
-            match self.vfs.seek(fh.0, node(ino), from) {
+            let from = seek_from(whence, offset);
+            match from.and_then(|from| self.vfs.seek(fh.0, node(ino), from)) {
                 Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
                 Err(error) => reply.error(errno(&error)),
             }

@@ -181,11 +181,12 @@ pub(super) fn dot_attr() -> Attr {
 }
 
 /// Only data and holes are asked for here; the kernel knows the other positions.
-pub(super) fn seek_from(whence: i32, offset: i64) -> Result<SeekFrom, Errno> {
+pub(super) fn seek_from(whence: i32, offset: i64) -> crate::vfs::Result<SeekFrom> {
+    let wrong = |errno| Err(crate::vfs::VfsError::Kernel(errno));
     match (whence, u64::try_from(offset)) {
         (libc::SEEK_DATA, Ok(at)) => Ok(SeekFrom::Data(at)),
         (libc::SEEK_HOLE, Ok(at)) => Ok(SeekFrom::Hole(at)),
-        (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => Err(Errno::ENXIO),
-        _ => Err(Errno::EINVAL),
+        (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => wrong(rustix::io::Errno::NXIO),
+        _ => wrong(rustix::io::Errno::INVAL),
     }
 }

@@ -94,16 +94,17 @@ pub fn detach(path: &Path) -> io::Result<()> {
 /// # Errors
 /// If /proc/self/mountinfo can not be read.
 pub fn own_mounts_at(path: &Path) -> io::Result<usize> {
-    let mounts = mount_points_below(path)?;
+    let mounts = mount_points_below("self", path)?;
     Ok(mounts.iter().filter(|(point, kind)| point == path && kind == KIND).count())
 }
 
-/// The mount points at or below `path`, with their file system types, outermost first.
+/// The mount points at or below `path` as a process sees them ("self" is this one), with their
+/// file system types, outermost first.
 ///
 /// # Errors
-/// If /proc/self/mountinfo can not be read.
-pub fn mount_points_below(path: &Path) -> io::Result<Vec<(PathBuf, String)>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+/// If its mountinfo can not be read.
+pub fn mount_points_below(process: &str, path: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let table = std::fs::read(Path::new("/proc").join(process).join("mountinfo"))?;
     Ok(table
         .split(|b| *b == b'\n')
         .filter_map(parse_mount_line)

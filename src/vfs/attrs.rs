@@ -44,7 +44,7 @@ impl SetAttr {
         };
         // chown takes setuid away, and setgid where it is not a mark for locking.
         let kept = match attr.mode {
-            mode if self.uid.is_none() && self.gid.is_none() => mode,
+            mode if !self.gives_away() => mode,
             mode if mode & 0o010 != 0 => mode & !0o6000,
             mode => mode & !0o4000,
         };
@@ -57,6 +57,13 @@ impl SetAttr {
             ctime: now,
             ..attr.clone()
         }
+    }
+
+    /// Whether this is a chown. One that names neither user nor group takes setuid away too; the
+    /// kernel leaves that to us (FUSE_HANDLE_KILLPRIV_V2) and asks for a change of nothing.
+    fn gives_away(&self) -> bool {
+        let nothing = self.mode.is_none() && self.size.is_none() && self.no_times();
+        self.uid.is_some() || self.gid.is_some() || nothing
     }
 
     fn is_only_size(&self) -> bool {
@@ -144,7 +151,7 @@ impl Vfs {
 
     fn set_held(&self, inode: &Inode, set: SetAttr) -> Result<Attr> {
         let file = self.lower.open_held(inode.id, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        if set.uid.is_some() || set.gid.is_some() {
+        if set.gives_away() {
             let uid = set.uid.map(rustix::fs::Uid::from_raw);
             let gid = set.gid.map(rustix::fs::Gid::from_raw);
             rustix::fs::fchown(&file, uid, gid)?;
@@ -223,7 +230,7 @@ impl Vfs {
 
 /// chown first: it clears setuid and setgid, which a mode given with it means to keep.
 fn apply(dir: &Dir, name: &[u8], set: SetAttr) -> rustix::io::Result<()> {
-    if set.uid.is_some() || set.gid.is_some() {
+    if set.gives_away() {
         dir.chown(name, set.uid, set.gid)?;
     }
     if let Some(mode) = set.mode {
