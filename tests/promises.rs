@@ -3,6 +3,7 @@
 mod support;
 
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -243,12 +244,6 @@ fn promise_1_a_locked_catalog_delays_no_call() {
         }
     });
     let (mut mounted, mut beside) = (BTreeMap::new(), BTreeMap::new());
-    let merge = |into: &mut BTreeMap<&'static str, Duration>, from: BTreeMap<_, Duration>| {
-        for (what, took) in from {
-            let entry = into.entry(what).or_insert(took);
-            *entry = took.max(*entry);
-        }
-    };
     let mut round = 0;
     while Instant::now() < until {
         let (here, there) = (mount.path(format!("calls/{round}")), raw.join(round.to_string()));
@@ -273,6 +268,81 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     let names = fs::read_dir(mount.path("calls/0")).unwrap().count();
     assert_eq!(names, 50);
     archive_in_the_end(&mount);
+}
+
+/// A server that takes connections and says nothing, with listeners waiting for it and recordings
+/// waiting to be archived to it.
+#[test]
+fn promise_1_a_hung_target_delays_no_call() {
+    const NAME: &str = "promise_1_a_hung_target_delays_no_call";
+    if support::no_mount(NAME) {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let mount = Setup {
+        target: on_server(&server, &server.new_bucket()),
+        end: "[read]\nread_timeout = \"3s\"\n".into(),
+        ..Setup::default()
+    }
+    .mount();
+    let released = mount.path("released");
+    let (calls, raw) = (mount.path("calls"), mount.root.join("raw"));
+    for dir in [&released, &calls, &raw] {
+        fs::create_dir(dir).unwrap();
+    }
+    for n in 0..40 {
+        fs::write(released.join(format!("{n}.wav")), vec![n; 300_000]).unwrap();
+    }
+    for step in ["archive", "release"] {
+        let ran = mount.cli([step.as_ref(), released.as_os_str()]);
+        assert!(ran.status.success(), "{ran:?}\n{}", mount.said());
+    }
+    let hung = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    kill_process(hung, Signal::STOP).unwrap();
+    let (mut mounted, mut beside) = (BTreeMap::new(), BTreeMap::new());
+    std::thread::scope(|scope| {
+        let listeners: Vec<_> = (0..40)
+            .map(|n| {
+                let path = released.join(format!("{n}.wav"));
+                scope.spawn(move || (fs::read(&path).map(|b| b.len()), fs::metadata(&path)))
+            })
+            .collect();
+        // As many listeners at a time as there are, and none of these waits for one.
+        let until = Instant::now() + Duration::from_secs(6);
+        let mut round = 0;
+        while Instant::now() < until {
+            let (here, there) = (calls.join(round.to_string()), raw.join(round.to_string()));
+            fs::create_dir(&here).unwrap();
+            fs::create_dir(&there).unwrap();
+            merge(&mut mounted, worst(&here, 50));
+            merge(&mut beside, worst(&there, 50));
+            round += 1;
+        }
+        for listener in listeners {
+            let (read, stat) = listener.join().unwrap();
+            assert!(read.is_err(), "{read:?}");
+            assert_eq!(stat.unwrap().len(), 300_000);
+        }
+    });
+    kill_process(hung, Signal::CONT).unwrap();
+    let storm = *beside.values().max().unwrap();
+    for (what, took) in &mounted {
+        println!("worst {what}: {took:?} on the mount, {:?} beside it", beside[what]);
+        assert!(*took < Duration::from_millis(500) + storm, "{what} took {took:?}");
+    }
+    archive_in_the_end(&mount);
+    let until = Instant::now() + Duration::from_secs(30);
+    while fs::read(released.join("7.wav")).ok().as_deref() != Some(&[7; 300_000]) {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn merge(into: &mut BTreeMap<&'static str, Duration>, from: BTreeMap<&'static str, Duration>) {
+    for (what, took) in from {
+        let entry = into.entry(what).or_insert(took);
+        *entry = took.max(*entry);
+    }
 }
 
 /// The catalog catches up by itself, soon after it can be written again.

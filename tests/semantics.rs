@@ -1059,3 +1059,65 @@ fn writing_cutting_and_giving_away_take_setuid_away() {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, left);
     }
 }
+
+/// An ext4 file system in a file, mounted over a directory until dropped.
+struct Ext4(std::path::PathBuf);
+
+impl Ext4 {
+    /// None, said aloud, where there are no loop devices.
+    fn new(image: &Path, over: &Path, reserved_percent: u8) -> Option<Ext4> {
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            let out = std::process::Command::new(program).args(arguments).output();
+            out.is_ok_and(|out| out.status.success())
+        };
+        fs::File::create(image).unwrap().set_len(64 << 20).unwrap();
+        let percent = reserved_percent.to_string();
+        let made =
+            run("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), percent.as_ref(), image.as_ref()])
+                && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), over.as_ref()]);
+        if !made {
+            eprintln!("SKIPPED: no ext4 can be mounted from a file here");
+        }
+        made.then(|| Ext4(over.to_owned()))
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn root_s_reserve_is_root_s() {
+    if support::no_mount("root_s_reserve_is_root_s") {
+        return;
+    }
+    for mode in ["auto", "never"] {
+        let top = format!("passthrough = \"{mode}\"\n");
+        let mut mount = Setup { top, ..Setup::default() }.prepare();
+        let over = mount.mountpoint.clone();
+        let Some(_disk) = Ext4::new(&mount.root.join("image"), &over, 25) else { return };
+        for dir in [&mount.root, &over] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        mount.start();
+        let fill = |who: &str, name: &str| {
+            let of = format!("of={name}");
+            let out = std::process::Command::new("setpriv")
+                .args(["--reuid", who, "--regid", who, "--clear-groups"])
+                .args(["dd", "if=/dev/zero", "bs=64k", &of])
+                .current_dir(&over)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(said.contains("No space left"), "{mode}, user {who}: {said}");
+            let stat = rustix::fs::statvfs(&over).unwrap();
+            stat.f_bfree * 100 / stat.f_blocks
+        };
+        let left = fill("1234", "theirs");
+        assert!(left >= 20, "{mode}: {left} % are free, 25 % are root's");
+        let left = fill("0", "ours");
+        assert!(left < 5, "{mode}: root may have all, but {left} % are free");
+    }
+}

@@ -122,8 +122,10 @@ pub fn run(config: Config) -> Result<()> {
     let mut control = match control::Server::start(&socket, commands) {
         Ok(control) => control,
         Err(error) => {
-            handover::forget();
-            let _the_error_matters_more = mounted.unmount();
+            // A mount that is kept is left to the next try, or to whoever takes it away.
+            if !kept {
+                let _the_error_matters_more = mounted.unmount();
+            }
             daemon.engine.stop();
             daemon.catalog.close();
             return Err(error.into());

@@ -159,3 +159,36 @@ fn a_stop_serves_what_is_open_and_no_more() {
         assert!(mount.said().contains("files are open"), "{}", mount.said());
     }
 }
+
+/// An older program refuses a newer catalog, and leaves the mount to whoever comes next: in time
+/// that is the right program again, else the keeper takes the mount away.
+#[test]
+fn an_older_daemon_leaves_the_mount_of_a_newer_one_alone() {
+    if support::no_mount("an_older_daemon_leaves_the_mount_of_a_newer_one_alone") {
+        return;
+    }
+    let options: &[&str] = &["--restart-delay", "200ms", "--failures", "1000"];
+    let mount = Setup { keeper: Some(options), ..Setup::default() }.mount();
+    let mut call = File::create(mount.path("call.wav")).unwrap();
+    call.write_all(b"before ").unwrap();
+    let version = |change: i64| {
+        let db = rusqlite::Connection::open(mount.state.join("catalog.db")).unwrap();
+        db.busy_timeout(Duration::from_secs(5)).unwrap();
+        let now: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        db.pragma_update(None, "user_version", now + change).unwrap();
+    };
+    let before = mount.server().expect("it runs");
+    version(1);
+    kill_process(before, Signal::KILL).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while mount.said().matches("newer").count() < 2 {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(is_mounted(&mount.mountpoint), "{}", mount.said());
+    version(-1);
+    call.write_all(b"after").unwrap();
+    drop(call);
+    assert_eq!(fs::read(mount.path("call.wav")).unwrap(), b"before after", "{}", mount.said());
+    assert_eq!(mount.status()["link"]["taken_over"], 1);
+}
