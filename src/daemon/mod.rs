@@ -102,7 +102,8 @@ pub fn run(config: Config) -> Result<()> {
     }
     let (daemon, server) = assemble(config, &runtime, kept)?;
     let (mounted, watch) = (server.mounted(), server.watch());
-    let kept = keep(&daemon, &server);
+    // What is taken over is kept already, and calls wait for it to be served.
+    let kept = server.connection().taken_over > 0 || keep(&daemon, &server);
     let link = Link {
         connection: server.connection().clone(),
         kept,
@@ -153,12 +154,16 @@ pub fn run(config: Config) -> Result<()> {
     notify("STOPPING=1");
     match ending {
         Ending::HandOver if kept => {
-            // Calls are served until the last moment; what is not answered is asked again.
-            daemon.engine.stop();
+            // As if killed, at once: the engine must stand that anyway, and stopping it would
+            // answer those who wait for the archive with an error; unanswered, they ask again.
             tracing::info!("leaving the mount to a successor");
             std::process::exit(0);
         }
-        Ending::Unmounted => tracing::warn!("unmounted by somebody else; stopping"),
+        Ending::Unmounted => {
+            tracing::warn!("unmounted by somebody else; stopping");
+            // The connection may have been aborted with the mount still in its place.
+            fuse::detach(&mountpoint)?;
+        }
         Ending::HandOver | Ending::Stop => {
             if ending == Ending::HandOver {
                 tracing::warn!("nobody keeps the connection for a successor: stopping instead");

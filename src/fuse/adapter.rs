@@ -428,7 +428,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -438,7 +438,10 @@ impl Filesystem for Adapter {
     ) {
         self.watch.contain("setxattr", ino.0, || {
             let flags = flags.cast_unsigned();
-            empty(self.vfs.setxattr(node(ino), name.as_bytes(), value, flags), reply);
+            empty(
+                self.vfs.setxattr(caller(req, 0), node(ino), name.as_bytes(), value, flags),
+                reply,
+            );
         });
     }
 
@@ -458,9 +461,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.watch.contain("removexattr", ino.0, || {
-            empty(self.vfs.removexattr(node(ino), name.as_bytes()), reply);
+            empty(self.vfs.removexattr(caller(req, 0), node(ino), name.as_bytes()), reply);
         });
     }
 

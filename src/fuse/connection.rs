@@ -22,6 +22,8 @@ pub(super) const RESENT: u64 = 1 << 63;
 
 /// Longest write where requests are relayed: with its header it fits a socket's buffer.
 pub(super) const MAX_WRITE_RELAYED: u32 = 128 << 10;
+/// What a socket must hold: a relayed write, its header, and what the kernel adds.
+const SOCKET_BYTES: usize = MAX_WRITE_RELAYED as usize + (32 << 10);
 /// Room for INIT and its answer.
 const INIT_ROOM: usize = 8192;
 
@@ -81,9 +83,20 @@ pub(super) fn shake_hands(
     init: &[u8],
     adapter: Adapter,
 ) -> io::Result<(Session<Adapter>, Vec<u8>, OwnedFd)> {
+    use rustix::net::sockopt::{set_socket_send_buffer_size, socket_send_buffer_size};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for end in [&ours, &theirs] {
+        // The kernel doubles what is asked for, up to net.core.wmem_max.
+        let _checked_below = set_socket_send_buffer_size(end, SOCKET_BYTES);
+        if socket_send_buffer_size(end)? < SOCKET_BYTES {
+            let message = format!(
+                "a socket holds too little for a write: set net.core.wmem_max to {SOCKET_BYTES} or more"
+            );
+            return Err(io::Error::other(message));
+        }
+    }
     rustix::io::write(&ours, init)?;
     let mut config = Config::default();
     config.acl = SessionACL::All;

@@ -111,6 +111,9 @@ impl Server {
             resend(&device)?;
         }
         connection.taken_over += 1;
+        if let Err(error) = connection.store(runtime) {
+            tracing::warn!(%error, "how often the mount was taken over is not noted");
+        }
         let mounted = Mounted::at(mountpoint);
         Ok(Server { session, mounted, device, connection, relay, watch })
     }

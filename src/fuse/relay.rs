@@ -7,7 +7,7 @@
 //! length of the request, is 0 is free; that word is written last and cleared first.
 
 use super::connection::{MAX_WRITE_RELAYED, RESENT};
-use crate::limits::FUSE_THREADS;
+use crate::limits::{FUSE_THREADS, WORKER_QUEUE_MAX, WORKER_THREADS};
 use crate::sys::SharedRegion;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
@@ -18,16 +18,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// In the runtime directory.
 const FILE: &str = "requests";
 /// Places for requests of any length, and how long those are.
-const LARGE: usize = 32;
+const LARGE: usize = 96;
 const LARGE_BYTES: usize = MAX_WRITE_RELAYED as usize + 4096;
 /// Places for short ones: more than the workers take, who keep requests the longest.
-const SMALL: usize = 1024;
+const SMALL: usize = 2 * (WORKER_QUEUE_MAX + WORKER_THREADS) + 128;
 const SMALL_BYTES: usize = 4608;
 const FILE_BYTES: usize = LARGE * LARGE_BYTES + SMALL * SMALL_BYTES;
+/// Longest wait for what a predecessor left, before new requests are read.
+const LEFT_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that carry answers back.
 const ANSWER_THREADS: usize = 2;
 
@@ -162,17 +165,38 @@ impl Relay {
     /// # Errors
     /// If the system has no room for a thread.
     pub fn run(self: Arc<Relay>) -> io::Result<()> {
-        let (first, left) = (self.clone(), std::mem::take(&mut *self.left.lock()));
-        spawn("relay-left", move || left.iter().try_for_each(|request| first.give(request)))?;
-        for n in 0..FUSE_THREADS {
-            let relay = self.clone();
-            spawn(&format!("relay-in-{n}"), move || relay.requests())?;
-        }
         for n in 0..ANSWER_THREADS {
             let relay = self.clone();
             spawn(&format!("relay-out-{n}"), move || relay.answers())?;
         }
-        Ok(())
+        let left = std::mem::take(&mut *self.left.lock());
+        spawn("relay-left", move || {
+            self.answer_left(&left)?;
+            for n in 0..FUSE_THREADS {
+                let relay = self.clone();
+                spawn(&format!("relay-in-{n}"), move || relay.requests())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What a predecessor left, before anything new: one of these may have been answered just
+    /// before it died, and its user have gone on to change the same bytes. Those that wait for a
+    /// target are not waited for.
+    fn answer_left(&self, left: &[Vec<u8>]) -> io::Result<()> {
+        left.iter().try_for_each(|request| self.give(request))?;
+        let mut open: HashSet<u64> =
+            left.iter().filter_map(|r| header(r)).map(|h| h.unique & !RESENT).collect();
+        let until = Instant::now() + LEFT_PATIENCE;
+        loop {
+            let mut free = self.free.lock();
+            let waiting = self.waiting.lock();
+            open.retain(|unique| waiting.contains_key(unique));
+            drop(waiting);
+            if open.is_empty() || self.freed.wait_until(&mut free, until).timed_out() {
+                return Ok(());
+            }
+        }
     }
 
     /// The kernel's requests, until it has no more.
@@ -185,7 +209,7 @@ impl Relay {
 
     fn requests_until_the_end(&self) -> io::Result<()> {
         loop {
-            let at = self.take(|free| &mut free.large);
+            let at = self.large();
             let got = match self.region.read_from(self.device.as_fd(), at.0, LARGE_BYTES) {
                 Ok(got) => got,
                 Err(error) => {
@@ -202,7 +226,7 @@ impl Relay {
             let request = self.region.get(at.0, got)?;
             let Some(Header { opcode, unique, .. }) = header(&request) else { continue };
             let answered = !UNANSWERED.contains(&opcode);
-            let at = if got <= SMALL_BYTES { self.compact(at, &request)? } else { at };
+            let at = self.compact(at, &request)?;
             if answered {
                 self.waiting.lock().insert(unique, at);
             }
@@ -213,9 +237,10 @@ impl Relay {
         }
     }
 
-    /// Moves a short request to a small place.
+    /// Moves a short request to a small place, if there is one.
     fn compact(&self, at: At, request: &[u8]) -> io::Result<At> {
-        let to = self.take(|free| &mut free.small);
+        let free = if request.len() <= SMALL_BYTES { self.free.lock().small.pop() } else { None };
+        let Some(to) = free else { return Ok(at) };
         let (len, body) = request.split_at_checked(4).unwrap_or_default();
         self.region.set(to.0 + 4, body)?;
         let len = len.first_chunk::<4>().map_or(0, |l| u32::from_le_bytes(*l));
@@ -248,16 +273,19 @@ impl Relay {
                 Err(Errno::NODEV) => return Ok(()),
                 Err(errno) => tracing::warn!(%errno, "an answer could not be given to the kernel"),
             }
-            if let Some(at) = self.waiting.lock().remove(&unique) {
+            // Not while it is locked: who waits for answers holds the other lock first.
+            let at = self.waiting.lock().remove(&unique);
+            if let Some(at) = at {
                 self.let_go(at)?;
             }
         }
     }
 
-    fn take(&self, of: impl Fn(&mut Free) -> &mut Vec<At>) -> At {
+    /// A place for any request, when there is one.
+    fn large(&self) -> At {
         let mut free = self.free.lock();
         loop {
-            if let Some(at) = of(&mut free).pop() {
+            if let Some(at) = free.large.pop() {
                 return at;
             }
             self.freed.wait(&mut free);
@@ -286,4 +314,80 @@ fn spawn(name: &str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> 
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// Both ends of a pair that keeps messages apart: a stand-in for the kernel or the session.
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn request(unique: u64, opcode: u32, body: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 40 + body];
+        let len = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
+        bytes[8..16].copy_from_slice(&unique.to_le_bytes());
+        bytes
+    }
+
+    fn answer(unique: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 16];
+        bytes[0] = 16;
+        bytes[8..].copy_from_slice(&unique.to_le_bytes());
+        bytes
+    }
+
+    fn read(fd: &OwnedFd) -> Vec<u8> {
+        let mut bytes = vec![0; LARGE_BYTES];
+        let got = rustix::io::read(fd, &mut bytes).unwrap();
+        bytes.truncate(got);
+        bytes
+    }
+
+    fn unique_of(bytes: &[u8]) -> u64 {
+        header(bytes).unwrap().unique
+    }
+
+    #[test]
+    fn what_is_not_answered_is_left_to_the_next_and_comes_before_anything_new() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let (kernel, device) = pair();
+            let (ours, session) = pair();
+            let relay = Relay::new(Arc::new(device), ours, dir.path(), false).unwrap();
+            relay.clone().run().unwrap();
+            // Answered, not answered, long and not answered, and one that has no answer.
+            for request in [request(2, 1, 0), request(4, 9, 8), request(6, 16, 100_000)] {
+                rustix::io::write(&kernel, &request).unwrap();
+                assert_eq!(read(&session), request);
+            }
+            rustix::io::write(&kernel, &request(8, 2, 8)).unwrap();
+            assert_eq!(unique_of(&read(&session)), 8);
+            rustix::io::write(&session, &answer(2)).unwrap();
+            assert_eq!(read(&kernel), answer(2));
+            // The place of an answered request is cleared right after.
+            while relay.waiting.lock().len() > 2 {
+                std::thread::yield_now();
+            }
+            drop((kernel, session));
+        }
+        let (kernel, device) = pair();
+        let (ours, session) = pair();
+        rustix::io::write(&kernel, &request(10, 1, 0)).unwrap();
+        let relay = Relay::new(Arc::new(device), ours, dir.path(), true).unwrap();
+        relay.clone().run().unwrap();
+        for unique in [4, 6] {
+            assert_eq!(unique_of(&read(&session)), unique | RESENT);
+        }
+        for unique in [4, 6] {
+            rustix::io::write(&session, &answer(unique | RESENT)).unwrap();
+            assert_eq!(read(&kernel), answer(unique));
+        }
+        assert_eq!(unique_of(&read(&session)), 10);
+    }
 }

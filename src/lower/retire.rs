@@ -130,8 +130,15 @@ impl Lower {
             let _next_start_tries_again = self.private.stage.unlink(&name);
         }
         for name in names(&self.private.gone) {
-            let found = self.private.gone.stat(&name).map(|s| s.version);
-            if found.is_ok_and(|now| is_as_released(&name, now)) {
+            // A program that found the name just before it was taken away may have it open.
+            let path = Path::new(".spl/gone");
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
+            let as_released = |file: File| {
+                let look = || stat_file(&file).map_err(LowerError::io(path));
+                let now = under_lease(&file, Lease::Alone, path, look);
+                now.is_ok_and(|now| is_as_released(&name, now.version))
+            };
+            if self.private.gone.open(&name, flags).is_ok_and(as_released) {
                 let _next_start_tries_again = self.private.gone.unlink(&name);
             } else {
                 self.keep_found(&name);

@@ -7,6 +7,7 @@ use moka::sync::Cache;
 use parking_lot::{MappedRwLockWriteGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Directories kept open below.
 const OPEN_DIRS: u64 = 1024;
@@ -60,8 +61,6 @@ pub(super) struct Opens {
     pub kernel: u32,
     /// While the kernel has handles.
     pub mode: Option<Mode>,
-    /// References the kernel holds.
-    pub lookups: u64,
     /// The version whose pages the kernel may keep.
     pub cached: Option<LowerVersion>,
 }
@@ -75,6 +74,11 @@ pub(super) struct Inode {
     /// that nobody looks in the old place. Order: a node before the directories above it.
     place: RwLock<Place>,
     pub opens: Mutex<Opens>,
+    /// References that the kernel was given in this life.
+    lookups: AtomicU64,
+    /// The kernel knows it from a life before: it has references that were not counted here, and
+    /// gives them all back at once.
+    from_before: bool,
 }
 
 impl Inode {
@@ -119,7 +123,9 @@ impl Inodes {
             id: NodeId::ROOT,
             kind: Kind::Dir,
             place: RwLock::new(Place::Root),
-            opens: Mutex::new(Opens { lookups: 1, ..Opens::default() }),
+            opens: Mutex::default(),
+            lookups: AtomicU64::new(1),
+            from_before: false,
         });
         let dirs = Cache::new(OPEN_DIRS);
         dirs.insert(NodeId::ROOT, lower.root().clone());
@@ -131,14 +137,22 @@ impl Inodes {
     }
 
     /// The node with this identity; `place` is where it is if it was not known yet. `references`
-    /// of the kernel are counted before anybody can take it for forgotten. Never waits for a
-    /// place: who moves a node asks this table.
+    /// of the kernel are counted before anybody can take it for forgotten; none means that the
+    /// kernel has some from before. Never waits for a place or for who has it open: who moves a
+    /// node, or cuts one, asks this table.
     pub fn intern(&self, id: NodeId, kind: Kind, place: Place, references: u64) -> Arc<Inode> {
         let mut table = self.table.lock();
         let inode = table.entry(id).or_insert_with(|| {
-            Arc::new(Inode { id, kind, place: RwLock::new(place), opens: Mutex::default() })
+            Arc::new(Inode {
+                id,
+                kind,
+                place: RwLock::new(place),
+                opens: Mutex::default(),
+                lookups: AtomicU64::new(0),
+                from_before: references == 0,
+            })
         });
-        inode.opens.lock().lookups += references;
+        inode.lookups.fetch_add(references, Ordering::Relaxed);
         inode.clone()
     }
 
@@ -149,12 +163,14 @@ impl Inodes {
         }
         let mut table = self.table.lock();
         let Some(inode) = table.get(&id) else { return };
-        let unused = {
-            let mut opens = inode.opens.lock();
-            opens.lookups = opens.lookups.saturating_sub(count);
-            opens.lookups == 0 && opens.handles == 0
-        };
-        if unused {
+        // Under the lock of the table, so that no other count comes in between.
+        let known = inode.lookups.load(Ordering::Relaxed);
+        let left = known.saturating_sub(count);
+        inode.lookups.store(left, Ordering::Relaxed);
+        let forgotten = if inode.from_before { count > known } else { left == 0 };
+        // Who holds that lock opens or closes it, and comes here when it is closed.
+        let open = inode.opens.try_lock().is_none_or(|opens| opens.handles > 0);
+        if forgotten && !open {
             table.remove(&id);
             self.dirs.invalidate(&id);
         }
@@ -173,6 +189,7 @@ impl Inodes {
     }
 
     pub fn writers(&self) -> usize {
-        self.table.lock().values().filter(|i| i.opens.lock().writers > 0).count()
+        let nodes: Vec<_> = self.table.lock().values().cloned().collect();
+        nodes.iter().filter(|i| i.opens.lock().writers > 0).count()
     }
 }

@@ -176,6 +176,13 @@ impl Vfs {
         }
     }
 
+    /// The node, if the kernel may know it: also from before a restart, so that nobody finds it at
+    /// its old place while it moves.
+    pub(super) fn known(&self, id: NodeId) -> Option<Arc<Inode>> {
+        let before = || if self.taken_over { self.inode(id).ok() } else { None };
+        self.inodes.get(id).or_else(before)
+    }
+
     /// The node with this identity. One the kernel knows from before a restart is found again
     /// through the catalog.
     pub(super) fn inode(&self, id: NodeId) -> Result<Arc<Inode>> {

@@ -208,6 +208,8 @@ pub struct Vfs {
     passthrough: OnceLock<Arc<dyn Passthrough>>,
     /// What requests came to that a predecessor did not answer.
     answers: Mutex<HashMap<u64, Op>>,
+    /// The kernel may know nodes from before.
+    taken_over: bool,
 }
 
 impl Vfs {
@@ -232,6 +234,7 @@ impl Vfs {
             releasable: AtomicU64::new(0),
             passthrough: OnceLock::new(),
             answers: Mutex::default(),
+            taken_over: false,
             lower,
             catalog,
             archive,

@@ -236,7 +236,7 @@ impl Vfs {
         let _names = self.lower.names_change(parent.id, parent.id);
         let found = self.find(&parent, &dir, name)?;
         let id = found.id();
-        let inode = self.inodes.get(id);
+        let inode = self.known(id);
         let mut place = inode.as_ref().map(|i| i.moving());
         let last = match &found {
             Found::Local(_, stat) => stat.attr.nlink <= 1,
@@ -354,7 +354,7 @@ impl Vfs {
         self.settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);
-        if let Some(inode) = self.inodes.get(id) {
+        if let Some(inode) = self.known(id) {
             let node = (&*inode, &mut *inode.moving());
             self.name_is_gone(Some(node), (parent.id, name), None, Some(ghost));
         }

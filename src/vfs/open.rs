@@ -88,7 +88,7 @@ impl Vfs {
         let mut opens = inode.opens.lock();
         opens.handles += 1;
         opens.writers += u32::from(writable);
-        let record = self.kernel_opens(caller, &mut opens, &inode, &file, &stat, flags)?;
+        let record = self.kernel_opens(caller, &mut opens, &inode, &file, &stat, flags);
         drop(opens);
         if !writable {
             self.record_closed(id, &stat);
@@ -113,7 +113,7 @@ impl Vfs {
         file: &File,
         stat: &LowerStat,
         flags: OFlags,
-    ) -> Result<Record> {
+    ) -> Record {
         let lower_ino = stat.version.ino;
         let mode = match opens.mode {
             Some(mode) => mode,
@@ -124,28 +124,16 @@ impl Vfs {
         };
         let (what, backing) = match mode {
             OpenMode::Plain => (Use::Plain, 0),
-            OpenMode::Passthrough { number, lower_ino: same } if same == lower_ino => {
-                (Use::Passthrough, number)
-            }
-            OpenMode::Passthrough { .. } => {
-                tracing::error!(
-                    node = %inode.id,
-                    "a file was replaced behind the mount while it is open; it can be opened \
-                     again when those who have it open have closed it"
-                );
-                opens.handles = opens.handles.saturating_sub(1);
-                opens.writers = opens.writers.saturating_sub(u32::from(writes(flags)));
-                return Err(Errno::BUSY.into());
-            }
+            OpenMode::Passthrough { number, .. } => (Use::Passthrough, number),
         };
         opens.mode = Some(mode);
         opens.kernel += 1;
-        Ok(Record {
+        Record {
             writable: writes(flags),
             backing,
             flags: lower_flags(flags).bits(),
             ..Record::new(what, inode.id, caller.unique)
-        })
+        }
     }
 
     fn add_local(&self, inode: Arc<Inode>, file: File, record: Record, keep_cache: bool) -> Opened {
@@ -260,12 +248,11 @@ impl Vfs {
     ) -> Result<()> {
         let inode = self.inode(id)?;
         let flags = OFlags::WRONLY | if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = match self.open_lower(caller, &inode, flags, &mut |_, _, _| Ok(()))? {
+        let opened = match self.open_lower(caller, &inode, flags, &mut |_, _, _| ())? {
             Some(opened) => opened,
             None => {
                 self.make_local(&inode, flags, patience)?;
-                self.open_lower(caller, &inode, flags, &mut |_, _, _| Ok(()))?
-                    .ok_or(Errno::STALE)?
+                self.open_lower(caller, &inode, flags, &mut |_, _, _| ())?.ok_or(Errno::STALE)?
             }
         };
         let result = {
@@ -295,8 +282,7 @@ impl Vfs {
     ) -> Result<Option<Opened>> {
         let mut record = None;
         let opened = self.open_lower(caller, inode, flags, &mut |opens, file, stat| {
-            record = Some(self.kernel_opens(caller, opens, inode, file, stat, flags)?);
-            Ok(())
+            record = Some(self.kernel_opens(caller, opens, inode, file, stat, flags));
         })?;
         Ok(opened.zip(record).map(|(opened, record)| {
             self.add_local(inode.clone(), opened.file, record, opened.keep_cache)
@@ -304,13 +290,13 @@ impl Vfs {
     }
 
     /// Opens and counts the lower file; `None` if there is none. `counted` is called while nobody
-    /// else can open or close the node; if it fails, it has taken the count back.
+    /// else can open or close the node.
     fn open_lower(
         &self,
         caller: Caller,
         inode: &Arc<Inode>,
         flags: OFlags,
-        counted: &mut dyn FnMut(&mut Opens, &File, &LowerStat) -> Result<()>,
+        counted: &mut dyn FnMut(&mut Opens, &File, &LowerStat),
     ) -> Result<Option<OpenFile>> {
         let (writable, truncate) = (writes(flags), flags.contains(OFlags::TRUNC));
         // Held until the handle is counted: an unlink must not overlook it.
@@ -324,6 +310,16 @@ impl Vfs {
             return Err(Errno::STALE.into());
         }
         let mut opens = inode.opens.lock();
+        if let Some(OpenMode::Passthrough { lower_ino, .. }) = opens.mode
+            && lower_ino != stat.version.ino
+        {
+            tracing::error!(
+                node = %inode.id,
+                "a file was replaced behind the mount while it is open; it can be opened again \
+                 when those who have it open have closed it"
+            );
+            return Err(Errno::BUSY.into());
+        }
         if truncate {
             let _as_the_caller = WithoutReserve::for_caller(caller.uid);
             rustix::fs::ftruncate(&file, 0)?;
@@ -334,7 +330,7 @@ impl Vfs {
         let same = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
         opens.handles += 1;
         opens.writers += u32::from(writable);
-        counted(&mut opens, &file, &stat)?;
+        counted(&mut opens, &file, &stat);
         opens.cached = (!truncate).then_some(stat.version);
         Ok(Some(OpenFile { file, keep_cache: same && !truncate }))
     }
@@ -414,15 +410,17 @@ impl Vfs {
     pub fn release(&self, number: u64) {
         let Some(handle) = self.handles.remove(number) else { return };
         let mut opens = handle.inode.opens.lock();
+        if handle.record.what == Use::Passthrough {
+            // Said before it is done: a successor gives the backing file back again rather than
+            // not at all, and does not take it for open after somebody else gave it back.
+            self.handles.closing(number, &handle);
+        }
         opens.kernel = opens.kernel.saturating_sub(1);
         if opens.kernel == 0
             && let Some(OpenMode::Passthrough { number: backing, .. }) = opens.mode.take()
+            && let Some(passthrough) = self.passthrough()
         {
-            // Said before it is done: a successor gives it back again rather than not at all.
-            self.handles.closing(number, &handle);
-            if let Some(passthrough) = self.passthrough() {
-                passthrough.unregister(backing);
-            }
+            passthrough.unregister(backing);
         }
         drop(opens);
         self.close(&handle.inode, handle.writable, handle.file().as_deref());

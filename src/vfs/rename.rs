@@ -109,7 +109,7 @@ impl Vfs {
                 at: self.clock.now(),
             },
         )?;
-        let (moving, replaced) = (self.inodes.get(id), to.id().and_then(|r| self.inodes.get(r)));
+        let (moving, replaced) = (self.known(id), to.id().and_then(|r| self.known(r)));
         let (mut place, mut replaced_place) = moving_both(moving.as_deref(), replaced.as_deref());
         let replaced_found = to.found.as_ref().filter(|_| last);
         let ghost = replaced_found.map(|f| Ghost::of(&to.dir, to.name, f));
@@ -196,7 +196,7 @@ impl Vfs {
                 b: (second.id(), b.parent.id, b.name.to_vec()),
             },
         )?;
-        let (one, other) = (self.inodes.get(first.id()), self.inodes.get(second.id()));
+        let (one, other) = (self.known(first.id()), self.known(second.id()));
         let (mut place, mut other_place) = moving_both(one.as_deref(), other.as_deref());
         let done = match (a.local(), b.local()) {
             (Some(_), Some(_)) => a.dir.rename(a.name, &b.dir, b.name, RenameFlags::EXCHANGE),

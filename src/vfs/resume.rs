@@ -10,6 +10,7 @@ use crate::lower::stat_file;
 use crate::recording::{Kind, NodeId};
 use rustix::fs::OFlags;
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::Arc;
 
 impl Vfs {
@@ -24,7 +25,7 @@ impl Vfs {
             Some(dir) => Table::open(&dir.join(TABLE_FILE), true)?,
             None => (Table::in_memory(), Vec::new()),
         };
-        let vfs = Vfs::with_table(parts, table);
+        let vfs = Vfs { taken_over: true, ..Vfs::with_table(parts, table) };
         *vfs.answers.lock() = vfs.catalog.answers(mark);
         Ok((vfs, Resumption { records }))
     }
@@ -80,19 +81,16 @@ impl Vfs {
             let place = inode.place();
             match (record.what, &*place) {
                 (Use::Remote, _) | (_, Place::Gone(_)) => None,
-                _ => match self.lower_file(&inode, &place, flags) {
-                    Ok(file) => file,
-                    Err(error) => {
-                        tracing::error!(
-                            node = %record.node, %error,
-                            "an open file could not be opened again; its user gets an error, \
-                             what was written is on disk"
-                        );
-                        None
-                    }
-                },
+                _ => self.same_file(&inode, &place, flags),
             }
         };
+        if opened.is_none() && record.what != Use::Remote {
+            tracing::error!(
+                node = %record.node,
+                "an open file could not be opened again; its user gets an error, what was \
+                 written is on disk"
+            );
+        }
         let lower_ino =
             opened.as_ref().and_then(|f| stat_file(f).ok()).map_or(0, |s| s.version.ino);
         {
@@ -109,17 +107,29 @@ impl Vfs {
         inode
     }
 
+    /// The lower file, if it is this node's: a name may be another's by now.
+    fn same_file(&self, inode: &Inode, place: &Place, flags: OFlags) -> Option<File> {
+        let file = self.lower_file(inode, place, flags).ok().flatten()?;
+        let node = stat_file(&file).ok()?.node;
+        (node == Some(inode.id)).then_some(file)
+    }
+
     /// A node that the kernel has open: under its name, or without one.
     fn resume_inode(&self, id: NodeId) -> Arc<Inode> {
-        if self.lower.held(id).is_ok() {
-            return self.inodes.intern(id, Kind::File, Place::Held, 1);
+        match self.lower.held(id).map(|stat| stat.attr.nlink) {
+            Ok(1) => return self.inodes.intern(id, Kind::File, Place::Held, 0),
+            // It was about to lose its last name, and did not.
+            Ok(_) => {
+                let _cleared_at_the_next_start = self.lower.unhold(id);
+            }
+            Err(_) => {}
         }
         self.inode(id).unwrap_or_else(|_| {
             let place = match self.catalog.node(id) {
                 Ok(Some(row)) => Place::Gone(Box::new(Ghost::of_row(&row))),
                 _ => Place::Lost,
             };
-            self.inodes.intern(id, Kind::File, place, 1)
+            self.inodes.intern(id, Kind::File, place, 0)
         })
     }
 

@@ -25,6 +25,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 const RECORD: usize = 64;
+/// More than a slot is used in one life.
+const LIFE: u32 = 1 << 20;
 
 /// What a handle is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,9 @@ struct Slots {
     /// How often each was used.
     used: Vec<u32>,
     free: Vec<u32>,
+    /// What counting begins at: above every number of a life before, also one that could not be
+    /// written down.
+    floor: u32,
 }
 
 impl Table {
@@ -114,6 +119,13 @@ impl Table {
                 None => slots.free.push(index),
             }
         }
+        slots.floor = slots.used.iter().max().map_or(0, |most| most.wrapping_add(LIFE));
+        let Slots { used, free, floor } = &mut slots;
+        for index in free.iter() {
+            if let Some(used) = used.get_mut(*index as usize) {
+                *used = *floor;
+            }
+        }
         Ok((Table { file: Some(file), slots: Mutex::new(slots) }, open))
     }
 
@@ -122,7 +134,8 @@ impl Table {
         let (index, used) = {
             let mut slots = self.slots.lock();
             let index = slots.free.pop().unwrap_or_else(|| {
-                slots.used.push(0);
+                let floor = slots.floor;
+                slots.used.push(floor);
                 // Descriptors run out long before.
                 u32::try_from(slots.used.len() - 1).unwrap_or(u32::MAX)
             });
@@ -276,6 +289,22 @@ mod tests {
         assert!(![first, closed, kept].contains(&next));
         let (_, open) = Table::open(&path, false).unwrap();
         assert!(open.is_empty());
+    }
+
+    #[test]
+    fn a_number_that_could_not_be_written_down_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("handles");
+        let record = Record::new(Use::Plain, NodeId(5), 1);
+        let lost = {
+            let (mut table, _) = Table::open(&path, false).unwrap();
+            table.add(&record);
+            table.file = None;
+            table.add(&record)
+        };
+        let (table, open) = Table::open(&path, true).unwrap();
+        assert_eq!(open.len(), 1);
+        assert_ne!(table.add(&record), lost);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::inode::{Inode, Place};
 use super::lookup::{Found, Whereabouts};
-use super::{Result, Vfs, acl};
+use super::{Caller, Result, Vfs, VfsError, acl};
 use crate::catalog::{NodeRow, ObjectState, Op};
 use crate::lower::{Dir, Pinned, visible_xattr};
 use crate::recording::{Attr, Kind, NodeId, State};
@@ -116,7 +116,17 @@ impl Vfs {
     ///
     /// # Errors
     /// `OPNOTSUPP` for `user.spoolfs.*`.
-    pub fn setxattr(&self, id: NodeId, key: &[u8], value: &[u8], flags: u32) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        key: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        // The kernel lets nobody else change them until it has its answer, so that what is there,
+        // or not, is what this very request did under a predecessor.
+        let flags = if caller.resent { flags & !(CREATE | REPLACE) } else { flags };
         self.change(id, Change { key, value: Some((value, flags)) })
     }
 
@@ -124,8 +134,11 @@ impl Vfs {
     ///
     /// # Errors
     /// `NODATA` if there is none.
-    pub fn removexattr(&self, id: NodeId, key: &[u8]) -> Result<()> {
-        self.change(id, Change { key, value: None })
+    pub fn removexattr(&self, caller: Caller, id: NodeId, key: &[u8]) -> Result<()> {
+        match self.change(id, Change { key, value: None }) {
+            Err(VfsError::Kernel(Errno::NODATA)) if caller.resent => Ok(()),
+            result => result,
+        }
     }
 
     fn change(&self, id: NodeId, change: Change<'_>) -> Result<()> {
