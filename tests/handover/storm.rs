@@ -59,14 +59,16 @@ fn nobody_notices(passthrough: &str) {
             }
         }
     });
-    let wrong = storm.wrong.into_inner().unwrap();
+    let worst = |which: usize| storm.worst_write[which].load(Ordering::Relaxed) as f64 / 1000.0;
+    let wrong = storm.wrong.lock().unwrap().clone();
     println!(
         "{passthrough}, seed {seed}: {} kills, {} rounds, worst write {:.1} ms \
-        (beside the mount {:.1} ms), worst restart {:?}",
+         (beside the mount {:.1} ms, right after an open {:.1} ms), worst restart {:?}",
         outages.len(),
         storm.done.load(Ordering::Relaxed),
-        storm.worst_write[0].load(Ordering::Relaxed) as f64 / 1000.0,
-        storm.worst_write[1].load(Ordering::Relaxed) as f64 / 1000.0,
+        worst(0),
+        worst(1),
+        worst(2),
         outages.iter().max().unwrap(),
     );
     assert_eq!(wrong, Vec::<String>::new(), "seed {seed}\n{}", mount.said());
