@@ -168,7 +168,7 @@ pub const ANCESTORS_MAX: usize = 32;
 /// Longest wait for the service manager to take what it is to keep.
 pub const HANDOVER_BARRIER: Duration = Duration::from_secs(2);
 /// Longest wait for a catalog that can not be used yet, when a mount is taken over.
-pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(3);
+pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(2);
 /// Processes named that have files open at a stop.
 pub const BUSY_NAMED_MAX: usize = 5;
 /// Time that the service manager gives a start that goes on with no mount.
