@@ -7,6 +7,7 @@ use super::convert::{
     node, opened, seek_from, set_time, written, xattr,
 };
 use super::errno::errno;
+use super::on_worker::on_worker;
 use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -35,26 +36,6 @@ impl Adapter {
         let handshake = Arc::new(Mutex::new(Handshake::default()));
         (Adapter { vfs, want, handshake: handshake.clone(), watch }, handshake)
     }
-}
-
-/// Runs `$job` with `$reply` on a worker, or answers EIO if too many wait. A macro, because each
-/// kind of reply is a type of its own without a common trait.
-macro_rules! on_worker {
-    ($self:ident, $waits:expr, $reply:ident, |$vfs:ident| $job:expr) => {{
-        let $vfs = $self.vfs.clone();
-        let slot = Arc::new(parking_lot::Mutex::new(Some($reply)));
-        let theirs = slot.clone();
-        let queued = $self.vfs.workers().run($waits, move || {
-            if let Some($reply) = theirs.lock().take() {
-                $job
-            }
-        });
-        if let Err(error) = queued
-            && let Some(reply) = slot.lock().take()
-        {
-            reply.error(errno(&error));
-        }
-    }};
 }
 
 impl Filesystem for Adapter {

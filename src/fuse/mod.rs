@@ -10,6 +10,7 @@ mod contain;
 mod convert;
 mod errno;
 mod mount;
+mod on_worker;
 mod relay;
 
 pub use connection::Connection;
