@@ -26,7 +26,7 @@ const SEGMENTS_KEPT: usize = 2;
 
 /// How long the segments of predecessors stay in any case: their requests that were done and not
 /// answered are sent again within moments, but perhaps only to the successor of this daemon.
-const KEPT_AFTER_START: Duration = Duration::from_secs(10);
+const KEPT_AFTER_START: Duration = Duration::from_secs(2);
 
 /// No record is longer: names and extended attributes are bounded by the kernel.
 const RECORD_MAX: u64 = 1 << 20;
