@@ -20,7 +20,8 @@ fn nobody_notices(passthrough: &str) {
     let mount = kept(passthrough);
     let released = released(&mount);
     let storm = Storm::default();
-    let writers: Vec<PathBuf> = (0..6).map(|i| mount.path(format!("writer{i}"))).collect();
+    let writers = number("SPOOLFS_TEST_WRITERS", 6);
+    let writers: Vec<PathBuf> = (0..writers).map(|i| mount.path(format!("writer{i}"))).collect();
     let places: Vec<PathBuf> =
         ["names0", "names1", "locks", "nameless"].iter().map(|n| mount.path(n)).collect();
     for dir in writers.iter().chain(&places) {
