@@ -128,7 +128,7 @@ fn once(
         results.add(system, round, taken, used);
     }
     // What this one wrote shall not be on its way to the disk while the next is measured.
-    drop(running);
+    ground.put_away(running);
     rustix::fs::sync();
     Ok(())
 }

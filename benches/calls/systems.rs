@@ -73,11 +73,14 @@ pub struct Ground<'s> {
     server: Option<&'s SeaweedFs>,
     /// The bucket of the systems that know nothing but one, and whether its names were made.
     bucket: RefCell<Option<String>>,
+    /// Files of the rounds that are over. ext4 passes over each inode number that was freed in the
+    /// last minutes, so removing them in between would be measured as the next one's `create`.
+    attic: RefCell<Vec<tempfile::TempDir>>,
 }
 
 impl<'s> Ground<'s> {
     pub fn new(server: Option<&'s SeaweedFs>) -> Ground<'s> {
-        Ground { server, bucket: RefCell::default() }
+        Ground { server, bucket: RefCell::default(), attic: RefCell::default() }
     }
 
     /// Whether a system can be measured here; the reason if not.
@@ -150,6 +153,16 @@ impl<'s> Ground<'s> {
         }
     }
 
+    /// Takes a system down; its files stay until the end of the benchmark.
+    pub fn put_away(&self, running: Running) {
+        let scratch = match running.keep {
+            Keep::Raw(scratch) => Some(scratch),
+            Keep::Spoolfs(mut mount) => mount.take_scratch(),
+            Keep::Foreign(mut foreign) => foreign.scratch.take(),
+        };
+        self.attic.borrow_mut().extend(scratch);
+    }
+
     /// Brings a system up that shows what `bucket` holds.
     pub fn foreign(
         &self,
@@ -175,7 +188,8 @@ impl<'s> Ground<'s> {
         let child = child.map_err(|e| format!("{system}: {e}"))?;
         let pid_file = root.join("daemon.pid");
         std::fs::write(pid_file, child.id().to_string()).map_err(|e| format!("pid: {e}"))?;
-        let mut foreign = Foreign { child, mountpoint, scratch };
+        let log = root.join("log");
+        let mut foreign = Foreign { child, mountpoint, scratch: Some(scratch), log };
         foreign.wait_until_mounted()?;
         Ok(foreign)
     }
@@ -257,7 +271,7 @@ pub struct Running {
 }
 
 enum Keep {
-    Raw(#[allow(dead_code, reason = "dropped last")] tempfile::TempDir),
+    Raw(tempfile::TempDir),
     Spoolfs(Box<Mount>),
     Foreign(Foreign),
 }
@@ -315,7 +329,8 @@ pub fn wait_until_quiet(pid: u32, mut done: impl FnMut() -> bool) -> Result<(), 
 pub struct Foreign {
     child: Child,
     pub mountpoint: PathBuf,
-    scratch: tempfile::TempDir,
+    scratch: Option<tempfile::TempDir>,
+    log: PathBuf,
 }
 
 impl Foreign {
@@ -331,7 +346,7 @@ impl Foreign {
             }
             std::thread::sleep(LOOK);
         }
-        let log = std::fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(3).collect();
         Err(format!("it did not mount: {}", tail.join(" | ")))
     }

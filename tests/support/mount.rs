@@ -302,6 +302,11 @@ impl Mount {
         let tail: Vec<_> = all.lines().skip(skip).collect();
         format!("--- the daemon said:\n{}\n---", tail.join("\n"))
     }
+
+    /// The directory that everything of this mount is in, to outlive it.
+    pub fn take_scratch(&mut self) -> Option<tempfile::TempDir> {
+        self.scratch.take()
+    }
 }
 
 impl Drop for Mount {
