@@ -127,12 +127,12 @@ clean_up() {
 # its many summaries added up.
 run_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --no-fail-fast "$@"
+    cargo nextest run --features faults --locked --no-fail-fast "$@"
     return
   fi
   local log=$SCRATCH/cargo-test.log status=0
   # Two threads: each mount brings a daemon of its own, and the machine may have two cores.
-  cargo test --locked --no-fail-fast "$@" -- --test-threads 2 2>&1 | tee "$log" || status=$?
+  cargo test --features faults --locked --no-fail-fast "$@" -- --test-threads 2 2>&1 | tee "$log" || status=$?
   awk '/^test result:/ {
          for (i = 1; i < NF; i++) {
            if ($(i + 1) == "passed;") passed += $i

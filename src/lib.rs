@@ -23,6 +23,7 @@ pub mod store;
 pub mod policy;
 
 pub mod clock;
+pub mod faults;
 pub mod limits;
 pub mod recording;
 pub mod sys;

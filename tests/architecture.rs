@@ -22,7 +22,10 @@ const ROWS: &[Row] = &[
     Row { rooms: &["content"], apart: true },
     Row { rooms: &["lower", "catalog", "store", "calls"], apart: true },
     Row { rooms: &["policy", "codec"], apart: true },
-    Row { rooms: &["recording", "clock", "limits", "units", "telemetry", "sys"], apart: false },
+    Row {
+        rooms: &["recording", "clock", "faults", "limits", "units", "telemetry", "sys"],
+        apart: false,
+    },
 ];
 
 /// One row of rooms; where they are `apart` they know nothing of each other.
@@ -253,6 +256,28 @@ fn all_tests() -> BTreeSet<String> {
     }
     assert!(names.contains("all_tests_are_found"), "the tests are not found: {names:?}");
     names
+}
+
+/// The names that a hook of `faults` is called with in the sources, sorted.
+fn hooks(sources: &[Source], hook: &str) -> Vec<String> {
+    let named = |source: &Source| source.literals_in(&format!("faults::{hook}("));
+    let mut names: Vec<String> = sources.iter().flat_map(named).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn fault_hooks_are_those_that_are_listed() {
+    let mut sources = sources();
+    sources.retain(|source| source.path != "faults.rs");
+    assert_eq!(hooks(&sources, "point"), spoolfs::faults::POINTS, "POINTS of src/faults.rs");
+    assert_eq!(hooks(&sources, "fail"), spoolfs::faults::SITES, "SITES of src/faults.rs");
+
+    let text = "fn a() { faults::point(\"x.y\"); }\n// faults::point(\"no\")\n\
+                fn b() { faults::point(name); crate::faults::fail(\"z\")?; }";
+    let found = [Source::parse("a.rs", text)];
+    assert_eq!(hooks(&found, "point"), ["", "x.y"], "one that is not named would be found");
+    assert_eq!(hooks(&found, "fail"), ["z"]);
 }
 
 #[test]

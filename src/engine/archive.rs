@@ -9,10 +9,10 @@ use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
-use crate::limits;
 use crate::lower::Quiet;
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use crate::{faults, limits};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -166,12 +166,15 @@ fn put_under_a_free_key(
     let keys = key::candidates(prefix, &node, &job.path, job.generation, &random);
     for _ in &keys {
         let object = shared.catalog.assign_key(job.id, job.generation, target.name(), &keys)?;
+        faults::point("archive.after_key");
         if object.state == ObjectState::Verified {
             return Ok(true);
         }
         match put_under(shared, job, target, &object, left_over) {
             Ok(Put::Proved) => {
+                faults::point("archive.after_proof");
                 shared.catalog.verified(object.id, shared.now())?;
+                faults::point("archive.after_verified");
                 return Ok(true);
             }
             Ok(Put::Taken) => shared.catalog.abandon_key(object.id)?,
@@ -215,6 +218,7 @@ fn put_under(
         }
         Err(other) => return Err(other.into()),
     };
+    faults::point("archive.after_put");
     match verify(shared, job, target, object) {
         Ok(()) => Ok(Put::Proved),
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {

@@ -2,6 +2,7 @@
 
 use super::dir::{all_xattrs, identify_file, stat_file, timestamps};
 use super::{Lower, LowerError, LowerStat, Result, SetTime, Times};
+use crate::faults;
 use crate::recording::{Attr, NodeId};
 use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -59,6 +60,7 @@ impl Lower {
         let changed = || LowerError::Changed { path: path.to_owned() };
         let looks = wanted().ok_or_else(changed)?;
         stage.dress(&looks).map_err(LowerError::io(path))?;
+        faults::fail("lower.stage_sync").map_err(LowerError::io(path))?;
         stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;

@@ -98,6 +98,22 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The string literals that stand right after each `call` in what is shipped; empty where
+    /// something else stands.
+    pub fn literals_in(&self, call: &str) -> Vec<String> {
+        let raw: Vec<char> = self.raw.chars().collect();
+        let literal = |(at, _): (usize, &str)| {
+            // Blanking keeps the number of characters, not that of bytes.
+            let start = self.shipped[..at].chars().count() + call.chars().count();
+            let text: String = raw[start..].iter().collect();
+            let text = text.trim_start().strip_prefix('"').unwrap_or_default();
+            text.split('"').next().unwrap_or_default().to_owned()
+        };
+        self.shipped.match_indices(call).map(literal).collect()
+    }
+}
+
 /// Files of modules that are declared for tests only ship nothing.
 pub fn mark_tests(sources: &mut [Source]) {
     let mut for_tests = Vec::new();

@@ -1,0 +1,262 @@
+//! Places where a test lets the daemon die, or a call fail. In a build without the feature
+//! `faults` both hooks are empty.
+//!
+//! | variable | value |
+//! |---|---|
+//! | `SPOOLFS_CRASH_AT` | `name` or `name:N`: abort at the Nth passing of a point of [`POINTS`] |
+//! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts |
+//! | `SPOOLFS_FAIL` | `site:N:ERRNO[:once\|forever]`, several with commas: the Nth call at a site of [`SITES`] fails, and with `forever` all after it |
+//!
+//! Tests in the same process use `set` instead. Each name stands once in the source and once in a
+//! list here; `tests/architecture.rs` compares them.
+
+use rustix::io::Errno;
+
+/// Every point where the daemon can be made to die, sorted.
+pub const POINTS: &[&str] =
+    &["archive.after_key", "archive.after_proof", "archive.after_put", "archive.after_verified"];
+
+/// Every call that can be made to fail, sorted.
+pub const SITES: &[&str] = &["lower.stage_sync"];
+
+/// Dies here, if the environment asks for it.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn point(_name: &'static str) {}
+
+/// Fails, if the environment or a test asks for it. Stands before the call that it stands for:
+/// `faults::fail("lower.stage_sync")?;`
+///
+/// # Errors
+/// The error number that was asked for.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn fail(_site: &'static str) -> Result<(), Errno> {
+    Ok(())
+}
+
+#[cfg(feature = "faults")]
+pub use chosen::{clear, fail, fired, passed, point, set};
+
+#[cfg(feature = "faults")]
+mod chosen {
+    use super::Errno;
+    use super::{POINTS, SITES};
+    use parking_lot::Mutex;
+    use std::collections::HashMap;
+    use std::path::PathBuf;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// One call that shall fail.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Fault {
+        site: String,
+        nth: u64,
+        errno: i32,
+        forever: bool,
+    }
+
+    #[derive(Debug, Default)]
+    struct Chosen {
+        crash: Option<(String, u64)>,
+        mark: Option<PathBuf>,
+        faults: Vec<Fault>,
+        /// How often each name was passed.
+        passed: HashMap<&'static str, u64>,
+        fired: u64,
+    }
+
+    /// Something is chosen: without it nothing is counted.
+    static ARMED: AtomicBool = AtomicBool::new(false);
+
+    static CHOSEN: LazyLock<Mutex<Chosen>> = LazyLock::new(|| {
+        let chosen = from_environment().unwrap_or_else(|wrong| {
+            eprintln!("spoolfs: {wrong}");
+            std::process::abort();
+        });
+        if chosen.crash.is_some() || !chosen.faults.is_empty() {
+            ARMED.store(true, Ordering::Relaxed);
+        }
+        Mutex::new(chosen)
+    });
+
+    fn from_environment() -> Result<Chosen, String> {
+        let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let crash = text("SPOOLFS_CRASH_AT").map(|t| crash_at(&t)).transpose()?;
+        let faults = text("SPOOLFS_FAIL").map(|t| faults_of(&t)).transpose()?.unwrap_or_default();
+        let mark = text("SPOOLFS_CRASH_MARK").map(PathBuf::from);
+        Ok(Chosen { crash, mark, faults, ..Chosen::default() })
+    }
+
+    fn crash_at(text: &str) -> Result<(String, u64), String> {
+        let (name, nth) = match text.split_once(':') {
+            Some((name, nth)) => (name, count(nth)?),
+            None => (text, 1),
+        };
+        known(name, POINTS)?;
+        Ok((name.to_owned(), nth))
+    }
+
+    fn faults_of(text: &str) -> Result<Vec<Fault>, String> {
+        text.split(',').map(fault_of).collect()
+    }
+
+    fn fault_of(text: &str) -> Result<Fault, String> {
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        let (site, nth, errno, how) = match parts.as_slice() {
+            [site, nth, errno] => (site, nth, errno, "once"),
+            [site, nth, errno, how] => (site, nth, errno, *how),
+            _ => return Err(format!("{text:?} is not site:N:ERRNO[:once|forever]")),
+        };
+        known(site, SITES)?;
+        let forever = match how {
+            "once" => false,
+            "forever" => true,
+            _ => return Err(format!("{how:?} is neither once nor forever")),
+        };
+        let errno = errno_of(errno).ok_or_else(|| format!("{errno:?} is no known error"))?;
+        Ok(Fault { site: (*site).to_owned(), nth: count(nth)?, errno, forever })
+    }
+
+    fn known(name: &str, names: &[&str]) -> Result<(), String> {
+        let found = names.contains(&name);
+        found.then_some(()).ok_or_else(|| format!("{name:?} is in no list of src/faults.rs"))
+    }
+
+    fn count(text: &str) -> Result<u64, String> {
+        let nth = text.parse().ok().filter(|nth| *nth > 0);
+        nth.ok_or_else(|| format!("{text:?} is no count from 1 up"))
+    }
+
+    fn errno_of(text: &str) -> Option<i32> {
+        let errno = match text {
+            "EACCES" => libc::EACCES,
+            "EAGAIN" => libc::EAGAIN,
+            "EDQUOT" => libc::EDQUOT,
+            "EIO" => libc::EIO,
+            "EMFILE" => libc::EMFILE,
+            "ENOENT" => libc::ENOENT,
+            "ENOMEM" => libc::ENOMEM,
+            "ENOSPC" => libc::ENOSPC,
+            "EPERM" => libc::EPERM,
+            "EROFS" => libc::EROFS,
+            "ESTALE" => libc::ESTALE,
+            "ETIMEDOUT" => libc::ETIMEDOUT,
+            number => number.parse().ok().filter(|n| (1..4096).contains(n))?,
+        };
+        Some(errno)
+    }
+
+    fn armed() -> bool {
+        LazyLock::force(&CHOSEN);
+        ARMED.load(Ordering::Relaxed)
+    }
+
+    fn pass(chosen: &mut Chosen, name: &'static str) -> u64 {
+        let passed = chosen.passed.entry(name).or_default();
+        *passed += 1;
+        *passed
+    }
+
+    /// Dies here, if the environment asks for it.
+    pub fn point(name: &'static str) {
+        if !armed() {
+            return;
+        }
+        let mut chosen = CHOSEN.lock();
+        let passed = pass(&mut chosen, name);
+        let here = chosen.crash.as_ref().is_some_and(|(at, nth)| at == name && *nth == passed);
+        if here && chosen.mark.as_ref().is_none_or(|mark| make(mark)) {
+            eprintln!("spoolfs: dies at crash point {name}");
+            std::process::abort();
+        }
+    }
+
+    fn make(mark: &std::path::Path) -> bool {
+        std::fs::OpenOptions::new().write(true).create_new(true).open(mark).is_ok()
+    }
+
+    /// Fails, if the environment or a test asks for it. Stands before the call that it stands
+    /// for: `faults::fail("lower.stage_sync")?;`
+    ///
+    /// # Errors
+    /// The error number that was asked for.
+    pub fn fail(site: &'static str) -> Result<(), Errno> {
+        if !armed() {
+            return Ok(());
+        }
+        let mut chosen = CHOSEN.lock();
+        let passed = pass(&mut chosen, site);
+        let hits =
+            |f: &&Fault| f.site == site && (passed == f.nth || (f.forever && passed > f.nth));
+        let Some(errno) = chosen.faults.iter().find(hits).map(|f| f.errno) else { return Ok(()) };
+        chosen.fired += 1;
+        if chosen.fired == 1 {
+            eprintln!("spoolfs: call {passed} of {site} fails with error {errno}");
+        }
+        Err(Errno::from_raw_os_error(errno))
+    }
+
+    /// Makes calls of this process fail as `SPOOLFS_FAIL` would, from now on and instead of what
+    /// was chosen before; counting begins anew. With an empty text nothing fails, but passings
+    /// are counted. All threads share it: such tests stand in a binary of their own or take turns.
+    ///
+    /// # Errors
+    /// The text can not be read, or names a site that is not in [`SITES`].
+    pub fn set(text: &str) -> Result<(), String> {
+        let faults = if text.is_empty() { Vec::new() } else { faults_of(text)? };
+        *CHOSEN.lock() = Chosen { faults, ..Chosen::default() };
+        ARMED.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Nothing fails any more, and nothing is counted.
+    pub fn clear() {
+        *CHOSEN.lock() = Chosen::default();
+        ARMED.store(false, Ordering::Relaxed);
+    }
+
+    /// How often a point or site was passed since something was chosen.
+    pub fn passed(name: &str) -> u64 {
+        CHOSEN.lock().passed.get(name).copied().unwrap_or(0)
+    }
+
+    /// How many calls failed since something was chosen.
+    pub fn fired() -> u64 {
+        CHOSEN.lock().fired
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn what_is_chosen_is_read_or_refused() {
+            assert_eq!(crash_at("archive.after_put"), Ok(("archive.after_put".into(), 1)));
+            assert_eq!(crash_at("archive.after_put:3"), Ok(("archive.after_put".into(), 3)));
+            let fault = Fault {
+                site: "lower.stage_sync".into(),
+                nth: 2,
+                errno: libc::ENOSPC,
+                forever: true,
+            };
+            assert_eq!(fault_of("lower.stage_sync:2:ENOSPC:forever"), Ok(fault.clone()));
+            let once = Fault { forever: false, errno: 5, ..fault };
+            assert_eq!(faults_of("lower.stage_sync:2:5"), Ok(vec![once]));
+            for wrong in ["nowhere", "archive.after_put:0", "archive.after_put:x"] {
+                assert!(crash_at(wrong).is_err(), "{wrong}");
+            }
+            for wrong in [
+                "",
+                "nowhere:1:EIO",
+                "lower.stage_sync:0:EIO",
+                "lower.stage_sync:1:EWHAT",
+                "lower.stage_sync:1:EIO:twice",
+                "lower.stage_sync:1",
+            ] {
+                assert!(faults_of(wrong).is_err(), "{wrong}");
+            }
+        }
+    }
+}
