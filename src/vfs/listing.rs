@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Rows asked of the catalog at a time.
 const PAGE: usize = 256;
 /// Longest time spent on one reply.
-const REPLY_TIME: Duration = Duration::from_micros(700);
+const REPLY_TIME: Duration = Duration::from_micros(400);
 /// Longest time spent on finding the place where a predecessor was.
 const SKIP_TIME: Duration = Duration::from_secs(5);
 /// Positions of `.` and `..`.
