@@ -17,7 +17,15 @@ pub const POINTS: &[&str] =
     &["archive.after_key", "archive.after_proof", "archive.after_put", "archive.after_verified"];
 
 /// Every call that can be made to fail, sorted.
-pub const SITES: &[&str] = &["lower.stage_sync"];
+pub const SITES: &[&str] = &[
+    "lower.stage_sync",
+    "lower.sync_all",
+    "lower.sync_dir",
+    "lower.sync_file",
+    "lower.write_out",
+    "store.sync_dir",
+    "vfs.fsync",
+];
 
 /// Dies here, if the environment asks for it.
 #[cfg(not(feature = "faults"))]

@@ -10,6 +10,24 @@ pub const WORKER_THREADS: usize = 8;
 pub const WORKER_QUEUE_MAX: usize = 1024;
 /// Bytes of undrained operation log at which the catalog counts as unusable.
 pub const OPERATION_LOG_BYTES_MAX: u64 = 64 << 20;
+/// How soon what was closed is on the disk, unless configured.
+pub const SYNC_AFTER: Duration = Duration::from_secs(5);
+/// How often recordings in progress are written out.
+pub const WRITE_OUT_EVERY: Duration = Duration::from_secs(30);
+/// Files and directories remembered that are to be synced; with more, the whole file system is.
+pub const UNSYNCED_MAX: usize = 65_536;
+/// Files open at once to be synced.
+pub const SYNC_FILES_OPEN: usize = 512;
+/// Threads that sync a batch, so that the disk empties its own cache once for several files.
+pub const SYNC_THREADS: usize = 8;
+/// Directories synced one by one at a time; with more, the whole file system is.
+pub const SYNC_DIRS_MAX: usize = 16;
+/// Longest that the release of a recording waits while it is being synced.
+pub const SYNC_CLAIM_WAIT: Duration = Duration::from_secs(2);
+/// Directories of a `file://` target that are remembered as synced.
+pub const SYNCED_DIRS_MAX: usize = 4096;
+/// Pause after what can not be synced now.
+pub const SYNC_REST: Duration = Duration::from_secs(1);
 /// Log records applied in one catalog transaction.
 pub const CATALOG_BATCH_MAX: usize = 512;
 /// Catalog write-ahead log pages at which a background checkpoint starts.

@@ -147,6 +147,7 @@ fn status_report() -> StatusReport {
             oldest: Some(Waiting { path: WirePath("2026/a.wav".into()), since: at }),
         },
         failing: 1,
+        suspect: 2,
         last_error: Some(LastError {
             path: WirePath("2026/b.wav".into()),
             error: "target \"main\" does not answer".into(),

@@ -109,6 +109,10 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.settle \"5m\" is out of bounds; choose from \"0s\" to \"1m\"",
         ),
         (
+            format!("{MINIMAL}[write_back]\nsync_after = \"5m\""),
+            "f.toml:4:1: write_back.sync_after \"5m\" is out of bounds; choose from \"1s\" to \"1m\"",
+        ),
+        (
             format!("{MINIMAL}[write_back]\nexclude = [\"a[\"]"),
             "f.toml:4:1: write_back.exclude \"a[\" is not a pattern: unclosed character class; \
              missing ']'; write for example \"2024/**/*.wav\"",
@@ -311,6 +315,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__UPLOADS", "9"),
             ("SPOOLFS_WRITE_BACK__BANDWIDTH", "1MiB"),
             ("SPOOLFS_WRITE_BACK__SETTLE", "10ms"),
+            ("SPOOLFS_WRITE_BACK__SYNC_AFTER", "10s"),
             ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),

@@ -28,6 +28,7 @@ pub(super) fn touched(op: &Op) -> impl Iterator<Item = NodeId> {
         | Op::Closed { id, .. }
         | Op::Unlink { id, .. }
         | Op::SetAttr { id, .. }
+        | Op::Suspect { id, .. }
         | Op::SetXattrs { id, .. } => (*id, None),
         Op::Rename { id, replaced, .. } => (*id, replaced.map(|(node, _)| node)),
         Op::Exchange { a, b } => (a.0, Some(b.0)),
@@ -54,6 +55,7 @@ pub(super) fn apply(op: &Op, id: NodeId, node: Option<Node>) -> Option<Node> {
         Op::Rename { replaced: Some((_, last)), at, .. } => depart(node, *last, *at),
         Op::Rename { .. } | Op::Exchange { .. } => Some(node),
         Op::SetAttr { attr, version, before, .. } => Some(set_attr(node, attr, *version, *before)),
+        Op::Suspect { at, .. } => Some(suspect(node, *at)),
         Op::SetXattrs { xattrs, .. } => {
             Some(Node { row: NodeRow { xattrs: xattrs.clone(), ..node.row }, ..node })
         }
@@ -113,6 +115,7 @@ fn created(id: NodeId, attr: &Attr, version: LowerVersion, adopted: bool) -> Nod
             recalled_at: None,
             adopted,
             xattrs: Vec::new(),
+            suspect: None,
         },
         objects: false,
         seen: Some(version.ctime),
@@ -170,8 +173,19 @@ fn depart(node: Node, last: bool, at: Timestamp) -> Option<Node> {
     if !last {
         return Some(touch(with_links(node, -1), at));
     }
-    node.objects
-        .then(|| Node { row: NodeRow { state: State::Deleted, ..node.row.clone() }, ..node })
+    node.objects.then(|| Node {
+        row: NodeRow { state: State::Deleted, suspect: None, ..node.row.clone() },
+        ..node
+    })
+}
+
+/// Only of a file that has a local copy. A later failure counts: a proof begun before it is void.
+fn suspect(mut node: Node, at: Timestamp) -> Node {
+    let local = !matches!(node.row.state, State::Released | State::Deleted);
+    if node.row.attr.kind == Kind::File && local {
+        node.row.suspect = node.row.suspect.max(Some(at));
+    }
+    node
 }
 
 fn set_attr(

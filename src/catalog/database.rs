@@ -64,6 +64,8 @@ impl Database {
         let result = self.transact(work);
         if durable {
             self.conn.pragma_update(None, "synchronous", "NORMAL")?;
+        } else if result.is_ok() {
+            self.shared.unsynced.lock().committed(self.clock.now());
         }
         result
     }
@@ -145,6 +147,14 @@ impl Database {
             "PRAGMA wal_checkpoint(PASSIVE)"
         };
         self.conn.query_row(text, [], |_| Ok(()))
+    }
+
+    /// Moves all of the write-ahead log into the database, and tells whether nothing is left in it.
+    pub(super) fn empty_log(&self) -> rusqlite::Result<bool> {
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| {
+            let (busy, left): (i64, i64) = (r.get(0)?, r.get(1)?);
+            Ok(busy == 0 && left <= 0)
+        })
     }
 
     /// Whether the file that is open is the one that has the name.

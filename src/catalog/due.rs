@@ -69,6 +69,14 @@ pub(super) mod queries {
         )
     }
 
+    pub fn suspect() -> String {
+        format!(
+            "SELECT {NODE} FROM node n INDEXED BY node_suspect
+             WHERE n.suspect IS NOT NULL AND n.state IN (2, 3) AND ifnull(n.not_before <= ?1, 1)
+             ORDER BY n.suspect, n.id LIMIT ?2"
+        )
+    }
+
     pub fn left_recording() -> String {
         format!(
             "SELECT {NODE} FROM node n INDEXED BY node_left_recording
@@ -243,6 +251,16 @@ impl Catalog {
                 Ok((r.get(sql_row::NODE_COLUMNS)?, sql_row::node(r)?.node.row))
             })?;
             rows.collect()
+        })
+    }
+
+    /// Closed or archived files whose local copy may not be on the disk, longest so first.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn due_suspect(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>> {
+        self.read_drained(|conn| {
+            candidates(conn, find(conn, &queries::suspect(), [now.0, limit_sql(limit)])?)
         })
     }
 

@@ -77,6 +77,9 @@ impl Catalog {
             if row.state != State::Archived {
                 return Ok(row.state == State::Released);
             }
+            if row.suspect.is_some() {
+                return Ok(false);
+            }
             let mut new = old.node.clone();
             new.row.state = State::Released;
             new.row.attr = attr.clone();
@@ -104,6 +107,26 @@ impl Catalog {
             new.row.recalled_at = Some(at);
             new.seen = Some(version.ctime);
             tx.save(Some(&old), &new)?;
+            Ok(true)
+        })
+    }
+
+    /// The disk was proved to hold the version that was hashed: it is no longer suspect, unless
+    /// syncing it failed again after `since` or it changed. Tells whether it was done.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn proved(&self, id: NodeId, version: LowerVersion, since: Timestamp) -> Result<bool> {
+        self.shared.write(false, move |tx| {
+            let Some(old) = tx.node(id)? else { return Ok(false) };
+            let row = &old.node.row;
+            if row.suspect != Some(since) || row.hashed != Some(version) {
+                return Ok(false);
+            }
+            let mut new = old.node.clone();
+            new.row.suspect = None;
+            tx.save(Some(&old), &new)?;
+            tx.clear_trouble(id)?;
             Ok(true)
         })
     }
@@ -162,6 +185,7 @@ impl Catalog {
                 State::Archived => {
                     let mut new = old.node.clone();
                     new.row.state = State::Released;
+                    new.row.suspect = None;
                     tx.save(Some(&old), &new)
                 }
                 // What was archived last is all there is of it now.
@@ -184,6 +208,7 @@ fn back_to_archived(tx: &Tx<'_>, old: &Stored) -> rusqlite::Result<()> {
             Ok((sql_row::unsigned(r.get(0)?), sql_row::time(r, 1)?))
         })?;
     new.row.state = State::Released;
+    new.row.suspect = None;
     new.row.attr.size = size;
     new.row.attr.mtime = mtime;
     // A stamp that no file has: whatever turns up below is hashed.

@@ -46,7 +46,9 @@ impl Identity {
             .open(&temporary)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)
+        std::fs::rename(&temporary, path)?;
+        // Otherwise a power cut brings the epoch before back, and with it numbers used since.
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     }
 }
 

@@ -162,7 +162,9 @@ impl Tx<'_> {
                     &json!({"id": id, "path": before(), "xattrs": pairs}),
                 )
             }
-            Op::SetAttr { .. } | Op::Opened { .. } | Op::Closed { .. } => Ok(()),
+            Op::SetAttr { .. } | Op::Opened { .. } | Op::Closed { .. } | Op::Suspect { .. } => {
+                Ok(())
+            }
         }
     }
 

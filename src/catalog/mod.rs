@@ -30,6 +30,7 @@ mod status;
 mod tend;
 mod thread;
 mod tx;
+mod unsynced;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub use row::{
     Trouble,
 };
 pub use rules::RULES;
+pub use unsynced::Unsynced;
 
 use crate::clock::SharedClock;
 use crate::recording::NodeId;

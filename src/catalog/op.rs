@@ -108,6 +108,13 @@ pub enum Op {
         /// The stamp right before.
         before: Option<LowerVersion>,
     },
+    /// Syncing the local copy failed: what is on the disk is not known.
+    Suspect {
+        /// The node.
+        id: NodeId,
+        /// When.
+        at: Timestamp,
+    },
     /// The extended attributes of a released node, all of them.
     SetXattrs {
         /// The node.

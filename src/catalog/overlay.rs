@@ -88,7 +88,11 @@ impl Overlay {
                 self.set(b.1, &b.2, Slot { seq, node: Some(a.0), origin: from_a, local: false });
                 self.set(a.1, &a.2, Slot { seq, node: Some(b.0), origin: from_b, local: false });
             }
-            Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => {}
+            Op::Opened { .. }
+            | Op::Closed { .. }
+            | Op::SetAttr { .. }
+            | Op::Suspect { .. }
+            | Op::SetXattrs { .. } => {}
         }
     }
 
@@ -146,7 +150,11 @@ impl Overlay {
                 self.drop_name(a.1, &a.2, committed);
                 self.drop_name(b.1, &b.2, committed);
             }
-            Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => {}
+            Op::Opened { .. }
+            | Op::Closed { .. }
+            | Op::SetAttr { .. }
+            | Op::Suspect { .. }
+            | Op::SetXattrs { .. } => {}
         }
     }
 

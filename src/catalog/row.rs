@@ -29,6 +29,8 @@ pub struct NodeRow {
     pub adopted: bool,
     /// Extended attributes, kept for released nodes.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// When syncing its local copy failed, unless the disk was proved to hold it since.
+    pub suspect: Option<Timestamp>,
 }
 
 /// A node with its place, as the planner wants it.
@@ -134,6 +136,8 @@ pub struct Counts {
     pub oldest_waiting: Option<(PathBuf, Timestamp)>,
     /// Recordings not tried again before a later time, and the latest error.
     pub failing: u64,
+    /// Recordings whose local copy may not be on the disk: syncing it failed.
+    pub suspect: u64,
     /// Journal rows not yet shipped.
     pub journal_backlog: u64,
 }

@@ -117,4 +117,9 @@ pub const RULES: &[(u32, &str, &str)] = &[
         "SELECT e.id FROM entry e LEFT JOIN node p ON p.id = e.parent
          WHERE length(e.name) = 0 OR instr(e.name, X'2F') > 0 OR p.kind IS NOT 2",
     ),
+    (
+        20,
+        "only a file with a local copy is suspect",
+        "SELECT id FROM node WHERE suspect IS NOT NULL AND (kind <> 1 OR state IN (4, 5))",
+    ),
 ];

@@ -69,10 +69,12 @@ fn copy(conn: &Connection, path: &Path) -> std::io::Result<PathBuf> {
         let version: u32 = conn
             .query_row("PRAGMA user_version", [], |r| r.get(0))
             .map_err(std::io::Error::other)?;
-        if version != schema::VERSION {
+        if !(1..=schema::VERSION).contains(&version) {
             return Err(std::io::Error::other("it has another schema version"));
         }
-        drop(schema::open(copy).map_err(|fault| std::io::Error::other(format!("{fault:?}")))?);
+        // An older one stays as old, and is brought up to date when it is opened.
+        let made = schema::open_at(copy, version);
+        drop(made.map_err(|fault| std::io::Error::other(format!("{fault:?}")))?);
         copy_rows(conn, copy).map_err(std::io::Error::other)
     })
 }

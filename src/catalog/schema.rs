@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -169,6 +169,12 @@ INSERT INTO node(id, kind, state, generation, mode, uid, gid, size, mtime, atime
     rdev, blocks, adopted, objects) VALUES(1, 2, 1, 0, 493, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0);
 ";
 
+// When syncing the local copy failed; NULL: it did not, or the disk was proved to hold it since.
+const V2: &str = "
+ALTER TABLE node ADD COLUMN suspect INTEGER;
+CREATE INDEX node_suspect ON node(suspect, id) WHERE suspect IS NOT NULL;
+";
+
 /// Why a database could not be opened.
 #[derive(Debug)]
 pub(super) enum OpenFault {
@@ -186,6 +192,11 @@ impl From<rusqlite::Error> for OpenFault {
 
 /// Opens the database for writing, made or brought up to date if need be.
 pub(super) fn open(path: &Path) -> Result<Connection, OpenFault> {
+    open_at(path, VERSION)
+}
+
+/// The same, brought up to a version that is not the newest.
+pub(super) fn open_at(path: &Path, version: u32) -> Result<Connection, OpenFault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -202,14 +213,15 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenFault> {
          PRAGMA journal_size_limit = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000;
          PRAGMA trusted_schema = OFF;",
     )?;
-    migrate(&mut conn, found)?;
+    migrate(&mut conn, found, version)?;
     // A file that is not ours may pass for an empty database of the right version.
     conn.query_row("SELECT committed FROM position", [], |_| Ok(()))?;
     Ok(conn)
 }
 
-fn migrate(conn: &mut Connection, found: i64) -> Result<(), rusqlite::Error> {
-    for (step, sql) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+fn migrate(conn: &mut Connection, found: i64, to: u32) -> Result<(), rusqlite::Error> {
+    let taken = usize::try_from(found).unwrap_or(0);
+    for (step, sql) in MIGRATIONS.iter().enumerate().take(to as usize).skip(taken) {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         tx.execute_batch(sql)?;
         tx.pragma_update(None, "user_version", step as u64 as i64 + 1)?;

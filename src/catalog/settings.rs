@@ -9,13 +9,13 @@ const NODE: &str = "catalog.node";
 const INSTANCE: &str = "catalog.instance";
 const EPOCH: &str = "catalog.epoch";
 
-fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+pub(super) fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM setting WHERE key = ?1")?
         .query_row([key], |r| r.get(0))
         .optional()
 }
 
-fn set(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(super) fn set(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO setting(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE SET value = ?2",
     )?

@@ -9,6 +9,7 @@ use super::op::Op;
 use super::overlay::Overlay;
 use super::readers::Readers;
 use super::tx::Tx;
+use super::unsynced::Notes;
 use crate::limits;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub overlay: RwLock<Overlay>,
     /// What requests of the run before came to; taken by whoever answers them.
     pub answers: Mutex<Vec<Answer>>,
+    /// What may not survive a power cut yet. Held for a moment, alone.
+    pub unsynced: Mutex<Notes>,
     pub jobs: Mutex<VecDeque<Job>>,
     pub readers: Readers,
     pub identity: RwLock<Identity>,
@@ -94,6 +97,7 @@ impl Shared {
             log: Mutex::new(log),
             overlay: RwLock::default(),
             answers: Mutex::default(),
+            unsynced: Mutex::default(),
             jobs: Mutex::default(),
             identity: RwLock::new(identity),
             trouble: Mutex::default(),
@@ -138,6 +142,7 @@ impl Shared {
     /// also over the bound: there are no more of them than requests in flight. `anew` says that
     /// the operation is not the one that stands in the intent.
     pub(super) fn effect(&self, of: Origin, op: Op, anew: bool) {
+        self.unsynced.lock().op(&op, self.options.clock.now());
         let intent = of.intent();
         let json = match intent {
             Some(_) if !anew => Vec::new(),

@@ -18,12 +18,13 @@ use std::path::PathBuf;
 pub(super) const NODE: &str = "n.id, n.kind, n.state, n.generation, n.mode, n.uid, n.gid, n.size, \
      n.mtime, n.atime, n.ctime, n.nlink, n.rdev, n.blocks, n.sha256, n.h_ino, n.h_size, \
      n.h_mtime, n.h_ctime, n.seen, n.closed_at, n.archived_at, n.recalled_at, n.adopted, \
-     n.objects, n.xattrs, n.told, n.tier, n.not_before";
+     n.objects, n.xattrs, n.told, n.tier, n.not_before, n.suspect";
 /// How many those are.
-pub(super) const NODE_COLUMNS: usize = 29;
+pub(super) const NODE_COLUMNS: usize = 30;
 const TOLD: usize = 26;
 const TIER: usize = 27;
 const NOT_BEFORE: usize = 28;
+const SUSPECT: usize = 29;
 
 /// Deepest directory whose path is looked for: a loop in a damaged catalog must end.
 const DEPTH_MAX: usize = 4096;
@@ -146,6 +147,7 @@ pub(super) fn node(row: &Row<'_>) -> rusqlite::Result<Stored> {
             recalled_at: time_opt(row, 22)?,
             adopted: row.get(23)?,
             xattrs: pairs(row, 25)?,
+            suspect: time_opt(row, SUSPECT)?,
         },
         objects: row.get(24)?,
         seen: time_opt(row, 19)?,

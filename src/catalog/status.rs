@@ -126,10 +126,16 @@ impl Catalog {
                 unhashed: tally(bucket::UNHASHED)?.0,
                 oldest_waiting: oldest_waiting(conn)?,
                 failing: tally(bucket::FAILING)?.0,
+                suspect: suspects(conn)?,
                 journal_backlog: unsigned(backlog),
             })
         })
     }
+}
+
+fn suspects(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT count(*) FROM node WHERE suspect IS NOT NULL")?
+        .query_row([], |r| Ok(unsigned(r.get(0)?)))
 }
 
 /// Adopted files wait by design, so they count only if nothing else waits.

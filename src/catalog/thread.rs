@@ -36,6 +36,10 @@ pub(super) struct Worker {
     pub(super) rescued: Option<Instant>,
     /// When it was last tried in vain to write a removed one again.
     pub(super) restored: Option<Instant>,
+    /// An I/O error came since the write-ahead log was last empty. If it was a failed sync, the
+    /// kernel takes pages of it for written that are not, and what is committed behind them would
+    /// not survive a power cut, however well it is synced.
+    pub(super) distrusted: bool,
     pub(super) retry_at: Option<Instant>,
     pub(super) checked: Option<Instant>,
     pub(super) attempted: Instant,
@@ -59,6 +63,7 @@ impl Worker {
             garbage: 0,
             rescued: None,
             restored: None,
+            distrusted: false,
             checked: None,
             attempted: now,
             last_work: now,
@@ -149,6 +154,9 @@ impl Worker {
         if self.database.is_none() && !self.open()? {
             return Ok(());
         }
+        if self.distrusted && !self.trust_again()? {
+            return Ok(());
+        }
         let worked = self.commit_batch()? | self.run_jobs()?;
         let Some(database) = &mut self.database else { return Ok(()) };
         if self.retry_at.is_some() && !worked {
@@ -168,6 +176,19 @@ impl Worker {
             }
         }
         self.checkpoint()
+    }
+
+    /// Writes what the write-ahead log holds once more, into the database, before anything relies
+    /// on it. Memory still has it right.
+    fn trust_again(&mut self) -> rusqlite::Result<bool> {
+        let Some(database) = &self.database else { return Ok(false) };
+        if database.empty_log()? {
+            self.distrusted = false;
+            return Ok(true);
+        }
+        // A reader is in the way for a moment.
+        self.retry_at = Some(Instant::now() + BUSY_RETRY);
+        Ok(false)
     }
 
     fn commit_batch(&mut self) -> rusqlite::Result<bool> {
@@ -248,7 +269,11 @@ impl Worker {
         self.retry_at = Some(Instant::now() + pause);
         match kind {
             Fault::Garbage => self.garbage_found(),
-            Fault::Io | Fault::Full => self.database = None,
+            Fault::Io => {
+                self.distrusted = true;
+                self.database = None;
+            }
+            Fault::Full => self.database = None,
             Fault::Busy | Fault::Statement => {}
         }
     }

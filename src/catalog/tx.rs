@@ -63,7 +63,7 @@ impl<'a> Tx<'a> {
         self.upsert(new)?;
         let before = old.map(|o| o.node.row.state);
         let state = new.row.state;
-        if before != Some(state) || state == State::Closed {
+        if before != Some(state) || state == State::Closed || new.row.suspect.is_some() {
             self.wake.set(true);
         }
         let released = state == State::Released;
@@ -82,14 +82,14 @@ impl<'a> Tx<'a> {
             .prepare_cached(
                 "INSERT INTO node(id, kind, state, generation, mode, uid, gid, size, mtime, atime,
                     ctime, nlink, rdev, blocks, sha256, h_ino, h_size, h_mtime, h_ctime, seen,
-                    closed_at, archived_at, recalled_at, local_since, adopted, objects, xattrs)
+                    closed_at, archived_at, recalled_at, local_since, adopted, objects, xattrs, suspect)
                  VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,
-                    ?21,?22,?23,?24,?25,?26,?27)
+                    ?21,?22,?23,?24,?25,?26,?27,?28)
                  ON CONFLICT(id) DO UPDATE SET kind=?2, state=?3, generation=?4, mode=?5, uid=?6,
                     gid=?7, size=?8, mtime=?9, atime=?10, ctime=?11, nlink=?12, rdev=?13,
                     blocks=?14, sha256=?15, h_ino=?16, h_size=?17, h_mtime=?18, h_ctime=?19,
                     seen=?20, closed_at=?21, archived_at=?22, recalled_at=?23, local_since=?24,
-                    adopted=?25, objects=?26, xattrs=?27",
+                    adopted=?25, objects=?26, xattrs=?27, suspect=?28",
             )?
             .execute(params![
                 sql(row.id.0),
@@ -119,6 +119,7 @@ impl<'a> Tx<'a> {
                 row.adopted,
                 node.objects,
                 pairs_text(&row.xattrs),
+                time(row.suspect),
             ])?;
         Ok(())
     }

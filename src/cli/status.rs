@@ -108,6 +108,13 @@ fn troubles(report: &StatusReport) -> String {
     if report.failing > 0 {
         text.push_str(&format!("Failing: {}, tried again later\n", files(report.failing)));
     }
+    if report.suspect > 0 {
+        text.push_str(&format!(
+            "SUSPECT: {}, which may not be on the disk because syncing failed; check the disk, the \
+             log names them\n",
+            files(report.suspect)
+        ));
+    }
     if let Some(error) = &report.last_error {
         text.push_str(&format!(
             "Last error, {}: {}: {}\n",

@@ -190,6 +190,10 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         return Err(source.fault("write_back.bandwidth", "is below 1 KiB a second", cure));
     }
     let settle = raw.settle.map_or(limits::SETTLE, |s| s.0);
+    let sync_after = raw.sync_after.unwrap_or(Age::For(limits::SYNC_AFTER));
+    if let Some(time) = sync_after.duration() {
+        within(source, "write_back.sync_after", time, Duration::from_secs(1)..=MINUTE)?;
+    }
     let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
     Ok(WriteBack {
         archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
@@ -199,6 +203,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         exclude: raw.exclude,
         uploads,
         bandwidth,
+        sync_after,
         settle: within(source, "write_back.settle", settle, Duration::ZERO..=MINUTE)?,
         journal_interval: within(
             source,

@@ -73,6 +73,7 @@ pub const KEYS: &[Key] = &[
     key("write_back.uploads", Kind::Number, "4"),
     key("write_back.bandwidth", Kind::Size, ""),
     key("write_back.settle", Kind::Duration, "\"2s\""),
+    key("write_back.sync_after", Kind::Age, "\"5s\""),
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),
     key("cache.dir", Kind::Text, ""),
     key("cache.max_size", Kind::Size, "\"10GiB\""),

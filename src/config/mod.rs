@@ -63,6 +63,8 @@ pub struct WriteBack {
     pub bandwidth: Option<u64>,
     /// Quiet time after the last close before a recording is hashed.
     pub settle: Duration,
+    /// How soon after its close a recording is on the disk.
+    pub sync_after: Age,
     /// How much of the catalog may be known to no target yet.
     pub journal_interval: Duration,
 }

@@ -48,6 +48,7 @@ pub(super) struct RawWriteBack {
     pub uploads: Option<u64>,
     pub bandwidth: Option<Size>,
     pub settle: Option<Span>,
+    pub sync_after: Option<Age>,
     pub journal_interval: Option<Span>,
 }
 

@@ -28,6 +28,9 @@ pub struct StatusReport {
     pub backlog: Backlog,
     /// Recordings whose last try failed.
     pub failing: u64,
+    /// Recordings whose local copy may not be on the disk, because syncing it failed.
+    #[serde(default)]
+    pub suspect: u64,
     /// The latest error.
     pub last_error: Option<LastError>,
     /// The targets.

@@ -103,6 +103,7 @@ fn status(daemon: &Daemon) -> StatusReport {
             oldest: counts.oldest_waiting.map(|(path, since)| Waiting { path: path.into(), since }),
         },
         failing: counts.failing,
+        suspect: counts.suspect,
         last_error: daemon.catalog.last_trouble().ok().flatten().map(|(p, t)| last_error(p, t)),
         targets: engine.targets.into_iter().map(target_report).collect(),
         catalog_trouble: trouble,

@@ -176,6 +176,10 @@ pub fn run(config: Config) -> Result<()> {
     control.stop();
     daemon.engine.stop();
     daemon.catalog.close();
+    // No successor does it. Calls do not wait for this: they have the plain directory.
+    if let Err(error) = daemon.lower.sync_all() {
+        tracing::error!(%error, "what was recorded last may not be on the disk; check the disk");
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("stopped");
     Ok(())

@@ -17,6 +17,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         include: Patterns::new(&write_back.include)?,
         exclude: Patterns::new(&write_back.exclude)?,
         settle: write_back.settle,
+        sync_after: write_back.sync_after.duration(),
     })
 }
 

@@ -38,6 +38,13 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     {
         out.push("A program has it open for writing, so it is left alone.".into());
     }
+    if let Some(since) = it.row.suspect {
+        out.push(format!(
+            "SUSPECT: syncing it to the disk failed {} ago, so that it may be in memory only. It is \
+             archived as soon as can be, and not released until the disk was proved to hold it.",
+            words(since.age_at(facts.now))
+        ));
+    }
     if let Some(trouble) = shared.catalog.trouble_of(it.row.id)? {
         let tries = if trouble.attempts == 1 { "once" } else { "several times" };
         out.push(format!(
@@ -119,6 +126,9 @@ pub(super) fn reason(why: &Why) -> String {
         Why::Linked => "it has several names, and such files are not released".into(),
         Why::Released => "it is released already".into(),
         Why::Deleted => "it was deleted".into(),
+        Why::Suspect => {
+            "syncing it to the disk failed, and the disk must be proved to hold it".into()
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! One thread plans ([`plan`]); the steps are done by a hashing thread, upload threads and a
 //! release thread, each behind a bounded queue; one thread for each target attaches it and ships
-//! the journal; one reconciles.
+//! the journal; one reconciles; one syncs what was closed to the disk.
 
 mod archive;
 mod backoff;
@@ -22,12 +22,14 @@ mod hash;
 mod keeper;
 pub mod plan;
 mod planner;
+mod prove;
 mod put_off;
 mod recall;
 mod reconcile;
 mod release;
 mod shared;
 mod stop;
+mod sync;
 mod target;
 mod undecided;
 mod workers;
@@ -107,6 +109,10 @@ pub struct Status {
     pub looked_at: u64,
     /// Files and directories adopted since the start.
     pub adopted: u64,
+    /// Files synced to the disk since the start.
+    pub synced: u64,
+    /// In how many batches.
+    pub syncs: u64,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +123,8 @@ struct Activity {
     reconciled: AtomicBool,
     looked_at: AtomicU64,
     adopted: AtomicU64,
+    synced: AtomicU64,
+    syncs: AtomicU64,
 }
 
 /// The running engine of one mount.
@@ -154,6 +162,7 @@ impl Engine {
             targets,
             required: options.required,
             claims: claims::Claims::default(),
+            syncing: claims::Claims::default(),
             tier: Mutex::new(()),
             stop: stop::Stop::new(),
             upload_threads: options.uploads.max(1),
@@ -201,6 +210,8 @@ impl Engine {
         let queues = workers::start(self)?;
         let planner = planner::Planner::new(Arc::clone(shared), woken, queues);
         self.spawn("planner", move || planner.run())?;
+        let syncer = sync::Syncer::new(Arc::clone(shared));
+        self.spawn("sync", move || syncer.run())?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }
@@ -282,6 +293,8 @@ impl Engine {
             reconciled: activity.reconciled.load(Ordering::Relaxed),
             looked_at: activity.looked_at.load(Ordering::Relaxed),
             adopted: activity.adopted.load(Ordering::Relaxed),
+            synced: activity.synced.load(Ordering::Relaxed),
+            syncs: activity.syncs.load(Ordering::Relaxed),
         }
     }
 }

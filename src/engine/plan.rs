@@ -86,6 +86,8 @@ pub enum Why {
     Released,
     /// It was deleted.
     Deleted,
+    /// Syncing it failed: the disk is to be proved to hold it first.
+    Suspect,
 }
 
 /// The next step for one recording; `group` is every file of its group, itself included or not.
@@ -130,7 +132,8 @@ fn towards_archive(it: &Candidate, facts: Facts<'_>) -> Action {
         return Action::Keep { why: Why::Never };
     };
     let until = closed.plus(window);
-    if until > facts.now {
+    // One that may be in memory only is archived at once.
+    if until > facts.now && it.row.suspect.is_none() {
         return Action::Wait { until: Some(until), why: Why::Window };
     }
     Action::Archive
@@ -154,6 +157,8 @@ fn towards_release(it: &Candidate, group: &[Candidate], facts: Facts<'_>) -> Act
 fn against_release(it: &Candidate, facts: Facts<'_>) -> Option<Action> {
     let why = if facts.required.is_empty() {
         Why::NoTarget
+    } else if it.row.suspect.is_some() {
+        Why::Suspect
     } else if it.row.attr.nlink > 1 {
         Why::Linked
     } else {
@@ -198,6 +203,9 @@ pub fn holds_back(other: &Candidate, facts: Facts<'_>) -> Option<Action> {
         State::Recording => Some(Action::Wait { until: None, why: Why::Open }),
         State::Closed => Some(Action::Wait { until: None, why: Why::NotArchived }),
         State::Archived if other.row.attr.nlink > 1 => Some(Action::Keep { why: Why::Linked }),
+        State::Archived if other.row.suspect.is_some() => {
+            Some(Action::Wait { until: None, why: Why::Suspect })
+        }
         State::Archived => match release_time(other, facts.rules) {
             None => Some(Action::Keep { why: Why::Forever }),
             Some(t) if t > facts.now => Some(Action::Wait { until: Some(t), why: Why::KeepLocal }),
@@ -231,6 +239,11 @@ fn later(one: Option<Action>, other: Action) -> Action {
 pub fn needs_hash(it: &Candidate) -> bool {
     let attr = &it.row.attr;
     it.row.hashed.is_none_or(|h| h.size != attr.size || h.mtime != attr.mtime)
+}
+
+/// Whether its last close is long enough ago.
+pub fn is_settled(it: &Candidate, facts: Facts<'_>) -> bool {
+    closed_at(it).plus(facts.rules.settle) <= facts.now
 }
 
 /// The last close; for what was found below its last change.

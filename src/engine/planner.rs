@@ -162,10 +162,33 @@ impl Planner {
     fn plan(&mut self) -> Result<()> {
         let now = self.shared.now();
         self.put_off.tidy(now);
+        self.plan_suspects(now)?;
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
         self.plan_fill(now)?;
         self.plan_releases(now)
+    }
+
+    /// What may be in memory only goes before everything else: hashed, archived as long as that
+    /// memory is right, then compared with the disk.
+    fn plan_suspects(&mut self, now: Timestamp) -> Result<()> {
+        let rules = self.shared.rules();
+        for it in self.shared.catalog.due_suspect(now, limits::PLAN_PAGE_ROWS)? {
+            let queue = match plan::next(&it, &[], self.shared.facts(&rules)) {
+                Action::Archive if !worth_trying(&self.shared, &it)? => continue,
+                Action::Archive => &self.queues.archive,
+                Action::Hash => &self.queues.hash,
+                // The hashing thread proves what has a hash.
+                _ if plan::needs_hash(&it) || !plan::is_settled(&it, self.shared.facts(&rules)) => {
+                    continue;
+                }
+                _ => &self.queues.hash,
+            };
+            if !self.hand_over(queue, it) {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {

@@ -87,6 +87,8 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         (here && same).then_some(Looks { attr: still.attr, xattrs: still.xattrs })
     };
     let stat = shared.lower.install(stage, (parent, &path), &wanted)?;
+    // Who opened it for writing writes to this one: without its name that would be lost.
+    shared.catalog.placed_below(id, parent);
     let at: Timestamp = shared.now();
     if !shared.catalog.local_again(id, stat.version, at)? {
         // Written to or deleted since: what is below now is told to the catalog as it is.

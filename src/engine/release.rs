@@ -5,9 +5,11 @@ use super::hash::open_quiet;
 use super::plan::counts_in_group;
 use super::shared::Shared;
 use crate::catalog::{Candidate, ObjectState};
+use crate::limits;
 use crate::lower::{LowerError, Quiet};
 use crate::recording::{Evidence, NodeId, ReleasePermit, State};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A file that may be released: permitted, and looked at without a writer.
 struct Ready {
@@ -88,6 +90,7 @@ fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
         present,
         required: &shared.required,
         verified: &verified,
+        suspect: row.suspect.is_some(),
         forbidden: forever.then(|| "`keep_local` is \"forever\"".to_owned()),
     };
     let permit = ReleasePermit::grant(&evidence)
@@ -99,6 +102,10 @@ fn release(shared: &Shared, ready: Ready) -> Result<()> {
     let Ready { id, path, quiet, permit } = ready;
     let version = permit.version();
     let xattrs = shared.lower.xattrs(&quiet.file)?;
+    let soon = Instant::now() + limits::SYNC_CLAIM_WAIT;
+    let Some(_not_synced_now) = shared.syncing.claim(&[id], soon) else {
+        return Err(EngineError::refused(&path, "it is being synced to the disk; try again"));
+    };
     let stat = quiet.alone(&path)?;
     let _tier = shared.tier.lock();
     if !shared.catalog.released(&permit, stat.attr, xattrs)? {
@@ -122,6 +129,9 @@ fn look_again(shared: &Shared, path: &Path) -> Result<()> {
     if let Ok(stat) = shared.lower.stat(path)
         && let Some(id) = stat.node
     {
+        if let Ok(Some((parent, _))) = shared.catalog.name_of(id) {
+            shared.catalog.placed_below(id, parent);
+        }
         shared.catalog.changed_below(id, stat.attr, stat.version)?;
     }
     Ok(())

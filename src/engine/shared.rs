@@ -37,6 +37,8 @@ pub(super) struct Shared {
     /// Names of the targets that must hold a recording.
     pub required: Vec<String>,
     pub claims: Claims,
+    /// Files that are open to be synced: a release would take that for a reader.
+    pub syncing: Claims,
     /// Held while the catalog and the lower directory are moved between local and released, so
     /// that nobody looks at the two in between.
     pub tier: Mutex<()>,

@@ -61,7 +61,11 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
                 }
         }
         // What only the catalog knows was not done; the rest is compared when reconciling.
-        Op::Opened { .. } | Op::Closed { .. } | Op::SetAttr { .. } | Op::SetXattrs { .. } => false,
+        Op::Opened { .. }
+        | Op::Closed { .. }
+        | Op::SetAttr { .. }
+        | Op::Suspect { .. }
+        | Op::SetXattrs { .. } => false,
     })
 }
 

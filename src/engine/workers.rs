@@ -6,7 +6,7 @@ use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Action};
 use super::shared::Shared;
-use super::{Engine, archive, release};
+use super::{Engine, archive, prove, release};
 use crate::catalog::{Candidate, HashOutcome};
 use crate::limits;
 use crate::recording::NodeId;
@@ -123,6 +123,10 @@ fn one(shared: &Shared, job: Job, report: &Sender<Finished>, active: &AtomicUsiz
 }
 
 fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
+    if it.row.suspect.is_some() && !plan::needs_hash(it) {
+        prove::prove(shared, it)?;
+        return Ok(None);
+    }
     match hash::hash(shared, it)? {
         Hashed::Later(wait) => Ok(Some(Later::After(wait))),
         // Opened or changed: the catalog will say when it is closed again.

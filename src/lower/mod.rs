@@ -13,6 +13,7 @@ mod private;
 mod quiet;
 mod retire;
 mod stage;
+mod sync;
 
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
@@ -20,6 +21,7 @@ pub use dir::{
 pub use pinned::Pinned;
 pub use quiet::Quiet;
 pub use stage::{Looks, Stage};
+pub use sync::{begin_write_out, finish_write_out, read_from_disk, read_uncached, sync_file};
 
 use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -23,6 +23,7 @@ fn permit(stat: &LowerStat) -> ReleasePermit {
         present: stat.version,
         required: &required,
         verified: &required,
+        suspect: false,
         forbidden: None,
     })
     .expect("granted")

@@ -99,6 +99,8 @@ pub struct Rules {
     pub exclude: Patterns,
     /// Quiet time after the last close before a recording is hashed.
     pub settle: Duration,
+    /// How soon after its close a recording is on the disk; `None`: when the kernel sees fit.
+    pub sync_after: Option<Duration>,
 }
 
 impl Default for Rules {
@@ -110,6 +112,7 @@ impl Default for Rules {
             include: Patterns::default(),
             exclude: Patterns::default(),
             settle: limits::SETTLE,
+            sync_after: Some(limits::SYNC_AFTER),
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Evidence<'a> {
     pub required: &'a [String],
     /// Targets where an object of exactly this generation was verified.
     pub verified: &'a [String],
+    /// Syncing the local file failed, and the disk was not proved to hold it since.
+    pub suspect: bool,
     /// A rule against it (a hold, `keep_local = "forever"`), in words.
     pub forbidden: Option<String>,
 }
@@ -34,6 +36,9 @@ pub enum Refusal {
     /// It changed since it was hashed, or was never hashed.
     #[error("the local file changed after it was hashed")]
     Changed,
+    /// Syncing it failed: what was hashed may have been right in memory only, or wrong.
+    #[error("syncing it to the disk failed, and the disk was not proved to hold it since")]
+    Suspect,
     /// Local only: no target is configured that must hold it.
     #[error("no target is configured, so the local copy is the only one")]
     NoTarget,
@@ -64,6 +69,9 @@ impl ReleasePermit {
         }
         if evidence.sha256.is_none() || evidence.hashed != Some(evidence.present) {
             return Err(Refusal::Changed);
+        }
+        if evidence.suspect {
+            return Err(Refusal::Suspect);
         }
         if evidence.required.is_empty() {
             return Err(Refusal::NoTarget);
@@ -107,6 +115,7 @@ mod tests {
             present: version(1),
             required,
             verified,
+            suspect: false,
             forbidden: None,
         }
     }
@@ -132,6 +141,8 @@ mod tests {
         assert_eq!(ReleasePermit::grant(&changed), Err(Refusal::Changed));
         let unhashed = Evidence { sha256: None, ..good.clone() };
         assert_eq!(ReleasePermit::grant(&unhashed), Err(Refusal::Changed));
+        let suspect = Evidence { suspect: true, ..good.clone() };
+        assert_eq!(ReleasePermit::grant(&suspect), Err(Refusal::Suspect));
         let held = Evidence { forbidden: Some("held".into()), ..good };
         assert_eq!(ReleasePermit::grant(&held), Err(Refusal::Forbidden("held".into())));
     }

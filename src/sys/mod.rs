@@ -48,6 +48,35 @@ fn lease(file: impl AsFd, kind: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// What [`write_out`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOut {
+    /// Hands dirty pages to the disk.
+    Begin,
+    /// The same, and waits until they are written.
+    Finish,
+}
+
+/// Writes dirty pages of a file up to `end` (0: all) to the disk (`sync_file_range(2)`). Neither
+/// metadata nor the disk's own cache: it makes nothing durable.
+///
+/// # Errors
+/// As `sync_file_range`. An error is told once only.
+pub fn write_out(file: impl AsFd, end: u64, how: WriteOut) -> io::Result<()> {
+    let flags = match how {
+        WriteOut::Begin => libc::SYNC_FILE_RANGE_WRITE,
+        WriteOut::Finish => {
+            libc::SYNC_FILE_RANGE_WAIT_BEFORE
+                | libc::SYNC_FILE_RANGE_WRITE
+                | libc::SYNC_FILE_RANGE_WAIT_AFTER
+        }
+    };
+    let end = i64::try_from(end).map_err(io::Error::other)?;
+    // SAFETY: it takes numbers and no pointer; the descriptor is borrowed for the call.
+    let result = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, end, flags) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Ignores SIGIO, which the kernel sends to the holder of a lease that somebody waits for and
 /// which would end the process otherwise.
 pub fn ignore_sigio() {

@@ -3,6 +3,7 @@
 use super::handle::{Handle, OpenKind};
 use super::inode::Place;
 use super::{Caller, Result, Vfs, VfsError};
+use crate::faults;
 use crate::recording::NodeId;
 use crate::sys::WithoutReserve;
 use bytes::Bytes;
@@ -96,11 +97,14 @@ impl Vfs {
     /// # Errors
     /// As `fsync`.
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
-        match self.handles.get(handle)?.file() {
-            None => Ok(()),
-            Some(file) if data_only => Ok(rustix::fs::fdatasync(&*file)?),
-            Some(file) => Ok(rustix::fs::fsync(&*file)?),
-        }
+        let handle = self.handles.get(handle)?;
+        let Some(file) = handle.file() else { return Ok(()) };
+        let synced = faults::fail("vfs.fsync").and_then(|()| match data_only {
+            true => rustix::fs::fdatasync(&*file),
+            false => rustix::fs::fsync(&*file),
+        });
+        // The kernel tells it once only: the engine would hear nothing of it any more.
+        Ok(synced.inspect_err(|_| self.catalog.suspect(handle.record.node))?)
     }
 
     /// Syncs a directory: call it on a worker.

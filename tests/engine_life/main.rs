@@ -8,4 +8,5 @@ mod panics;
 mod reconcile;
 mod release;
 mod restart;
+mod sync;
 mod world;

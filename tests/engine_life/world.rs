@@ -181,6 +181,10 @@ impl World {
         self.dir.path().join(path)
     }
 
+    pub fn now(&self) -> spoolfs::clock::Timestamp {
+        self.clock.now()
+    }
+
     pub fn pass(&self, secs: u64) {
         self.clock.advance(Duration::from_secs(secs));
     }

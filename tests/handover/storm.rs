@@ -76,7 +76,7 @@ fn nobody_notices(passthrough: &str) {
 }
 
 /// Also after a panic: the clients would go on for ever.
-struct StopAtEnd<'a>(&'a Storm);
+pub struct StopAtEnd<'a>(pub &'a Storm);
 
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {

@@ -49,6 +49,8 @@ pub struct Setup {
     pub keep_local: String,
     /// `write_back.settle`.
     pub settle: String,
+    /// `write_back.sync_after`.
+    pub sync_after: String,
     /// Further lines for the top of the configuration file.
     pub top: String,
     /// Further lines for its end, tables included.
@@ -65,6 +67,7 @@ impl Default for Setup {
             archive_after: "365d".into(),
             keep_local: "forever".into(),
             settle: "10ms".into(),
+            sync_after: "5s".into(),
             top: String::new(),
             end: String::new(),
             keeper: None,
@@ -89,6 +92,7 @@ impl Setup {
             root,
             keeper: self.keeper,
             program: PathBuf::from(env!("CARGO_BIN_EXE_spoolfs")),
+            env: Vec::new(),
             daemon: None,
             scratch: Some(scratch),
         };
@@ -118,6 +122,7 @@ impl Setup {
             ("archive_after", &self.archive_after),
             ("keep_local", &self.keep_local),
             ("settle", &self.settle),
+            ("sync_after", &self.sync_after),
         ]);
         toml += &match &self.target {
             Target::None => String::new(),
@@ -167,6 +172,8 @@ pub struct Mount {
     keeper: Option<&'static [&'static str]>,
     /// What the daemon is started from.
     pub program: PathBuf,
+    /// Further variables of its environment.
+    pub env: Vec<(&'static str, String)>,
     daemon: Option<Child>,
     scratch: Option<tempfile::TempDir>,
 }
@@ -192,6 +199,7 @@ impl Mount {
         let child = command
             .args([OsStr::new("mount"), OsStr::new("--config"), self.config.as_os_str()])
             .env("NOTIFY_SOCKET", &self.notify)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)

@@ -6,6 +6,7 @@ mod lifecycle;
 mod model;
 mod plans;
 mod speed;
+mod unsynced;
 
 use super::{Catalog, Digest, HashOutcome, NodeRow, Op, Options, RULES};
 use crate::clock::{ManualClock, Timestamp};
@@ -154,6 +155,7 @@ pub fn permit(row: &NodeRow) -> ReleasePermit {
         present: row.hashed.expect("hashed"),
         required: &targets,
         verified: &targets,
+        suspect: false,
         forbidden: None,
     })
     .expect("a permit")

@@ -28,6 +28,7 @@ fn frequent_queries_neither_scan_nor_sort() {
         queries::archive(),
         queries::release(),
         queries::left_recording(),
+        queries::suspect(),
         queries::group(),
         queries::children(),
         list::released_sql(),
@@ -47,6 +48,7 @@ fn frequent_queries_neither_scan_nor_sort() {
         (queries::hash_recorded(), "node_due_hash (adopted=? AND closed_at<?)"),
         (queries::archive(), "node_due_archive (adopted=? AND closed_at"),
         (queries::release(), "node_due_release (local_since"),
+        (queries::suspect(), "node_suspect (suspect>?)"),
         (queries::left_recording(), "node_left_recording (kind=? AND id>?)"),
         (list::released_sql(), "entry_released (parent=? AND id>?)"),
     ];

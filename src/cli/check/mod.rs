@@ -9,7 +9,7 @@ mod targets;
 use super::context::Common;
 use super::{Exit, output};
 use crate::config::{Config, Environment, Overrides};
-use crate::control::{Client, Request, TargetName, VersionReport, next_recording};
+use crate::control::{Client, Request, StatusReport, TargetName, VersionReport, next_recording};
 use serde::Serialize;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -112,6 +112,9 @@ fn examine(config: &Config) -> Vec<Finding> {
     }));
     let (running, finding) = daemon(config);
     findings.push(finding);
+    if running {
+        findings.extend(suspects(config));
+    }
     findings.extend(local::examine(config, running));
     findings.extend(targets::examine(config));
     findings
@@ -150,6 +153,20 @@ fn daemon(config: &Config) -> (bool, Finding) {
         }
         Err(e) => (false, Finding::warning("daemon", e.to_string(), "run check as root")),
     }
+}
+
+/// What a disk that fails has done already.
+fn suspects(config: &Config) -> Option<Finding> {
+    let mut client = Client::connect(&config.socket()).ok()?;
+    let status: StatusReport = client.call(&Request::Status { path: None }, |_| {}).ok()?;
+    (status.suspect > 0).then(|| {
+        Finding::failed(
+            "disk",
+            format!("{} recordings could not be synced to it", status.suspect),
+            "look at the kernel's log and replace the disk; `spoolfs status` counts them, the log \
+             names them, and those that are archived can be read from there",
+        )
+    })
 }
 
 fn words(config: &Config) -> String {

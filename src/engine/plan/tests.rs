@@ -53,6 +53,7 @@ fn file(id: u64, name: &str, state: State) -> Candidate {
             recalled_at: None,
             adopted: false,
             xattrs: Vec::new(),
+            suspect: None,
         },
         path: PathBuf::from("d").join(name),
         parent: NodeId::ROOT,

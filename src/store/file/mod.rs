@@ -42,6 +42,7 @@ struct Inner {
     session: String,
     /// The marker that was seen: from now on it must be there.
     seen: Mutex<Option<Seen>>,
+    known: place::Known,
 }
 
 /// The archive's marker as it was seen.
@@ -65,7 +66,13 @@ impl FileStore {
     pub fn new(name: &str, root: PathBuf) -> FileStore {
         let session = format!("{:016x}", fastrand::u64(..));
         FileStore {
-            inner: Arc::new(Inner { name: name.to_owned(), root, session, seen: Mutex::new(None) }),
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                root,
+                session,
+                seen: Mutex::new(None),
+                known: place::Known::default(),
+            }),
         }
     }
 
@@ -214,7 +221,8 @@ impl Inner {
     fn put(&self, key: &str, body: &Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
         self.present("put", key)?;
         let path = self.path("put", key)?;
-        let placed = place::place(&self.root, &self.temp_name(key), &path, body, sha256);
+        let placed =
+            place::place((&self.root, &self.known), &self.temp_name(key), &path, body, sha256);
         let beside = Beside { content_type: meta.content_type.clone(), user: meta.user.clone() };
         match placed {
             Ok(()) => self.write_meta(key, &beside),
@@ -240,7 +248,7 @@ impl Inner {
         let sha256 = Sha256::of(&json);
         let body = Body::Bytes(json.into());
         let path = self.meta_path(key);
-        match place::place(&self.root, &self.temp_name(key), &path, &body, sha256) {
+        match place::place((&self.root, &self.known), &self.temp_name(key), &path, &body, sha256) {
             Ok(()) | Err(place::Failure::Taken) => Ok(()),
             Err(place::Failure::Io(e) | place::Failure::Unreadable(e)) => {
                 Err(self.io("put", key, &e))

@@ -1,13 +1,17 @@
 //! How a file gets its name: complete, synced, and never over another.
 
+use crate::faults;
+use crate::limits;
 use crate::recording::Sha256;
 use crate::store::Body;
+use parking_lot::Mutex;
 use sha2::Digest;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes copied at once.
 const PIECE: usize = 256 << 10;
@@ -30,17 +34,22 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Directories whose own names are known to survive a power cut. One that is merely there may have
+/// been made a moment ago, by another thread or a daemon that died before it synced it.
+#[derive(Debug, Default)]
+pub(super) struct Known(Mutex<HashSet<PathBuf>>);
+
 /// Writes `body` to `path` below `root`, by way of the temporary file `temp`.
 pub(super) fn place(
-    root: &Path,
+    (root, known): (&Path, &Known),
     temp: &str,
     path: &Path,
     body: &Body,
     sha256: Sha256,
 ) -> Result<(), Failure> {
     let temp_dir = root.join(super::TEMP_DIR);
-    make_dirs(root, &temp_dir)?;
-    make_dirs(root, path.parent().unwrap_or(root))?;
+    make_dirs(root, &temp_dir, known)?;
+    make_dirs(root, path.parent().unwrap_or(root), known)?;
     let temp = temp_dir.join(temp);
     let written = write(&temp, body, sha256).and_then(|file| give_name(&temp, &file, path));
     // What can not be removed is found by `abort_orphans`.
@@ -61,6 +70,7 @@ pub(super) fn digest(body: &Body) -> Result<Sha256, Failure> {
 
 /// Syncs the directory of `path`, so that the name survives a power cut.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    faults::fail("store.sync_dir")?;
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
@@ -137,20 +147,28 @@ const OBJECT_MODE: u32 = 0o640;
 /// The same for directories of objects.
 const DIRECTORY_MODE: u32 = 0o750;
 
-/// Makes `dir` below `root`, syncing the directory above each one that is new. Never makes `root`.
-fn make_dirs(root: &Path, dir: &Path) -> Result<(), Failure> {
-    if dir.is_dir() || dir == root {
+/// Makes `dir` below `root` where it is not there, and syncs the directory above each level that
+/// is not known yet. Never makes `root`.
+fn make_dirs(root: &Path, dir: &Path, known: &Known) -> Result<(), Failure> {
+    if dir == root || (known.0.lock().contains(dir) && dir.is_dir()) {
         return Ok(());
     }
     if let Some(parent) = dir.parent() {
-        make_dirs(root, parent)?;
+        make_dirs(root, parent, known)?;
     }
     match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
-        Ok(()) => Ok(sync_parent(dir)?),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
         Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) => {
-            Err(Failure::Taken)
+            return Err(Failure::Taken);
         }
-        Err(e) => Err(e.into()),
+        Err(e) => return Err(e.into()),
     }
+    sync_parent(dir)?;
+    let mut known = known.0.lock();
+    if known.len() >= limits::SYNCED_DIRS_MAX {
+        known.clear();
+    }
+    known.insert(dir.to_owned());
+    Ok(())
 }
