@@ -47,10 +47,12 @@ pub enum Case {
     List,
     /// The target says nothing and many recordings wait for it.
     Blackhole,
+    /// Recordings are closed, and synced to the disk, all the time.
+    Sync,
 }
 
 impl Case {
-    pub const ALL: [Case; 10] = [
+    pub const ALL: [Case; 11] = [
         Case::Small500,
         Case::Small1000,
         Case::Large500,
@@ -61,6 +63,7 @@ impl Case {
         Case::Read,
         Case::List,
         Case::Blackhole,
+        Case::Sync,
     ];
 
     fn measure(self, dir: &Path, scale: &Scale) -> Result<Vec<Taken>> {
@@ -85,7 +88,7 @@ impl Case {
             }
             Case::Create => create_close_stat(dir, scale),
             Case::Read => read_parts(dir, scale),
-            Case::List | Case::Blackhole => Ok(Vec::new()),
+            Case::List | Case::Blackhole | Case::Sync => Ok(Vec::new()),
         }
     }
 }

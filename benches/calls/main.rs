@@ -6,6 +6,7 @@ mod blackhole;
 mod cases;
 mod names;
 mod report;
+mod syncing;
 mod systems;
 mod writers;
 
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
             let before = results.len();
             match case {
                 Case::List => names::run(&ground, &wanted, &scale, &mut results),
+                Case::Sync => syncing::run(&ground, &wanted, &scale, &mut results),
                 Case::Blackhole => blackhole::run(&ground, &wanted, &scale, &mut results),
                 _ => cases::run(case, &ground, &wanted, &scale, &mut results),
             }

@@ -131,6 +131,12 @@ impl<'s> Ground<'s> {
         spoolfs(system, self.target(far), archive_after).prepare()
     }
 
+    /// The same with its own `sync_after`.
+    pub fn syncing(&self, system: System, far: &Far, sync_after: &str) -> Mount {
+        let setup = spoolfs(system, self.target(far), "365d");
+        Setup { sync_after: sync_after.into(), ..setup }.prepare()
+    }
+
     /// Brings a system up on an empty directory.
     pub fn start(&self, system: System) -> Result<Running, String> {
         match system {
