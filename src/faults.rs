@@ -17,7 +17,8 @@ pub const POINTS: &[&str] =
     &["archive.after_key", "archive.after_proof", "archive.after_put", "archive.after_verified"];
 
 /// Every call that can be made to fail, sorted.
-pub const SITES: &[&str] = &["lower.stage_sync"];
+pub const SITES: &[&str] =
+    &["lower.persist", "lower.persist_left_out", "lower.persist_name", "lower.stage_sync"];
 
 /// Dies here, if the environment asks for it.
 #[cfg(not(feature = "faults"))]

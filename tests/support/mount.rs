@@ -53,6 +53,8 @@ pub struct Setup {
     pub top: String,
     /// Further lines for its end, tables included.
     pub end: String,
+    /// The disk that the recordings, the state and the target are on; none: that of everything.
+    pub disk: Option<PathBuf>,
     /// Run it under `spoolfs keeper` with these options, which starts it again when it dies.
     pub keeper: Option<&'static [&'static str]>,
 }
@@ -67,6 +69,7 @@ impl Default for Setup {
             settle: "10ms".into(),
             top: String::new(),
             end: String::new(),
+            disk: None,
             keeper: None,
         }
     }
@@ -77,17 +80,19 @@ impl Setup {
     pub fn prepare(self) -> Mount {
         let scratch = tempfile::Builder::new().prefix("mount-").tempdir().expect("a directory");
         let root = scratch.path().canonicalize().expect("it is there");
+        let disk = self.disk.as_ref().unwrap_or(&root);
         let mount = Mount {
-            mountpoint: root.join("monitor"),
-            state: root.join("state"),
+            mountpoint: disk.join("monitor"),
+            state: disk.join("state"),
             runtime: root.join("run"),
-            target: root.join("target"),
+            target: disk.join("target"),
             config: root.join("spoolfs.toml"),
             log: root.join("daemon.log"),
             pid_file: root.join("daemon.pid"),
             notify: root.join("notify"),
             root,
             keeper: self.keeper,
+            environment: Vec::new(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_spoolfs")),
             daemon: None,
             scratch: Some(scratch),
@@ -165,6 +170,8 @@ pub struct Mount {
     pid_file: PathBuf,
     notify: PathBuf,
     keeper: Option<&'static [&'static str]>,
+    /// Further variables for the daemon.
+    pub environment: Vec<(String, String)>,
     /// What the daemon is started from.
     pub program: PathBuf,
     daemon: Option<Child>,
@@ -192,6 +199,7 @@ impl Mount {
         let child = command
             .args([OsStr::new("mount"), OsStr::new("--config"), self.config.as_os_str()])
             .env("NOTIFY_SOCKET", &self.notify)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
@@ -230,6 +238,11 @@ impl Mount {
     /// The daemon's process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().expect("the daemon runs"))
+    }
+
+    /// Whether a daemon was started and not taken note of as ended.
+    pub fn is_started(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The process that serves the mount now: of a keeper the daemon it started last.
@@ -338,7 +351,8 @@ fn unmount(path: &Path) {
 
 /// Whether something is mounted on exactly this path.
 pub fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("Linux tells its mounts");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo");
+    let mounts = mounts.expect("Linux tells its mounts");
     let path = path.to_str().expect("the tests' own paths are plain");
     mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
