@@ -17,8 +17,29 @@ pub const POINTS: &[&str] =
     &["archive.after_key", "archive.after_proof", "archive.after_put", "archive.after_verified"];
 
 /// Every call that can be made to fail, sorted.
-pub const SITES: &[&str] =
-    &["lower.persist", "lower.persist_left_out", "lower.persist_name", "lower.stage_sync"];
+#[rustfmt::skip]
+pub const SITES: &[&str] = &[
+    "lower.chmod",
+    "lower.identify",
+    "lower.link",
+    "lower.list",
+    "lower.mkdir",
+    "lower.open",
+    "lower.persist",
+    "lower.persist_left_out",
+    "lower.persist_name",
+    "lower.read",
+    "lower.rename",
+    "lower.stage_sync",
+    "lower.stat",
+    "lower.truncate",
+    "lower.unlink",
+    "lower.write",
+    "sqlite.open",
+    "sqlite.read",
+    "sqlite.truncate",
+    "sqlite.write",
+];
 
 /// Dies here, if the environment asks for it.
 #[cfg(not(feature = "faults"))]

@@ -187,6 +187,12 @@ impl Mount {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub fn start(&mut self) {
+        assert!(self.try_start(), "the daemon ended before it was ready\n{}", self.said());
+    }
+
+    /// The same, unless it ends first.
+    #[track_caller]
+    pub fn try_start(&mut self) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let _ = std::fs::remove_file(&self.notify);
         let ready = UnixDatagram::bind(&self.notify).expect("a socket can be bound");
@@ -215,10 +221,12 @@ impl Mount {
                 && message[..bytes].split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
             {
                 assert!(is_mounted(&self.mountpoint), "ready but not mounted\n{}", self.said());
-                return;
+                return true;
             }
             if let Some(status) = self.exited() {
-                panic!("the daemon ended before it was ready: {status}\n{}", self.said());
+                eprintln!("the daemon ended before it was ready: {status}");
+                self.daemon = None;
+                return false;
             }
         }
         panic!("the daemon was not ready within {READY_DEADLINE:?}\n{}", self.said());
@@ -305,6 +313,11 @@ impl Mount {
     pub fn status(&self) -> serde_json::Value {
         let ran = self.cli(["status", "--json"]).ok();
         serde_json::from_str(&ran.out).expect("status --json prints JSON")
+    }
+
+    /// All that the daemon has said so far.
+    pub fn said_all(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// The end of what the daemon has said so far.
