@@ -17,12 +17,32 @@ pub const POINTS: &[&str] =
     &["archive.after_key", "archive.after_proof", "archive.after_put", "archive.after_verified"];
 
 /// Every call that can be made to fail, sorted.
+#[rustfmt::skip]
 pub const SITES: &[&str] = &[
+    "lower.chmod",
+    "lower.identify",
+    "lower.link",
+    "lower.list",
+    "lower.mkdir",
+    "lower.open",
+    "lower.persist",
+    "lower.persist_left_out",
+    "lower.persist_name",
+    "lower.read",
+    "lower.rename",
     "lower.stage_sync",
+    "lower.stat",
     "lower.sync_all",
     "lower.sync_dir",
     "lower.sync_file",
+    "lower.truncate",
+    "lower.unlink",
+    "lower.write",
     "lower.write_out",
+    "sqlite.open",
+    "sqlite.read",
+    "sqlite.truncate",
+    "sqlite.write",
     "store.sync_dir",
     "vfs.fsync",
 ];

@@ -93,6 +93,8 @@ impl Catalog {
     /// # Errors
     /// `Newer`, `Locked`, `Io`.
     pub fn open(options: Options) -> Result<Arc<Catalog>> {
+        #[cfg(feature = "faults")]
+        crate::sys::intercept_sqlite();
         for dir in [&options.state_dir, &options.runtime_dir] {
             make_private(dir).map_err(CatalogError::io(dir))?;
         }

@@ -61,6 +61,13 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         if let Some(error) = failed {
             return Err(error);
         }
+        // What was never on the disk comes back empty after a power cut, and would be taken for a
+        // newer version of what is archived.
+        if let Err(error) = shared.lower.persist(&job.quiet, &job.path) {
+            // The kernel says it once: the next try may succeed though nothing was written.
+            shared.catalog.suspect(job.id);
+            return Err(error.into());
+        }
         let Some(still) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
         job = still;
         let (id, generation, now) = (job.id, job.generation, shared.now());

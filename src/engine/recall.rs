@@ -89,6 +89,11 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     let stat = shared.lower.install(stage, (parent, &path), &wanted)?;
     // Who opened it for writing writes to this one: without its name that would be lost.
     shared.catalog.placed_below(id, parent);
+    // The catalog is not to be ahead of the disk: the name would be missing after a power cut until
+    // the two were compared. The target has the bytes, so that this is no reason to fail.
+    if let Err(error) = shared.lower.persist_name(&path) {
+        tracing::warn!(%error, "a recalled file is not on the disk yet");
+    }
     let at: Timestamp = shared.now();
     if !shared.catalog.local_again(id, stat.version, at)? {
         // Written to or deleted since: what is below now is told to the catalog as it is.

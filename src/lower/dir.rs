@@ -2,6 +2,7 @@
 
 use super::{LowerStat, identity};
 use crate::clock::Timestamp;
+use crate::faults;
 use crate::recording::{Attr, Kind, LowerVersion, NodeId};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatVfs, StatxFlags,
@@ -74,6 +75,7 @@ impl Dir {
     }
 
     fn open2(&self, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        faults::fail("lower.open")?;
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS
@@ -165,6 +167,7 @@ impl Dir {
 
     /// Makes a directory.
     pub fn mkdir(&self, name: &[u8], mode: u32) -> Result<()> {
+        faults::fail("lower.mkdir")?;
         rustix::fs::mkdirat(&*self.fd, self.new_name(name)?, bits(mode))
     }
 
@@ -188,12 +191,14 @@ impl Dir {
 
     /// A further name for a file; a symbolic link is itself linked.
     pub fn link(&self, name: &[u8], to: &Dir, new_name: &[u8]) -> Result<()> {
+        faults::fail("lower.link")?;
         let (name, new_name) = (self.name(name)?, to.new_name(new_name)?);
         rustix::fs::linkat(&*self.fd, name, &*to.fd, new_name, AtFlags::empty())
     }
 
     /// Removes a name that is not a directory.
     pub fn unlink(&self, name: &[u8]) -> Result<()> {
+        faults::fail("lower.unlink")?;
         rustix::fs::unlinkat(&*self.fd, self.name(name)?, AtFlags::empty())
     }
 
@@ -204,12 +209,14 @@ impl Dir {
 
     /// Moves a name.
     pub fn rename(&self, name: &[u8], to: &Dir, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        faults::fail("lower.rename")?;
         let (name, new_name) = (self.name(name)?, to.new_name(new_name)?);
         rustix::fs::renameat_with(&*self.fd, name, &*to.fd, new_name, flags)
     }
 
     /// Sets permission bits.
     pub fn chmod(&self, name: &[u8], mode: u32) -> Result<()> {
+        faults::fail("lower.chmod")?;
         let pinned = self.pin(name)?;
         rustix::fs::chmod(proc_fd(&pinned), bits(mode))
     }
@@ -332,6 +339,7 @@ impl DirStream {
         position: u64,
         take: &mut dyn FnMut(StreamEntry<'_>) -> bool,
     ) -> Result<()> {
+        faults::fail("lower.list")?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
         let mut position = position;
         loop {
@@ -393,6 +401,7 @@ pub(super) fn timestamps(times: Times) -> Timestamps {
 
 /// `stat` and stamp of a name, or with `EMPTY_PATH` of the descriptor itself.
 fn statx(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Result<(Attr, LowerVersion)> {
+    faults::fail("lower.stat")?;
     let s = rustix::fs::statx(fd, name, flags, StatxFlags::BASIC_STATS)?;
     let time = |t: rustix::fs::StatxTimestamp| Timestamp::from_parts(t.tv_sec, t.tv_nsec.into());
     let raw_mode = u32::from(s.stx_mode);
@@ -428,6 +437,7 @@ pub fn stat_file(file: impl AsFd) -> Result<LowerStat> {
 
 /// Gives an open file its identity.
 pub fn identify_file(file: impl AsFd, id: NodeId) -> Result<()> {
+    faults::fail("lower.identify")?;
     let file = file.as_fd();
     let (_, version) = statx(file, b"", AtFlags::EMPTY_PATH)?;
     let value = identity::encode(id, version.ino);

@@ -2,6 +2,7 @@
 
 use super::dir::stat_file;
 use super::{Lower, LowerError, LowerStat, Result};
+use crate::faults;
 use crate::sys::Lease;
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -48,6 +49,32 @@ impl Lower {
             Err(LowerError::Busy { .. }) => Ok(false),
             Err(other) => Err(other),
         }
+    }
+}
+
+impl Lower {
+    /// Makes content and name of a file survive a power cut; soon done if they do already.
+    ///
+    /// # Errors
+    /// As `fsync`: it may be in memory only.
+    pub fn persist(&self, quiet: &Quiet, path: &Path) -> Result<()> {
+        // A test takes both away, to see that their lack is found.
+        if faults::fail("lower.persist_left_out").is_err() {
+            return Ok(());
+        }
+        let synced = faults::fail("lower.persist").and_then(|()| rustix::fs::fsync(&*quiet.file));
+        synced.map_err(LowerError::io(path))?;
+        self.persist_name(path)
+    }
+
+    /// Makes the name of a file survive a power cut.
+    ///
+    /// # Errors
+    /// As `fsync`.
+    pub fn persist_name(&self, path: &Path) -> Result<()> {
+        let (dir, _) = self.parent_of(path)?;
+        let synced = faults::fail("lower.persist_name").and_then(|()| dir.as_file());
+        synced.and_then(rustix::fs::fsync).map_err(LowerError::io(path))
     }
 }
 

@@ -5,9 +5,13 @@
 pub mod fuse;
 mod handover;
 mod shared;
+#[cfg(feature = "faults")]
+mod sqlite;
 
 pub use handover::{place_descriptors, same_open_file};
 pub use shared::SharedRegion;
+#[cfg(feature = "faults")]
+pub use sqlite::intercept_sqlite;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

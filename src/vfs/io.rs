@@ -64,6 +64,7 @@ impl Vfs {
         let file = handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?;
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
         let mut done = 0;
+        faults::fail("lower.write")?;
         while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
             match rustix::io::pwrite(&*file, rest, offset + done as u64) {
                 Ok(0) => break,
@@ -182,6 +183,7 @@ impl Vfs {
 }
 
 fn read_local(file: &File, offset: u64, len: usize) -> Result<Bytes> {
+    faults::fail("lower.read")?;
     let mut buffer = vec![0u8; len];
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|r| !r.is_empty()) {

@@ -4,7 +4,7 @@
 use super::inode::Inode;
 use super::lookup::{Found, released_attr};
 use super::table::Position;
-use super::{Caller, Entry, Result, Vfs};
+use super::{Caller, Entry, Result, Vfs, VfsError};
 use crate::lower::DirStream;
 use crate::recording::{Kind, NodeId};
 use rustix::io::Errno;
@@ -170,6 +170,7 @@ impl Vfs {
     fn list_below(&self, listing: &mut Listing, attrs: bool, take: Take<'_>) -> Result<bool> {
         let dir = self.dir(&listing.dir)?;
         let mut from = listing.before().map_or(0, |g| g.cursor);
+        let began_at = listing.at;
         loop {
             let mut page: Vec<(Vec<u8>, u64)> = Vec::new();
             listing.stream.read(from, &mut |entry| {
@@ -181,8 +182,16 @@ impl Vfs {
             }
             for (name, cursor) in page {
                 from = cursor;
-                // What vanished meanwhile was released or removed; the catalog knows.
-                let Ok(found) = self.find(&listing.dir, &dir, &name) else { continue };
+                let found = match self.find(&listing.dir, &dir, &name) {
+                    Ok(found) => found,
+                    // What vanished meanwhile was released or removed; the catalog knows.
+                    Err(VfsError::Kernel(Errno::NOENT | Errno::STALE)) => continue,
+                    // Not left out in silence. What was given before it is the reply; the next
+                    // one begins with it.
+                    Err(VfsError::Kernel(_)) if listing.at > began_at => return Ok(false),
+                    Err(error @ VfsError::Kernel(_)) => return Err(error),
+                    Err(_) => continue,
+                };
                 if matches!(found, Found::Released(_)) {
                     continue;
                 }

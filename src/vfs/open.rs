@@ -6,6 +6,7 @@ use super::lookup::{Found, Whereabouts};
 use super::table::{Record, Use};
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
+use crate::faults;
 use crate::lower::{Dir, Looks, LowerStat, identify_file, stat_file};
 use crate::recording::{Kind, LowerVersion, NodeId};
 use crate::sys::WithoutReserve;
@@ -322,6 +323,7 @@ impl Vfs {
         }
         if truncate {
             let _as_the_caller = WithoutReserve::for_caller(caller.uid);
+            faults::fail("lower.truncate")?;
             rustix::fs::ftruncate(&file, 0)?;
         }
         if writable && opens.writers == 0 {

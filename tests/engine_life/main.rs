@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod archive;
+mod faults;
 mod panics;
 mod reconcile;
 mod release;

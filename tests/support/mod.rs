@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
 pub mod differential;
+pub mod faulty_proxy;
+pub mod faulty_store;
+pub mod lossy_disk;
 pub mod mixmonitor;
 pub mod mount;
 pub mod run;

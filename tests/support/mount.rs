@@ -55,6 +55,8 @@ pub struct Setup {
     pub top: String,
     /// Further lines for its end, tables included.
     pub end: String,
+    /// The disk that the recordings, the state and the target are on; none: that of everything.
+    pub disk: Option<PathBuf>,
     /// Run it under `spoolfs keeper` with these options, which starts it again when it dies.
     pub keeper: Option<&'static [&'static str]>,
 }
@@ -70,6 +72,7 @@ impl Default for Setup {
             sync_after: "5s".into(),
             top: String::new(),
             end: String::new(),
+            disk: None,
             keeper: None,
         }
     }
@@ -80,11 +83,12 @@ impl Setup {
     pub fn prepare(self) -> Mount {
         let scratch = tempfile::Builder::new().prefix("mount-").tempdir().expect("a directory");
         let root = scratch.path().canonicalize().expect("it is there");
+        let disk = self.disk.as_ref().unwrap_or(&root);
         let mount = Mount {
-            mountpoint: root.join("monitor"),
-            state: root.join("state"),
+            mountpoint: disk.join("monitor"),
+            state: disk.join("state"),
             runtime: root.join("run"),
-            target: root.join("target"),
+            target: disk.join("target"),
             config: root.join("spoolfs.toml"),
             log: root.join("daemon.log"),
             pid_file: root.join("daemon.pid"),
@@ -187,6 +191,12 @@ impl Mount {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub fn start(&mut self) {
+        assert!(self.try_start(), "the daemon ended before it was ready\n{}", self.said());
+    }
+
+    /// The same, unless it ends first.
+    #[track_caller]
+    pub fn try_start(&mut self) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let _ = std::fs::remove_file(&self.notify);
         let ready = UnixDatagram::bind(&self.notify).expect("a socket can be bound");
@@ -215,10 +225,12 @@ impl Mount {
                 && message[..bytes].split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
             {
                 assert!(is_mounted(&self.mountpoint), "ready but not mounted\n{}", self.said());
-                return;
+                return true;
             }
             if let Some(status) = self.exited() {
-                panic!("the daemon ended before it was ready: {status}\n{}", self.said());
+                eprintln!("the daemon ended before it was ready: {status}");
+                self.daemon = None;
+                return false;
             }
         }
         panic!("the daemon was not ready within {READY_DEADLINE:?}\n{}", self.said());
@@ -238,6 +250,11 @@ impl Mount {
     /// The daemon's process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().expect("the daemon runs"))
+    }
+
+    /// Whether a daemon was started and not taken note of as ended.
+    pub fn is_started(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The process that serves the mount now: of a keeper the daemon it started last.
@@ -302,6 +319,11 @@ impl Mount {
         serde_json::from_str(&ran.out).expect("status --json prints JSON")
     }
 
+    /// All that the daemon has said so far.
+    pub fn said_all(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     /// The end of what the daemon has said so far.
     pub fn said(&self) -> String {
         let all = std::fs::read(&self.log).unwrap_or_default();
@@ -346,7 +368,8 @@ fn unmount(path: &Path) {
 
 /// Whether something is mounted on exactly this path.
 pub fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("Linux tells its mounts");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo");
+    let mounts = mounts.expect("Linux tells its mounts");
     let path = path.to_str().expect("the tests' own paths are plain");
     mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }

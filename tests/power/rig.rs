@@ -1,0 +1,428 @@
+//! A machine with a lossy disk: recordings, state and target on it, programs at work, and its power
+//! cut again and again.
+
+use crate::manifest::{Claim, Command, Looks, Manifest, Promise};
+use crate::support::lossy_disk::{self, Blocks, LossyDisk};
+use crate::support::mount::{Mount, Setup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// More than a recall leaves free.
+const DISK_MIB: u64 = 640;
+const MAGIC: &[u8; 8] = b"spl-test";
+/// Longest wait for the comparison of the tree after a start.
+const PATIENCE: Duration = Duration::from_secs(20);
+const WRITERS: u64 = 4;
+
+/// A recording of this number: its bytes say which it is, and whether it is whole.
+fn content(number: u64) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(number);
+    let mut bytes = vec![0; rng.usize(24..20_000)];
+    rng.fill(&mut bytes);
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..16].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+/// The recording that these bytes are one of, and whether they are all of it.
+fn recognise(bytes: &[u8]) -> Option<(u64, bool)> {
+    let number = bytes.strip_prefix(MAGIC)?.first_chunk().map(|n| u64::from_le_bytes(*n))?;
+    Some((number, content(number) == bytes))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files_below(&entry.path(), found);
+        } else {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// What was found of a recording.
+struct Found {
+    path: PathBuf,
+    whole: bool,
+    looks: Looks,
+}
+
+/// What came of all cuts.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub cuts: usize,
+    pub promised: usize,
+    pub checked_archived: usize,
+    pub gone: usize,
+    pub torn: usize,
+    pub corrected: usize,
+    /// Broken promises.
+    pub wrong: Vec<String>,
+}
+
+pub struct Rig {
+    scratch: tempfile::TempDir,
+    disk: Option<LossyDisk>,
+    mount: Mount,
+    manifest: Manifest,
+    next: AtomicU64,
+    sync_after: Duration,
+    rng: Mutex<fastrand::Rng>,
+    /// SHA-256 of everything that was ever found in the tree after a cut, and of what is whole.
+    seen: BTreeSet<String>,
+    pub tally: Tally,
+}
+
+impl Rig {
+    /// A fresh machine. What was closed `promised` ago is promised; the daemon is configured with
+    /// `sync_after`, and gets the variables.
+    pub fn new(
+        seed: u64,
+        promised: Duration,
+        sync_after: &str,
+        variables: &[(&'static str, &str)],
+    ) -> Rig {
+        let scratch = tempfile::Builder::new().prefix("power-").tempdir().unwrap();
+        let at = scratch.path().join("disk");
+        let blank = LossyDisk::format(scratch.path(), DISK_MIB);
+        let disk = LossyDisk::mount(blank, scratch.path(), &at);
+        let setup = Setup { disk: Some(at), sync_after: sync_after.into(), ..Setup::default() };
+        let mut mount = setup.prepare();
+        mount.env = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        rustix::fs::sync();
+        mount.start();
+        Rig {
+            scratch,
+            disk: Some(disk),
+            mount,
+            manifest: Manifest::default(),
+            next: AtomicU64::new(seed << 32),
+            sync_after: promised,
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            seen: BTreeSet::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Programs work for a while, then the power goes, and comes back.
+    pub fn cut(&mut self, load: Duration) {
+        let stop = AtomicBool::new(false);
+        let mut rng = self.rng.lock().unwrap().fork();
+        let share = [0.0, 0.3, 0.7, 0.95][rng.usize(..4)];
+        let writers: Vec<_> = (0..WRITERS).map(|_| rng.fork()).collect();
+        let archiver = rng.fork();
+        let mut cut = None;
+        std::thread::scope(|scope| {
+            let (it, stop) = (&*self, &stop);
+            for rng in writers {
+                scope.spawn(move || it.write(stop, rng));
+            }
+            scope.spawn(move || it.archive(stop, archiver));
+            std::thread::sleep(load);
+            // In the middle of what is being written.
+            let disk = it.disk.as_ref().expect("it runs");
+            disk.cut_at(1 << rng.u32(..6));
+            let until = Instant::now() + Duration::from_millis(500);
+            while !disk.is_cut() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            cut = Some(it.power_off(share, &mut rng));
+            stop.store(true, Ordering::SeqCst);
+        });
+        let (left, promises) = cut.expect("it was cut");
+        self.power_back(left, &promises);
+    }
+
+    /// The power goes right now, with nothing kept that was not flushed, and comes back.
+    pub fn cut_now(&mut self) {
+        let (left, promises) = self.power_off(0.0, &mut fastrand::Rng::with_seed(0));
+        self.power_back(left, &promises);
+    }
+
+    /// What is left on the disk, and what of it is promised.
+    fn power_off(&self, share: f64, rng: &mut fastrand::Rng) -> (Blocks, BTreeMap<u64, Promise>) {
+        let (left, met) = self.disk.as_ref().expect("it runs").cut(share, rng);
+        let promises = self.manifest.promises(met.at, self.sync_after);
+        println!(
+            "cut {}: {} of {} sectors in {} writes kept; {} recordings promised",
+            self.tally.cuts + 1,
+            met.kept,
+            met.sectors,
+            met.writes,
+            promises.len()
+        );
+        (left, promises)
+    }
+
+    fn power_back(&mut self, left: Blocks, promises: &BTreeMap<u64, Promise>) {
+        self.mount.kill9();
+        self.disk = None;
+        self.tally.cuts += 1;
+        self.power_on(left);
+        self.check(promises);
+    }
+
+    /// As after a boot: what is on a tmpfs is gone.
+    fn power_on(&mut self, left: Blocks) {
+        let checked = lossy_disk::check(&left, self.scratch.path());
+        match checked.status.code() {
+            Some(0) => {}
+            Some(1) => self.tally.corrected += 1,
+            _ => panic!("the file system did not survive: {checked:?}"),
+        }
+        let at = self.scratch.path().join("disk");
+        self.disk = Some(LossyDisk::mount(left, self.scratch.path(), &at));
+        fs::remove_dir_all(&self.mount.runtime).unwrap();
+        fs::create_dir(&self.mount.runtime).unwrap();
+        self.mount.start();
+        // What was done in the last second and forgotten shows when the tree was compared.
+        let until = Instant::now() + PATIENCE;
+        let comparing = |status: serde_json::Value| {
+            let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
+            warnings.iter().any(|w| w.as_str().is_some_and(|w| w.contains("being compared")))
+        };
+        while comparing(self.mount.status()) {
+            assert!(Instant::now() < until, "not compared\n{}", self.mount.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    // ---- what programs do --------------------------------------------------------------------
+
+    fn write(&self, stop: &AtomicBool, mut rng: fastrand::Rng) {
+        while !stop.load(Ordering::SeqCst) {
+            // An error is the end of the daemon.
+            let done = match rng.u32(..10) {
+                0 => self.remove_one(&mut rng),
+                1 | 2 => self.rename_one(&mut rng),
+                _ => self.record(&mut rng),
+            };
+            if done.is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(rng.u64(1..15)));
+        }
+    }
+
+    pub fn record(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let dir = self.mount.path(format!("cut{}/{}", self.tally.cuts, rng.u32(..3)));
+        fs::create_dir_all(&dir)?;
+        let name = dir.join(format!("{number:x}.wav"));
+        let bytes = content(number);
+        let mut file = File::create_new(&name)?;
+        let piece = [320, 8192][rng.usize(..2)];
+        for piece in bytes.chunks(piece) {
+            file.write_all(piece)?;
+        }
+        if rng.bool() {
+            file.set_permissions(fs::Permissions::from_mode(0o640))?;
+            std::os::unix::fs::fchown(&file, Some(1000), Some(1001))?;
+        }
+        drop(file);
+        let looks = Looks::of(&name)?;
+        self.manifest.closed(number, name, looks);
+        Ok(())
+    }
+
+    fn rename_one(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let Some(claim) = self.manifest.claim(rng) else { return Ok(()) };
+        let dir = self.mount.path(format!("renamed{}", rng.u32(..3)));
+        fs::create_dir_all(&dir)?;
+        let to = dir.join(format!("{:x}-{}.wav", claim.number, rng.u16(..)));
+        let mut done = Ok(());
+        claim.rename(to.clone(), || {
+            done = fs::rename(&claim.name, &to);
+            done.is_ok()
+        });
+        done
+    }
+
+    fn remove_one(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let Some(claim) = self.manifest.claim(rng) else { return Ok(()) };
+        let mut done = Ok(());
+        claim.remove(|| {
+            done = fs::remove_file(&claim.name);
+            done.is_ok()
+        });
+        done
+    }
+
+    /// An administrator who archives, releases and recalls.
+    fn archive(&self, stop: &AtomicBool, mut rng: fastrand::Rng) {
+        while !stop.load(Ordering::SeqCst) {
+            let some: Vec<Claim<'_>> =
+                (0..rng.usize(1..8)).filter_map(|_| self.manifest.claim(&mut rng)).collect();
+            let mut commands = vec![Command::Archive];
+            if rng.bool() {
+                commands.push(Command::Release);
+                commands.extend(rng.bool().then_some(Command::Recall));
+            }
+            for command in commands {
+                if some.is_empty() || stop.load(Ordering::SeqCst) || !self.command(command, &some) {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(rng.u64(1..30)));
+        }
+    }
+
+    /// Gives these commands for one recording that is there; each must do.
+    pub fn administer(&self, commands: &[Command], rng: &mut fastrand::Rng) {
+        let claim = [self.manifest.claim(rng).expect("there is one")];
+        for command in commands {
+            assert!(self.command(*command, &claim), "{command:?}");
+        }
+    }
+
+    fn command(&self, command: Command, some: &[Claim<'_>]) -> bool {
+        let word = match command {
+            Command::Archive => "archive",
+            Command::Release => "release",
+            Command::Recall => "recall",
+        };
+        some.iter().for_each(|claim| claim.begin_command(command));
+        let names = some.iter().map(|claim| claim.name.as_os_str());
+        let done = self.mount.cli(std::iter::once(word.as_ref()).chain(names)).status.success();
+        if done {
+            some.iter().for_each(Claim::command_done);
+        }
+        done
+    }
+
+    // ---- what must be there ------------------------------------------------------------------
+
+    /// Everything below the mount point that is one of our recordings, and everything's SHA-256.
+    fn look(&mut self) -> (BTreeMap<u64, Vec<Found>>, BTreeMap<PathBuf, String>) {
+        let (mut files, mut found, mut sums) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        files_below(&self.mount.mountpoint, &mut files);
+        for path in files {
+            let looks = Looks::of(&path).unwrap();
+            let bytes = fs::read(&path).unwrap_or_else(|e| {
+                panic!("{}: {e}\n{}", path.display(), self.mount.said());
+            });
+            sums.insert(path.clone(), sha256(&bytes));
+            self.seen.insert(sha256(&bytes));
+            let known: &mut Vec<Found> = match recognise(&bytes) {
+                Some((number, whole)) => {
+                    let all: &mut Vec<Found> = found.entry(number).or_default();
+                    all.push(Found { path, whole, looks });
+                    all
+                }
+                None => continue,
+            };
+            self.tally.torn += usize::from(known.last().is_some_and(|found| !found.whole));
+        }
+        (found, sums)
+    }
+
+    fn objects(&self) -> BTreeSet<String> {
+        let mut files = Vec::new();
+        files_below(&self.mount.target, &mut files);
+        files.retain(|path| !path.starts_with(self.mount.target.join(".spoolfs")));
+        files.iter().map(|path| sha256(&fs::read(path).unwrap())).collect()
+    }
+
+    fn check(&mut self, promises: &BTreeMap<u64, Promise>) {
+        let (found, sums) = self.look();
+        let objects = self.objects();
+        for (number, promise) in promises {
+            self.tally.promised += 1;
+            self.tally.gone += usize::from(promise.must_be_gone);
+            self.tally.checked_archived += usize::from(promise.archived);
+            let here = found.get(number).map(Vec::as_slice).unwrap_or_default();
+            if let Some(wrong) = broken(promise, here, &objects, *number) {
+                self.tally.wrong.push(format!("cut {}: {number:x}: {wrong}", self.tally.cuts));
+            }
+        }
+        self.all_is_archived_as_it_was_found(&sums, found);
+    }
+
+    /// Everything that was found can be archived, released and read, torn or not.
+    fn all_is_archived_as_it_was_found(
+        &mut self,
+        sums: &BTreeMap<PathBuf, String>,
+        found: BTreeMap<u64, Vec<Found>>,
+    ) {
+        for word in ["archive", "release"] {
+            let ran = self.mount.cli([word.as_ref(), self.mount.mountpoint.as_os_str()]);
+            if !ran.status.success() {
+                self.tally.wrong.push(format!("cut {}: {word}: {ran:?}", self.tally.cuts));
+            }
+        }
+        let (_, again) = self.look();
+        if *sums != again {
+            let differ: Vec<_> =
+                again.iter().filter(|(path, sum)| sums.get(*path) != Some(sum)).collect();
+            self.tally.wrong.push(format!("other bytes once released: {differ:?}"));
+        }
+        for object in self.objects() {
+            if !self.seen.contains(&object) && !self.is_whole(&object) {
+                self.tally.wrong.push(format!("an object that was never a recording: {object}"));
+            }
+        }
+        let whole = |all: Vec<Found>| {
+            all.into_iter().find(|found| found.whole).map(|found| (found.path, found.looks))
+        };
+        self.manifest
+            .restart(found.into_iter().filter_map(|(n, all)| Some((n, whole(all)?))).collect());
+    }
+
+    /// Whether it is the SHA-256 of any recording up to now: one that was archived before it went
+    /// away for good.
+    fn is_whole(&self, sum: &str) -> bool {
+        let next = self.next.load(Ordering::SeqCst);
+        let first = next >> 32 << 32;
+        (first..next).any(|number| sha256(&content(number)) == sum)
+    }
+}
+
+fn broken(
+    promise: &Promise,
+    here: &[Found],
+    objects: &BTreeSet<String>,
+    number: u64,
+) -> Option<String> {
+    if promise.archived && !objects.contains(&sha256(&content(number))) {
+        return Some("told to be archived, and no object has its bytes".into());
+    }
+    if promise.must_be_gone {
+        let first = here.first()?;
+        return Some(format!("it was removed and is back as {}", first.path.display()));
+    }
+    if here.is_empty() {
+        return (!promise.may_be_gone).then(|| format!("lost: {promise:?}"));
+    }
+    let right = |found: &&Found| promise.names.contains(&found.path);
+    match here.iter().find(right) {
+        None if promise.may_be_gone => None,
+        None => Some(format!("it is {} and not {promise:?}", here[0].path.display())),
+        Some(found) if !found.whole => Some(format!("torn: {} of {promise:?}", found.looks.size)),
+        Some(found) if found.looks != promise.looks => {
+            Some(format!("it looks like {:?}, not {promise:?}", found.looks))
+        }
+        Some(_) => None,
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // The mount first, which is on the disk.
+        if self.mount.is_started() {
+            self.mount.kill9();
+        }
+        self.disk = None;
+    }
+}
