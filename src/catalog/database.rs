@@ -5,7 +5,7 @@ use super::schema;
 use super::shared::Shared;
 use super::tx::Tx;
 use crate::clock::SharedClock;
-use crate::limits;
+use crate::{faults, limits};
 use rusqlite::{Connection, TransactionBehavior};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -146,7 +146,10 @@ impl Database {
         } else {
             "PRAGMA wal_checkpoint(PASSIVE)"
         };
-        self.conn.query_row(text, [], |_| Ok(()))
+        faults::point("catalog.before_checkpoint");
+        self.conn.query_row(text, [], |_| Ok(()))?;
+        faults::point("catalog.after_checkpoint");
+        Ok(())
     }
 
     /// Moves all of the write-ahead log into the database, and tells whether nothing is left in it.

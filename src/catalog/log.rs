@@ -6,6 +6,7 @@
 //! only from the oldest on.
 
 use super::op::Op;
+use crate::faults;
 use crc32fast::hash as crc32;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -318,6 +319,7 @@ impl Log {
         self.file = Some(file);
         self.len = 0;
         self.segments.push_back(Segment { number, last_effect: 0 });
+        faults::point("log.after_rotation");
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use super::database;
 use super::error::{Fault, fault};
 use super::salvage;
 use super::thread::{IDLE, Worker};
-use crate::limits;
+use crate::{faults, limits};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -133,6 +133,7 @@ impl Worker {
         let retired = log.retire(committed);
         drop(log);
         for path in retired {
+            faults::point("log.before_removal");
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!("{}: {error}", path.display());
             }

@@ -6,7 +6,7 @@ use super::error::{Fault, fault};
 use super::log::Effect;
 use super::schema::{self, OpenFault};
 use super::shared::{Job, Shared};
-use crate::limits;
+use crate::{faults, limits};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -196,6 +196,7 @@ impl Worker {
         let (Some(database), Some(last)) = (&mut self.database, batch.last()) else {
             return Ok(false);
         };
+        faults::point("catalog.before_commit");
         match database.effects(&batch) {
             Ok(()) => {}
             Err(error) if fault(&error) == Fault::Statement => {
@@ -203,6 +204,7 @@ impl Worker {
             }
             Err(error) => return Err(error),
         }
+        faults::point("catalog.after_commit");
         self.shared.overlay.write().drop_through(last.seq);
         let intents = batch.iter().filter_map(|e| e.intent);
         self.shared.log.lock().committed_intents(intents);

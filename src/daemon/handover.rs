@@ -4,6 +4,7 @@
 
 use super::notify;
 use crate::catalog::Identity;
+use crate::faults;
 use crate::fuse::{self, Connection, Server};
 use crate::limits::HANDOVER_BARRIER;
 use crate::lower::Lower;
@@ -97,6 +98,7 @@ pub(super) fn keep(server: &Server, lower: &Lower, runtime: &Path) -> io::Result
     let root = lower.root().as_file()?;
     let kept =
         notify::store(DEVICE, server.device().as_fd())? && notify::store(LOWER, root.as_fd())?;
+    faults::point("handover.after_kept");
     if let Err(error) = notify::barrier(HANDOVER_BARRIER) {
         // It was sent, in order, over a socket that loses nothing.
         tracing::warn!(%error, "it is not known yet whether the connection is kept");

@@ -71,9 +71,11 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         let Some(still) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
         job = still;
         let (id, generation, now) = (job.id, job.generation, shared.now());
+        faults::point("archive.before_commit");
         if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
             return Ok(Archived::Changed);
         }
+        faults::point("archive.after_commit");
     }
     let optional = to_optional(shared, &job);
     match failed {

@@ -5,8 +5,8 @@
 use super::error::Result;
 use super::shared::Shared;
 use crate::catalog::{NodeRow, Op};
-use crate::limits;
 use crate::recording::{Kind, NodeId, State};
+use crate::{faults, limits};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -91,7 +91,9 @@ fn missing_file(shared: &Shared, place: &Place) -> Result<()> {
         return Ok(());
     }
     tracing::info!(path = %place.path.display(), "the local copy is gone");
-    Ok(shared.catalog.missing_below(place.id)?)
+    shared.catalog.missing_below(place.id)?;
+    faults::point("reconcile.after_missing");
+    Ok(())
 }
 
 /// A directory that is gone, with all below it.
@@ -118,6 +120,7 @@ fn missing_dir(shared: &Shared, top: Place) -> Result<()> {
     for dir in dirs.iter().filter(|d| needed.contains(&d.path.as_path())) {
         if let Some(row) = &dir.row {
             shared.lower.restore_dir(&dir.path, dir.id, &row.attr)?;
+            faults::point("reconcile.after_restored_dir");
         }
     }
     for dir in dirs.iter().rev().filter(|d| !needed.contains(&d.path.as_path())) {

@@ -3,9 +3,9 @@
 use super::error::{EngineError, Result};
 use super::shared::Shared;
 use crate::catalog::{Candidate, Digest, HashOutcome};
-use crate::limits;
 use crate::lower::{LowerError, Quiet};
 use crate::recording::Hasher;
+use crate::{faults, limits};
 use rustix::fs::Advice;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -67,7 +67,10 @@ pub(super) fn hash(shared: &Shared, it: &Candidate) -> Result<Hashed> {
     }
     let (sha256, chunks) = hasher.finish();
     let digest = Digest { sha256, chunks, version, attr: quiet.stat.attr };
-    Ok(Hashed::Done(shared.catalog.hashed(it.row.id, digest)?))
+    faults::point("hash.after_read");
+    let outcome = shared.catalog.hashed(it.row.id, digest)?;
+    faults::point("hash.after_commit");
+    Ok(Hashed::Done(outcome))
 }
 
 /// Reads a file to its end, or a little further than `size`.

@@ -7,11 +7,11 @@ use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::JournalRow;
 use crate::clock::Timestamp;
-use crate::limits;
 use crate::recording::ErrorClass;
 use crate::store::journal::{self, Author, Segment};
 use crate::store::marker::{self, AttachError, Claim};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::{faults, limits};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,11 +92,13 @@ impl Keeper {
         match answer {
             None => {}
             Some(Ok(archive)) => {
+                faults::point("attach.after_marker");
                 if expected.is_none()
                     && let Err(error) = self.shared.catalog.set_setting(&setting, &archive)
                 {
                     return self.target.failed(error.to_string(), now);
                 }
+                faults::point("attach.after_setting");
                 self.target.attached(now);
                 self.shared.fill_at(now);
                 self.shared.wake();
@@ -175,6 +177,7 @@ impl Keeper {
                 return Ok(false);
             }
         };
+        faults::point("journal.before_put");
         let shipped = match self.until_stop(journal::ship(&*self.target.store, &segment)) {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
@@ -192,7 +195,9 @@ impl Keeper {
         let all: Vec<String> = self.shared.targets.iter().map(|t| t.name().to_owned()).collect();
         // The keeper of another target may have begun a new epoch meanwhile.
         let number = if catalog.identity().epoch == author.epoch { number } else { 0 };
+        faults::point("journal.after_put");
         catalog.journal_shipped(name, shipped, number, &all)?;
+        faults::point("journal.after_commit");
         let full = rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX
             || segment.lines.iter().map(String::len).sum::<usize>()
                 >= limits::JOURNAL_SEGMENT_BYTES;

@@ -5,9 +5,9 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use crate::catalog::NodeRow;
 use crate::clock::Timestamp;
-use crate::limits;
 use crate::lower::Looks;
 use crate::recording::{ErrorClass, Hasher, NodeId, State};
+use crate::{faults, limits};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     let size = row.attr.size;
     check_room(shared, &path, size)?;
     let stage = shared.lower.stage(id)?;
+    faults::point("recall.after_stage");
     let mut hasher = Hasher::default();
     shared.content.fetch_all(id, &path, &mut |offset, bytes| {
         hasher.update(bytes);
@@ -66,6 +67,7 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         }
         stage.write_at(offset, bytes).map_err(std::io::Error::other)
     })?;
+    faults::point("recall.after_bytes");
     let read = hasher.len();
     let (sha256, _) = hasher.finish();
     if read != size || row.sha256 != Some(sha256) {
@@ -87,6 +89,7 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         (here && same).then_some(Looks { attr: still.attr, xattrs: still.xattrs })
     };
     let stat = shared.lower.install(stage, (parent, &path), &wanted)?;
+    faults::point("recall.after_install");
     // Who opened it for writing writes to this one: without its name that would be lost.
     shared.catalog.placed_below(id, parent);
     // The catalog is not to be ahead of the disk: the name would be missing after a power cut until
@@ -99,6 +102,7 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
         // Written to or deleted since: what is below now is told to the catalog as it is.
         shared.catalog.changed_below(id, stat.attr, stat.version)?;
     }
+    faults::point("recall.after_commit");
     Ok(())
 }
 

@@ -16,9 +16,9 @@ use super::gone;
 use super::shared::Shared;
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
-use crate::limits;
 use crate::lower::LowerStat;
 use crate::recording::{Kind, NodeId, State};
+use crate::{faults, limits};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -123,6 +123,7 @@ impl<'a> Walk<'a> {
             self.force = !self.contested.is_empty() && self.recorded == before;
         }
         self.shared.catalog.drain()?;
+        faults::point("reconcile.before_gone");
         gone::whole_tree(self.shared)
     }
 
@@ -262,6 +263,7 @@ impl<'a> Walk<'a> {
             }
         };
         self.record(op);
+        faults::point("reconcile.after_moved");
         Ok(())
     }
 
@@ -365,6 +367,7 @@ impl<'a> Walk<'a> {
     ) -> Result<NodeId> {
         let id = id.unwrap_or_else(|| self.shared.catalog.alloc());
         let stat = self.shared.lower.identify(path, id)?;
+        faults::point("adopt.after_identity");
         self.record(Op::Create {
             id,
             parent,
@@ -373,6 +376,7 @@ impl<'a> Walk<'a> {
             version: stat.version,
             adopted: true,
         });
+        faults::point("adopt.after_record");
         self.shared.activity.adopted.fetch_add(1, Ordering::Relaxed);
         Ok(id)
     }

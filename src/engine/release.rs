@@ -5,9 +5,9 @@ use super::hash::open_quiet;
 use super::plan::counts_in_group;
 use super::shared::Shared;
 use crate::catalog::{Candidate, ObjectState};
-use crate::limits;
 use crate::lower::{LowerError, Quiet};
 use crate::recording::{Evidence, NodeId, ReleasePermit, State};
+use crate::{faults, limits};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -108,15 +108,18 @@ fn release(shared: &Shared, ready: Ready) -> Result<()> {
     };
     let stat = quiet.alone(&path)?;
     let _tier = shared.tier.lock();
+    faults::point("release.after_permit");
     if !shared.catalog.released(&permit, stat.attr, xattrs)? {
         return Err(LowerError::Changed { path }.into());
     }
+    faults::point("release.after_commit");
     if let Err(error) = shared.lower.retire(&path, permit) {
         // The bytes are where they were, under this name or another: the catalog says so again.
         shared.catalog.local_again(id, version, shared.now())?;
         look_again(shared, &path)?;
         return Err(error.into());
     }
+    faults::point("release.after_retire");
     if shared.catalog.node(id)?.is_some_and(|row| row.state == State::Archived) {
         // Taken for local again meanwhile, by somebody who still saw the bytes.
         shared.catalog.missing_below(id)?;

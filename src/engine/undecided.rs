@@ -5,6 +5,7 @@
 use super::error::Result;
 use super::shared::Shared;
 use crate::catalog::Op;
+use crate::faults;
 use crate::recording::{Attr, NodeId, State};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,7 @@ pub(super) fn settle(shared: &Shared) {
         });
         tracing::info!(done, ?op, "settled an operation that an earlier daemon began");
         shared.catalog.settle_undecided(seq, done);
+        faults::point("undecided.after_settled");
     }
 }
 

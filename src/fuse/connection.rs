@@ -3,6 +3,7 @@
 
 use super::Options;
 use super::adapter::Adapter;
+use crate::faults;
 use crate::limits::FUSE_THREADS;
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,10 @@ impl Connection {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        std::fs::rename(new, path)
+        faults::point("handover.before_connection");
+        std::fs::rename(new, path)?;
+        faults::point("handover.after_connection");
+        Ok(())
     }
 
     /// The kernel's first request.

@@ -17,6 +17,7 @@ pub use connection::Connection;
 pub use contain::Watch;
 pub use mount::{Mounted, detach, mount_points_below, own_mounts_at, unmount};
 
+use crate::faults;
 use crate::sys;
 use crate::vfs::{Resumption, Vfs};
 use adapter::Adapter;
@@ -106,10 +107,13 @@ impl Server {
         if connection.passthrough {
             vfs.set_passthrough(Arc::new(Backings::new(device.clone())));
         }
+        faults::point("handover.before_resume");
         vfs.resume(resumption);
+        faults::point("handover.after_resume");
         let relay = attach(&session, &device, &connection, other, runtime, true)?;
         if connection.resend {
             resend(&device)?;
+            faults::point("handover.after_resend");
         }
         connection.taken_over += 1;
         if let Err(error) = connection.store(runtime) {

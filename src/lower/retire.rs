@@ -4,6 +4,7 @@ use super::dir::stat_file;
 use super::quiet::under_lease;
 use super::stage::KeepTimes;
 use super::{Lower, LowerError, Result};
+use crate::faults;
 use crate::recording::{LowerVersion, NodeId, ReleasePermit};
 use crate::sys::Lease;
 use rustix::fs::{OFlags, RenameFlags};
@@ -48,6 +49,7 @@ impl Lower {
             dir.rename(name, &self.private.gone, &gone, RenameFlags::NOREPLACE)
                 .map_err(LowerError::io(path))
         })?;
+        faults::point("release.after_gone");
         // A writer that had looked the name up before it moved is counted by now.
         if let Err(busy) = under_lease(&file, Lease::Alone, path, || Ok(())) {
             self.private
@@ -81,9 +83,11 @@ impl Lower {
                 under_lease(&f, Lease::Alone, &path, look).is_ok_and(|now| now.version == version)
             });
             if quiet {
+                faults::point("purge.before_removal");
                 if let Err(errno) = self.private.gone.unlink(&name) {
                     tracing::warn!(path = %path.display(), %errno, "a released copy could not be removed");
                 }
+                faults::point("purge.after_removal");
             } else if self.put_back(&name, &path) {
                 put_back.push(path);
             }
@@ -152,7 +156,7 @@ impl Lower {
     }
 }
 
-fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
+pub(super) fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
     let mut position = 0;
     let Ok(mut stream) = dir.stream() else { return names };
@@ -178,7 +182,7 @@ fn gone_name(id: NodeId, version: LowerVersion) -> Vec<u8> {
 
 /// Whether a file of such a name is what was taken away. ctime moves with every rename; names of
 /// an earlier version had no mtime.
-fn is_as_released(name: &[u8], now: LowerVersion) -> bool {
+pub(super) fn is_as_released(name: &[u8], now: LowerVersion) -> bool {
     let parts: Vec<&str> = std::str::from_utf8(name).unwrap_or_default().split('-').collect();
     let size = |text: &str| text.parse() == Ok(now.size);
     match parts.as_slice() {

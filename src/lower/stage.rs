@@ -62,6 +62,7 @@ impl Lower {
         stage.dress(&looks).map_err(LowerError::io(path))?;
         faults::fail("lower.stage_sync").map_err(LowerError::io(path))?;
         stage.file.sync_all().map_err(|source| LowerError::Io { path: path.into(), source })?;
+        faults::point("recall.after_sync");
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;
         let home = dir.stat_self().map_err(LowerError::io(path))?.node;

@@ -5,6 +5,7 @@ use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::{CatalogError, Intent, Op};
+use crate::faults;
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::{Dir, LowerStat};
 use crate::recording::{Attr, Kind, LowerVersion, NodeId};
@@ -71,8 +72,10 @@ impl Vfs {
         let mode = self.masked(&dir, mode, caller);
         let id = self.catalog.alloc();
         let mut intent = self.intend_new(caller, &dir, (id, parent.id, name), (kind, mode));
+        faults::point("make.after_intent");
         let made = make(&dir, mode).and_then(|()| self.dress(&dir, name, id, mode, caller));
         let stat = self.refused(made, &mut intent)?;
+        faults::point("make.after_make");
         self.record_new(intent, id, parent.id, name, &stat);
         if stat.attr.kind == Kind::File {
             self.record_closed(id, &stat);
@@ -247,13 +250,16 @@ impl Vfs {
             &found,
             Op::Unlink { parent: parent.id, name: name.to_vec(), id, last, at: self.clock.now() },
         )?;
+        faults::point("unlink.after_intent");
         let ghost = last.then(|| Ghost::of(&dir, name, &found));
         let removed = match &found {
             Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
             Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
             Found::Released(_) => Ok(false),
         };
+        faults::point("unlink.after_removal");
         self.settle(intent, removed.is_ok());
+        faults::point("unlink.after_done");
         let held = removed?.then_some(id);
         let node = inode.as_deref().zip(place.as_deref_mut());
         self.name_is_gone(node, (parent.id, name), held, ghost);
@@ -277,6 +283,7 @@ impl Vfs {
         }
         if open {
             self.lower.hold(dir, name, id)?;
+            faults::point("unlink.after_hold");
         }
         if let Err(errno) = dir.unlink(name) {
             if open {
@@ -351,6 +358,7 @@ impl Vfs {
         )?;
         let ghost = Ghost::of(&dir, name, &found);
         let removed = dir.rmdir(name);
+        faults::point("rmdir.after_removal");
         self.settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);

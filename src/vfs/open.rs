@@ -74,7 +74,9 @@ impl Vfs {
         let access = if writes(flags) { lower_flags(flags) } else { OFlags::RDWR };
         let id = self.catalog.alloc();
         let mut intent = self.intend_new(caller, &dir, (id, parent.id, name), (Kind::File, mode));
+        faults::point("create.after_intent");
         let file = self.refused(dir.create(name, access, mode), &mut intent)?;
+        faults::point("create.after_make");
         let stat = match self.dress_new(&dir, &file, id, mode, caller) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -82,7 +84,9 @@ impl Vfs {
                 return self.refused(Err(errno), &mut intent);
             }
         };
+        faults::point("create.after_identity");
         self.record_new(intent, id, parent.id, name, &stat);
+        faults::point("create.after_record");
         let place = Place::Named(parent, name.into());
         let inode = self.inodes.intern(id, Kind::File, place, 1);
         let writable = writes(flags);
@@ -95,6 +99,7 @@ impl Vfs {
             self.record_closed(id, &stat);
         }
         let opened = self.add_local(inode, file, record, false);
+        faults::point("handover.after_handle");
         Ok((Entry { id, attr: stat.attr }, opened))
     }
 
@@ -399,6 +404,7 @@ impl Vfs {
         };
         match self.lower.install(stage, (parent.id, &path), &wanted) {
             Ok(_) => {
+                faults::point("anew.after_install");
                 self.catalog.record(Op::Opened { id: inode.id });
                 Ok(())
             }
@@ -416,6 +422,7 @@ impl Vfs {
             // Said before it is done: a successor gives the backing file back again rather than
             // not at all, and does not take it for open after somebody else gave it back.
             self.handles.closing(number, &handle);
+            faults::point("handover.after_closing");
         }
         opens.kernel = opens.kernel.saturating_sub(1);
         if opens.kernel == 0
@@ -441,7 +448,9 @@ impl Vfs {
                 if let Some(stat) = file.and_then(|f| stat_file(f).ok()) {
                     opens.cached = Some(stat.version);
                     if opens.writers == 0 {
+                        faults::point("close.before_record");
                         self.record_closed(inode.id, &stat);
+                        faults::point("close.after_record");
                     }
                 }
             }

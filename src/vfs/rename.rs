@@ -5,6 +5,7 @@ use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Result, Vfs, VfsError};
 use crate::catalog::Op;
+use crate::faults;
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::{Dir, LowerStat};
 use crate::recording::{Kind, NodeId};
@@ -113,8 +114,11 @@ impl Vfs {
         let (mut place, mut replaced_place) = moving_both(moving.as_deref(), replaced.as_deref());
         let replaced_found = to.found.as_ref().filter(|_| last);
         let ghost = replaced_found.map(|f| Ghost::of(&to.dir, to.name, f));
+        faults::point("rename.after_intent");
         let done = self.move_below(from, to, last);
+        faults::point("rename.after_move");
         self.settle(intent, done.is_ok());
+        faults::point("rename.after_done");
         let held = done?;
         if let Some(gone) = to.id() {
             self.inodes.drop_dir(gone);
@@ -204,6 +208,7 @@ impl Vfs {
             (None, Some(_)) => b.dir.rename(b.name, &a.dir, a.name, RenameFlags::NOREPLACE),
             (None, None) => Ok(()),
         };
+        faults::point("exchange.after_move");
         self.settle(intent, done.is_ok());
         done?;
         if let Some(place) = &mut place {
