@@ -111,6 +111,12 @@ pub const SITES: &[&str] = &[
     "vfs.fsync",
 ];
 
+/// Whether a variable of the environment is one of these, and heeded.
+pub fn is_heeded(variable: &str) -> bool {
+    let known = ["SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL"];
+    cfg!(feature = "faults") && known.contains(&variable)
+}
+
 /// Dies here, if the environment asks for it.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]

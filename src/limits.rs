@@ -191,3 +191,5 @@ pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(2);
 pub const BUSY_NAMED_MAX: usize = 5;
 /// Time that the service manager gives a start that goes on with no mount.
 pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);
+/// Rows that a finding of `fsck` names; it says that there are more.
+pub const FSCK_ROWS_NAMED: usize = 20;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-const COMMANDS: [&str; 8] =
-    ["mount", "status", "archive", "release", "recall", "explain", "check", "reload"];
+const COMMANDS: [&str; 9] =
+    ["mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload"];
 
 /// A configuration in a directory of its own.
 struct Place {

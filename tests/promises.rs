@@ -602,4 +602,6 @@ fn kill_9_at_any_moment_loses_nothing() {
         assert!(stored.contains(&sha256(bytes)), "{path:?} is in the bucket");
     }
     println!("{kills} kills, {} recordings, {} objects", written.len(), stored.len());
+    mount.stop();
+    mount.fsck();
 }

@@ -25,6 +25,7 @@ mod salvage;
 mod schema;
 mod settings;
 mod shared;
+mod snapshot;
 mod sql_row;
 mod status;
 mod tend;
@@ -45,6 +46,7 @@ pub use row::{
     Trouble,
 };
 pub use rules::RULES;
+pub use snapshot::{Broken, Snapshot, Unreadable};
 pub use unsynced::Unsynced;
 
 use crate::clock::SharedClock;

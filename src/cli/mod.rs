@@ -9,6 +9,7 @@ mod bypass;
 mod check;
 mod context;
 mod explain;
+mod fsck;
 mod keeper;
 mod mount;
 mod mounts;
@@ -64,6 +65,9 @@ enum Command {
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
+    /// Check, with spoolfs stopped, that directory, catalog, journal and targets agree.
+    #[command(after_help = fsck::EXAMPLES)]
+    Fsck(fsck::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -86,6 +90,7 @@ impl Command {
             Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Check(a) => &a.common,
+            Command::Fsck(a) => &a.common,
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -102,6 +107,7 @@ impl Command {
             Command::Recall(a) => recall::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Check(a) => check::run(a),
+            Command::Fsck(a) => fsck::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),

@@ -46,7 +46,8 @@ impl Environment {
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(all: I) -> Environment {
         let ours = |name: &str| {
-            name.starts_with(PREFIX) && name != "SPOOLFS_LOG" && !name.starts_with("SPOOLFS_TEST_")
+            let others = name == "SPOOLFS_LOG" || name.starts_with("SPOOLFS_TEST_");
+            name.starts_with(PREFIX) && !others && !crate::faults::is_heeded(name)
         };
         let mut all: Vec<_> = all.into_iter().filter(|(name, _)| ours(name)).collect();
         all.sort();

@@ -8,6 +8,7 @@
 mod dir;
 mod held;
 mod identity;
+mod inspect;
 mod pinned;
 mod private;
 mod quiet;
@@ -18,6 +19,7 @@ mod sync;
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
 };
+pub use inspect::{Inspection, Room, is_as_released};
 pub use pinned::Pinned;
 pub use quiet::Quiet;
 pub use stage::{Looks, Stage};

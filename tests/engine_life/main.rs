@@ -8,6 +8,7 @@ mod support;
 
 mod archive;
 mod faults;
+mod fsck;
 mod panics;
 mod reconcile;
 mod release;

@@ -11,7 +11,7 @@ use spoolfs::store::memory::{Fault, Operation};
 use std::path::Path;
 use std::time::Duration;
 
-fn permit(world: &World, path: &str) -> ReleasePermit {
+pub fn permit(world: &World, path: &str) -> ReleasePermit {
     let quiet = world.lower().quiet(Path::new(path)).unwrap();
     let row = world.row(quiet.stat.node.unwrap());
     let required = ["one".to_owned()];

@@ -5,6 +5,7 @@ use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standing, Summary};
+use spoolfs::fsck;
 use spoolfs::lower::Lower;
 use spoolfs::policy::Rules;
 use spoolfs::recording::{NodeId, State};
@@ -87,12 +88,7 @@ impl World {
 
     /// Opens the catalog and the lower directory.
     pub fn open(&mut self) {
-        let options = catalog::Options {
-            state_dir: self.state.path().join("state"),
-            runtime_dir: self.state.path().join("run"),
-            clock: self.clock.clone(),
-            node: "pbx".into(),
-        };
+        let options = self.catalog_options();
         // A world that "died" a moment ago may still have a thread that holds the lock.
         let until = Instant::now() + Duration::from_secs(10);
         let catalog = loop {
@@ -148,6 +144,36 @@ impl World {
         assert!(self.running.is_none());
         std::fs::remove_dir_all(self.state.path().join("state")).unwrap();
         std::fs::remove_dir_all(self.state.path().join("run")).unwrap();
+    }
+
+    /// Checks what is there after the daemon died, with every byte read.
+    #[track_caller]
+    pub fn fsck(&mut self, repair: bool) -> fsck::Report {
+        self.die();
+        self.try_fsck(repair).unwrap()
+    }
+
+    /// The same, whatever runs.
+    pub fn try_fsck(&self, repair: bool) -> fsck::Result<fsck::Report> {
+        let stores = self.stores.iter().map(|s| s.clone() as Arc<dyn Store>);
+        let required = |s: &Arc<dyn Store>| self.required.iter().any(|name| name == s.name());
+        let options = fsck::Options {
+            catalog: self.catalog_options(),
+            lower: self.dir.path().to_owned(),
+            targets: stores.map(|s| (s.clone(), required(&s))).collect(),
+            deep: true,
+            repair,
+        };
+        self.runtime.block_on(fsck::run(&options))
+    }
+
+    fn catalog_options(&self) -> catalog::Options {
+        catalog::Options {
+            state_dir: self.state.path().join("state"),
+            runtime_dir: self.state.path().join("run"),
+            clock: self.clock.clone(),
+            node: "pbx".into(),
+        }
     }
 
     /// The database of the catalog.

@@ -17,7 +17,7 @@ fn nobody_notices(passthrough: &str) {
     let kills = number("SPOOLFS_TEST_KILLS", 12);
     let seed = number("SPOOLFS_TEST_SEED", 1);
     let mut random = fastrand::Rng::with_seed(seed);
-    let mount = kept(passthrough);
+    let mut mount = kept(passthrough);
     let released = released(&mount);
     let storm = Storm::default();
     let writers = number("SPOOLFS_TEST_WRITERS", 6);
@@ -60,6 +60,7 @@ fn nobody_notices(passthrough: &str) {
             }
         }
     });
+    settled(&mut mount);
     let worst = |which: usize| storm.worst_write[which].load(Ordering::Relaxed) as f64 / 1000.0;
     let wrong = storm.wrong.lock().unwrap().clone();
     println!(
@@ -73,6 +74,17 @@ fn nobody_notices(passthrough: &str) {
         outages.iter().max().unwrap(),
     );
     assert_eq!(wrong, Vec::<String>::new(), "seed {seed}\n{}", mount.said());
+}
+
+/// The checker finds nothing after it.
+fn settled(mount: &mut support::mount::Mount) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while mount.status()["warnings"].to_string().contains("compared with the catalog") {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    mount.stop();
+    mount.fsck();
 }
 
 /// Also after a panic: the clients would go on for ever.

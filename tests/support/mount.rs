@@ -197,6 +197,17 @@ impl Mount {
     /// The same, unless it ends first.
     #[track_caller]
     pub fn try_start(&mut self) -> bool {
+        let started = self.start_or_end();
+        if let Err(status) = started {
+            eprintln!("the daemon ended before it was ready: {status}");
+            self.daemon = None;
+        }
+        started.is_ok()
+    }
+
+    /// The same for a daemon whose end is waited for.
+    #[track_caller]
+    pub fn start_or_end(&mut self) -> Result<(), ExitStatus> {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let _ = std::fs::remove_file(&self.notify);
         let ready = UnixDatagram::bind(&self.notify).expect("a socket can be bound");
@@ -225,12 +236,10 @@ impl Mount {
                 && message[..bytes].split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
             {
                 assert!(is_mounted(&self.mountpoint), "ready but not mounted\n{}", self.said());
-                return true;
+                return Ok(());
             }
             if let Some(status) = self.exited() {
-                eprintln!("the daemon ended before it was ready: {status}");
-                self.daemon = None;
-                return false;
+                return Err(status);
             }
         }
         panic!("the daemon was not ready within {READY_DEADLINE:?}\n{}", self.said());
@@ -239,6 +248,20 @@ impl Mount {
     /// The end of the daemon, if it has come.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.daemon.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// After a daemon died by itself: takes the dead mount away, so that `start` finds what a crash
+    /// leaves on disk.
+    pub fn bury(&mut self) {
+        self.forget_dead();
+        unmount(&self.mountpoint);
+    }
+
+    /// Checks what a daemon that stopped left, with every byte read; nothing may be found but notes.
+    #[track_caller]
+    pub fn fsck(&self) {
+        let ran = self.cli(["fsck", "--deep"]);
+        assert!(ran.status.success(), "{}{}\n{}", ran.out, ran.err, self.said());
     }
 
     /// Takes note of a daemon that ended by itself, so that another can be started.

@@ -1,0 +1,384 @@
+//! The daemon dies at every point that `faults::POINTS` names, and nothing that was promised is
+//! lost: once with the dead mount taken away, as after a crash without a keeper, and once under a
+//! keeper, where nobody may notice.
+#![cfg(feature = "faults")]
+
+mod support;
+
+use rustix::fs::RenameFlags;
+use rustix::process::{Signal, kill_process};
+use spoolfs::faults;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup};
+
+/// Files of the tree, by their path below the mount.
+type Tree = BTreeMap<String, Vec<u8>>;
+
+/// Points passed only when a mount is taken over.
+const TAKE_OVER: &[&str] =
+    &["handover.after_resend", "handover.after_resume", "handover.before_resume"];
+
+/// Those that come before a mount is ready, after it was stopped, or only with what was changed
+/// without a mount: nobody can notice them, or the first start would not come about.
+fn before_anybody_can_notice(point: &str) -> bool {
+    let places =
+        ["adopt.", "attach.", "catalog.", "log.", "reconcile.", "undecided.", "handover.before_c"];
+    places.iter().any(|place| point.starts_with(place))
+        || matches!(point, "handover.after_connection" | "handover.after_kept")
+}
+
+/// Daemons at a time; most of the time each of them waits.
+const AT_A_TIME: usize = 4;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Mkdir(&'static str),
+    Write(&'static str, u8),
+    Rename(&'static str, &'static str),
+    Exchange(&'static str, &'static str),
+    Unlink(&'static str),
+    /// Made, written and removed while it is open.
+    Nameless(&'static str),
+    Rmdir(&'static str),
+    Command(&'static str, &'static str),
+    /// For what is done a moment later.
+    Rest(u64),
+}
+
+/// Together they pass every point.
+const WORK: &[Step] = &[
+    Step::Mkdir("d"),
+    Step::Write("d/one.wav", 1),
+    Step::Write("d/two.wav", 2),
+    Step::Rename("d/one.wav", "d/uno.wav"),
+    Step::Write("d/new.wav", 3),
+    Step::Rename("d/new.wav", "d/two.wav"),
+    Step::Exchange("d/uno.wav", "d/two.wav"),
+    Step::Write("d/del.wav", 4),
+    Step::Unlink("d/del.wav"),
+    Step::Nameless("d/held.wav"),
+    Step::Mkdir("e"),
+    Step::Rmdir("e"),
+    Step::Command("archive", "d"),
+    Step::Command("release", "d"),
+    Step::Write("d/uno.wav", 5),
+    Step::Command("recall", "d/two.wav"),
+    Step::Write("d/two.wav", 6),
+    Step::Rest(2500),
+];
+
+fn bytes(seed: u8) -> Vec<u8> {
+    (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect()
+}
+
+impl Step {
+    fn run(self, mount: &Mount) -> io::Result<()> {
+        let at = |path: &str| mount.path(path);
+        match self {
+            Step::Mkdir(path) => fs::create_dir(at(path)),
+            Step::Write(path, seed) => fs::write(at(path), bytes(seed)),
+            Step::Rename(a, b) => fs::rename(at(a), at(b)),
+            Step::Exchange(a, b) => {
+                let cwd = rustix::fs::CWD;
+                Ok(rustix::fs::renameat_with(cwd, at(a), cwd, at(b), RenameFlags::EXCHANGE)?)
+            }
+            Step::Unlink(path) => fs::remove_file(at(path)),
+            Step::Nameless(path) => {
+                let mut file = OpenOptions::new().write(true).create_new(true).open(at(path))?;
+                file.write_all(b"before")?;
+                fs::remove_file(at(path))?;
+                file.write_all(b"after")
+            }
+            Step::Rmdir(path) => fs::remove_dir(at(path)),
+            Step::Command(command, path) => {
+                let ran = mount.cli([command.as_ref(), at(path).as_os_str()]);
+                let said = || io::Error::other(format!("{command}: {}{}", ran.out, ran.err));
+                if ran.status.success() { Ok(()) } else { Err(said()) }
+            }
+            Step::Rest(millis) => {
+                std::thread::sleep(Duration::from_millis(millis));
+                Ok(())
+            }
+        }
+    }
+
+    /// What it does to the tree.
+    fn apply(self, tree: &mut Tree) {
+        match self {
+            Step::Write(path, seed) => {
+                tree.insert(path.into(), bytes(seed));
+            }
+            Step::Rename(a, b) => {
+                let moved = tree.remove(a).expect("it is there");
+                tree.insert(b.into(), moved);
+            }
+            Step::Exchange(a, b) => {
+                let (one, other) = (tree.remove(a), tree.remove(b));
+                tree.insert(b.into(), one.expect("it is there"));
+                tree.insert(a.into(), other.expect("it is there"));
+            }
+            Step::Unlink(path) => {
+                tree.remove(path);
+            }
+            Step::Mkdir(_)
+            | Step::Nameless(_)
+            | Step::Rmdir(_)
+            | Step::Command(..)
+            | Step::Rest(_) => {}
+        }
+    }
+
+    /// Whether the tree is one that the step may leave when it is cut off.
+    fn may_leave(self, before: &Tree, found: &Tree) -> bool {
+        let mut after = before.clone();
+        self.apply(&mut after);
+        if found == before || *found == after {
+            return true;
+        }
+        let (path, whole) = match self {
+            Step::Write(path, seed) => (path, bytes(seed)),
+            Step::Nameless(path) => (path, b"before".to_vec()),
+            _ => return false,
+        };
+        let without = |tree: &Tree| {
+            let mut tree = tree.clone();
+            (tree.remove(path), tree)
+        };
+        let (cut, rest) = without(found);
+        rest == without(before).1 && cut.is_none_or(|cut| whole.starts_with(&cut))
+    }
+}
+
+fn files_below(root: &Path) -> Tree {
+    let mut tree = Tree::new();
+    let mut dirs = vec![root.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory can be read") {
+            let path = entry.expect("a directory can be read").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let name = path.strip_prefix(root).expect("it is below").display().to_string();
+                tree.insert(name, fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")));
+            }
+        }
+    }
+    tree
+}
+
+fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
+    let end = "\n".to_owned();
+    let settle = "10ms\"\njournal_interval = \"1s".to_owned();
+    Setup { keeper, end, settle, ..Setup::default() }
+}
+
+/// A tree with what a start has to find out: something new, moved, gone, and a lost directory.
+fn with_a_past(point: &str) -> (Mount, Tree) {
+    let mut mount = setup(None).mount();
+    let mut tree = Tree::new();
+    for dir in ["keep", "lost", "moved"] {
+        fs::create_dir(mount.path(dir)).unwrap();
+    }
+    for (n, path) in ["keep/a.wav", "keep/gone.wav", "lost/x.wav", "moved/m.wav"].iter().enumerate()
+    {
+        tree.insert((*path).into(), bytes(100 + n as u8));
+        fs::write(mount.path(path), &tree[*path]).unwrap();
+    }
+    mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).ok();
+    mount.cli(["release".as_ref(), mount.path("lost").as_os_str()]).ok();
+    mount.restart();
+    if point == "undecided.after_settled" {
+        mount.stop();
+        mount.env = vec![("SPOOLFS_CRASH_AT", "rename.after_intent".to_owned())];
+        mount.start();
+        fs::rename(mount.path("keep/a.wav"), mount.path("keep/b.wav")).unwrap_err();
+        dies(&mut mount, "rename.after_intent");
+        mount.bury();
+        mount.env.clear();
+    } else {
+        mount.stop();
+    }
+    fs::write(mount.path("keep/new.wav"), bytes(50)).unwrap();
+    tree.insert("keep/new.wav".into(), bytes(50));
+    fs::remove_file(mount.path("keep/gone.wav")).unwrap();
+    fs::remove_dir_all(mount.path("lost")).unwrap();
+    fs::rename(mount.path("moved/m.wav"), mount.path("moved/n.wav")).unwrap();
+    let moved = tree.remove("moved/m.wav").unwrap();
+    tree.insert("moved/n.wav".into(), moved);
+    (mount, tree)
+}
+
+/// Waits for the daemon's end, which must be the one that was asked for.
+#[track_caller]
+fn dies(mount: &mut Mount, point: &str) {
+    let until = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = mount.exited() {
+            break status;
+        }
+        assert!(Instant::now() < until, "{point}: it lives on\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.signal(), Some(6), "{point}: {status}\n{}", mount.said());
+}
+
+/// Does the work until the daemon is dead. What is in the tree then, and the step that was cut off.
+fn until_death(mount: &mut Mount, point: &str, tree: &mut Tree) -> Step {
+    if mount.start_or_end().is_err() {
+        dies(mount, point);
+        return Step::Rest(0);
+    }
+    for step in WORK {
+        let done = step.run(mount);
+        if done.is_err() || mount.exited().is_some() {
+            dies(mount, point);
+            return *step;
+        }
+        step.apply(tree);
+    }
+    kill_process(mount.pid(), Signal::TERM).unwrap();
+    dies(mount, point);
+    Step::Rest(0)
+}
+
+/// Everything is compared, settled, archived and told in the journal.
+fn settle(mount: &Mount, point: &str) {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let ran = mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]);
+        let status = mount.status();
+        let compares = status["warnings"].to_string().contains("compared with the catalog");
+        let database = mount.state.join("catalog.db");
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let untold = rusqlite::Connection::open_with_flags(database, flags)
+            .and_then(|db| db.query_row("SELECT count(*) FROM journal", [], |row| row.get(0)));
+        let waits = status["backlog"]["files"] != 0 || compares || untold != Ok(0_i64);
+        if ran.status.success() && !waits {
+            return;
+        }
+        assert!(Instant::now() < until, "{point}: {ran:?}\n{status:#}\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn dies_and_starts_again(point: &str) {
+    let (mut mount, mut tree) = with_a_past(point);
+    // The first passing of a rotation is that of the start.
+    mount.env = vec![("SPOOLFS_CRASH_AT", point.to_owned())];
+    let cut = until_death(&mut mount, point, &mut tree);
+    let name = point.split(':').next().unwrap();
+    assert!(mount.said().contains(&format!("dies at crash point {name}")), "{}", mount.said());
+    mount.bury();
+    mount.env.clear();
+    mount.start();
+    settle(&mount, point);
+    let mut found = files_below(&mount.mountpoint);
+    if let Some(renamed) = found.remove("keep/b.wav") {
+        assert_eq!(point, "undecided.after_settled");
+        found.insert("keep/a.wav".into(), renamed);
+    }
+    assert!(
+        cut.may_leave(&tree, &found),
+        "{point}, in {cut:?}: {:?} became {:?}\n{}",
+        tree.keys(),
+        found.iter().map(|(path, bytes)| (path, bytes.len())).collect::<Vec<_>>(),
+        mount.said()
+    );
+    mount.stop();
+    mount.fsck();
+}
+
+/// Several at a time; the first that fails is told, with its point.
+fn each(points: &[String], test: fn(&str)) {
+    let next = Mutex::new(points.iter());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let point = next.lock().unwrap().next();
+                        let Some(point) = point else { return };
+                        let began = Instant::now();
+                        test(point);
+                        println!("{point}: {:.1} s", began.elapsed().as_secs_f64());
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+}
+
+fn points() -> Vec<String> {
+    let only = std::env::var("SPOOLFS_TEST_POINTS").unwrap_or_default();
+    let wanted = |point: &&str| only.is_empty() || only.split(',').any(|o| point.contains(o));
+    faults::POINTS.iter().copied().filter(wanted).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_crash_point_is_survived() {
+    if support::no_mount("every_crash_point_is_survived") {
+        return;
+    }
+    let mut points = points();
+    points.retain(|point| !TAKE_OVER.contains(&point.as_str()));
+    if points.iter().any(|point| point == "log.after_rotation") {
+        // The first comes at every start.
+        points.push("log.after_rotation:2".to_owned());
+    }
+    each(&points, dies_and_starts_again);
+}
+
+fn nobody_notices(point: &str) {
+    let options: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
+    let mut mount = setup(Some(options)).prepare();
+    let mark = mount.root.join("died");
+    mount.env = vec![
+        ("SPOOLFS_CRASH_AT", point.to_owned()),
+        ("SPOOLFS_CRASH_MARK", mark.display().to_string()),
+    ];
+    mount.start();
+    let mut tree = Tree::new();
+    // Open through it all.
+    let mut call = File::create(mount.path("call.wav")).unwrap();
+    if TAKE_OVER.contains(&point) {
+        kill_process(mount.server().unwrap(), Signal::KILL).unwrap();
+    }
+    for step in WORK {
+        call.write_all(b"20 ms of somebody's voice").unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = step.run(&mount) {
+            // Commands are asked again; calls must not notice.
+            let again = matches!(step, Step::Command(..)) && Instant::now() < until;
+            assert!(again, "{point}, in {step:?}: {error}\n{}", mount.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        step.apply(&mut tree);
+    }
+    assert!(mark.exists(), "{point} was not passed\n{}", mount.said());
+    tree.insert("call.wav".into(), b"20 ms of somebody's voice".repeat(WORK.len()));
+    drop(call);
+    settle(&mount, point);
+    let found = files_below(&mount.mountpoint);
+    assert!(found == tree, "{point}: {:?} became {:?}", tree.keys(), found.keys());
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn no_crash_point_is_noticed_under_a_keeper() {
+    if support::no_mount("no_crash_point_is_noticed_under_a_keeper") {
+        return;
+    }
+    let mut points = points();
+    points.retain(|point| !before_anybody_can_notice(point));
+    each(&points, nobody_notices);
+}

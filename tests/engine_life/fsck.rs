@@ -1,0 +1,331 @@
+//! `fsck`: each rule broken alone, and found alone.
+
+use crate::restart::permit;
+use crate::world::{World, audio};
+use spoolfs::catalog::Op;
+use spoolfs::fsck::Severity::{self, Damage, Note, Pending, Wrong};
+use spoolfs::recording::{NodeId, Sha256, State};
+use spoolfs::store::journal::{self, Author, Segment};
+use spoolfs::store::{Body, ObjectMeta, Store};
+use std::fs;
+use std::path::Path;
+
+/// Two archived recordings, one of them released, and nothing to complain of.
+fn sound() -> (World, NodeId, NodeId) {
+    let mut world = World::new();
+    let released = world.released("released.wav", &audio(3000, 2));
+    let archived = world.archived("archived.wav", &audio(3000, 1));
+    world.until("the spare copy is gone", || {
+        fs::read_dir(world.below(".spl/gone")).unwrap().next().is_none()
+    });
+    ships(&world);
+    finds(&mut world, &[]);
+    (world, archived, released)
+}
+
+/// Checks with every byte read, and expects findings of exactly these rules.
+#[track_caller]
+fn finds(world: &mut World, expected: &[(Severity, u32)]) {
+    let report = world.fsck(false);
+    let mut found: Vec<_> = report.findings.iter().map(|f| (f.severity, f.rule)).collect();
+    found.dedup();
+    assert_eq!(found, expected, "{report:#?}");
+    assert_eq!(report.clean, expected.iter().all(|(severity, _)| *severity == Note));
+    let again = world.fsck(false);
+    assert_eq!(report, again, "findings do not change by looking");
+}
+
+/// Repairs, and expects these rules to have been repaired, and nothing to be left.
+#[track_caller]
+fn repairs(world: &mut World, expected: &[u32]) {
+    let report = world.fsck(true);
+    let repaired: Vec<_> = report.repaired.iter().map(|f| f.rule).collect();
+    assert_eq!(repaired, expected, "{report:#?}");
+    assert_eq!(report.findings, [], "{report:#?}");
+    finds(world, &[]);
+}
+
+fn sql(world: &World, text: &str) {
+    rusqlite::Connection::open(world.database()).unwrap().execute_batch(text).unwrap();
+}
+
+fn put(world: &World, key: &str, bytes: Vec<u8>) {
+    let sha256 = Sha256::of(&bytes);
+    let meta = ObjectMeta::default();
+    let put = world.store().put(key, Body::Bytes(bytes.into()), sha256, &meta);
+    world.runtime.block_on(put).unwrap();
+}
+
+fn delete(world: &World, key: &str) {
+    world.runtime.block_on(world.store().delete(key)).unwrap();
+}
+
+/// The journal's segments, with everything shipped.
+fn ships(world: &World) -> Vec<String> {
+    world.pass(61);
+    world.until("the journal is shipped", || {
+        world.catalog().journal_pending("one", 1).unwrap().is_empty()
+    });
+    world.store().keys().into_iter().filter(|key| key.contains("/journal/")).collect()
+}
+
+#[test]
+fn rule_1_a_catalog_that_is_damaged_or_not_there() {
+    let (mut world, ..) = sound();
+    let database = world.database();
+    sql(&world, "PRAGMA journal_mode = DELETE");
+    let mut bytes = fs::read(&database).unwrap();
+    for byte in &mut bytes[8192..16384] {
+        *byte = 0x55;
+    }
+    fs::write(&database, bytes).unwrap();
+    finds(&mut world, &[(Damage, 1)]);
+    fs::remove_file(&database).unwrap();
+    finds(&mut world, &[(Damage, 1)]);
+}
+
+#[test]
+fn rule_2_the_catalogs_own_rules() {
+    let (mut world, ..) = sound();
+    sql(&world, "UPDATE tally SET files = files + 3, bytes = bytes - 1 WHERE bucket IN (2, 3, 12)");
+    finds(&mut world, &[(Wrong, 2)]);
+    repairs(&mut world, &[2]);
+    sql(&world, "UPDATE entry SET released = 2, tier = tier + 1");
+    finds(&mut world, &[(Wrong, 2)]);
+    repairs(&mut world, &[2]);
+    sql(&world, "UPDATE object SET verified_at = NULL");
+    finds(&mut world, &[(Wrong, 2)]);
+    let report = world.fsck(true);
+    assert_eq!((report.findings.len(), report.repaired.len()), (1, 0), "that needs judgement");
+}
+
+#[test]
+fn rule_3_a_damaged_log() {
+    let (mut world, ..) = sound();
+    let run = world.database().parent().unwrap().with_file_name("run");
+    let damaged = fs::read_dir(&run).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    // A record whose checksum is wrong, and something after it.
+    fs::write(damaged, [40, 0, 0, 0, 1, 2, 3, 4].repeat(20)).unwrap();
+    finds(&mut world, &[(Pending, 3)]);
+}
+
+#[test]
+fn rule_4_an_operation_without_an_outcome() {
+    let (mut world, archived, _) = sound();
+    world.open();
+    let (parent, name, at) =
+        (NodeId::ROOT, b"archived.wav".to_vec(), world.row(archived).attr.mtime);
+    let op = Op::Unlink { parent, name, id: archived, last: true, at };
+    std::mem::forget(world.catalog().intend(7, op).unwrap());
+    finds(&mut world, &[(Pending, 4)]);
+}
+
+#[test]
+fn rule_10_a_local_copy_that_is_gone() {
+    let (mut world, archived, _) = sound();
+    fs::remove_file(world.below("archived.wav")).unwrap();
+    finds(&mut world, &[(Pending, 10)]);
+    world.store().set_down(true);
+    let report = world.fsck(true);
+    assert_eq!(report.repaired, [], "nothing proves that the target has it: {report:#?}");
+    world.store().set_down(false);
+    repairs(&mut world, &[10]);
+    world.open();
+    assert_eq!(world.state(archived), State::Released);
+    world.record("new.wav", b"never archived");
+    world.die();
+    fs::remove_file(world.below("new.wav")).unwrap();
+    finds(&mut world, &[(Damage, 10)]);
+    let report = world.fsck(true);
+    assert_eq!((report.findings.len(), report.repaired.len()), (1, 0), "that can not be repaired");
+}
+
+#[test]
+fn rule_11_names_that_the_catalog_has_not() {
+    let (mut world, ..) = sound();
+    fs::write(world.below("new.wav"), b"new").unwrap();
+    finds(&mut world, &[(Pending, 11)]);
+    fs::remove_file(world.below("new.wav")).unwrap();
+    fs::rename(world.below("archived.wav"), world.below("moved.wav")).unwrap();
+    // Its ctime has moved with it; the name says enough.
+    finds(&mut world, &[(Pending, 11)]);
+}
+
+#[test]
+fn rule_12_another_file_under_the_name() {
+    let (mut world, ..) = sound();
+    fs::remove_file(world.below("archived.wav")).unwrap();
+    fs::write(world.below("archived.wav"), b"another").unwrap();
+    finds(&mut world, &[(Pending, 12)]);
+}
+
+#[test]
+fn rule_13_a_released_recording_with_a_local_copy() {
+    let (mut world, _, released) = sound();
+    world.open();
+    fs::write(world.below("released.wav"), audio(3000, 2)).unwrap();
+    world.lower().identify(Path::new("released.wav"), released).unwrap();
+    world.die();
+    finds(&mut world, &[(Pending, 13)]);
+}
+
+#[test]
+fn rule_14_a_file_that_changed_since_it_was_hashed() {
+    let (mut world, ..) = sound();
+    fs::write(world.below("archived.wav"), b"more").unwrap();
+    finds(&mut world, &[(Pending, 14)]);
+}
+
+#[test]
+fn rule_15_bytes_that_are_not_those_that_were_hashed() {
+    let (mut world, archived, _) = sound();
+    // A bit that changes on the disk leaves no trace that a test could make; so the hash is changed.
+    let change = |table: &str, id: &str| {
+        sql(&world, &format!("UPDATE {table} SET sha256 = zeroblob(32) WHERE {id} = {archived}"));
+    };
+    change("node", "id");
+    change("generation", "node");
+    finds(&mut world, &[(Damage, 15)]);
+}
+
+#[test]
+fn rule_20_spare_copies_go_and_others_stay() {
+    let (mut world, archived, _) = sound();
+    world.open();
+    let permit = permit(&world, "archived.wav");
+    let quiet = world.lower().quiet(Path::new("archived.wav")).unwrap();
+    assert!(world.catalog().released(&permit, quiet.stat.attr, Vec::new()).unwrap());
+    drop(quiet.file);
+    world.lower().retire(Path::new("archived.wav"), permit).unwrap();
+    world.die();
+    finds(&mut world, &[(Pending, 20)]);
+    let gone = || fs::read_dir(world.below(".spl/gone")).unwrap().count();
+    assert_eq!(gone(), 1);
+    let key = "p/pbx/archived.wav";
+    world.store().corrupt(key, 7);
+    let report = world.fsck(true);
+    assert_eq!(report.repaired, [], "the target has other bytes: {report:#?}");
+    assert_eq!(fs::read_dir(world.below(".spl/gone")).unwrap().count(), 1);
+    world.store().corrupt(key, 7);
+    repairs(&mut world, &[20]);
+    assert_eq!(fs::read_dir(world.below(".spl/gone")).unwrap().count(), 0);
+    world.open();
+    assert_eq!(world.state(archived), State::Released);
+    world.die();
+    fs::write(world.below(".spl/gone/5-5-5-5"), b"who knows").unwrap();
+    finds(&mut world, &[(Wrong, 20)]);
+    world.fsck(true);
+    assert!(world.below(".spl/gone/5-5-5-5").exists());
+}
+
+#[test]
+fn rules_21_to_23_what_is_in_the_private_directory() {
+    let (mut world, ..) = sound();
+    fs::write(world.below(".spl/stage/9-1"), b"half").unwrap();
+    finds(&mut world, &[(Pending, 21)]);
+    repairs(&mut world, &[21]);
+    fs::write(world.below(".spl/open/9"), b"deleted").unwrap();
+    finds(&mut world, &[(Pending, 22)]);
+    fs::rename(world.below(".spl/open/9"), world.below(".spl/found/9")).unwrap();
+    finds(&mut world, &[(Note, 23)]);
+}
+
+#[test]
+fn rules_30_and_31_a_target_that_is_away_or_another() {
+    let (mut world, ..) = sound();
+    world.store().set_down(true);
+    finds(&mut world, &[(Wrong, 30)]);
+    world.store().set_down(false);
+    delete(&world, "p/.spoolfs/archive.json");
+    finds(&mut world, &[(Wrong, 31)]);
+}
+
+#[test]
+fn rules_32_to_34_objects_that_are_not_what_was_verified() {
+    for (name, severity) in [("released", Damage), ("archived", Damage)] {
+        let (mut world, ..) = sound();
+        let key = format!("p/pbx/{name}.wav");
+        world.store().corrupt(&key, 100);
+        finds(&mut world, &[(severity, 34)]);
+        delete(&world, &key);
+        finds(&mut world, &[(severity, 32)]);
+        put(&world, &key, b"short".to_vec());
+        finds(&mut world, &[(severity, 33)]);
+    }
+}
+
+#[test]
+fn rule_35_objects_that_nobody_knows() {
+    let (mut world, ..) = sound();
+    put(&world, "p/pbx/stranger.wav", b"who knows".to_vec());
+    put(&world, "p/other/machine.wav", b"not ours".to_vec());
+    finds(&mut world, &[(Note, 35)]);
+}
+
+#[test]
+fn rules_40_to_43_segments_of_the_journal() {
+    let (mut world, ..) = sound();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    world.archived("third.wav", b"third");
+    let keys = ships(&world);
+    world.die();
+    finds(&mut world, &[]);
+    let (first, last) = (&keys[0], &keys[keys.len() - 1]);
+    assert_ne!(first, last);
+
+    sql(&world, "UPDATE journal_mark SET segment = segment - 1");
+    finds(&mut world, &[(Pending, 43)]);
+    sql(&world, "UPDATE journal_mark SET segment = segment + 1");
+
+    let (one, other) = (world.object(first), world.object(last));
+    delete(&world, last);
+    finds(&mut world, &[(Damage, 42), (Wrong, 44)]);
+    put(&world, last, other);
+    delete(&world, first);
+    finds(&mut world, &[(Damage, 41), (Wrong, 44)]);
+    put(&world, first, one[..one.len() - 1].to_vec());
+    finds(&mut world, &[(Damage, 40), (Wrong, 44)]);
+}
+
+#[test]
+fn rule_44_what_is_archived_is_told() {
+    let (mut world, ..) = sound();
+    let keys = world.store().keys();
+    for key in keys.iter().filter(|key| key.contains("/journal/")) {
+        let segment = String::from_utf8(world.object(key)).unwrap();
+        delete(&world, key);
+        put(&world, key, segment.replace("\"archived\"", "\"attributes\"").into_bytes());
+    }
+    finds(&mut world, &[(Wrong, 44)]);
+}
+
+#[test]
+fn rule_45_a_segment_of_another_machine() {
+    let (mut world, ..) = sound();
+    world.open();
+    world.start();
+    let keys = ships(&world);
+    let mine = Segment::decode(&world.object(&keys[0])).unwrap();
+    world.die();
+    let author = Author {
+        archive: mine.header.archive.clone(),
+        node: mine.header.node.clone(),
+        instance: "another".into(),
+        epoch: mine.header.epoch,
+    };
+    let (first, last) = (mine.header.first, mine.header.last);
+    let segment = Segment::new(&author, mine.header.segment, first, last, mine.lines).unwrap();
+    delete(&world, &keys[0]);
+    world.runtime.block_on(journal::ship(world.store(), &segment)).unwrap();
+    finds(&mut world, &[(Wrong, 44), (Wrong, 45)]);
+}
+
+#[test]
+fn no_daemon_may_run() {
+    let (mut world, ..) = sound();
+    world.open();
+    let refused = world.try_fsck(false).unwrap_err().to_string();
+    assert!(refused.contains("another spoolfs"), "{refused}");
+}
