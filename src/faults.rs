@@ -267,6 +267,9 @@ mod chosen {
         let here = chosen.crash.as_ref().is_some_and(|(at, nth)| at == name && *nth == passed);
         if here && chosen.mark.as_ref().is_none_or(|mark| make(mark)) {
             eprintln!("spoolfs: dies at crash point {name}");
+            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+            let _only_a_core_file =
+                rustix::process::setrlimit(rustix::process::Resource::Core, none);
             std::process::abort();
         }
     }
