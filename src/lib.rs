@@ -12,6 +12,7 @@ pub mod control;
 pub mod fuse;
 
 pub mod engine;
+pub mod rebuild;
 pub mod vfs;
 
 pub mod content;

@@ -191,3 +191,13 @@ pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(2);
 pub const BUSY_NAMED_MAX: usize = 5;
 /// Time that the service manager gives a start that goes on with no mount.
 pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);
+/// Bad copies that are remembered one by one.
+pub const BAD_COPIES_MAX: usize = 1000;
+/// Requests of a rebuild in flight.
+pub const REBUILD_REQUESTS: usize = 8;
+/// Tries of each request of a rebuild.
+pub const REBUILD_TRIES: usize = 3;
+/// Wait before the second try; it doubles from try to try.
+pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
+/// Places named one by one in the report of a rebuild, of each kind.
+pub const REBUILD_NAMED_MAX: usize = 1000;

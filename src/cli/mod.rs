@@ -15,10 +15,12 @@ mod mounts;
 mod moves;
 mod output;
 mod path_report;
+mod rebuild;
 mod recall;
 mod release;
 mod reload;
 mod status;
+mod verify;
 
 pub use check::{Finding, Outcome};
 
@@ -58,12 +60,18 @@ enum Command {
     /// Bring released recordings back to the local disk.
     #[command(after_help = recall::EXAMPLES)]
     Recall(moves::Arguments),
+    /// Read archived copies and compare their hashes.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Arguments),
     /// Say why a recording is where it is.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Arguments),
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
+    /// Make the catalog anew from the directory and the targets.
+    #[command(after_help = rebuild::EXAMPLES)]
+    Rebuild(rebuild::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -86,6 +94,8 @@ impl Command {
             Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Check(a) => &a.common,
+            Command::Verify(a) => &a.common,
+            Command::Rebuild(a) => &a.common,
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -102,6 +112,8 @@ impl Command {
             Command::Recall(a) => recall::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Check(a) => check::run(a),
+            Command::Verify(a) => verify::run(a),
+            Command::Rebuild(a) => rebuild::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),
