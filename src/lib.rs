@@ -13,6 +13,7 @@ pub mod fuse;
 
 pub mod engine;
 pub mod fsck;
+pub mod rebuild;
 pub mod vfs;
 
 pub mod content;

@@ -193,3 +193,13 @@ pub const BUSY_NAMED_MAX: usize = 5;
 pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);
 /// Rows that a finding of `fsck` names; it says that there are more.
 pub const FSCK_ROWS_NAMED: usize = 20;
+/// Bad copies that are remembered one by one.
+pub const BAD_COPIES_MAX: usize = 1000;
+/// Requests of a rebuild in flight.
+pub const REBUILD_REQUESTS: usize = 8;
+/// Tries of each request of a rebuild.
+pub const REBUILD_TRIES: usize = 3;
+/// Wait before the second try; it doubles from try to try.
+pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
+/// Places named one by one in the report of a rebuild, of each kind.
+pub const REBUILD_NAMED_MAX: usize = 1000;

@@ -17,7 +17,7 @@ use source::{Source, test_names};
 const ROWS: &[Row] = &[
     Row { rooms: &["main", "lib", "cli", "daemon"], apart: false },
     Row { rooms: &["fuse", "control", "http", "config"], apart: false },
-    Row { rooms: &["vfs", "engine", "fsck"], apart: true },
+    Row { rooms: &["vfs", "engine", "fsck", "rebuild"], apart: true },
     Row { rooms: &["stitch"], apart: true },
     Row { rooms: &["content"], apart: true },
     Row { rooms: &["lower", "catalog", "store", "calls"], apart: true },

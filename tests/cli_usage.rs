@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-const COMMANDS: [&str; 9] =
-    ["mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload"];
+const COMMANDS: [&str; 11] = [
+    "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
+    "rebuild", "verify",
+];
 
 /// A configuration in a directory of its own.
 struct Place {
@@ -167,6 +169,7 @@ fn status_report() -> StatusReport {
         cache: CacheUse { used: 1 << 30, max: 10 << 30 },
         disk: DiskUse { free: 5 << 30, size: 50 << 30 },
         warnings: vec![],
+        bad_copies: 0,
         link: LinkReport {
             plain_because: Some("the kernel is old".into()),
             survives: "calls go on".into(),

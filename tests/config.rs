@@ -317,6 +317,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__SETTLE", "10ms"),
             ("SPOOLFS_WRITE_BACK__SYNC_AFTER", "10s"),
             ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
+            ("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "30d"),
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
@@ -329,6 +330,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.include, ["*.wav", "*.mp3"]);
     assert_eq!(config.write_back.uploads, 9);
     assert_eq!(config.write_back.keep_local, Age::Forever);
+    assert_eq!(config.write_back.scrub_every, Age::For(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.cache.max_size, 1 << 30);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));

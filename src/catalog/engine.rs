@@ -86,6 +86,7 @@ impl Catalog {
             new.row.xattrs = xattrs.clone();
             tx.save(Some(&old), &new)?;
             tx.clear_trouble(id)?;
+            tx.tell_looks(&old, &new, tx.now)?;
             Ok(true)
         })
     }
@@ -166,7 +167,8 @@ impl Catalog {
             if old.node.row.state == State::Released && !spare {
                 new.row.recalled_at = Some(tx.now);
             }
-            tx.save(Some(&old), &new)
+            tx.save(Some(&old), &new)?;
+            tx.tell_looks(&old, &new, tx.now)
         })
     }
 
@@ -233,6 +235,7 @@ fn hashed(tx: &Tx<'_>, id: NodeId, digest: &Digest) -> rusqlite::Result<HashOutc
         if row.archived_at.is_some() {
             new.row.state = State::Archived;
         }
+        same_again(tx, &old, &new, digest)?;
         HashOutcome::Same(row.generation)
     } else {
         let generation = Generation(row.generation.0.saturating_add(1));
@@ -246,6 +249,24 @@ fn hashed(tx: &Tx<'_>, id: NodeId, digest: &Digest) -> rusqlite::Result<HashOutc
     tx.save(Some(&old), &new)?;
     tx.clear_trouble(id)?;
     Ok(outcome)
+}
+
+/// A rebuilt catalog may have the hash of the whole only, from the object; and a file that was
+/// written to without becoming another has an mtime that nobody was told of.
+fn same_again(tx: &Tx<'_>, old: &Stored, new: &Node, digest: &Digest) -> rusqlite::Result<()> {
+    let (id, generation) = (sql(new.row.id.0), new.row.generation.0);
+    tx.conn
+        .prepare_cached(
+            "UPDATE generation SET chunks = ?3
+             WHERE node = ?1 AND generation = ?2 AND length(chunks) = 0",
+        )?
+        .execute(params![id, generation, digest.chunks.to_bytes()])?;
+    let mtime = tx
+        .conn
+        .prepare_cached("SELECT mtime FROM generation WHERE node = ?1 AND generation = ?2")?
+        .query_row(params![id, generation], |r| sql_row::time(r, 0))?;
+    let touched = old.told && new.row.archived_at.is_some() && mtime != digest.version.mtime;
+    if touched { tx.tell_attributes(new, tx.now) } else { tx.tell_looks(old, new, tx.now) }
 }
 
 fn store_generation(tx: &Tx<'_>, node: &Node, digest: &Digest) -> rusqlite::Result<()> {

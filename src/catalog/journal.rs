@@ -168,6 +168,38 @@ impl Tx<'_> {
         }
     }
 
+    /// Tells what a recording shows where that was seen and not done through the mount: once it is
+    /// released, nothing else knows it.
+    pub(super) fn tell_looks(
+        &self,
+        old: &sql_row::Stored,
+        new: &Node,
+        at: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let (before, attr) = (&old.node.row, &new.row.attr);
+        let looks = |a: &Attr| (a.mode, a.uid, a.gid, a.mtime);
+        if !old.told {
+            return Ok(());
+        }
+        if looks(&before.attr) != looks(attr) {
+            self.tell_attributes(new, at)?;
+        }
+        if before.xattrs != new.row.xattrs {
+            let pairs = xattrs::to_text(&new.row.xattrs);
+            let path = path_of(self.conn, new.row.id)?.unwrap_or_default();
+            let body = json!({"id": new.row.id.0, "path": percent(&path), "xattrs": pairs});
+            self.journal_row(at, "xattrs", &body)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the attributes of a recording.
+    pub(super) fn tell_attributes(&self, node: &Node, at: Timestamp) -> rusqlite::Result<()> {
+        let path = path_of(self.conn, node.row.id)?.unwrap_or_default();
+        let body = json!({"id": node.row.id.0, "path": percent(&path)});
+        self.journal_row(at, "attributes", &merge(body, attributes(&node.row.attr)))
+    }
+
     fn has_objects(&self) -> rusqlite::Result<bool> {
         self.conn.prepare_cached("SELECT EXISTS(SELECT 1 FROM object)")?.query_row([], |r| r.get(0))
     }
@@ -288,15 +320,18 @@ impl Catalog {
     }
 
     /// Begins a new epoch, in which segments count from 1 again, in every target: the numbers of
-    /// the present one turned out to be used.
+    /// the present one turned out to be used. `lost`: by a later catalog, which knew more.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn begin_epoch(&self) -> Result<()> {
+    pub fn begin_epoch(&self, lost: bool) -> Result<()> {
         let before = self.identity();
         let next = Identity { epoch: before.epoch.saturating_add(1), ..before };
         let stored = next.clone();
         self.shared.write(true, move |tx| {
+            if lost {
+                settings::remember_loss(tx.conn, tx.now)?;
+            }
             settings::store_identity(tx.conn, &stored)?;
             restart_segments(tx.conn)
         })?;

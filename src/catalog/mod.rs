@@ -19,10 +19,12 @@ mod op;
 mod overlay;
 mod readers;
 mod reads;
+pub mod rebuild;
 mod row;
 mod rules;
 mod salvage;
 mod schema;
+mod scrub;
 mod settings;
 mod shared;
 mod snapshot;
@@ -30,6 +32,7 @@ mod sql_row;
 mod status;
 mod tend;
 mod thread;
+mod told;
 mod tx;
 mod unsynced;
 
@@ -46,7 +49,9 @@ pub use row::{
     Trouble,
 };
 pub use rules::RULES;
+pub use scrub::Remedy;
 pub use snapshot::{Broken, Snapshot, Unreadable};
+pub use told::{Archive, Attributes, Told, What};
 pub use unsynced::Unsynced;
 
 use crate::clock::SharedClock;
@@ -343,8 +348,21 @@ fn open_database(shared: &Arc<Shared>) -> std::result::Result<Database, OpenFaul
     if identity.epoch > 1 && found.as_ref() != Some(&identity) {
         shared.reconcile.store(true, Ordering::SeqCst);
     }
+    // The file beside it may lag behind by a crash; what is lost has an epoch that is nowhere else.
+    let lost = known.epoch > 0 && found.as_ref().is_none_or(|f| f.epoch < identity.epoch);
+    if lost && found.as_ref() != Some(&known) {
+        tracing::error!(
+            "the catalog {} is {}: recordings that were released before may not be shown until it \
+             is rebuilt with `spoolfs rebuild`; calls are not affected",
+            shared.path.display(),
+            if found.is_some() { "an older copy" } else { "new, the one before is lost" }
+        );
+    }
     if found.as_ref() != Some(&identity) {
         database.transaction(true, &|tx| {
+            if lost {
+                settings::remember_loss(tx.conn, tx.now)?;
+            }
             settings::store_identity(tx.conn, &identity)?;
             journal::restart_segments(tx.conn)
         })?;
@@ -363,7 +381,7 @@ fn resume(shared: &Shared, replay: Replay, committed: u64) {
         shared.reconcile.store(true, Ordering::SeqCst);
     }
     let mut log = shared.log.lock();
-    log.raise_seq(committed.max(shared::by_time(&shared.options)));
+    log.raise_seq(committed.max(shared::by_time(&shared.options.clock)));
     shared.first_seq.store(log.last_seq().saturating_add(1), Ordering::SeqCst);
     let (old, fresh): (Vec<_>, Vec<_>) =
         replay.effects.into_iter().partition(|e| e.seq <= committed);

@@ -3,11 +3,14 @@
 use super::Catalog;
 use super::error::Result;
 use super::identity::Identity;
+use crate::clock::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 
 const NODE: &str = "catalog.node";
 const INSTANCE: &str = "catalog.instance";
 const EPOCH: &str = "catalog.epoch";
+/// When this catalog was begun in the place of one that knew more, in seconds since 1970.
+const LOST: &str = "catalog.lost";
 
 pub(super) fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM setting WHERE key = ?1")?
@@ -21,6 +24,12 @@ pub(super) fn set(conn: &Connection, key: &str, value: &str) -> rusqlite::Result
     )?
     .execute([key, value])?;
     Ok(())
+}
+
+/// Every setting.
+pub(super) fn all(conn: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = conn.prepare("SELECT key, value FROM setting")?;
+    statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
 }
 
 /// Whose database this is; `None` for a new one.
@@ -40,7 +49,22 @@ pub(super) fn store_identity(conn: &Connection, identity: &Identity) -> rusqlite
     set(conn, EPOCH, &identity.epoch.to_string())
 }
 
+/// Remembers that an earlier catalog knew more than this one.
+pub(super) fn remember_loss(conn: &Connection, at: Timestamp) -> rusqlite::Result<()> {
+    set(conn, LOST, &at.secs().to_string())
+}
+
 impl Catalog {
+    /// Since when recordings may be missing that were released before: an earlier catalog is lost,
+    /// or an older copy was put back, and it was not rebuilt since.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn lost_since(&self) -> Result<Option<Timestamp>> {
+        let secs = self.setting(LOST)?.and_then(|text| text.parse().ok());
+        Ok(secs.map(|secs| Timestamp::from_parts(secs, 0)))
+    }
+
     /// A small setting kept in the catalog, such as a target's archive identity.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::overlay::Overlay;
 use super::readers::Readers;
 use super::tx::Tx;
 use super::unsynced::Notes;
+use crate::clock::SharedClock;
 use crate::limits;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -107,7 +108,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            next_id: AtomicU64::new(by_time(&options).max(2)),
+            next_id: AtomicU64::new(by_time(&options.clock).max(2)),
             first_seq: AtomicU64::new(0),
             tier: AtomicU64::new(0),
             reconcile: AtomicBool::new(false),
@@ -275,9 +276,9 @@ fn weight(op: &Op, json: usize) -> u64 {
 
 /// Grows with time by 2^12 a millisecond, so that it is above whatever an earlier catalog gave
 /// out, also one that was lost a moment ago.
-pub(super) fn by_time(options: &Options) -> u64 {
+pub(super) fn by_time(clock: &SharedClock) -> u64 {
     const BEGINNING: i64 = 1_700_000_000_000;
-    let now = options.clock.now();
+    let now = clock.now();
     let millis = now.secs() * 1000 + i64::from(now.subsec_nanos() / 1_000_000) - BEGINNING;
     u64::try_from(millis).unwrap_or(0) << 12
 }

@@ -16,10 +16,12 @@ mod mounts;
 mod moves;
 mod output;
 mod path_report;
+mod rebuild;
 mod recall;
 mod release;
 mod reload;
 mod status;
+mod verify;
 
 pub use check::{Finding, Outcome};
 
@@ -59,6 +61,9 @@ enum Command {
     /// Bring released recordings back to the local disk.
     #[command(after_help = recall::EXAMPLES)]
     Recall(moves::Arguments),
+    /// Read archived copies and compare their hashes.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Arguments),
     /// Say why a recording is where it is.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Arguments),
@@ -68,6 +73,9 @@ enum Command {
     /// Check, with spoolfs stopped, that directory, catalog, journal and targets agree.
     #[command(after_help = fsck::EXAMPLES)]
     Fsck(fsck::Arguments),
+    /// Make the catalog anew from the directory and the targets.
+    #[command(after_help = rebuild::EXAMPLES)]
+    Rebuild(rebuild::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -91,6 +99,8 @@ impl Command {
             Command::Explain(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
+            Command::Verify(a) => &a.common,
+            Command::Rebuild(a) => &a.common,
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -108,6 +118,8 @@ impl Command {
             Command::Explain(a) => explain::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
+            Command::Verify(a) => verify::run(a),
+            Command::Rebuild(a) => rebuild::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),

@@ -211,6 +211,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
             interval,
             Duration::from_millis(100)..=HOUR,
         )?,
+        scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
     })
 }
 

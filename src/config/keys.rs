@@ -75,6 +75,7 @@ pub const KEYS: &[Key] = &[
     key("write_back.settle", Kind::Duration, "\"2s\""),
     key("write_back.sync_after", Kind::Age, "\"5s\""),
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),
+    key("write_back.scrub_every", Kind::Age, "\"90d\""),
     key("cache.dir", Kind::Text, ""),
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),

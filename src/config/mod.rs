@@ -67,6 +67,8 @@ pub struct WriteBack {
     pub sync_after: Age,
     /// How much of the catalog may be known to no target yet.
     pub journal_interval: Duration,
+    /// Every archived object is read once in this time.
+    pub scrub_every: Age,
 }
 
 /// `[cache]`: bytes of released recordings that were read lately.
@@ -195,6 +197,7 @@ impl Config {
                 "write_back.journal_interval",
                 self.write_back.journal_interval != new.write_back.journal_interval,
             ),
+            ("write_back.scrub_every", self.write_back.scrub_every != new.write_back.scrub_every),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

@@ -50,6 +50,7 @@ pub(super) struct RawWriteBack {
     pub settle: Option<Span>,
     pub sync_after: Option<Age>,
     pub journal_interval: Option<Span>,
+    pub scrub_every: Option<Age>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -141,6 +141,7 @@ impl Fetcher {
             Err(e) => {
                 admission.answered();
                 if e.kind == StoreErrorKind::NotFound {
+                    self.counters.gone.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(url = target.store.url(&copy.key), "a verified object is gone");
                 }
                 Err(Failure { detail: e.to_string(), class: e.class() })

@@ -79,6 +79,8 @@ pub struct Stats {
     pub failed: u64,
     /// Answers of targets that were not what was archived.
     pub corrupt: u64,
+    /// Verified objects that were not there.
+    pub gone: u64,
     /// Bytes in the disk cache.
     pub cache_bytes: u64,
 }
@@ -90,6 +92,7 @@ struct Counters {
     fetched: AtomicU64,
     failed: AtomicU64,
     corrupt: AtomicU64,
+    gone: AtomicU64,
 }
 
 /// Reads released recordings. Cloning is cheap.
@@ -215,6 +218,7 @@ impl Content {
             fetched: get(&counters.fetched),
             failed: get(&counters.failed),
             corrupt: get(&counters.corrupt),
+            gone: get(&counters.gone),
             cache_bytes: self.inner.disk.as_ref().map_or(0, |disk| disk.bytes()),
         }
     }

@@ -81,6 +81,11 @@ pub enum Request {
         /// Files, or directories with all that is below.
         paths: Vec<WirePath>,
     },
+    /// Read all archived copies and compare their hashes: a `MoveReport`.
+    Verify {
+        /// Files, or directories with all that is below.
+        paths: Vec<WirePath>,
+    },
     /// Why a recording is where it is: a `PathReport`.
     Explain {
         /// The recording.

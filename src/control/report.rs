@@ -46,6 +46,9 @@ pub struct StatusReport {
     /// Anything else an operator should know, each a sentence.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Archived copies that are gone or damaged, and of which there is no other.
+    #[serde(default)]
+    pub bad_copies: u64,
     /// The connection to the kernel.
     #[serde(default)]
     pub link: LinkReport,

@@ -9,7 +9,7 @@ use crate::control::{
     PathReport, Progress, ReloadReport, Request, StateCount, StatusReport, TargetName,
     TargetReport, TargetState, VersionReport, Waiting, WirePath, next_recording,
 };
-use crate::engine::{Command, Outcome, Standing, TargetStatus};
+use crate::engine::{BadCopy, Command, Outcome, Standing, TargetStatus};
 use crate::recording::{NodeId, State};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -45,6 +45,7 @@ impl Handler for Commands {
             Request::Archive { paths } => json(&moved(daemon, Command::Archive, paths, progress)?),
             Request::Release { paths } => json(&moved(daemon, Command::Release, paths, progress)?),
             Request::Recall { paths } => json(&moved(daemon, Command::Recall, paths, progress)?),
+            Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
             Request::Reload => json(&reload(daemon)?),
         }
     }
@@ -85,6 +86,9 @@ fn status(daemon: &Daemon) -> StatusReport {
     }
     warnings.extend(daemon.link.get().into_iter().flat_map(|l| l.warnings.clone()));
     let config = daemon.config.read();
+    warnings.extend(lost(daemon, &config));
+    warnings.extend(bad_copies(&engine.bad));
+    warnings.extend(refuted(daemon));
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -111,8 +115,47 @@ fn status(daemon: &Daemon) -> StatusReport {
         cache: CacheUse { used: daemon.content.stats().cache_bytes, max: config.cache.max_size },
         disk: DiskUse { free, size },
         warnings,
+        bad_copies: engine.bad.len() as u64,
         link: daemon.link.get().map(Link::report).unwrap_or_default(),
     }
+}
+
+/// What an earlier catalog knew and this one does not.
+fn lost(daemon: &Daemon, config: &Config) -> Option<String> {
+    let since = daemon.catalog.lost_since().ok().flatten()?;
+    (!config.targets.is_empty()).then(|| {
+        format!(
+            "The catalog was lost, or an older copy of it put back, before {} UTC: recordings that were released \
+             may not be shown. Calls are not affected. Stop spoolfs and run \
+             \"spoolfs rebuild --config {}\".",
+            crate::control::utc::people(since),
+            config.file.display()
+        )
+    })
+}
+
+/// Copies that nothing can replace.
+fn bad_copies(bad: &[BadCopy]) -> Option<String> {
+    let first = bad.first()?;
+    Some(format!(
+        "ARCHIVED COPIES ARE DAMAGED OR GONE, and there is no other: {}, the first is {}: {}. Bring them \
+         back (versions or a backup of the bucket) and run \"spoolfs verify\" on them.",
+        bad.len(),
+        first.path.display(),
+        first.reason
+    ))
+}
+
+/// What reads have met that was not what was archived.
+fn refuted(daemon: &Daemon) -> Option<String> {
+    let stats = daemon.content.stats();
+    let seen = stats.corrupt + stats.gone;
+    (seen > 0).then(|| {
+        format!(
+            "Reads have met archived copies that are damaged or gone, {seen} times since the start; the log \
+             names them, and \"spoolfs verify --all\" finds and replaces what it can."
+        )
+    })
 }
 
 fn mode(daemon: &Daemon) -> String {

@@ -209,6 +209,14 @@ fn outside(config: &Config) -> Vec<(&'static str, PathBuf)> {
     outside
 }
 
+/// Whether the configured directory can be worked on, with nothing mounted over it.
+///
+/// # Errors
+/// The first thing that is not as it must be.
+pub fn check_ground(config: &Config) -> std::result::Result<(), GroundError> {
+    ground::inspect(&config.mountpoint, &outside(config))
+}
+
 /// What is known of the mount before there is a file system.
 enum Start {
     Fresh,
@@ -291,6 +299,7 @@ fn assemble(
             journal_interval: config.write_back.journal_interval,
             uploads: config.write_back.uploads,
             bandwidth: config.write_back.bandwidth,
+            scrub_every: config.write_back.scrub_every.duration(),
         },
         engine::Parts {
             catalog: catalog.clone(),

@@ -8,9 +8,10 @@ use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
 use super::plan::{self, Why, counts_in_group};
 use super::release::{self, Wish};
+use super::scrub::{self, Check};
 use super::shared::Shared;
 use super::{explain, recall};
-use crate::catalog::{Candidate, HashOutcome};
+use crate::catalog::{Candidate, HashOutcome, ObjectState};
 use crate::limits;
 use crate::lower::LowerError;
 use crate::recording::{Kind, NodeId, State};
@@ -33,6 +34,8 @@ pub enum Command {
     Release,
     /// Bring the local copy back.
     Recall,
+    /// Read all archived copies and compare their hashes.
+    Verify,
 }
 
 /// What became of one recording.
@@ -125,6 +128,7 @@ fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf,
         let path = shared.path_of(*id).ok().flatten();
         let result = contained("working on a recording", || match command {
             Command::Archive => archive_now(shared, *id),
+            Command::Verify => verify_now(shared, *id),
             _ => recall_now(shared, *id),
         });
         tell_one(path, result);
@@ -367,6 +371,28 @@ fn try_release(shared: &Shared, named: &[NodeId]) -> Result<Released> {
         }
     }
     Ok((release::release_group(shared, &group, Wish::Operator)?, already))
+}
+
+fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+    let mut bad = Vec::new();
+    let objects = shared.catalog.objects(id, None)?;
+    let verified = objects.iter().filter(|o| o.state == ObjectState::Verified);
+    let mut looked_at = 0;
+    for object in verified {
+        shared.check_stop()?;
+        looked_at += 1;
+        match scrub::check(shared, object) {
+            Ok(Check::Good) => {}
+            Ok(Check::Replaced(what) | Check::Lost(what)) => bad.push(what),
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => bad.push(error.to_string()),
+        }
+    }
+    Ok(match (looked_at, bad.is_empty()) {
+        (0, _) => Outcome::Already("no target has a verified copy yet".into()),
+        (_, true) => Outcome::Done,
+        _ => Outcome::Failed(bad.join("; ")),
+    })
 }
 
 fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {

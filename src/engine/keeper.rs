@@ -220,7 +220,7 @@ impl Keeper {
             Some(Ok(found)) => found,
             // Nobody can read it: the number is lost, not the target.
             Some(Err(error)) if error.kind == StoreErrorKind::Corrupt => {
-                return self.new_epoch(&key);
+                return self.new_epoch(&key, false);
             }
             Some(Err(error)) => {
                 self.note(&error);
@@ -235,16 +235,17 @@ impl Keeper {
         let due = found.header.first == header.first
             && rows.iter().any(|r| r.seq == found.header.last)
             && meant.lines.starts_with(&found.lines);
-        if due { Ok(Some(found.header.last)) } else { self.new_epoch(&key) }
+        if due { Ok(Some(found.header.last)) } else { self.new_epoch(&key, true) }
     }
 
-    fn new_epoch(&self, key: &str) -> Result<Option<u64>> {
+    fn new_epoch(&self, key: &str, lost: bool) -> Result<Option<u64>> {
         tracing::error!(
             target = self.target.name(),
             key,
-            "a journal segment of this number is there and has other lines; a new epoch begins"
+            "a journal segment of this number is there and has other lines; a new epoch begins, and if an \
+             older copy of the catalog was put back, `spoolfs rebuild` brings what it does not know"
         );
-        self.shared.catalog.begin_epoch()?;
+        self.shared.catalog.begin_epoch(lost)?;
         Ok(None)
     }
 

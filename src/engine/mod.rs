@@ -27,6 +27,7 @@ mod put_off;
 mod recall;
 mod reconcile;
 mod release;
+mod scrub;
 mod shared;
 mod stop;
 mod sync;
@@ -36,6 +37,7 @@ mod workers;
 
 pub use command::{Command, Outcome, Progress, Summary};
 pub use error::{EngineError, Result};
+pub use scrub::{BadCopy, Round};
 pub use target::{Standing, TargetStatus};
 
 use crate::catalog::Catalog;
@@ -73,6 +75,8 @@ pub struct Options {
     pub uploads: usize,
     /// Bytes a second for all uploads together.
     pub bandwidth: Option<u64>,
+    /// Every archived object is read once in this time; none: never.
+    pub scrub_every: Option<Duration>,
 }
 
 /// What the engine works with.
@@ -113,6 +117,10 @@ pub struct Status {
     pub synced: u64,
     /// In how many batches.
     pub syncs: u64,
+    /// How far the scrub has come.
+    pub scrub: Option<Round>,
+    /// Copies that are gone or damaged, and of which there is no other.
+    pub bad: Vec<BadCopy>,
 }
 
 #[derive(Debug, Default)]
@@ -170,13 +178,16 @@ impl Engine {
             bandwidth: options.bandwidth.map(|b| Mutex::new(hash::Pace::new(b))),
             activity: Activity::default(),
             fill: Mutex::default(),
+            alarms: Mutex::default(),
             wake,
         });
         undecided::settle(&shared);
+        scrub::load(&shared);
         let (reconcile, again) = crossbeam_channel::bounded(1);
         let engine = Engine { shared, reconcile, threads: Mutex::default() };
         let started =
             engine.start_threads(woken, again, &options.archive_name, options.journal_interval);
+        let started = started.and_then(|()| engine.start_scrub(options.scrub_every));
         if let Err(error) = started {
             engine.stop();
             return Err(EngineError::Thread(error));
@@ -214,6 +225,12 @@ impl Engine {
         self.spawn("sync", move || syncer.run())?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
+    }
+
+    fn start_scrub(&self, every: Option<Duration>) -> std::io::Result<()> {
+        let Some(every) = every else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        self.spawn("scrub", move || scrub::run(&shared, every))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -285,6 +302,10 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         let activity = &self.shared.activity;
+        let (scrub, bad) = {
+            let alarms = self.shared.alarms.lock();
+            (alarms.round, alarms.bad())
+        };
         Status {
             targets: self.shared.targets.iter().map(|t| t.status()).collect(),
             hashing: activity.hashing.load(Ordering::Relaxed),
@@ -295,6 +316,8 @@ impl Engine {
             adopted: activity.adopted.load(Ordering::Relaxed),
             synced: activity.synced.load(Ordering::Relaxed),
             syncs: activity.syncs.load(Ordering::Relaxed),
+            scrub,
+            bad,
         }
     }
 }

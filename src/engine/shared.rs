@@ -4,6 +4,7 @@ use super::claims::Claims;
 use super::error::{EngineError, Result};
 use super::hash::Pace;
 use super::plan::Facts;
+use super::scrub::Alarms;
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub activity: Activity,
     /// When to look for archived recordings that some target lacks; see [`Shared::fill_at`].
     pub fill: Mutex<Option<Timestamp>>,
+    /// Bad copies, and how far the scrub has come.
+    pub alarms: Mutex<Alarms>,
     /// Asks the main thread to plan again; full means that it was asked.
     pub wake: Sender<()>,
 }

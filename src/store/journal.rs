@@ -162,6 +162,60 @@ impl Segment {
     }
 }
 
+/// What can be read of a segment, also of a damaged one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Salvage {
+    /// Number (from 1, the header's) and text of each line that is JSON.
+    pub lines: Vec<(usize, String)>,
+    /// Number of each line that is not what it should be, and why.
+    pub damage: Vec<(usize, String)>,
+}
+
+/// Reads a segment line by line, so that a damaged line costs no other.
+///
+/// # Errors
+/// `Newer`: it is not for this program to guess what such a segment says.
+pub fn salvage(bytes: &[u8]) -> Result<Salvage, JournalError> {
+    let mut found = Salvage::default();
+    let (mut lines, mut promised) = (0, None);
+    for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+        lines = i;
+        let number = i + 1;
+        let text = match line.strip_suffix(b"\n").map(std::str::from_utf8) {
+            Some(Ok(text)) => text,
+            Some(Err(_)) => {
+                found.damage.push((number, "not UTF-8".into()));
+                continue;
+            }
+            None => {
+                found.damage.push((number, "torn".into()));
+                continue;
+            }
+        };
+        if i > 0 {
+            match check_line(i, text) {
+                Ok(()) => found.lines.push((number, text.to_owned())),
+                Err(error) => found.damage.push((number, error.to_string())),
+            }
+            continue;
+        }
+        match decode_header(text) {
+            Ok(header) => promised = Some(header.lines),
+            Err(error @ JournalError::Newer(_)) => return Err(error),
+            Err(error) => found.damage.push((number, error.to_string())),
+        }
+    }
+    match promised {
+        Some(promised) if promised != lines => {
+            let what = format!("{lines} lines, the header promises {promised}");
+            found.damage.push((lines + 1, what));
+        }
+        None if found.damage.is_empty() => found.damage.push((1, "it is empty".into())),
+        _ => {}
+    }
+    Ok(found)
+}
+
 fn decode_header(line: &str) -> Result<Header, JournalError> {
     /// What every version of the header has.
     #[derive(Deserialize)]
@@ -290,6 +344,32 @@ mod tests {
         let last = flipped.len() - 2;
         flipped[last] = 0xff;
         assert_eq!(Segment::decode(&flipped).unwrap_err().class(), ErrorClass::Corrupt);
+    }
+
+    #[test]
+    fn a_damaged_line_costs_no_other() {
+        let bytes = segment(7, &[r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#]).encode();
+        assert_eq!(salvage(&bytes).unwrap().damage, []);
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let whole: Vec<_> = text.lines().skip(1).map(str::to_owned).collect();
+        let numbers = |s: &Salvage| s.lines.iter().map(|(n, _)| *n).collect::<Vec<_>>();
+        let torn = salvage(&bytes[..bytes.len() - 2]).unwrap();
+        assert_eq!((numbers(&torn), torn.damage.len()), (vec![2, 3], 1));
+        let mut flipped = bytes.to_vec();
+        let middle = text.find("\"n\":2").unwrap();
+        flipped[middle] = 0xff;
+        let flipped = salvage(&flipped).unwrap();
+        assert_eq!((numbers(&flipped), flipped.damage[0].0), (vec![2, 4], 3));
+        assert_eq!(flipped.lines[1].1, whole[2]);
+        // Lines without their header, a line that is missing, and nothing at all.
+        let headless = salvage(&bytes[1..]).unwrap();
+        assert_eq!((numbers(&headless), headless.damage[0].0), (vec![2, 3, 4], 1));
+        let short = text.lines().take(3).map(|l| format!("{l}\n")).collect::<String>();
+        let short = salvage(short.as_bytes()).unwrap();
+        assert_eq!((numbers(&short), short.damage.len()), (vec![2, 3], 1));
+        assert_eq!(salvage(b"").unwrap().damage.len(), 1);
+        let newer = text.replace("\"format\":1", "\"format\":2");
+        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(2)));
     }
 
     #[test]

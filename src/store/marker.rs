@@ -100,7 +100,7 @@ pub enum AttachError {
     /// Another machine has this name.
     #[error(
         "target {target:?}: another machine (or an earlier installation of this one) archives as \
-         node {node:?}; set another `node`, or delete {url} if that machine is gone for good"
+         node {node:?}; set another `node`; or, if that machine is gone for good (marker {url}), take its place with `spoolfs rebuild --node {node}`"
     )]
     NodeTaken {
         /// The target.
@@ -192,6 +192,45 @@ pub async fn attach(store: &dyn Store, claim: &Claim<'_>) -> Result<String, Atta
     check(store, claim, &archive)?;
     claim_node(store, claim, &archive.archive, conditional).await?;
     Ok(archive.archive)
+}
+
+/// Whose archive a target holds, without founding one or writing anything: identity of the
+/// archive, or `None` if it holds none.
+///
+/// # Errors
+/// As [`attach`].
+pub async fn look(
+    store: &dyn Store,
+    expected: Option<&str>,
+    archive_name: &str,
+) -> Result<Option<String>, AttachError> {
+    let key = format!("{}{ARCHIVE_KEY}", store.prefix());
+    let Some(found): Option<Archive> = read(store, &key, ARCHIVE).await? else { return Ok(None) };
+    let now = Timestamp::default();
+    check(store, &Claim { expected, archive_name, node: "", instance: "", now }, &found)?;
+    Ok(Some(found.archive))
+}
+
+/// The instance of the machine that archives as `node`; `None` if no machine does.
+///
+/// # Errors
+/// As [`attach`].
+pub async fn instance_of(store: &dyn Store, node: &str) -> Result<Option<String>, AttachError> {
+    let found: Option<Node> = read(store, &node_key(store.prefix(), node), NODE).await?;
+    Ok(found.filter(|n| n.node == node).map(|n| n.instance))
+}
+
+/// Names of the machines that archive to a target, the first thousand.
+///
+/// # Errors
+/// As [`attach`].
+pub async fn nodes(store: &dyn Store) -> Result<Vec<String>, AttachError> {
+    let mut names = Vec::new();
+    for row in store.list(&format!("{}{}/nodes/", store.prefix(), key::RESERVED), "").await? {
+        let found: Option<Node> = read(store, &row.key, NODE).await?;
+        names.extend(found.map(|n| n.node));
+    }
+    Ok(names)
 }
 
 /// The key of a node's marker.

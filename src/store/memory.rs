@@ -52,7 +52,7 @@ pub enum Fault {
     Denied,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Object {
     bytes: Bytes,
     user: Vec<(String, String)>,
@@ -116,6 +116,19 @@ impl MemoryStore {
         *byte ^= 0x55;
         object.bytes = bytes.into();
         true
+    }
+
+    /// Puts other bytes under a key, or takes the object away, as somebody with access to the
+    /// bucket could.
+    pub fn tamper(&self, key: &str, bytes: Option<&[u8]>) {
+        let mut state = self.state.lock();
+        match bytes {
+            Some(bytes) => {
+                let object = state.objects.entry(key.to_owned()).or_default();
+                object.bytes = Bytes::copy_from_slice(bytes);
+            }
+            None => drop(state.objects.remove(key)),
+        }
     }
 
     /// How often an operation was called, failed calls included.

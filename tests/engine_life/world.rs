@@ -8,9 +8,11 @@ use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standi
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
 use spoolfs::policy::Rules;
-use spoolfs::recording::{NodeId, State};
+use spoolfs::rebuild;
+use spoolfs::recording::{Kind, NodeId, State};
 use spoolfs::store::Store;
 use spoolfs::store::memory::MemoryStore;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +33,9 @@ pub struct World {
     pub rules: Rules,
     pub required: Vec<String>,
     pub archive_name: String,
+    pub node: String,
     pub journal_interval: Duration,
+    pub scrub_every: Option<Duration>,
     pub runtime: Runtime,
     pub dir: TempDir,
     state: TempDir,
@@ -72,7 +76,9 @@ impl World {
             rules: rules(),
             required: targets.iter().map(|n| (*n).to_owned()).collect(),
             archive_name: "default".into(),
+            node: "pbx".into(),
             journal_interval: Duration::from_secs(60),
+            scrub_every: None,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -121,6 +127,7 @@ impl World {
             journal_interval: self.journal_interval,
             uploads: 4,
             bandwidth: None,
+            scrub_every: self.scrub_every,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),
@@ -172,8 +179,65 @@ impl World {
             state_dir: self.state.path().join("state"),
             runtime_dir: self.state.path().join("run"),
             clock: self.clock.clone(),
-            node: "pbx".into(),
+            node: self.node.clone(),
         }
+    }
+
+    /// The database is gone, and nothing else.
+    pub fn lose_database(&mut self) {
+        assert!(self.running.is_none());
+        for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+            let _may_be_missing = std::fs::remove_file(self.state.path().join("state").join(name));
+        }
+    }
+
+    /// Makes the catalog anew, as `spoolfs rebuild` does.
+    pub fn rebuild(&self, node: Option<&str>, from: &[&str]) -> rebuild::Result<rebuild::Report> {
+        assert!(self.running.is_none());
+        let options = rebuild::Options {
+            state_dir: self.state.path().join("state"),
+            runtime_dir: self.state.path().join("run"),
+            archive_name: self.archive_name.clone(),
+            node: node.map(str::to_owned),
+            from: from.iter().map(|n| (*n).to_owned()).collect(),
+        };
+        let parts = rebuild::Parts {
+            lower: Lower::open(self.dir.path()).unwrap(),
+            stores: self.stores.iter().map(|s| s.clone() as Arc<dyn Store>).collect(),
+            runtime: self.runtime.handle().clone(),
+            clock: self.clock.clone(),
+        };
+        rebuild::run(&options, &parts, &|words| eprintln!("{words}"))
+    }
+
+    /// Every journal row is in every target.
+    pub fn until_told(&self) {
+        self.catalog().drain().unwrap();
+        let told = || {
+            let names = self.stores.iter().map(|s| s.name().to_owned());
+            names.into_iter().all(|n| self.catalog().journal_pending(&n, 1).unwrap().is_empty())
+        };
+        self.pass(61);
+        self.until("the journal is shipped", told);
+    }
+
+    /// Path and row of everything in the catalog that has a name.
+    pub fn tree(&self) -> BTreeMap<String, NodeRow> {
+        let mut found = BTreeMap::new();
+        let mut stack = vec![(String::new(), NodeId::ROOT)];
+        while let Some((dir, id)) = stack.pop() {
+            let local = self.catalog().children(id, b"", 100_000).unwrap();
+            let released = self.catalog().list_released(id, 0, u64::MAX, 100_000).unwrap();
+            let released = released.into_iter().map(|l| (l.name, l.row));
+            for (name, row) in local.into_iter().chain(released) {
+                let path = format!("{dir}{}", String::from_utf8(name).unwrap());
+                if row.attr.kind == Kind::Dir {
+                    stack.push((format!("{path}/"), row.id));
+                }
+                found.insert(path, row);
+            }
+        }
+        found
     }
 
     /// The database of the catalog.
@@ -185,6 +249,12 @@ impl World {
         self.die();
         self.open();
         self.start();
+    }
+
+    /// Starts again with another `keep_local`.
+    pub fn start_again_with_keep(&mut self, keep: Duration) {
+        self.rules.keep_local = Some(keep);
+        self.restart();
     }
 
     pub fn catalog(&self) -> &Catalog {

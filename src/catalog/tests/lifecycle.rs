@@ -318,7 +318,7 @@ fn segments_count_from_one_in_each_epoch() {
     let catalog = place.open();
     let all = ["a".to_owned()];
     catalog.journal_shipped("a", 0, 7, &all).expect("usable");
-    catalog.begin_epoch().expect("usable");
+    catalog.begin_epoch(false).expect("usable");
     assert_eq!(catalog.identity().epoch, 2);
     assert_eq!(catalog.journal_segment("a").expect("usable"), 0);
     catalog.journal_shipped("a", 0, 3, &all).expect("usable");

@@ -114,6 +114,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.push(finding);
     if running {
         findings.extend(suspects(config));
+        findings.extend(copies(config));
     }
     findings.extend(local::examine(config, running));
     findings.extend(targets::examine(config));
@@ -165,6 +166,22 @@ fn suspects(config: &Config) -> Option<Finding> {
             format!("{} recordings could not be synced to it", status.suspect),
             "look at the kernel's log and replace the disk; `spoolfs status` counts them, the log \
              names them, and those that are archived can be read from there",
+        )
+    })
+}
+
+/// What the daemon knows of archived copies that nothing can replace.
+fn copies(config: &Config) -> Option<Finding> {
+    let answer = Client::connect(&config.socket()).and_then(|mut client| {
+        client.call::<StatusReport>(&Request::Status { path: None }, |_| {})
+    });
+    let bad = answer.ok()?.bad_copies;
+    (bad > 0).then(|| {
+        Finding::failed(
+            "archived copies",
+            format!("{bad} are damaged or gone, and there is no other copy"),
+            "`spoolfs status` and the log name them; bring them back from versions or a backup of \
+             the bucket, and run `spoolfs verify` on them",
         )
     })
 }

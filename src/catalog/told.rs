@@ -1,0 +1,211 @@
+//! Reading journal rows back (docs/CATALOG.md, "Journal rows"): what a rebuild is made from.
+
+use super::encode::{unpercent, xattrs};
+use crate::clock::Timestamp;
+use crate::recording::{ChunkHashes, Generation, NodeId, Sha256};
+use serde::Deserialize;
+
+/// One row of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Order of the change on its machine, within an epoch.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What it is about.
+    pub id: NodeId,
+    /// Its path, relative to the mount.
+    pub path: Vec<u8>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened to a recording or directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A generation is archived.
+    Archived(Box<Archive>),
+    /// It, or a directory with all in it, had another name before.
+    Renamed {
+        /// The name before.
+        from: Vec<u8>,
+        /// It is a directory.
+        dir: bool,
+    },
+    /// It got a further name.
+    Linked,
+    /// It lost one of several names.
+    Unlinked,
+    /// Its last name is gone.
+    Deleted,
+    /// Its attributes changed.
+    Attributes(Attributes),
+    /// Its extended attributes changed.
+    Xattrs(xattrs::Pairs),
+    /// Of a kind that this program does not know.
+    Other,
+}
+
+/// A generation as the journal tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// Which.
+    pub generation: Generation,
+    /// SHA-256 of the whole.
+    pub sha256: Sha256,
+    /// SHA-256 of each chunk.
+    pub chunks: ChunkHashes,
+    /// Attributes at that time.
+    pub attributes: Attributes,
+    /// Extended attributes at that time.
+    pub xattrs: xattrs::Pairs,
+    /// Target and key of each verified object.
+    pub objects: Vec<(String, String)>,
+}
+
+/// What `stat` showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Last access.
+    pub atime: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    seq: u64,
+    at: String,
+    kind: String,
+    id: Option<NodeId>,
+    path: Option<String>,
+    from: Option<String>,
+    #[serde(default)]
+    dir: bool,
+    generation: Option<Generation>,
+    sha256: Option<Sha256>,
+    size: Option<u64>,
+    mode: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<String>,
+    atime: Option<String>,
+    xattrs: Option<Vec<(String, String)>>,
+    objects: Option<Vec<RawObject>>,
+    chunks: Option<ChunkHashes>,
+}
+
+#[derive(Deserialize)]
+struct RawObject {
+    target: String,
+    key: String,
+}
+
+impl Told {
+    /// From one line. Fields that are not known are passed over.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(line: &str) -> Result<Told, String> {
+        let raw: Raw = serde_json::from_str(line).map_err(|e| e.to_string())?;
+        let at = time(&raw.at).ok_or_else(|| lacks("at"))?;
+        let what = what(&raw)?;
+        // A row of a kind to come may be about no path.
+        let (id, path) = match &what {
+            What::Other => (raw.id.unwrap_or(NodeId(0)), Vec::new()),
+            _ => (raw.id.ok_or_else(|| lacks("id"))?, name(raw.path.as_ref(), "path")?),
+        };
+        Ok(Told { seq: raw.seq, at, id, path, what })
+    }
+}
+
+fn what(raw: &Raw) -> Result<What, String> {
+    Ok(match raw.kind.as_str() {
+        "archived" => {
+            let objects = raw.objects.as_ref().ok_or_else(|| lacks("objects"))?;
+            What::Archived(Box::new(Archive {
+                generation: raw.generation.ok_or_else(|| lacks("generation"))?,
+                sha256: raw.sha256.ok_or_else(|| lacks("sha256"))?,
+                chunks: raw.chunks.clone().ok_or_else(|| lacks("chunks"))?,
+                attributes: attributes(raw)?,
+                xattrs: pairs(raw)?,
+                objects: objects.iter().map(|o| (o.target.clone(), o.key.clone())).collect(),
+            }))
+        }
+        "renamed" => What::Renamed { from: name(raw.from.as_ref(), "from")?, dir: raw.dir },
+        "linked" => What::Linked,
+        "unlinked" => What::Unlinked,
+        "deleted" => What::Deleted,
+        "attributes" => What::Attributes(attributes(raw)?),
+        "xattrs" => What::Xattrs(pairs(raw)?),
+        _ => What::Other,
+    })
+}
+
+fn lacks(field: &str) -> String {
+    format!("{field:?} is missing or not valid")
+}
+
+fn name(text: Option<&String>, field: &str) -> Result<Vec<u8>, String> {
+    text.and_then(|t| unpercent(t)).ok_or_else(|| lacks(field))
+}
+
+fn pairs(raw: &Raw) -> Result<xattrs::Pairs, String> {
+    xattrs::from_text(raw.xattrs.as_deref().unwrap_or_default()).ok_or_else(|| lacks("xattrs"))
+}
+
+fn attributes(raw: &Raw) -> Result<Attributes, String> {
+    let mode = raw.mode.as_ref().and_then(|m| u32::from_str_radix(m, 8).ok());
+    let stamp = |text: &Option<String>| text.as_ref().and_then(|t| time(t));
+    Ok(Attributes {
+        mode: mode.ok_or_else(|| lacks("mode"))?,
+        uid: raw.uid.ok_or_else(|| lacks("uid"))?,
+        gid: raw.gid.ok_or_else(|| lacks("gid"))?,
+        size: raw.size.ok_or_else(|| lacks("size"))?,
+        mtime: stamp(&raw.mtime).ok_or_else(|| lacks("mtime"))?,
+        atime: stamp(&raw.atime).ok_or_else(|| lacks("atime"))?,
+    })
+}
+
+/// Seconds since 1970 with nine decimals.
+fn time(text: &str) -> Option<Timestamp> {
+    let (secs, nanos) = text.split_once('.')?;
+    (nanos.len() == 9)
+        .then(|| Some(Timestamp::from_parts(secs.parse().ok()?, nanos.parse().ok()?)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_and_what_is_not_known_is_passed_over() {
+        let line = r#"{"seq":7,"at":"-1.500000000","kind":"renamed","id":9,"path":"a%20b","from":"c","dir":true,"new":1}"#;
+        let told = Told::parse(line).unwrap();
+        assert_eq!((told.seq, told.at, told.id), (7, Timestamp(-500_000_000), NodeId(9)));
+        assert_eq!(told.path, b"a b");
+        assert_eq!(told.what, What::Renamed { from: b"c".to_vec(), dir: true });
+        let other = Told::parse(r#"{"seq":8,"at":"1.000000000","kind":"held"}"#).unwrap();
+        assert_eq!(other.what, What::Other);
+    }
+
+    #[test]
+    fn a_row_that_lacks_something_says_what() {
+        for (line, field) in [
+            (r#"{"seq":7,"at":"1","kind":"deleted","id":9,"path":"a"}"#, "at"),
+            (r#"{"seq":7,"at":"1.000000000","kind":"deleted","path":"a"}"#, "id"),
+            (r#"{"seq":7,"at":"1.000000000","kind":"deleted","id":1,"path":"%"}"#, "path"),
+            (r#"{"seq":7,"at":"1.000000000","kind":"attributes","id":1,"path":"a"}"#, "mode"),
+        ] {
+            assert!(Told::parse(line).unwrap_err().contains(field), "{field}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What keeps a catalog from being rebuilt.
+
+use crate::catalog::CatalogError;
+use crate::lower::LowerError;
+use crate::recording::ErrorClass;
+use crate::store::marker::AttachError;
+
+/// What keeps a catalog from being rebuilt. Nothing was changed by then, but for directories made
+/// or numbered below.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// There is nothing to read.
+    #[error(
+        "no target is configured: the catalog is made from the directory alone when it is mounted"
+    )]
+    NoTarget,
+    /// A name that is none.
+    #[error("there is no target {0:?} in the configuration")]
+    UnknownTarget(String),
+    /// No answer, or one that says no.
+    #[error(
+        "target {target:?} can not be reached or refuses ({error}); what it holds is not known, so \
+         nothing was rebuilt: bring it back, or name the targets to read with `--from`"
+    )]
+    Target {
+        /// Its name.
+        target: String,
+        /// What it answered.
+        error: String,
+    },
+    /// Not the archive that is meant, or none.
+    #[error(transparent)]
+    Marker(#[from] AttachError),
+    /// The target holds no archive at all.
+    #[error(
+        "target {target:?}: {url} is missing, so there is no archive here; mount the right directory \
+         or correct `url`, or leave this target out with `--from`"
+    )]
+    NoArchive {
+        /// Its name.
+        target: String,
+        /// Where the marker should be.
+        url: String,
+    },
+    /// Written by a newer spoolfs.
+    #[error("{url}: {reason}")]
+    Newer {
+        /// The segment.
+        url: String,
+        /// What is newer.
+        reason: String,
+    },
+    /// Nothing tells which machine this is.
+    #[error(
+        "nothing is left that tells which node this is: say so with `--node NAME`; the archive knows {0}"
+    )]
+    WhichNode(String),
+    /// The state directory is another machine's.
+    #[error(
+        "the state directory belongs to node {found:?}, not to {wanted:?}; move it away (nothing of \
+         it is changed), or set another `state_dir`, to make this machine {wanted:?}"
+    )]
+    OtherNode {
+        /// Whose it is.
+        found: String,
+        /// Who is asked for.
+        wanted: String,
+    },
+    /// The archive knows another machine by that name.
+    #[error(
+        "target {target:?}: another machine, or an earlier installation of this one, archives as \
+         node {node:?}; if it is gone for good and this machine is to take its place, say so with \
+         `--node {node}`"
+    )]
+    NodeTaken {
+        /// The target.
+        target: String,
+        /// The name.
+        node: String,
+    },
+    /// Nobody has archived under that name.
+    #[error("no machine has archived as node {node:?}; the archive knows {known}")]
+    UnknownNode {
+        /// The name.
+        node: String,
+        /// Those who have.
+        known: String,
+    },
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The lower directory.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// A fault of spoolfs.
+    #[error("a fault of spoolfs: {0}; please report it")]
+    Panic(String),
+}
+
+impl RebuildError {
+    /// How it may end.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            RebuildError::Target { .. } => ErrorClass::Transient,
+            RebuildError::Marker(error) => error.class(),
+            RebuildError::Catalog(error) => error.class(),
+            RebuildError::Lower(error) => error.class(),
+            RebuildError::OtherNode { .. } | RebuildError::NodeTaken { .. } => ErrorClass::Refused,
+            _ => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// Result of a step of a rebuild.
+pub type Result<T> = std::result::Result<T, RebuildError>;

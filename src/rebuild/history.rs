@@ -1,0 +1,255 @@
+//! What the rows of a node's journals come to, when they are taken one after another.
+//!
+//! **Invariant:** pure; no I/O. What two rows say differently of one recording is settled by the
+//! later one, and a name is lost only to another recording or to a row that says so.
+
+use crate::catalog::{Archive, Attributes, ObjectState, Told, What};
+use crate::clock::Timestamp;
+use crate::recording::{ChunkHashes, NodeId, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// One content that a recording has had.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub sha256: Sha256,
+    /// None if only the object itself told of it.
+    pub chunks: ChunkHashes,
+    pub size: u64,
+    pub mtime: Timestamp,
+    /// When it was first told to be archived; `None` if no journal says so.
+    pub archived_at: Option<Timestamp>,
+    /// By target and key.
+    pub objects: BTreeMap<(String, String), ObjectState>,
+}
+
+/// A recording as the journals know it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recording {
+    pub names: BTreeSet<Vec<u8>>,
+    /// The last name that was heard of.
+    pub last_path: Vec<u8>,
+    /// Epoch and time of its deletion.
+    pub deleted: Option<(u64, Timestamp)>,
+    /// By number; the last one is the current one.
+    pub contents: BTreeMap<u32, Content>,
+    pub attributes: Option<Attributes>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// When it was last heard of.
+    pub heard: Timestamp,
+}
+
+/// Everything that the journals tell.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub recordings: BTreeMap<NodeId, Recording>,
+    names: BTreeMap<Vec<u8>, NodeId>,
+    /// Attributes of what is no known recording, by path: directories, for the most part.
+    pub others: BTreeMap<Vec<u8>, Attributes>,
+    /// Which content has an object.
+    keys: HashMap<(String, String), (NodeId, u32)>,
+}
+
+impl Recording {
+    /// The content that counts.
+    pub fn current(&self) -> Option<(u32, &Content)> {
+        self.contents.last_key_value().map(|(number, content)| (*number, content))
+    }
+}
+
+impl History {
+    /// Takes rows in the order of epochs, and of `seq` within an epoch.
+    pub fn of<'a>(rows: impl IntoIterator<Item = (u64, &'a Told)>) -> History {
+        let mut history = History::default();
+        for (epoch, row) in rows {
+            history.apply(epoch, row);
+        }
+        history
+    }
+
+    fn apply(&mut self, epoch: u64, row: &Told) {
+        let known = self.recordings.contains_key(&row.id);
+        match &row.what {
+            What::Other => return,
+            What::Renamed { from, dir: true } => return self.move_directory(from, &row.path),
+            What::Attributes(attributes) if !known => {
+                self.others.insert(row.path.clone(), attributes.clone());
+                return;
+            }
+            _ => {}
+        }
+        let one = self.recordings.entry(row.id).or_default();
+        one.heard = one.heard.max(row.at);
+        one.last_path.clone_from(&row.path);
+        if let What::Deleted = row.what {
+            one.deleted = Some((epoch, row.at));
+            for name in std::mem::take(&mut one.names) {
+                self.names.remove(&name);
+            }
+            return;
+        }
+        // An older catalog was put back, which knows nothing of the deletion, and went on with it.
+        if one.deleted.is_some_and(|(at, _)| epoch > at) {
+            one.deleted = None;
+        }
+        let gone = one.deleted.is_some();
+        match &row.what {
+            What::Archived(archive) => {
+                one.attributes = Some(archive.attributes.clone());
+                one.xattrs.clone_from(&archive.xattrs);
+                let alone = one.names.len() <= 1;
+                self.archived(row, archive);
+                if !gone {
+                    if alone {
+                        self.drop_names(row.id);
+                    }
+                    self.claim(row.id, &row.path);
+                }
+            }
+            What::Renamed { from, .. } if !gone => {
+                self.drop_name(row.id, from);
+                self.claim(row.id, &row.path);
+            }
+            What::Linked if !gone => self.claim(row.id, &row.path),
+            What::Unlinked => self.drop_name(row.id, &row.path),
+            What::Attributes(attributes) => one.attributes = Some(attributes.clone()),
+            What::Xattrs(xattrs) => one.xattrs.clone_from(xattrs),
+            _ => {}
+        }
+    }
+
+    /// A generation that is told again may have other objects: the last list counts.
+    fn archived(&mut self, row: &Told, archive: &Archive) {
+        let attributes = &archive.attributes;
+        let Some(one) = self.recordings.get_mut(&row.id) else { return };
+        let number = one.number_for(archive.generation.0, archive.sha256);
+        let content = one.contents.entry(number).or_insert_with(|| Content {
+            sha256: archive.sha256,
+            chunks: archive.chunks.clone(),
+            size: attributes.size,
+            mtime: attributes.mtime,
+            archived_at: None,
+            objects: BTreeMap::new(),
+        });
+        content.archived_at.get_or_insert(row.at);
+        for state in content.objects.values_mut() {
+            *state = ObjectState::Abandoned;
+        }
+        for object in &archive.objects {
+            content.objects.insert(object.clone(), ObjectState::Verified);
+        }
+        for object in &archive.objects {
+            self.own(object, row.id, number);
+        }
+    }
+
+    /// An object belongs to one content: the last that claims it.
+    fn own(&mut self, object: &(String, String), id: NodeId, number: u32) {
+        let Some(before) = self.keys.insert(object.clone(), (id, number)) else { return };
+        if before == (id, number) {
+            return;
+        }
+        let content =
+            self.recordings.get_mut(&before.0).and_then(|r| r.contents.get_mut(&before.1));
+        if let Some(content) = content {
+            content.objects.remove(object);
+        }
+    }
+
+    /// Whether a content has this object.
+    pub fn knows(&self, target: &str, key: &str) -> bool {
+        self.keys.contains_key(&(target.to_owned(), key.to_owned()))
+    }
+
+    /// Gives a content an object that no row tells of.
+    pub fn add_object(
+        &mut self,
+        id: NodeId,
+        number: u32,
+        object: (String, String),
+        state: ObjectState,
+    ) {
+        self.own(&object, id, number);
+        let content = self.recordings.get_mut(&id).and_then(|r| r.contents.get_mut(&number));
+        if let Some(content) = content {
+            content.objects.insert(object, state);
+        }
+    }
+
+    /// Gives a recording a name; whoever had it lost it.
+    pub fn claim(&mut self, id: NodeId, path: &[u8]) {
+        if let Some(before) = self.names.insert(path.to_vec(), id)
+            && before != id
+            && let Some(before) = self.recordings.get_mut(&before)
+        {
+            before.names.remove(path);
+        }
+        if let Some(one) = self.recordings.get_mut(&id) {
+            one.names.insert(path.to_vec());
+            one.last_path = path.to_vec();
+        }
+    }
+
+    /// Whether a recording has this name.
+    pub fn is_taken(&self, path: &[u8]) -> bool {
+        self.names.contains_key(path)
+    }
+
+    pub fn drop_name(&mut self, id: NodeId, path: &[u8]) {
+        if self.names.get(path) == Some(&id) {
+            self.names.remove(path);
+        }
+        if let Some(one) = self.recordings.get_mut(&id) {
+            one.names.remove(path);
+        }
+    }
+
+    pub fn drop_names(&mut self, id: NodeId) {
+        let names = self.recordings.get(&id).map(|one| one.names.clone()).unwrap_or_default();
+        names.iter().for_each(|name| self.drop_name(id, name));
+    }
+
+    fn move_directory(&mut self, from: &[u8], to: &[u8]) {
+        let inside = [from, b"/"].concat();
+        let moved: Vec<(Vec<u8>, NodeId)> = self
+            .names
+            .range(inside.clone()..)
+            .take_while(|(path, _)| path.starts_with(&inside))
+            .map(|(path, id)| (path.clone(), *id))
+            .collect();
+        let there = |path: &[u8]| {
+            let rest = path.strip_prefix(from).unwrap_or_default();
+            [to, rest].concat()
+        };
+        // All are taken away before one is put down: `to` may lie below `from`'s old place.
+        moved.iter().for_each(|(path, id)| self.drop_name(*id, path));
+        moved.iter().for_each(|(path, id)| self.claim(*id, &there(path)));
+        let others: Vec<Vec<u8>> = self
+            .others
+            .range(from.to_vec()..)
+            .take_while(|(path, _)| path.starts_with(from))
+            .map(|(path, _)| path.clone())
+            .filter(|path| path == from || path.starts_with(&inside))
+            .collect();
+        for path in others {
+            if let Some(attributes) = self.others.remove(&path) {
+                self.others.insert(there(&path), attributes);
+            }
+        }
+    }
+}
+
+impl Recording {
+    /// The number under which a content is kept. Catalogs that were made anew count from 1 again,
+    /// so a number may come twice with another content; the one that comes later is the newer one.
+    pub fn number_for(&self, told: u32, sha256: Sha256) -> u32 {
+        match self.current() {
+            None => told.max(1),
+            Some((number, content)) if content.sha256 == sha256 => number,
+            Some((number, _)) if told > number => told,
+            Some((number, _)) => number.saturating_add(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+use super::*;
+use crate::recording::Generation;
+
+fn archive(generation: u32, bytes: &[u8], key: &str) -> What {
+    What::Archived(Box::new(Archive {
+        generation: Generation(generation),
+        sha256: Sha256::of(bytes),
+        chunks: ChunkHashes::default(),
+        attributes: Attributes {
+            mode: 0o600,
+            uid: 1,
+            gid: 2,
+            size: bytes.len() as u64,
+            mtime: Timestamp(5),
+            atime: Timestamp(6),
+        },
+        xattrs: Vec::new(),
+        objects: vec![("one".into(), key.into())],
+    }))
+}
+
+fn renamed(from: &str, dir: bool) -> What {
+    What::Renamed { from: from.into(), dir }
+}
+
+/// Rows of epoch and id, path and what happened, in their order.
+fn history(rows: &[(u64, u64, &str, What)]) -> History {
+    let told: Vec<(u64, Told)> = rows
+        .iter()
+        .enumerate()
+        .map(|(i, (epoch, id, path, what))| {
+            let seq = i as u64 + 1;
+            let at = Timestamp(seq as i64);
+            (
+                *epoch,
+                Told { seq, at, id: NodeId(*id), path: path.as_bytes().into(), what: what.clone() },
+            )
+        })
+        .collect();
+    History::of(told.iter().map(|(epoch, told)| (*epoch, told)))
+}
+
+fn names(history: &History, id: u64) -> Vec<String> {
+    let one = &history.recordings[&NodeId(id)];
+    one.names.iter().map(|n| String::from_utf8(n.clone()).unwrap()).collect()
+}
+
+fn contents(history: &History, id: u64) -> Vec<(u32, Sha256, usize)> {
+    let live = |c: &Content| c.objects.values().filter(|s| **s == ObjectState::Verified).count();
+    let one = &history.recordings[&NodeId(id)];
+    one.contents.iter().map(|(n, c)| (*n, c.sha256, live(c))).collect()
+}
+
+#[test]
+fn names_follow_renames_of_files_and_directories() {
+    let history = history(&[
+        (1, 10, "d/a", archive(1, b"a", "a")),
+        (1, 11, "d/e/b", archive(1, b"b", "b")),
+        (1, 12, "dx", archive(1, b"c", "c")),
+        (1, 90, "f", renamed("d", true)),
+        (1, 10, "f/e/a2", renamed("f/a", false)),
+        (1, 91, "d", renamed("f/e", true)),
+        (1, 11, "g", What::Linked),
+        (1, 11, "d/b", What::Unlinked),
+    ]);
+    assert_eq!(names(&history, 10), ["d/a2"]);
+    assert_eq!(names(&history, 11), ["g"]);
+    assert_eq!(names(&history, 12), ["dx"]);
+}
+
+#[test]
+fn an_exchange_and_a_rename_over_another_leave_each_its_name() {
+    let history = history(&[
+        (1, 10, "a", archive(1, b"a", "a")),
+        (1, 11, "b", archive(1, b"b", "b")),
+        (1, 12, "c", archive(1, b"c", "c")),
+        (1, 10, "b", renamed("a", false)),
+        (1, 11, "a", renamed("b", false)),
+        (1, 11, "c", renamed("a", false)),
+        (1, 12, "c", What::Deleted),
+    ]);
+    assert_eq!(names(&history, 10), ["b"]);
+    assert_eq!(names(&history, 11), ["c"]);
+    assert_eq!(names(&history, 12), Vec::<String>::new());
+    assert!(history.recordings[&NodeId(12)].deleted.is_some());
+}
+
+#[test]
+fn a_deletion_is_final_unless_a_later_epoch_goes_on() {
+    let late = archive(1, b"a", "a");
+    let rows = [
+        (1, 10, "a", archive(1, b"a", "a")),
+        (1, 10, "a", What::Deleted),
+        // A further target got it a moment later.
+        (1, 10, "a", late),
+    ];
+    assert!(history(&rows).recordings[&NodeId(10)].deleted.is_some());
+    let mut rows = rows.to_vec();
+    rows.push((2, 10, "b", renamed("a", false)));
+    let back = history(&rows);
+    assert!(back.recordings[&NodeId(10)].deleted.is_none());
+    assert_eq!(names(&back, 10), ["b"]);
+}
+
+#[test]
+fn generations_that_were_counted_anew_do_not_hide_each_other() {
+    let history = history(&[
+        (1, 10, "a", archive(1, b"one", "a")),
+        (1, 10, "a", archive(2, b"two", "a~2")),
+        // The catalog was lost; what is local is the second content, and then a third.
+        (2, 10, "a", archive(1, b"two", "a~2")),
+        (2, 10, "a", archive(2, b"three", "a~2x")),
+    ]);
+    let [one, two, three] = [&b"one"[..], b"two", b"three"].map(Sha256::of);
+    assert_eq!(contents(&history, 10), [(1, one, 1), (2, two, 1), (3, three, 1)]);
+}
+
+#[test]
+fn the_last_list_of_objects_counts_and_other_keys_stay_taken() {
+    let history =
+        history(&[(1, 10, "a", archive(1, b"one", "a")), (1, 10, "a", archive(1, b"one", "a~1"))]);
+    assert_eq!(contents(&history, 10), [(1, Sha256::of(b"one"), 1)]);
+    assert!(history.knows("one", "a") && history.knows("one", "a~1"));
+    let content = &history.recordings[&NodeId(10)].contents[&1];
+    assert_eq!(content.objects[&("one".into(), "a".into())], ObjectState::Abandoned);
+}

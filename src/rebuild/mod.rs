@@ -1,0 +1,283 @@
+//! Making a catalog anew from the lower directory and what the targets hold (docs/OPERATIONS.md,
+//! "When the catalog is lost").
+//!
+//! **Invariant:** no target is written to, and no byte below is changed; the old catalog is only
+//! set aside, when the new one is whole; and what can not be reached is never taken for empty.
+
+mod error;
+mod history;
+mod merge;
+mod objects;
+mod read;
+mod tree;
+
+pub use error::{RebuildError, Result};
+pub use read::{Damage, Gap};
+
+use crate::catalog::Identity;
+use crate::catalog::rebuild::{Before, Rebuild};
+use crate::clock::SharedClock;
+use crate::lower::Lower;
+use crate::recording::NodeId;
+use crate::store::{Store, marker};
+use history::History;
+use read::Source;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
+use tree::Tree;
+
+/// What is to be rebuilt.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The state directory; no daemon uses it.
+    pub state_dir: PathBuf,
+    /// The runtime directory, with what is left of the operation log.
+    pub runtime_dir: PathBuf,
+    /// Name of the archive, as configured.
+    pub archive_name: String,
+    /// The node whose tree it is; none: the one that the state directory tells of.
+    pub node: Option<String>,
+    /// Names of the targets to read; none: all.
+    pub from: Vec<String>,
+}
+
+/// What it is rebuilt from.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The lower directory; nothing is mounted over it.
+    pub lower: Arc<Lower>,
+    /// All targets, in the order of the configuration.
+    pub stores: Vec<Arc<dyn Store>>,
+    /// Where requests run.
+    pub runtime: Handle,
+    /// Source of time.
+    pub clock: SharedClock,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Whose tree it is.
+    pub node: String,
+    /// The epoch that was begun.
+    pub epoch: u64,
+    /// Targets that were read.
+    pub targets: Vec<String>,
+    /// Where the old catalog is now.
+    pub set_aside: Option<PathBuf>,
+    /// Journal segments that were read.
+    pub segments: usize,
+    /// Rows in them.
+    pub rows: usize,
+    /// Objects that were listed.
+    pub objects: usize,
+    /// Requests that were sent to targets.
+    pub requests: u64,
+    /// Recordings that are archived and local. They are hashed again before they count as such.
+    pub local: u64,
+    /// Recordings that are released.
+    pub released: u64,
+    /// Recordings that were deleted, and whose objects are known.
+    pub deleted: u64,
+    /// Local files that no target holds, as far as is known: adopted when it is mounted.
+    pub unarchived: u64,
+    /// Directories that were made below.
+    pub directories: Vec<PathBuf>,
+    /// Recordings of which only their objects tell: owner, mode and name are guessed.
+    pub found: Vec<PathBuf>,
+    /// Recordings that got another name, because something else has theirs: the name wanted, and
+    /// the one they have.
+    pub renamed: Vec<(PathBuf, PathBuf)>,
+    /// Released recordings of which no target that was read has a whole object.
+    pub lost: Vec<PathBuf>,
+    /// Objects that are gone or have another length: target and key.
+    pub missing: Vec<(String, String)>,
+    /// Objects that nobody knows: address and reason.
+    pub unknown: Vec<(String, String)>,
+    /// Rows of the journal that no target has.
+    pub gaps: Vec<Gap>,
+    /// Places in segments that could not be used.
+    pub damage: Vec<Damage>,
+    /// What could not be looked at below.
+    pub left_out: Vec<(PathBuf, String)>,
+}
+
+impl Report {
+    /// Whether everything could be told.
+    pub fn is_complete(&self) -> bool {
+        self.lost.is_empty()
+            && self.gaps.is_empty()
+            && self.damage.is_empty()
+            && self.unknown.is_empty()
+            && self.missing.is_empty()
+            && self.left_out.is_empty()
+    }
+}
+
+/// Rebuilds the catalog. `progress` is told in sentences how far it has come. Blocks; not to be
+/// called from a task.
+///
+/// # Errors
+/// A target that is to be read can not be, a daemon runs, or nothing tells whose tree it is; the
+/// old catalog is then as it was.
+pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -> Result<Report> {
+    let requests = Arc::new(AtomicU64::new(0));
+    let sources = sources(options, parts, &requests)?;
+    let mut catalog =
+        Rebuild::begin(&options.state_dir, &options.runtime_dir, parts.clock.clone())?;
+    let mut report = Report {
+        targets: sources.iter().map(|s| s.name().to_owned()).collect(),
+        ..Report::default()
+    };
+    let before = catalog.before().clone();
+    let whose = parts.runtime.block_on(whose(options, &before, &sources))?;
+    let node = whose.identity.node.clone();
+    progress(&format!("the tree of node {node:?} is made anew"));
+    let journals = parts.runtime.block_on(read::journals(&sources, &node, progress))?;
+    let rows = journals.rows.iter();
+    let mut history = History::of(rows.map(|((epoch, _), told)| (*epoch, told)));
+    let mut tree = Tree::read(&parts.lower, catalog.first_id())?;
+    progress(&format!("{} files are local", tree.looked_at));
+    let files = &tree.files;
+    let local = |id: NodeId| files.contains_key(&id);
+    let compared = objects::compare(&sources, &node, &mut history, &local, progress);
+    let findings = parts.runtime.block_on(compared)?;
+    report.segments = journals.segments;
+    report.rows = journals.rows.len();
+    report.gaps = journals.gaps();
+    let merged = merge::Merge {
+        lower: &parts.lower,
+        tree: &mut tree,
+        history: &mut history,
+        findings: &findings,
+        report: &mut report,
+        now: parts.clock.now(),
+    };
+    let merged = merged.run()?;
+    progress(&format!("{} recordings and directories are written", merged.nodes.len()));
+    catalog.follow(journals.last_seq())?;
+    catalog.add(&merged.nodes)?;
+    catalog.tell(&merged.tell)?;
+    let epoch = whose.identity.epoch.max(journals.epoch).saturating_add(1);
+    let identity = Identity { epoch, ..whose.identity };
+    report.set_aside = catalog.finish(&identity, &whose.settings)?;
+    report.node = node;
+    report.epoch = epoch;
+    report.objects = findings.listed;
+    report.requests = requests.load(Ordering::Relaxed);
+    report.damage = journals.damage;
+    report.missing = findings.gone.into_iter().chain(findings.changed).collect();
+    report.missing.sort_unstable();
+    report.unknown = findings.unknown;
+    report.left_out = std::mem::take(&mut tree.left_out);
+    report.directories = std::mem::take(&mut tree.made);
+    Ok(report)
+}
+
+fn sources(options: &Options, parts: &Parts, requests: &Arc<AtomicU64>) -> Result<Vec<Source>> {
+    let known = |name: &String| parts.stores.iter().any(|s| s.name() == name);
+    if let Some(unknown) = options.from.iter().find(|name| !known(name)) {
+        return Err(RebuildError::UnknownTarget(unknown.clone()));
+    }
+    let wanted = |s: &&Arc<dyn Store>| {
+        options.from.is_empty() || options.from.iter().any(|name| name == s.name())
+    };
+    let source = |store: &Arc<dyn Store>| Source {
+        store: Arc::clone(store),
+        requests: Arc::clone(requests),
+    };
+    let sources: Vec<Source> = parts.stores.iter().filter(wanted).map(source).collect();
+    if sources.is_empty() { Err(RebuildError::NoTarget) } else { Ok(sources) }
+}
+
+/// Whose catalog it is going to be.
+struct Whose {
+    identity: Identity,
+    settings: Vec<(String, String)>,
+}
+
+/// Makes sure that every target holds the archive that is meant, and finds out who we are in it.
+async fn whose(options: &Options, before: &Before, sources: &[Source]) -> Result<Whose> {
+    let setting = |name: &str| format!("target.{name}.archive");
+    let mut settings: Vec<(String, String)> =
+        before.settings.iter().filter(|(key, _)| key.starts_with("target.")).cloned().collect();
+    for source in sources {
+        let key = setting(source.name());
+        let expected = settings.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
+        source.requests.fetch_add(1, Ordering::Relaxed);
+        let store = &*source.store;
+        let look = marker::look(store, expected.as_deref(), &options.archive_name);
+        let archive = look.await.map_err(|e| unreachable(source, e))?;
+        let archive = archive.ok_or_else(|| RebuildError::NoArchive {
+            target: source.name().to_owned(),
+            url: store.url(&format!("{}{}", store.prefix(), marker::ARCHIVE_KEY)),
+        })?;
+        settings.retain(|(k, _)| *k != key);
+        settings.push((key, archive));
+    }
+    let identity = identity(options, before, sources).await?;
+    Ok(Whose { identity, settings })
+}
+
+async fn identity(options: &Options, before: &Before, sources: &[Source]) -> Result<Identity> {
+    if let (Some(found), Some(wanted)) = (&before.identity, &options.node)
+        && found.node != *wanted
+    {
+        let (found, wanted) = (found.node.clone(), wanted.clone());
+        return Err(RebuildError::OtherNode { found, wanted });
+    }
+    let known = before.identity.as_ref().map(|i| i.node.clone());
+    let Some(node) = options.node.clone().or(known) else {
+        return Err(RebuildError::WhichNode(who_is_there(sources).await?));
+    };
+    let mut instance = None;
+    for source in sources {
+        source.requests.fetch_add(1, Ordering::Relaxed);
+        let found = marker::instance_of(&*source.store, &node).await;
+        let Some(found) = found.map_err(|e| unreachable(source, e))? else { continue };
+        let ours = before.identity.as_ref().is_some_and(|i| i.instance == found);
+        let other = instance.as_ref().is_some_and(|i| *i != found);
+        if other || (!ours && options.node.is_none()) {
+            let target = source.name().to_owned();
+            return Err(RebuildError::NodeTaken { target, node });
+        }
+        instance = Some(found);
+    }
+    let epoch = before.identity.as_ref().map_or(0, |i| i.epoch);
+    match instance.or_else(|| before.identity.as_ref().map(|i| i.instance.clone())) {
+        Some(instance) => Ok(Identity { node, instance, epoch }),
+        None => {
+            let known = who_is_there(sources).await?;
+            Err(RebuildError::UnknownNode { node, known })
+        }
+    }
+}
+
+async fn who_is_there(sources: &[Source]) -> Result<String> {
+    let mut names = Vec::new();
+    for source in sources {
+        let found = marker::nodes(&*source.store).await.map_err(|e| unreachable(source, e))?;
+        names.extend(found.into_iter().map(|name| format!("{name:?}")));
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+}
+
+fn unreachable(source: &Source, error: marker::AttachError) -> RebuildError {
+    match error {
+        marker::AttachError::Store(error) => {
+            let target = source.name().to_owned();
+            RebuildError::Target { target, error: error.to_string() }
+        }
+        other => other.into(),
+    }
+}
+
+/// Names below, as paths.
+fn path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes)).to_owned()
+}

@@ -1,0 +1,277 @@
+//! What the targets hold, against what the journals say: objects that are gone or were changed,
+//! and objects that no journal tells of.
+
+use super::error::Result;
+use super::history::{Content, History};
+use super::read::{Source, each};
+use crate::catalog::ObjectState;
+use crate::recording::{ChunkHashes, NodeId, Sha256};
+use crate::store::key;
+use crate::store::meta::Label;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// Objects that are not as the journals say.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Told of, and not there: target and key.
+    pub gone: HashSet<(String, String)>,
+    /// There with another length: target and key.
+    pub changed: HashSet<(String, String)>,
+    /// Nothing tells what they are: address and reason.
+    pub unknown: Vec<(String, String)>,
+    /// How many objects were listed.
+    pub listed: usize,
+}
+
+/// An object that no journal tells of.
+struct Untold {
+    source: Source,
+    key: String,
+    label: std::result::Result<Label, String>,
+    /// The target computed this digest itself.
+    sha256: Option<Sha256>,
+    size: u64,
+}
+
+impl Findings {
+    /// Whether an object is there as told.
+    pub fn is_there(&self, object: &(String, String)) -> bool {
+        !self.gone.contains(object) && !self.changed.contains(object)
+    }
+}
+
+/// Compares, and gives recordings the objects that no journal tells of. `local` says whether a
+/// recording is below.
+pub(super) async fn compare(
+    sources: &[Source],
+    node: &str,
+    history: &mut History,
+    local: &(dyn Fn(NodeId) -> bool + Sync),
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let mut untold = Vec::new();
+    for source in sources {
+        let listed = source.recordings(node).await?;
+        progress(&format!("target {:?}: {} objects", source.name(), listed.len()));
+        findings.listed += listed.len();
+        told(source, history, &listed, &mut findings).await?;
+        let rest = listed.into_iter().filter(|(key, _)| !history.knows(source.name(), key));
+        untold.extend(rest.map(|(key, _)| (source.clone(), key)));
+    }
+    if !untold.is_empty() {
+        progress(&format!("{} objects that no journal tells of are looked at", untold.len()));
+    }
+    let mut answers = each(untold, look).await?;
+    // Oldest first, so that the newest content of a recording comes out as the current one.
+    answers.sort_by_key(|u| u.label.as_ref().ok().map(|l| (l.id, l.generation, l.mtime)));
+    for object in answers {
+        place(object, node, history, local, &mut findings).await?;
+    }
+    Ok(findings)
+}
+
+/// Looks after the objects that journals tell of. Only what the list lacks is asked for again:
+/// some services list late.
+async fn told(
+    source: &Source,
+    history: &History,
+    listed: &BTreeMap<String, u64>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut ask = Vec::new();
+    for content in history.recordings.values().flat_map(|r| r.contents.values()) {
+        for ((target, key), state) in &content.objects {
+            if target != source.name() || *state != ObjectState::Verified {
+                continue;
+            }
+            match listed.get(key) {
+                Some(size) if *size == content.size => {}
+                Some(_) => drop(findings.changed.insert((target.clone(), key.clone()))),
+                None => ask.push((source.clone(), key.clone(), content.size)),
+            }
+        }
+    }
+    let answers = each(ask, |(source, key, size)| async move {
+        let head = source.head(&key).await?;
+        Ok(((source.name().to_owned(), key), head.map(|h| h.size == size)))
+    });
+    for (object, answer) in answers.await? {
+        match answer {
+            Some(true) => {}
+            Some(false) => drop(findings.changed.insert(object)),
+            None => drop(findings.gone.insert(object)),
+        }
+    }
+    Ok(())
+}
+
+async fn look((source, key): (Source, String)) -> Result<Untold> {
+    let head = source.head(&key).await?;
+    let gone = Err("it was listed and is gone".to_owned());
+    let (label, sha256, size) = match &head {
+        None => (gone, None, 0),
+        Some(head) => {
+            (Label::from_user(&head.user).map_err(|e| e.to_string()), head.sha256, head.size)
+        }
+    };
+    Ok(Untold { source, key, label, sha256, size })
+}
+
+/// Finds the recording that an object belongs to.
+async fn place(
+    object: Untold,
+    node: &str,
+    history: &mut History,
+    local: &(dyn Fn(NodeId) -> bool + Sync),
+    findings: &mut Findings,
+) -> Result<()> {
+    let source = &object.source;
+    let url = source.store.url(&object.key);
+    let label = match object.label {
+        Ok(label) if key::node_component(&label.node) == key::node_component(node) => label,
+        Ok(label) => {
+            let reason = format!("its metadata says node {:?}", label.node);
+            findings.unknown.push((url, reason));
+            return Ok(());
+        }
+        Err(reason) => {
+            findings.unknown.push((url, reason));
+            return Ok(());
+        }
+    };
+    let id = label.id;
+    let name = (source.name().to_owned(), object.key.clone());
+    let one = history.recordings.entry(id).or_default();
+    let same = one.contents.iter().find(|(_, c)| c.sha256 == label.sha256).map(|(n, _)| *n);
+    let current = one.current().map(|(number, content)| (number, content.mtime));
+    let newer = current.is_none_or(|(number, mtime)| {
+        label.generation.0 > number || (label.generation.0 == number && label.mtime > mtime)
+    });
+    let whole = object.size == label.size;
+    let buried = one.deleted.is_some();
+    let mut proved = whole && object.sha256 == Some(label.sha256);
+    let number = match (same, current) {
+        (Some(number), _) => number,
+        // Its key is kept from being used again; the bytes are nobody's.
+        (None, Some((number, _))) if !newer || !whole || (local(id) && !proved) => {
+            history.add_object(id, number, name, ObjectState::Abandoned);
+            return Ok(());
+        }
+        _ if !whole => {
+            let reason = format!("{} bytes, its metadata says {}", object.size, label.size);
+            findings.unknown.push((url, reason));
+            return Ok(());
+        }
+        _ => {
+            let number = one.number_for(label.generation.0, label.sha256);
+            let mut chunks = ChunkHashes::default();
+            if !local(id) && !buried {
+                let read = source.read_back(&object.key, label.size, label.sha256).await?;
+                let Some(read) = read else {
+                    findings.unknown.push((url, "its bytes are not what its metadata says".into()));
+                    return Ok(());
+                };
+                (chunks, proved) = (read, true);
+            }
+            let content = Content {
+                sha256: label.sha256,
+                chunks,
+                size: label.size,
+                mtime: label.mtime,
+                archived_at: None,
+                objects: BTreeMap::new(),
+            };
+            let one = history.recordings.entry(id).or_default();
+            one.contents.insert(number, content);
+            one.heard = one.heard.max(label.mtime);
+            if one.names.is_empty() && !buried {
+                name_it(history, source, &object.key, node, id, label.generation.0);
+            }
+            number
+        }
+    };
+    let content = history.recordings.get(&id).and_then(|r| r.contents.get(&number));
+    let rival = content.is_some_and(|c| {
+        c.objects.iter().any(|((t, _), s)| *t == name.0 && *s != ObjectState::Abandoned)
+    });
+    let state = match (rival, proved) {
+        (true, _) => ObjectState::Abandoned,
+        (false, true) => ObjectState::Verified,
+        (false, false) => ObjectState::Assigned,
+    };
+    history.add_object(id, number, name, state);
+    Ok(())
+}
+
+/// The name that a recording had when its key was made.
+fn name_it(
+    history: &mut History,
+    source: &Source,
+    key: &str,
+    node: &str,
+    id: NodeId,
+    generation: u32,
+) {
+    let base = format!("{}{}/", source.store.prefix(), key::node_component(node));
+    let known = history.recordings.get(&id).map(|r| r.last_path.clone()).unwrap_or_default();
+    let path = match known.is_empty() {
+        true => path_of(key.strip_prefix(&base).unwrap_or(key), generation),
+        // A row told of it, but not what it was.
+        false => known,
+    };
+    if let Some(one) = history.recordings.get_mut(&id) {
+        one.last_path.clone_from(&path);
+    }
+    if !history.is_taken(&path) {
+        history.claim(id, &path);
+    }
+}
+
+/// From what follows the node in a key to the path that it was made from, without what told it
+/// apart from others.
+fn path_of(key: &str, generation: u32) -> Vec<u8> {
+    let mark = format!("~{generation}-");
+    let tag = |text: &str| -> Option<usize> {
+        let at = text.rfind(&mark)?;
+        let digits = text.get(at + mark.len()..at + mark.len() + 8)?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit()).then_some(at)
+    };
+    let len = mark.len() + 8;
+    let mut parts: Vec<String> = key.split('/').map(str::to_owned).collect();
+    if parts.len() > 1 && parts.first().is_some_and(|p| p.len() == len && tag(p) == Some(0)) {
+        parts.remove(0);
+    }
+    if let Some(name) = parts.last_mut()
+        && let Some(at) = tag(name)
+        && matches!(name.as_bytes().get(at + len), None | Some(b'.'))
+        && at > 0
+    {
+        name.replace_range(at..at + len, "");
+    }
+    let decoded = parts.iter().map(|p| key::decode(p).unwrap_or_else(|| p.clone().into_bytes()));
+    let path: PathBuf = decoded.map(OsString::from_vec).collect();
+    path.into_os_string().into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_the_path_it_was_made_from() {
+        for (key, path) in [
+            ("2024/a.wav", "2024/a.wav"),
+            ("2024/a~2-deadbeef.wav", "2024/a.wav"),
+            ("2024/a~3-deadbeef.wav", "2024/a~3-deadbeef.wav"),
+            ("~2-deadbeef/2024/a.wav", "2024/a.wav"),
+            ("a~2-dead.wav", "a~2-dead.wav"),
+            ("a%25~2-00000007", "a%"),
+        ] {
+            assert_eq!(String::from_utf8(path_of(key, 2)).unwrap(), path, "{key}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The lower directory: which recordings are local, and directories for those that are not.
+
+use super::error::Result;
+use crate::catalog::Attributes;
+use crate::lower::{Lower, LowerStat};
+use crate::recording::{Attr, Kind, NodeId};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A local file with an identity, by its names.
+#[derive(Debug)]
+pub(super) struct LocalFile {
+    pub stat: LowerStat,
+    pub names: Vec<PathBuf>,
+}
+
+/// What is below.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub files: HashMap<NodeId, LocalFile>,
+    /// By path, parents before what is in them; not the root.
+    pub dirs: BTreeMap<PathBuf, (NodeId, Attr)>,
+    /// Directories that were made anew.
+    pub made: Vec<PathBuf>,
+    /// Files looked at.
+    pub looked_at: u64,
+    /// What could not be looked at.
+    pub left_out: Vec<(PathBuf, String)>,
+    next_id: u64,
+}
+
+impl Tree {
+    /// Walks all of it. Directories without an identity are given one, from `first_id` on.
+    pub fn read(lower: &Lower, first_id: u64) -> Result<Tree> {
+        let mut tree = Tree { next_id: first_id, ..Tree::default() };
+        let mut nameless = Vec::new();
+        let mut stack = vec![PathBuf::new()];
+        while let Some(dir) = stack.pop() {
+            let names = match lower.names(&dir) {
+                Ok(names) => names,
+                // Nothing is taken for gone because the disk did not answer.
+                Err(e) if dir.as_os_str().is_empty() => return Err(e.into()),
+                Err(e) => {
+                    tree.left_out.push((dir, e.to_string()));
+                    continue;
+                }
+            };
+            for name in names {
+                let path = dir.join(OsStr::from_bytes(&name));
+                let stat = match lower.stat(&path) {
+                    Ok(stat) => stat,
+                    Err(e) => {
+                        tree.left_out.push((path, e.to_string()));
+                        continue;
+                    }
+                };
+                tree.next_id = tree.next_id.max(stat.node.map_or(0, |id| id.0 + 1));
+                match (stat.attr.kind, stat.node) {
+                    (Kind::Dir, id) => {
+                        stack.push(path.clone());
+                        match id {
+                            Some(id) => drop(tree.dirs.insert(path, (id, stat.attr))),
+                            None => nameless.push((path, stat.attr)),
+                        }
+                    }
+                    (Kind::File, Some(id)) => {
+                        tree.looked_at += 1;
+                        let file = LocalFile { stat, names: Vec::new() };
+                        tree.files.entry(id).or_insert(file).names.push(path);
+                    }
+                    (Kind::File, None) => tree.looked_at += 1,
+                    // Links and the like are never archived, and adopted at the next mount.
+                    _ => {}
+                }
+            }
+        }
+        for (path, attr) in nameless {
+            let id = tree.fresh();
+            lower.identify(&path, id)?;
+            tree.dirs.insert(path, (id, attr));
+        }
+        Ok(tree)
+    }
+
+    /// No identity given from now on is one of these.
+    pub fn above(&mut self, id: NodeId) {
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
+    }
+
+    fn fresh(&mut self) -> NodeId {
+        let id = NodeId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// The directory at a path, if it is one.
+    pub fn dir(&self, path: &Path) -> Option<NodeId> {
+        match path.as_os_str().is_empty() {
+            true => Some(NodeId::ROOT),
+            false => self.dirs.get(path).map(|(id, _)| *id),
+        }
+    }
+
+    /// Makes the directories of a path that are not there; false if something else is in the way.
+    /// They get the attributes that were told, else those of the directory they are in.
+    pub fn need(
+        &mut self,
+        lower: &Lower,
+        path: &Path,
+        told: &BTreeMap<Vec<u8>, Attributes>,
+    ) -> Result<bool> {
+        let mut missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|p| !p.as_os_str().is_empty() && !self.dirs.contains_key(*p))
+            .collect();
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        if missing.iter().any(|p| lower.stat(p).is_ok()) {
+            return Ok(false);
+        }
+        missing.reverse();
+        for dir in missing {
+            let above = match dir.parent().and_then(|p| self.dirs.get(p)) {
+                Some((_, attr)) => attr.clone(),
+                None => lower.stat(Path::new(""))?.attr,
+            };
+            let attr = match told.get(dir.as_os_str().as_bytes()) {
+                Some(a) => Attr { mode: a.mode, uid: a.uid, gid: a.gid, ..above },
+                None => above,
+            };
+            let id = self.fresh();
+            lower.restore_dir(dir, id, &attr)?;
+            let attr = lower.stat(dir)?.attr;
+            self.made.push(dir.to_owned());
+            self.dirs.insert(dir.to_owned(), (id, attr));
+        }
+        Ok(true)
+    }
+}
