@@ -34,6 +34,9 @@ pub const CATALOG_BATCH_MAX: usize = 512;
 pub const CATALOG_WAL_PAGES: u32 = 2000;
 /// Bytes set aside beside the catalog so that a full disk can still be relieved.
 pub const CATALOG_BALLAST_BYTES: u64 = 8 << 20;
+/// Bytes of the catalog's write-ahead log that have their room on the disk before they are written:
+/// more than are written between two checkpoints.
+pub const CATALOG_WAL_ROOM_BYTES: u64 = 12 << 20;
 /// Idle connections that read the catalog.
 pub const CATALOG_READERS_MAX: usize = 8;
 /// Transactions that may wait for the catalog thread; one more is answered at once.
@@ -84,8 +87,13 @@ pub const STOP_GRACE: Duration = Duration::from_secs(3);
 pub const COMMAND_THREADS: usize = 4;
 /// Time that a command waits for another step with the same recording.
 pub const COMMAND_CLAIM_WAIT: Duration = Duration::from_secs(60);
-/// Bytes that a recall leaves free below, for calls in progress.
-pub const RECALL_RESERVE_BYTES: u64 = 256 << 20;
+/// Bytes of the lower file system that recalls and the disk cache leave free for calls in
+/// progress, unless configured.
+pub const RESERVE_BYTES: u64 = 1 << 30;
+/// A disk that is too full and has had nothing to release for so long is stuck.
+pub const SPACE_STUCK_AFTER: Duration = Duration::from_secs(10);
+/// How often that is said.
+pub const SPACE_SAY_EVERY: Duration = Duration::from_secs(600);
 /// Time that the recall of an empty recording may take, when nobody said how long he can wait.
 pub const RECALL_WAIT: Duration = Duration::from_secs(60);
 /// Slowest rate at which a recall on request is waited for.
@@ -142,10 +150,10 @@ pub const BREAKER_REST: Duration = Duration::from_secs(5);
 pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
 /// How long the disk cache is not written after a failure.
 pub const CACHE_REST: Duration = Duration::from_secs(60);
+/// Chunks removed from a disk cache at a time, several times a second, while its disk is too full.
+pub const CACHE_GIVES_WAY: usize = 128;
 /// Files in the disk cache.
 pub const CACHE_ENTRIES_MAX: usize = 200_000;
-/// The disk cache leaves this much of its disk free.
-pub const CACHE_FREE_BYTES_MIN: u64 = 1 << 30;
 /// Connections to the control socket at once; one more is told so and closed.
 pub const CONTROL_CONNECTIONS_MAX: usize = 16;
 /// Length of one request: more paths than the kernel lets a command line hold (2 MiB), quoted.

@@ -47,6 +47,9 @@ pub enum UnitError {
     /// Not a size.
     #[error("{0:?} is not a size; write for example \"500MB\" or \"10GiB\"")]
     Size(String),
+    /// Not a share.
+    #[error("{0:?} is not a share; write \"0%\" to \"100%\"")]
+    Percent(String),
 }
 
 impl UnitError {
@@ -308,6 +311,31 @@ impl Serialize for Size {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
         from_text(deserializer, "a size in quotes, such as \"10GiB\"")
+    }
+}
+
+/// A share of something, in whole hundredths, as text: "90%".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl FromStr for Percent {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Percent, UnitError> {
+        let number = text.trim().strip_suffix('%').and_then(|n| n.trim().parse().ok());
+        number.filter(|n| *n <= 100).map(Percent).ok_or_else(|| UnitError::Percent(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+        from_text(deserializer, "a share in quotes, such as \"90%\"")
     }
 }
 

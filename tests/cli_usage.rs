@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
-    Backlog, CacheUse, DiskUse, Failure, Handler, LastError, LinkReport, MoveReport, ObjectReport,
-    PathFailure, PathReport, Progress, ReloadReport, Request, Server, StateCount, StatusReport,
-    TargetReport, TargetState, Waiting, WirePath,
+    Backlog, CacheUse, DiskPressure, DiskUse, Failure, Handler, LastError, LinkReport, MoveReport,
+    ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, Server, StateCount,
+    StatusReport, TargetReport, TargetState, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -167,7 +167,12 @@ fn status_report() -> StatusReport {
         catalog_trouble: Some("the catalog can not be written".into()),
         next_recording: "A recording closed now is archived.".into(),
         cache: CacheUse { used: 1 << 30, max: 10 << 30 },
-        disk: DiskUse { free: 5 << 30, size: 50 << 30 },
+        disk: DiskUse {
+            free: 5 << 30,
+            size: 50 << 30,
+            used_percent: 90,
+            pressure: DiskPressure::None,
+        },
         warnings: vec![],
         bad_copies: 0,
         link: LinkReport {

@@ -113,6 +113,15 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.sync_after \"5m\" is out of bounds; choose from \"1s\" to \"1m\"",
         ),
         (
+            format!("{MINIMAL}[space]\nhigh_water = \"120%\""),
+            "f.toml:4:1: space.high_water: \"120%\" is not a share; write \"0%\" to \"100%\"",
+        ),
+        (
+            format!("{MINIMAL}[space]\nhigh_water = \"80%\"\nlow_water = \"85%\""),
+            "f.toml:5:1: space.low_water \"85%\" is above high_water \"80%\"; choose at most \
+             high_water",
+        ),
+        (
             format!("{MINIMAL}[write_back]\nexclude = [\"a[\"]"),
             "f.toml:4:1: write_back.exclude \"a[\" is not a pattern: unclosed character class; \
              missing ']'; write for example \"2024/**/*.wav\"",
@@ -318,6 +327,9 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__SYNC_AFTER", "10s"),
             ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
             ("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "30d"),
+            ("SPOOLFS_SPACE__HIGH_WATER", "70%"),
+            ("SPOOLFS_SPACE__LOW_WATER", "60%"),
+            ("SPOOLFS_SPACE__RESERVE", "2GiB"),
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),

@@ -133,9 +133,40 @@ impl Database {
 
     /// Length of the write-ahead log in pages.
     pub(super) fn wal_pages(&self) -> u64 {
+        std::fs::metadata(self.wal()).map(|m| m.len() / 4096).unwrap_or(0)
+    }
+
+    fn wal(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-wal");
-        std::fs::metadata(path).map(|m| m.len() / 4096).unwrap_or(0)
+        path.into()
+    }
+
+    /// Sets room for the write-ahead log aside on the disk, in the file itself, so that commits go on
+    /// when calls have filled it. Whether it is there.
+    pub(super) fn hold_room(&self) -> std::io::Result<bool> {
+        let room = limits::CATALOG_WAL_ROOM_BYTES;
+        // SQLite locks the database and its index, never this file: it may be opened and closed.
+        let file = match OpenOptions::new().write(true).open(self.wal()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        if file.metadata()?.blocks().saturating_mul(512) >= room {
+            return Ok(true);
+        }
+        if free(&self.path)? < room.saturating_mul(2) {
+            return Ok(false);
+        }
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, room) {
+            // Where there is no such thing the ballast must do.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(true),
+            result => Ok(result.map(|()| true)?),
+        }
+    }
+
+    /// Whether the disk has so little left that the room of the log is not to be given back.
+    pub(super) fn is_tight(&self) -> bool {
+        free(&self.path).is_ok_and(|free| free < limits::CATALOG_WAL_ROOM_BYTES * 2)
     }
 
     /// Moves the write-ahead log into the database as far as readers allow; `truncate`: also
@@ -282,10 +313,7 @@ impl Ballast {
         if self.is_there() {
             return Ok(true);
         }
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let space = rustix::fs::statvfs(dir)?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        if free < limits::CATALOG_BALLAST_BYTES.saturating_mul(4) {
+        if free(&self.path)? < limits::CATALOG_BALLAST_BYTES.saturating_mul(4) {
             return Ok(false);
         }
         let file = OpenOptions::new()
@@ -301,6 +329,12 @@ impl Ballast {
         }
         Ok(true)
     }
+}
+
+/// Bytes free for ordinary users on the disk of a file.
+fn free(file: &Path) -> std::io::Result<u64> {
+    let space = rustix::fs::statvfs(file.parent().unwrap_or(Path::new(".")))?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// For file systems that can not set space aside unwritten.

@@ -1,7 +1,7 @@
 //! Housekeeping of the catalog thread: checkpoints, log segments, the ballast, and a look at the
 //! file when something seems wrong with it.
 
-use super::database;
+use super::database::{self, Database};
 use super::error::{Fault, fault};
 use super::salvage;
 use super::thread::{IDLE, Worker};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// Least time between two tries to write a removed database again.
 const RESTORE_EVERY: Duration = Duration::from_secs(5);
+/// Wait between tries to set room for the write-ahead log aside.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Wait between looks whether the ballast is there.
 const BALLAST_EVERY: Duration = Duration::from_secs(10);
 
@@ -109,7 +111,7 @@ impl Worker {
             // A program that reads for long keeps the log growing; wait for a gap in its reading.
             _ if pages >= bound.saturating_mul(8) => database.checkpoint(true),
             _ if pages >= bound => database.checkpoint(false),
-            1.. if idle => database.checkpoint(true),
+            1.. if idle => database.checkpoint(!database.is_tight()),
             _ => Ok(()),
         };
         // A reader or another writer in the way: next time.
@@ -145,6 +147,12 @@ impl Worker {
             return;
         }
         self.ballast_at = Instant::now() + BALLAST_EVERY;
+        match self.database.as_ref().map(Database::hold_room) {
+            // Its file is not there before the first change.
+            Some(Ok(false)) => self.ballast_at = Instant::now() + ROOM_EVERY,
+            Some(Err(error)) => tracing::warn!("room for the log of the catalog: {error}"),
+            Some(Ok(true)) | None => {}
+        }
         if self.ballast.is_there() {
             return;
         }

@@ -3,7 +3,7 @@
 use super::context::Common;
 use super::output::{ago, files, table, when};
 use super::{Context, Exit, output, path_report};
-use crate::control::{LinkReport, PathReport, Request, StatusReport, TargetReport};
+use crate::control::{DiskPressure, LinkReport, PathReport, Request, StatusReport, TargetReport};
 use crate::units::{humane_duration, humane_size};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,11 +86,12 @@ fn words(report: &StatusReport) -> String {
         text.push_str(&target_line(target));
     }
     text.push_str(&format!(
-        "Cache: {} of {}\nDisk: {} free of {}\n\n{}\n",
+        "Cache: {} of {}\nDisk: {} free of {}, {}% used\n\n{}\n",
         humane_size(report.cache.used),
         humane_size(report.cache.max),
         humane_size(report.disk.free),
         humane_size(report.disk.size),
+        report.disk.used_percent,
         report.next_recording
     ));
     text
@@ -115,6 +116,16 @@ fn troubles(report: &StatusReport) -> String {
             files(report.suspect)
         ));
     }
+    text.push_str(match report.disk.pressure {
+        DiskPressure::None => "",
+        DiskPressure::High => {
+            "The disk is above its high mark: local copies are released early, oldest first\n"
+        }
+        DiskPressure::Stuck => {
+            "DISK: it is above its high mark and nothing is left that may be released; free space \
+             before calls are lost\n"
+        }
+    });
     if let Some(error) = &report.last_error {
         text.push_str(&format!(
             "Last error, {}: {}: {}\n",

@@ -2,12 +2,12 @@
 
 use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
-use super::raw::{Raw, RawWriteBack};
+use super::raw::{Raw, RawSpace, RawWriteBack};
 use super::source::Source;
-use super::{Cache, Choice, Config, Overrides, Read, Target, WriteBack, target};
+use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, target};
 use crate::limits;
 use crate::recording::Sha256;
-use crate::units::{Age, Span, duration_text};
+use crate::units::{Age, Percent, Span, duration_text};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +56,7 @@ pub(super) fn resolve(
     let drain = raw.drain_timeout.map_or(MINUTE, |s| s.0);
     let drain_timeout = within(source, "drain_timeout", drain, Duration::ZERO..=60 * MINUTE)?;
     let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
+    let space = space(&raw.space, source)?;
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     warnings.extend(doubtful(&targets));
@@ -72,6 +73,7 @@ pub(super) fn resolve(
         drain_timeout,
         targets,
         write_back,
+        space,
         cache,
         read,
         warnings,
@@ -173,6 +175,18 @@ fn within(
 fn read_timeout(span: Option<Span>, source: &Source) -> Result<Duration> {
     let timeout = span.map_or(Duration::from_secs(15), |s| s.0);
     within(source, "read.read_timeout", timeout, Duration::from_millis(100)..=10 * MINUTE)
+}
+
+fn space(raw: &RawSpace, source: &Source) -> Result<Space> {
+    let high_water = raw.high_water.unwrap_or(Percent(90));
+    let usual = Percent(high_water.0.saturating_sub(5));
+    let low_water = raw.low_water.unwrap_or(usual);
+    if low_water > high_water {
+        let message = format_args!("\"{low_water}\" is above high_water \"{high_water}\"");
+        return Err(source.fault("space.low_water", message, "choose at most high_water"));
+    }
+    let reserve = raw.reserve.map_or(limits::RESERVE_BYTES, |s| s.0);
+    Ok(Space { high_water, low_water, reserve })
 }
 
 fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {

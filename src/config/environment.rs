@@ -85,7 +85,7 @@ fn typed(key: &Key, name: &str, text: &str) -> Result<toml::Value, ConfigError> 
                 .map(|item| toml::Value::String(item.to_owned()))
                 .collect(),
         )),
-        Kind::Text | Kind::Duration | Kind::Age | Kind::Size | Kind::Future => {
+        Kind::Text | Kind::Duration | Kind::Age | Kind::Size | Kind::Percent | Kind::Future => {
             Ok(toml::Value::String(text.to_owned()))
         }
     }

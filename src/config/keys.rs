@@ -11,6 +11,8 @@ pub enum Kind {
     Age,
     /// A size in quotes.
     Size,
+    /// A share in quotes.
+    Percent,
     /// A whole number.
     Number,
     /// true or false.
@@ -76,6 +78,9 @@ pub const KEYS: &[Key] = &[
     key("write_back.sync_after", Kind::Age, "\"5s\""),
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),
     key("write_back.scrub_every", Kind::Age, "\"90d\""),
+    key("space.high_water", Kind::Percent, "\"90%\""),
+    key("space.low_water", Kind::Percent, "\"85%\""),
+    key("space.reserve", Kind::Size, "\"1GiB\""),
     key("cache.dir", Kind::Text, ""),
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),

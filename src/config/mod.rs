@@ -21,7 +21,7 @@ pub use keys::{KEYS, Key, Kind};
 pub use paths::{beneath, resolve};
 pub use target::{Scheme, Target};
 
-use crate::units::Age;
+use crate::units::{Age, Percent};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,6 +71,17 @@ pub struct WriteBack {
     pub scrub_every: Age,
 }
 
+/// `[space]`: room on the disk of the recordings directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Above it local copies are released early...
+    pub high_water: Percent,
+    /// ...until no more than this is used.
+    pub low_water: Percent,
+    /// Bytes left free for calls in progress by everything else.
+    pub reserve: u64,
+}
+
 /// `[cache]`: bytes of released recordings that were read lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
@@ -115,6 +126,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// From the local disk to the targets.
     pub write_back: WriteBack,
+    /// Room on the disk.
+    pub space: Space,
     /// Bytes read lately.
     pub cache: Cache,
     /// Reading released recordings.
@@ -189,6 +202,7 @@ impl Config {
             ("archive", self.archive != new.archive),
             ("passthrough", self.passthrough != new.passthrough),
             ("target", self.targets != new.targets),
+            ("space.reserve", self.space.reserve != new.space.reserve),
             ("cache", self.cache != new.cache),
             ("read", self.read != new.read),
             ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),

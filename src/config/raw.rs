@@ -1,6 +1,6 @@
 //! The file as it is written: every key optional, nothing judged.
 
-use crate::units::{Age, Secret, Size, Span};
+use crate::units::{Age, Percent, Secret, Size, Span};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -17,6 +17,7 @@ pub(super) struct Raw {
     pub drain_timeout: Option<Span>,
     pub target: Vec<RawTarget>,
     pub write_back: RawWriteBack,
+    pub space: RawSpace,
     pub cache: RawCache,
     pub read: RawRead,
     pub calls: toml::Table,
@@ -51,6 +52,14 @@ pub(super) struct RawWriteBack {
     pub sync_after: Option<Age>,
     pub journal_interval: Option<Span>,
     pub scrub_every: Option<Age>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSpace {
+    pub high_water: Option<Percent>,
+    pub low_water: Option<Percent>,
+    pub reserve: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -89,6 +89,20 @@ impl DiskCache {
     /// Bytes in it.
     pub(super) fn bytes(&self) -> u64 {
         self.index.lock().bytes
+    }
+
+    /// Removes up to `chunks` chunks, those read longest ago, and takes in nothing more for a while,
+    /// if it is on this file system (`st_dev`).
+    pub(super) fn give_way(&self, device: u64, chunks: usize) {
+        if !fs::metadata(&self.dir).is_ok_and(|dir| dir.dev() == device) {
+            return;
+        }
+        let mut index = self.index.lock();
+        index.resting = Some(self.clock.now().plus(limits::CACHE_REST));
+        let oldest: Vec<Sha256> = index.order.values().take(chunks).copied().collect();
+        oldest.iter().for_each(|sum| index.take(*sum));
+        drop(index);
+        self.remove(&oldest);
     }
 
     /// The chunk with this digest. What does not have it is removed.

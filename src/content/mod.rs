@@ -60,7 +60,7 @@ impl Default for Options {
         Options {
             cache_dir: None,
             cache_bytes_max: 0,
-            cache_free_min: limits::CACHE_FREE_BYTES_MIN,
+            cache_free_min: limits::RESERVE_BYTES,
             read_timeout: limits::READ_TIMEOUT,
         }
     }
@@ -206,6 +206,14 @@ impl Content {
     ) -> Result<(), ContentError> {
         let stored = self.inner.sources.stored(id, path)?;
         self.stream(&stored, path, 0..stored.size, Deadline::EachChunk, false, sink)
+    }
+
+    /// Makes room on a file system (`st_dev`) that is too full, if the disk cache is on it: removes
+    /// up to `chunks` chunks.
+    pub fn give_way(&self, device: u64, chunks: usize) {
+        if let Some(disk) = &self.inner.disk {
+            disk.give_way(device, chunks);
+        }
     }
 
     /// What was done so far.

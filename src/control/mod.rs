@@ -15,8 +15,8 @@ pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
 };
 pub use report::{
-    Backlog, CacheUse, DiskUse, LastError, LinkReport, MoveReport, ObjectReport, PathReport,
-    ReloadReport, StateCount, StatusReport, TargetReport, TargetState, Waiting,
+    Backlog, CacheUse, DiskPressure, DiskUse, LastError, LinkReport, MoveReport, ObjectReport,
+    PathReport, ReloadReport, StateCount, StatusReport, TargetReport, TargetState, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use words::{TargetName, next_recording};

@@ -174,6 +174,25 @@ pub struct DiskUse {
     pub free: u64,
     /// Bytes in all.
     pub size: u64,
+    /// The fuller of bytes and inodes, as `df` shows it.
+    #[serde(default)]
+    pub used_percent: u8,
+    /// Whether it is too full.
+    #[serde(default)]
+    pub pressure: DiskPressure,
+}
+
+/// Whether a disk is too full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskPressure {
+    /// There is room.
+    #[default]
+    None,
+    /// It was above its high mark: local copies are released early.
+    High,
+    /// The same, and nothing is left to release.
+    Stuck,
 }
 
 /// `status PATH` and `explain PATH`.

@@ -5,11 +5,12 @@ use super::{Daemon, setup};
 use crate::catalog::{Catalog, CatalogError, NodeRow, ObjectState, Trouble};
 use crate::config::{Config, Environment};
 use crate::control::{
-    Backlog, CacheUse, DiskUse, Failure, Handler, LastError, MoveReport, ObjectReport, PathFailure,
-    PathReport, Progress, ReloadReport, Request, StateCount, StatusReport, TargetName,
-    TargetReport, TargetState, VersionReport, Waiting, WirePath, next_recording,
+    Backlog, CacheUse, DiskPressure, DiskUse, Failure, Handler, LastError, MoveReport,
+    ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, StateCount,
+    StatusReport, TargetName, TargetReport, TargetState, VersionReport, Waiting, WirePath,
+    next_recording,
 };
-use crate::engine::{BadCopy, Command, Outcome, Standing, TargetStatus};
+use crate::engine::{BadCopy, Command, Outcome, Pressure, Standing, TargetStatus};
 use crate::recording::{NodeId, State};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -76,7 +77,7 @@ fn status(daemon: &Daemon) -> StatusReport {
     let counts = counts.unwrap_or_default();
     let engine = daemon.engine.status();
     let waiting = counts.states.iter().find(|(s, ..)| *s == State::Closed);
-    let (free, size) = daemon.lower.space().unwrap_or_default();
+    let usage = daemon.lower.usage().unwrap_or_default();
     let mut warnings = daemon.config.read().warnings.clone();
     if !engine.reconciled {
         warnings.push(format!(
@@ -113,7 +114,16 @@ fn status(daemon: &Daemon) -> StatusReport {
         catalog_trouble: trouble,
         next_recording: next(&config),
         cache: CacheUse { used: daemon.content.stats().cache_bytes, max: config.cache.max_size },
-        disk: DiskUse { free, size },
+        disk: DiskUse {
+            free: usage.bytes_free,
+            size: usage.bytes,
+            used_percent: usage.percent(),
+            pressure: match engine.pressure {
+                Pressure::None => DiskPressure::None,
+                Pressure::High => DiskPressure::High,
+                Pressure::Stuck => DiskPressure::Stuck,
+            },
+        },
         warnings,
         bad_copies: engine.bad.len() as u64,
         link: daemon.link.get().map(Link::report).unwrap_or_default(),

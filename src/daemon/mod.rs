@@ -278,8 +278,8 @@ fn assemble(
         content::Options {
             cache_dir: Some(config.cache.dir.clone()),
             cache_bytes_max: config.cache.max_size,
+            cache_free_min: config.space.reserve,
             read_timeout: config.read.timeout,
-            ..content::Options::default()
         },
         catalog.clone(),
         stores.clone(),
@@ -300,6 +300,7 @@ fn assemble(
             uploads: config.write_back.uploads,
             bandwidth: config.write_back.bandwidth,
             scrub_every: config.write_back.scrub_every.duration(),
+            reserve: config.space.reserve,
         },
         engine::Parts {
             catalog: catalog.clone(),

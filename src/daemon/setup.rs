@@ -1,7 +1,7 @@
 //! From the configuration to what each room wants.
 
 use crate::config::{Config, Target};
-use crate::policy::{Patterns, RuleError, Rules};
+use crate::policy::{Marks, Patterns, RuleError, Rules};
 use crate::store::{Secret, TargetOptions};
 
 /// The rules of the configuration.
@@ -18,6 +18,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         exclude: Patterns::new(&write_back.exclude)?,
         settle: write_back.settle,
         sync_after: write_back.sync_after.duration(),
+        marks: Marks { high: config.space.high_water.0, low: config.space.low_water.0 },
     })
 }
 

@@ -3,6 +3,7 @@
 use super::error::Result;
 use super::plan::{self, Action, Why};
 use super::shared::Shared;
+use super::space::Pressure;
 use super::target::Standing;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
@@ -37,6 +38,9 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
         && matches!(shared.lower.quiet(&it.path), Err(LowerError::Busy { .. }))
     {
         out.push("A program has it open for writing, so it is left alone.".into());
+    }
+    if shared.space.pressure() != Pressure::None {
+        out.push("The disk is above its high mark, so local copies are released early.".into());
     }
     if let Some(since) = it.row.suspect {
         out.push(format!(

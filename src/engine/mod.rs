@@ -29,6 +29,7 @@ mod reconcile;
 mod release;
 mod scrub;
 mod shared;
+mod space;
 mod stop;
 mod sync;
 mod target;
@@ -38,6 +39,7 @@ mod workers;
 pub use command::{Command, Outcome, Progress, Summary};
 pub use error::{EngineError, Result};
 pub use scrub::{BadCopy, Round};
+pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
 
 use crate::catalog::Catalog;
@@ -77,6 +79,8 @@ pub struct Options {
     pub bandwidth: Option<u64>,
     /// Every archived object is read once in this time; none: never.
     pub scrub_every: Option<Duration>,
+    /// Bytes of the lower file system that a recall leaves free, for calls in progress.
+    pub reserve: u64,
 }
 
 /// What the engine works with.
@@ -121,6 +125,8 @@ pub struct Status {
     pub scrub: Option<Round>,
     /// Copies that are gone or damaged, and of which there is no other.
     pub bad: Vec<BadCopy>,
+    /// Whether the lower file system is too full.
+    pub pressure: Pressure,
 }
 
 #[derive(Debug, Default)]
@@ -160,13 +166,17 @@ impl Engine {
             })
             .collect();
         let (wake, woken) = crossbeam_channel::bounded(1);
+        let rules = Arc::new(options.rules);
         let shared = Arc::new(Shared {
             catalog,
             lower,
             content,
             clock,
             runtime,
-            rules: RwLock::new(Arc::new(options.rules)),
+            configured: RwLock::new(Arc::clone(&rules)),
+            rules: RwLock::new(rules),
+            space: space::Space::default(),
+            reserve: options.reserve,
             targets,
             required: options.required,
             claims: claims::Claims::default(),
@@ -253,7 +263,8 @@ impl Engine {
 
     /// Puts other rules in force.
     pub fn reload(&self, rules: Rules) {
-        *self.shared.rules.write() = Arc::new(rules);
+        *self.shared.configured.write() = Arc::new(rules);
+        self.shared.apply_rules();
         self.shared.wake();
     }
 
@@ -318,6 +329,7 @@ impl Engine {
             syncs: activity.syncs.load(Ordering::Relaxed),
             scrub,
             bad,
+            pressure: self.shared.space.pressure(),
         }
     }
 }

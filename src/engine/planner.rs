@@ -7,6 +7,7 @@ use super::fill::Fill;
 use super::plan::{self, Action};
 use super::put_off::PutOff;
 use super::shared::Shared;
+use super::space::{self, Pressure};
 use super::workers::{Finished, Job, Queues};
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
@@ -162,6 +163,11 @@ impl Planner {
     fn plan(&mut self) -> Result<()> {
         let now = self.shared.now();
         self.put_off.tidy(now);
+        if space::look(&self.shared) != space::Change::Same {
+            // Other rows are due now.
+            self.to_archive = Walk::default();
+            self.to_release = Walk::default();
+        }
         self.plan_suspects(now)?;
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
@@ -217,7 +223,7 @@ impl Planner {
         let rules = self.shared.rules();
         let Some(window) = rules.archive_after else { return Ok(()) };
         let no_target_is_up = self.shared.required_targets().all(|t| !t.is_up());
-        if no_target_is_up || self.to_archive.rests() {
+        if no_target_is_up || (self.to_archive.rests() && !self.is_full()) {
             return Ok(());
         }
         let before = back(now, window.max(rules.settle));
@@ -271,8 +277,11 @@ impl Planner {
 
     fn plan_releases(&mut self, now: Timestamp) -> Result<()> {
         let rules = self.shared.rules();
-        let Some(keep) = rules.shortest_keep() else { return Ok(()) };
-        if self.to_release.rests() {
+        let Some(keep) = rules.shortest_keep() else {
+            space::walked(&self.shared, false);
+            return Ok(());
+        };
+        if self.to_release.rests() && !self.is_full() {
             return Ok(());
         }
         let before = back(now, keep);
@@ -291,7 +300,9 @@ impl Planner {
                 }
                 self.to_release.handed += 1;
             }
+            let found = self.to_release.handed > 0 || self.shared.is_releasing();
             if !self.to_release.page_done(&ids) {
+                space::walked(&self.shared, found);
                 return Ok(());
             }
         }
@@ -306,6 +317,10 @@ impl Planner {
         }
         let group = self.shared.catalog.group(it.parent, &it.stem)?;
         Ok(plan::next(it, &group, facts) == Action::Release)
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.space.pressure() != Pressure::None
     }
 
     fn is_busy(&self, id: NodeId) -> bool {

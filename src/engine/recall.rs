@@ -107,8 +107,8 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
 }
 
 fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {
-    let (free, _) = shared.lower.space()?;
-    let need = size.saturating_add(limits::RECALL_RESERVE_BYTES);
+    let free = shared.lower.usage()?.bytes_free;
+    let need = size.saturating_add(shared.reserve);
     if free < need {
         return Err(EngineError::NoSpace { path: path.to_owned(), need, free });
     }

@@ -5,6 +5,7 @@ use super::error::{EngineError, Result};
 use super::hash::Pace;
 use super::plan::Facts;
 use super::scrub::Alarms;
+use super::space::{Pressure, Space};
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
@@ -20,6 +21,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -33,7 +35,13 @@ pub(super) struct Shared {
     pub content: Content,
     pub clock: SharedClock,
     pub runtime: Handle,
+    /// The rules as configured.
+    pub configured: RwLock<Arc<Rules>>,
+    /// The rules in force: others while the disk is too full.
     pub rules: RwLock<Arc<Rules>>,
+    pub space: Space,
+    /// Bytes that a recall leaves free below, for calls in progress.
+    pub reserve: u64,
     pub targets: Vec<Arc<Target>>,
     /// Names of the targets that must hold a recording.
     pub required: Vec<String>,
@@ -67,6 +75,13 @@ impl Shared {
         Arc::clone(&self.rules.read())
     }
 
+    /// Puts in force what is configured, as the disk allows.
+    pub fn apply_rules(&self) {
+        let configured = Arc::clone(&self.configured.read());
+        let hurried = self.space.pressure() != Pressure::None;
+        *self.rules.write() = if hurried { Arc::new(configured.hurried()) } else { configured };
+    }
+
     pub fn facts<'a>(&'a self, rules: &'a Rules) -> Facts<'a> {
         Facts { rules, required: &self.required, now: self.now() }
     }
@@ -84,6 +99,10 @@ impl Shared {
 
     pub fn required_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter().filter(|t| t.required)
+    }
+
+    pub fn is_releasing(&self) -> bool {
+        self.activity.releasing.load(Ordering::Relaxed) > 0
     }
 
     pub fn check_stop(&self) -> Result<()> {

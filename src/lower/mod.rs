@@ -116,6 +116,34 @@ pub struct LowerStat {
     pub node: Option<NodeId>,
 }
 
+/// How full a file system is. What is set aside for root counts neither as used nor as free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All bytes.
+    pub bytes: u64,
+    /// Bytes taken.
+    pub bytes_used: u64,
+    /// Bytes free for ordinary users.
+    pub bytes_free: u64,
+    /// Inodes taken; like those free 0 where the file system makes them as needed.
+    pub inodes_used: u64,
+    /// Inodes free for ordinary users.
+    pub inodes_free: u64,
+}
+
+impl Usage {
+    /// The fuller of bytes and inodes, in hundredths, rounded up, as `df` shows it.
+    pub fn percent(&self) -> u8 {
+        let share = |used: u64, free: u64| {
+            let all = u128::from(used) + u128::from(free);
+            (u128::from(used) * 100).div_ceil(all.max(1))
+        };
+        let fuller =
+            share(self.bytes_used, self.bytes_free).max(share(self.inodes_used, self.inodes_free));
+        u8::try_from(fuller).unwrap_or(100)
+    }
+}
+
 /// Locks for directories.
 const DIRECTORY_LOCKS: usize = 64;
 
@@ -385,13 +413,29 @@ impl Lower {
         dir.identify(name, id).map_err(LowerError::io(path))
     }
 
-    /// Bytes free for ordinary users, and all bytes, of the lower file system.
+    /// The device of the lower file system, `st_dev`.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn device(&self) -> Result<u64> {
+        let stat = self.root.as_file().and_then(rustix::fs::fstat);
+        stat.map(|stat| stat.st_dev).map_err(LowerError::io(Path::new("")))
+    }
+
+    /// How full the lower file system is.
     ///
     /// # Errors
     /// As `statvfs`.
-    pub fn space(&self) -> Result<(u64, u64)> {
+    pub fn usage(&self) -> Result<Usage> {
         let stat = self.root.statvfs().map_err(LowerError::io(Path::new("")))?;
-        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Usage {
+            bytes: bytes(stat.f_blocks),
+            bytes_used: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+            bytes_free: bytes(stat.f_bavail),
+            inodes_used: stat.f_files.saturating_sub(stat.f_ffree),
+            inodes_free: stat.f_favail,
+        })
     }
 }
 

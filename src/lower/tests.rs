@@ -34,6 +34,19 @@ fn gone(dir: &tempfile::TempDir) -> Vec<PathBuf> {
 }
 
 #[test]
+fn the_fuller_of_bytes_and_inodes_counts_as_df_shows_it() {
+    let usage = |bytes_used, bytes_free, inodes_used, inodes_free| {
+        Usage { bytes: 0, bytes_used, bytes_free, inodes_used, inodes_free }.percent()
+    };
+    assert_eq!(usage(0, 100, 0, 0), 0);
+    assert_eq!(usage(90, 10, 1, 99), 90);
+    assert_eq!(usage(901, 99, 0, 0), 91, "rounded up");
+    assert_eq!(usage(10, 90, 97, 3), 97);
+    assert_eq!(usage(u64::MAX, u64::MAX, 0, 0), 50);
+    assert_eq!(usage(5, 0, 0, 0), 100);
+}
+
+#[test]
 fn nothing_outside_the_lower_directory_can_be_reached() {
     let (dir, lower) = tree();
     symlink("/etc", dir.path().join("out")).unwrap();

@@ -84,6 +84,22 @@ pub struct Verdict {
     pub why: String,
 }
 
+/// How full the disk may become, in hundredths of what ordinary users have of it; bytes and inodes
+/// each count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Above it local copies are released before their time and archiving hurries...
+    pub high: u8,
+    /// ...until no more than this is used.
+    pub low: u8,
+}
+
+impl Default for Marks {
+    fn default() -> Marks {
+        Marks { high: 90, low: 85 }
+    }
+}
+
 /// The rules. Where a time is optional, `None` means "never" or "forever".
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -101,6 +117,8 @@ pub struct Rules {
     pub settle: Duration,
     /// How soon after its close a recording is on the disk; `None`: when the kernel sees fit.
     pub sync_after: Option<Duration>,
+    /// How full the disk may become.
+    pub marks: Marks,
 }
 
 impl Default for Rules {
@@ -113,11 +131,24 @@ impl Default for Rules {
             exclude: Patterns::default(),
             settle: limits::SETTLE,
             sync_after: Some(limits::SYNC_AFTER),
+            marks: Marks::default(),
         }
     }
 }
 
 impl Rules {
+    /// The same while the disk is too full: what may go one day goes as soon as it is archived,
+    /// and is archived as soon as it is settled. "Never" and "forever" stay what they are.
+    pub fn hurried(&self) -> Rules {
+        let at_once = |time: Option<Duration>| time.map(|_| Duration::ZERO);
+        Rules {
+            archive_after: at_once(self.archive_after),
+            keep_local: at_once(self.keep_local),
+            adopt_keep_local: at_once(self.adopt_keep_local),
+            ..self.clone()
+        }
+    }
+
     /// Whether a path is archived at all. `exclude` beats `include`.
     pub fn for_path(&self, path: &Path) -> Verdict {
         if let Some(pattern) = self.exclude.matching(path) {
@@ -153,6 +184,18 @@ mod tests {
             exclude: Patterns::new(exclude).unwrap(),
             ..Rules::default()
         }
+    }
+
+    #[test]
+    fn in_a_hurry_nothing_waits_but_never_and_forever_hold() {
+        let usual = Rules { adopt_keep_local: None, ..Rules::default() };
+        let hurried = usual.hurried();
+        assert_eq!(hurried.archive_after, Some(Duration::ZERO));
+        assert_eq!(hurried.keep_for(false), Some(Duration::ZERO));
+        assert_eq!(hurried.keep_for(true), None);
+        assert_eq!(hurried.settle, usual.settle);
+        let never = Rules { archive_after: None, ..usual };
+        assert_eq!(never.hurried().archive_after, None);
     }
 
     #[test]

@@ -15,5 +15,6 @@ mod reconcile;
 mod release;
 mod restart;
 mod scrub;
+mod space;
 mod sync;
 mod world;

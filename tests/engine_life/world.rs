@@ -7,7 +7,7 @@ use spoolfs::content::{self, Content};
 use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standing, Summary};
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
-use spoolfs::policy::Rules;
+use spoolfs::policy::{Marks, Rules};
 use spoolfs::rebuild;
 use spoolfs::recording::{Kind, NodeId, State};
 use spoolfs::store::Store;
@@ -53,6 +53,8 @@ pub fn rules() -> Rules {
         archive_after: Some(Duration::from_secs(300)),
         keep_local: Some(Duration::from_secs(3600)),
         adopt_keep_local: Some(Duration::from_secs(7200)),
+        // However full the disk is that the tests run on.
+        marks: Marks { high: 100, low: 100 },
         ..Rules::default()
     }
 }
@@ -128,6 +130,7 @@ impl World {
             uploads: 4,
             bandwidth: None,
             scrub_every: self.scrub_every,
+            reserve: 0,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),

@@ -51,6 +51,9 @@ pub struct Setup {
     pub settle: String,
     /// `write_back.sync_after`.
     pub sync_after: String,
+    /// `space.high_water`, `space.low_water` and `space.reserve`. By default the disk of the machine
+    /// that tests run on may be as full as it likes.
+    pub space: (String, String, String),
     /// Further lines for the top of the configuration file.
     pub top: String,
     /// Further lines for its end, tables included.
@@ -70,6 +73,7 @@ impl Default for Setup {
             keep_local: "forever".into(),
             settle: "10ms".into(),
             sync_after: "5s".into(),
+            space: ("100%".into(), "100%".into(), "0".into()),
             top: String::new(),
             end: String::new(),
             disk: None,
@@ -127,6 +131,12 @@ impl Setup {
             ("keep_local", &self.keep_local),
             ("settle", &self.settle),
             ("sync_after", &self.sync_after),
+        ]);
+        toml += "\n[space]\n";
+        toml += &lines(&[
+            ("high_water", &self.space.0),
+            ("low_water", &self.space.1),
+            ("reserve", &self.space.2),
         ]);
         toml += &match &self.target {
             Target::None => String::new(),

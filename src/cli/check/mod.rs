@@ -9,7 +9,9 @@ mod targets;
 use super::context::Common;
 use super::{Exit, output};
 use crate::config::{Config, Environment, Overrides};
-use crate::control::{Client, Request, StatusReport, TargetName, VersionReport, next_recording};
+use crate::control::{
+    Client, DiskPressure, Request, StatusReport, TargetName, VersionReport, next_recording,
+};
 use serde::Serialize;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -113,8 +115,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     let (running, finding) = daemon(config);
     findings.push(finding);
     if running {
-        findings.extend(suspects(config));
-        findings.extend(copies(config));
+        findings.extend(told(config));
     }
     findings.extend(local::examine(config, running));
     findings.extend(targets::examine(config));
@@ -156,34 +157,48 @@ fn daemon(config: &Config) -> (bool, Finding) {
     }
 }
 
-/// What a disk that fails has done already.
-fn suspects(config: &Config) -> Option<Finding> {
-    let mut client = Client::connect(&config.socket()).ok()?;
-    let status: StatusReport = client.call(&Request::Status { path: None }, |_| {}).ok()?;
-    (status.suspect > 0).then(|| {
-        Finding::failed(
+/// What the daemon knows.
+fn told(config: &Config) -> Vec<Finding> {
+    let status = Client::connect(&config.socket()).ok().and_then(|mut client| {
+        client.call::<StatusReport>(&Request::Status { path: None }, |_| {}).ok()
+    });
+    status.as_ref().map(trouble).unwrap_or_default()
+}
+
+fn trouble(status: &StatusReport) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if status.suspect > 0 {
+        findings.push(Finding::failed(
             "disk",
             format!("{} recordings could not be synced to it", status.suspect),
             "look at the kernel's log and replace the disk; `spoolfs status` counts them, the log \
              names them, and those that are archived can be read from there",
-        )
-    })
-}
-
-/// What the daemon knows of archived copies that nothing can replace.
-fn copies(config: &Config) -> Option<Finding> {
-    let answer = Client::connect(&config.socket()).and_then(|mut client| {
-        client.call::<StatusReport>(&Request::Status { path: None }, |_| {})
-    });
-    let bad = answer.ok()?.bad_copies;
-    (bad > 0).then(|| {
-        Finding::failed(
+        ));
+    }
+    if status.bad_copies > 0 {
+        let bad = status.bad_copies;
+        findings.push(Finding::failed(
             "archived copies",
             format!("{bad} are damaged or gone, and there is no other copy"),
             "`spoolfs status` and the log name them; bring them back from versions or a backup of \
              the bucket, and run `spoolfs verify` on them",
-        )
-    })
+        ));
+    }
+    let used = format!("{}% of it is used, more than [space] allows", status.disk.used_percent);
+    match status.disk.pressure {
+        DiskPressure::None => {}
+        DiskPressure::High => findings.push(Finding::warning(
+            "disk",
+            used,
+            "local copies are released early; lower keep_local or enlarge it",
+        )),
+        DiskPressure::Stuck => findings.push(Finding::failed(
+            "disk",
+            format!("{used}, and nothing is left that may be released"),
+            "free space now, or calls are lost; `spoolfs status` says why nothing is archived",
+        )),
+    }
+    findings
 }
 
 fn words(config: &Config) -> String {

@@ -1,0 +1,176 @@
+//! A disk that fills up under calls in progress: on a small tmpfs, with a target elsewhere.
+
+mod support;
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup, Target};
+
+const DISK_MIB: u64 = 64;
+/// Calls at a time, in all of the first part.
+const CALLS: u64 = 100;
+/// Of all calls together: less than a debug build hashes and copies.
+const BYTES_PER_SECOND: u64 = 12 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file system of its own, taken away at the end.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Disk {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={DISK_MIB}m");
+        let options = std::ffi::CString::new(size).unwrap();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), options.as_c_str())
+            .unwrap();
+        Disk(dir)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _left_to_the_system = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// What a call of this number says.
+fn content(number: u64) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(number);
+    let mut bytes = vec![0; rng.usize(16 << 10..400 << 10)];
+    rng.fill(&mut bytes);
+    bytes
+}
+
+/// Calls that write 8 KiB at a time, together no faster than BYTES_PER_SECOND.
+struct Exchange {
+    dir: PathBuf,
+    begun: Instant,
+    written: AtomicU64,
+    next: AtomicU64,
+    failed: Mutex<Vec<String>>,
+}
+
+impl Exchange {
+    fn new(dir: &Path) -> Exchange {
+        let (written, next) = (AtomicU64::new(0), AtomicU64::new(0));
+        Exchange { dir: dir.into(), begun: Instant::now(), written, next, failed: Mutex::default() }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("call-{number:05}.wav"))
+    }
+
+    fn record(&self, number: u64) -> std::io::Result<()> {
+        let mut file = File::create_new(self.path(number))?;
+        for piece in content(number).chunks(8 << 10) {
+            file.write_all(piece)?;
+            let written = self.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            let due = Duration::from_secs_f64(written as f64 / BYTES_PER_SECOND as f64);
+            std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// Records until `bytes` were written.
+    fn record_all(&self, bytes: u64) {
+        std::thread::scope(|scope| {
+            for _ in 0..CALLS {
+                scope.spawn(|| {
+                    while self.written.load(Ordering::Relaxed) < bytes {
+                        let number = self.next.fetch_add(1, Ordering::Relaxed);
+                        if let Err(error) = self.record(number) {
+                            self.failed.lock().unwrap().push(format!("{number}: {error}"));
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn pressure(mount: &Mount) -> String {
+    mount.status()["disk"]["pressure"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_disk_that_fills_up_fails_no_call_while_anything_can_be_released() {
+    if support::no_mount("a_disk_that_fills_up_fails_no_call_while_anything_can_be_released") {
+        return;
+    }
+    let disk = Disk::new();
+    let away = tempfile::tempdir().unwrap();
+    let target = away.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let mount = Setup {
+        target: Target::None,
+        keep_local: "365d".into(),
+        space: ("60%".into(), "50%".into(), "1MiB".into()),
+        end: format!("\n[[target]]\nname = \"archive\"\nurl = \"file://{}\"\n", target.display()),
+        disk: Some(disk.0.path().to_owned()),
+        ..Setup::default()
+    }
+    .mount();
+
+    // Three times as much as there is room for.
+    let calls = Exchange::new(&mount.mountpoint);
+    calls.record_all(3 * (DISK_MIB << 20));
+    let failed = calls.failed.lock().unwrap().clone();
+    assert!(failed.is_empty(), "{} writes failed: {:?}", failed.len(), failed.first());
+    let recorded = calls.next.load(Ordering::Relaxed);
+    for number in 0..recorded {
+        assert!(fs::read(calls.path(number)).unwrap() == content(number), "call {number}");
+    }
+    println!("{recorded} calls, 0 failed, all read back");
+
+    // Now nothing can be archived: it is said aloud long before the disk is full.
+    let aside = away.path().join("aside");
+    fs::rename(&target, &aside).unwrap();
+    let more = Exchange { next: AtomicU64::new(recorded), ..Exchange::new(&mount.mountpoint) };
+    let mut number = recorded;
+    until("the disk is above its high mark", || {
+        more.record(number).unwrap();
+        number += 1;
+        pressure(&mount) != "none"
+    });
+    until("said to be stuck", || pressure(&mount) == "stuck");
+    assert!(mount.status()["disk"]["free"].as_u64().unwrap() > 10 << 20);
+    let check = mount.cli(["check"]);
+    assert_eq!(check.status.code(), Some(1), "{}", check.out);
+    assert!(check.out.contains("nothing is left that may be released"), "{}", check.out);
+
+    // Full: the calls hear it from the disk, and what was recorded stays.
+    let last = loop {
+        match more.record(number) {
+            Ok(()) => number += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(last.kind(), ErrorKind::StorageFull, "{last}");
+    for whole in recorded..number {
+        assert!(fs::read(calls.path(whole)).unwrap() == content(whole), "call {whole}");
+    }
+    fs::rename(calls.path(number), mount.path("cut.wav")).unwrap();
+
+    // It recovers without help.
+    fs::rename(&aside, &target).unwrap();
+    until("room again", || pressure(&mount) == "none");
+    let mut file = OpenOptions::new().append(true).open(mount.path("cut.wav")).unwrap();
+    file.write_all(b"it goes on").unwrap();
+    for whole in recorded..number {
+        assert!(fs::read(calls.path(whole)).unwrap() == content(whole), "call {whole}");
+    }
+    assert_eq!(mount.status()["catalog_trouble"], serde_json::Value::Null);
+}
