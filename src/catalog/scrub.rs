@@ -39,14 +39,14 @@ impl Catalog {
         })
     }
 
-    /// How many objects are verified.
+    /// How many objects are verified, and the row number of the last.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn count_verified(&self) -> Result<u64> {
+    pub fn count_verified(&self) -> Result<(u64, i64)> {
         self.read_drained(|conn| {
-            let count = "SELECT count(*) FROM object WHERE state = 2";
-            conn.query_row(count, [], |r| r.get(0)).map(sql_row::unsigned)
+            let count = "SELECT count(*), ifnull(max(id), 0) FROM object WHERE state = 2";
+            conn.query_row(count, [], |r| Ok((sql_row::unsigned(r.get(0)?), r.get(1)?)))
         })
     }
 

@@ -46,6 +46,9 @@ pub struct BadCopy {
 pub struct Round {
     /// Row number of the last object that was looked at.
     after: i64,
+    /// Of the last that belongs to this round: what is archived during it is the next one's, so that
+    /// the pace holds.
+    last: i64,
     /// When it was begun.
     pub begun: Timestamp,
     /// Objects looked at.
@@ -118,9 +121,8 @@ fn step(shared: &Shared, every: Duration) -> Result<()> {
         let mut round = match known.filter(|r| !over(r)) {
             Some(round) => round,
             None => {
-                let of = shared.catalog.count_verified()?;
-                // An archive is not read as soon as it is mounted for the first time.
-                save(shared, Round { begun: now, of, ..Round::default() })?
+                let (of, last) = shared.catalog.count_verified()?;
+                save(shared, Round { begun: now, of, last, ..Round::default() })?
             }
         };
         if round.through {
@@ -130,7 +132,8 @@ fn step(shared: &Shared, every: Duration) -> Result<()> {
         if round.checked as f64 >= share * round.of as f64 && share < 1.0 {
             return Ok(());
         }
-        let Some(object) = shared.catalog.verified_objects(round.after, 1)?.pop() else {
+        let next = shared.catalog.verified_objects(round.after, 1)?.pop();
+        let Some(object) = next.filter(|object| object.id <= round.last) else {
             round.through = true;
             save(shared, round)?;
             return Ok(());

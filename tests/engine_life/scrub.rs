@@ -182,3 +182,21 @@ fn the_scrub_looks_at_every_object_once_in_its_time_and_goes_on_after_a_restart(
     let store: &Arc<MemoryStore> = &world.stores[1];
     assert_eq!(store.bytes(&key(&world, ids[9], "two")).unwrap(), audio(1000, 9));
 }
+
+#[test]
+fn regression_what_is_archived_during_a_round_is_not_all_read_at_its_end() {
+    let mut world = World::with(&["one"]);
+    world.scrub_every = Some(Duration::from_secs(1000));
+    world.start();
+    world.archived("first.wav", &audio(1000, 1));
+    world.pass(2000);
+    let round = || world.engine().status().scrub.unwrap();
+    world.until("a round of one object", || round().of == 1 && !round().through);
+    for n in 0..5 {
+        world.archived(&format!("later-{n}.wav"), &audio(1000, n));
+    }
+    world.pass(900);
+    world.until("through", || round().through || round().checked == 1);
+    world.pass(2000);
+    world.until("the next round has all of them", || round().of == 6);
+}
