@@ -4,8 +4,11 @@
 
 mod support;
 
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::mount::{Setup, Target};
@@ -68,6 +71,46 @@ fn fsx_seed_3() {
 #[test]
 fn fsx_seed_4() {
     on_a_mount("fsx_seed_4", 4);
+}
+
+/// The engine tries to archive, release and recall the file all the time; what it manages between a
+/// close and the next open must not show.
+#[test]
+fn fsx_moving() {
+    if support::no_mount("fsx_moving") {
+        return;
+    }
+    let Some(tool) = support::tool("fsx_moving", "SPOOLFS_TEST_FSX") else { return };
+    let mut mount = Setup { settle: "0s".into(), ..Setup::default() }.mount();
+    let file = mount.path("fsx.wav");
+    std::fs::write(&file, b"before").unwrap();
+    let done = AtomicBool::new(false);
+    let tries = std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            let mut tries = 0;
+            while !done.load(Ordering::Relaxed) {
+                for command in ["archive", "release", "recall"] {
+                    let ran = mount.cli([OsStr::new(command), file.as_os_str()]);
+                    assert!(ran.status.code().is_some_and(|code| code <= 1), "{}", ran.err);
+                    tries += 1;
+                }
+            }
+            tries
+        });
+        let played = catch_unwind(AssertUnwindSafe(|| fsx(&tool, &file, &mount.root, 5)));
+        done.store(true, Ordering::Relaxed);
+        let tries = mover.join().unwrap();
+        played.unwrap_or_else(|panic| resume_unwind(panic));
+        tries
+    });
+    println!("{tries} moves tried");
+    // Closed for good: now each of them must do its work.
+    let seen = std::fs::read(&file).unwrap();
+    for command in ["archive", "release", "recall", "release"] {
+        mount.cli([OsStr::new(command), file.as_os_str()]).ok();
+        assert!(seen == std::fs::read(&file).unwrap(), "after {command}");
+    }
+    mount.stop();
 }
 
 /// The tool and its configuration are right where they must be right.
