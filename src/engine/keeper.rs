@@ -257,12 +257,17 @@ impl Keeper {
         }
     }
 
-    /// The answer, unless the engine stops first.
+    /// The answer, unless the engine stops first and then none comes for a while: a segment that is
+    /// there and not noted looks like trouble to whoever checks a stopped daemon's work.
     fn until_stop<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let grace = async {
+            self.shared.stop.reached().await;
+            tokio::time::sleep(limits::STOP_GRACE).await;
+        };
         self.shared.runtime.block_on(async {
             tokio::select! {
                 answer = answer => Some(answer),
-                () = self.shared.stop.reached() => None,
+                () = grace => None,
             }
         })
     }

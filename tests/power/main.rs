@@ -91,6 +91,7 @@ fn what_was_promised_survives_power_cuts() {
                 rig.cut(LOAD);
                 assert!(rig.tally.wrong.is_empty(), "{:#?}", rig.tally);
             }
+            rig.end();
             println!("{:?}", rig.tally);
         }
     });

@@ -151,6 +151,12 @@ impl Rig {
         self.power_back(left, &promises);
     }
 
+    /// Stops the machine in good order: everything agrees, down to the bytes.
+    pub fn end(&mut self) {
+        self.mount.stop();
+        self.mount.fsck();
+    }
+
     /// What is left on the disk, and what of it is promised.
     fn power_off(&self, share: f64, rng: &mut fastrand::Rng) -> (Blocks, BTreeMap<u64, Promise>) {
         let (left, met) = self.disk.as_ref().expect("it runs").cut(share, rng);
