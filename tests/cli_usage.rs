@@ -150,6 +150,7 @@ fn status_report() -> StatusReport {
         },
         failing: 1,
         suspect: 2,
+        durable_until: None,
         last_error: Some(LastError {
             path: WirePath("2026/b.wav".into()),
             error: "target \"main\" does not answer".into(),

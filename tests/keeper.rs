@@ -312,6 +312,8 @@ impl Mounted {
         let kept = Kept::start_in(tempfile::tempdir().unwrap(), &script, options, &words);
         let mounted = Mounted { mount, kept };
         mounted.is_served();
+        // It answers before it has told the keeper, who would wait for that all the time of a start.
+        while !mounted.kept.manager_hears().contains("READY=1") {}
         mounted
     }
 

@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::tx::Tx;
 use crate::clock::SharedClock;
 use crate::{faults, limits};
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, TransactionBehavior};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,7 +14,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// SQLite's, in bytes.
+const PAGE: u64 = 4096;
 
 /// The database, open for writing.
 pub(super) struct Database {
@@ -27,15 +31,26 @@ pub(super) struct Database {
     pub committed: u64,
     /// Inode of the file when it was opened.
     file: Option<u64>,
+    /// Pages in the write-ahead log. Its length does not tell: it keeps the room it has.
+    wal_pages: Arc<AtomicU64>,
 }
 
 impl Database {
     /// Takes over a connection just opened.
-    pub(super) fn new(shared: &Arc<Shared>, conn: Connection) -> rusqlite::Result<Database> {
+    pub(super) fn new(shared: &Arc<Shared>, mut conn: Connection) -> rusqlite::Result<Database> {
         let (clock, path) = (shared.options.clock.clone(), shared.path.clone());
         let file = inode(&path);
         let shared = shared.clone();
-        let mut database = Database { conn, path, clock, shared, wake: false, committed: 0, file };
+        // What an earlier one left.
+        let left = std::fs::metadata(wal_of(&path)).map_or(0, |m| m.len() / PAGE);
+        let wal_pages = Arc::new(AtomicU64::new(left));
+        let told = wal_pages.clone();
+        conn.wal_hook(Some(move |_: &mut Wal, pages: std::ffi::c_int| {
+            told.store(u64::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let mut database =
+            Database { conn, path, clock, shared, wake: false, committed: 0, file, wal_pages };
         let (committed, tier) = {
             let tx = Tx::begin(&database.conn, database.clock.now())?;
             (tx.committed.get(), tx.tier.get())
@@ -131,37 +146,9 @@ impl Database {
         })
     }
 
-    /// Length of the write-ahead log in pages.
+    /// Pages in the write-ahead log.
     pub(super) fn wal_pages(&self) -> u64 {
-        std::fs::metadata(self.wal()).map(|m| m.len() / 4096).unwrap_or(0)
-    }
-
-    fn wal(&self) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push("-wal");
-        path.into()
-    }
-
-    /// Sets room for the write-ahead log aside on the disk, in the file itself, so that commits go on
-    /// when calls have filled it. Whether it is there.
-    pub(super) fn hold_room(&self) -> std::io::Result<bool> {
-        let room = limits::CATALOG_WAL_ROOM_BYTES;
-        // SQLite locks the database and its index, never this file: it may be opened and closed.
-        let file = match OpenOptions::new().write(true).open(self.wal()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
-        };
-        if file.metadata()?.blocks().saturating_mul(512) >= room {
-            return Ok(true);
-        }
-        if free(&self.path)? < room.saturating_mul(2) {
-            return Ok(false);
-        }
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, room) {
-            // Where there is no such thing the ballast must do.
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(true),
-            result => Ok(result.map(|()| true)?),
-        }
+        self.wal_pages.load(Ordering::Relaxed)
     }
 
     /// Whether the disk has so little left that the room of the log is not to be given back.
@@ -329,6 +316,35 @@ impl Ballast {
         }
         Ok(true)
     }
+}
+
+/// Sets room for the write-ahead log aside on the disk, in the file itself, so that commits go on
+/// when calls have filled it. Whether it is there.
+pub(super) fn hold_room(path: &Path) -> std::io::Result<bool> {
+    let room = limits::CATALOG_WAL_ROOM_BYTES;
+    // SQLite locks the database and its index, never this file: it may be opened and closed.
+    let file = match OpenOptions::new().write(true).open(wal_of(path)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    if file.metadata()?.blocks().saturating_mul(512) >= room {
+        return Ok(true);
+    }
+    if free(path)? < room.saturating_mul(2) {
+        return Ok(false);
+    }
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, room) {
+        // Where there is no such thing the ballast must do.
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(true),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
+/// The write-ahead log of a database.
+pub(super) fn wal_of(path: &Path) -> PathBuf {
+    let mut path = path.to_owned().into_os_string();
+    path.push("-wal");
+    path.into()
 }
 
 /// Bytes free for ordinary users on the disk of a file.

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a migration that was released is never changed, only followed by another.
 
+use crate::limits;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use std::path::Path;
 use std::time::Duration;
@@ -208,11 +209,13 @@ pub(super) fn open_at(path: &Path, version: u32) -> Result<Connection, OpenFault
     if found < 0 || found > i64::from(VERSION) {
         return Err(OpenFault::Newer(u32::try_from(found).unwrap_or(u32::MAX)));
     }
-    conn.execute_batch(
+    // With a lower limit the room that the log was given goes at its first restart.
+    let room = limits::CATALOG_WAL_ROOM_BYTES;
+    conn.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
-         PRAGMA journal_size_limit = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000;
+         PRAGMA journal_size_limit = {room}; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000;
          PRAGMA trusted_schema = OFF;",
-    )?;
+    ))?;
     migrate(&mut conn, found, version)?;
     // A file that is not ours may pass for an empty database of the right version.
     conn.query_row("SELECT committed FROM position", [], |_| Ok(()))?;

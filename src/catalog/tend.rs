@@ -1,7 +1,7 @@
 //! Housekeeping of the catalog thread: checkpoints, log segments, the ballast, and a look at the
 //! file when something seems wrong with it.
 
-use super::database::{self, Database};
+use super::database;
 use super::error::{Fault, fault};
 use super::salvage;
 use super::thread::{IDLE, Worker};
@@ -147,7 +147,7 @@ impl Worker {
             return;
         }
         self.ballast_at = Instant::now() + BALLAST_EVERY;
-        match self.database.as_ref().map(Database::hold_room) {
+        match self.database.as_ref().map(|_| database::hold_room(&self.shared.path)) {
             // Its file is not there before the first change.
             Some(Ok(false)) => self.ballast_at = Instant::now() + ROOM_EVERY,
             Some(Err(error)) => tracing::warn!("room for the log of the catalog: {error}"),

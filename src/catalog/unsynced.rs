@@ -109,6 +109,10 @@ pub(super) struct Notes {
     unsynced: Unsynced,
     /// Files closed since somebody asked.
     closed: Vec<NodeId>,
+    /// What was taken is being synced.
+    under_way: bool,
+    /// See [`Catalog::durable_until`].
+    durable: Option<Timestamp>,
 }
 
 impl Notes {
@@ -139,7 +143,29 @@ impl Catalog {
 
     /// Takes what is to be synced; what happens from now on is another time's.
     pub fn take_unsynced(&self) -> Unsynced {
-        self.shared.unsynced.lock().take()
+        let mut notes = self.shared.unsynced.lock();
+        notes.under_way = true;
+        notes.take()
+    }
+
+    /// The sync of what was taken is over, with what is left given back: everything that happened
+    /// up to a time is on the disk, or no more than before.
+    pub fn sync_is_over(&self, durable: Option<Timestamp>) {
+        let mut notes = self.shared.unsynced.lock();
+        notes.under_way = false;
+        notes.durable = notes.durable.max(durable);
+    }
+
+    /// Everything that happened up to this time survives a power cut; `None` if that is not known.
+    pub fn durable_until(&self) -> Option<Timestamp> {
+        let notes = self.shared.unsynced.lock();
+        match notes.unsynced.since {
+            _ if notes.under_way => notes.durable,
+            // Of a time before the first sync nothing is known.
+            _ if notes.durable.is_none() => None,
+            Some(since) => notes.durable.max(Some(Timestamp(since.0.saturating_sub(1)))),
+            None => Some(self.shared.options.clock.now()),
+        }
     }
 
     /// Gives back what could not be synced.

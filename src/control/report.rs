@@ -31,6 +31,9 @@ pub struct StatusReport {
     /// Recordings whose local copy may not be on the disk, because syncing it failed.
     #[serde(default)]
     pub suspect: u64,
+    /// Everything that happened up to this time survives a power cut, as far as known.
+    #[serde(with = "utc::option", default)]
+    pub durable_until: Option<Timestamp>,
     /// The latest error.
     pub last_error: Option<LastError>,
     /// The targets.

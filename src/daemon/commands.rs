@@ -109,6 +109,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         },
         failing: counts.failing,
         suspect: counts.suspect,
+        durable_until: engine.durable_until,
         last_error: daemon.catalog.last_trouble().ok().flatten().map(|(p, t)| last_error(p, t)),
         targets: engine.targets.into_iter().map(target_report).collect(),
         catalog_trouble: trouble,

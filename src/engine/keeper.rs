@@ -33,6 +33,8 @@ pub(super) struct Keeper {
 struct Progress {
     orphans_ended: bool,
     shipped_at: Option<Timestamp>,
+    /// The last segment was put and its answer heard, so that the next number is surely free.
+    sure: bool,
 }
 
 impl Keeper {
@@ -68,7 +70,7 @@ impl Keeper {
         }
         if state.shipped_at.is_none_or(|at| at.plus(self.journal_interval) <= now) {
             state.shipped_at = Some(now);
-            self.ship_journal();
+            self.ship_journal(&mut state.sure);
         }
     }
 
@@ -135,9 +137,9 @@ impl Keeper {
         }
     }
 
-    fn ship_journal(&self) {
+    fn ship_journal(&self, sure: &mut bool) {
         loop {
-            match self.ship_segment() {
+            match self.ship_segment(sure) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -149,7 +151,7 @@ impl Keeper {
     }
 
     /// Ships one segment; false if there is nothing more to ship.
-    fn ship_segment(&self) -> Result<bool> {
+    fn ship_segment(&self, sure: &mut bool) -> Result<bool> {
         let catalog = &self.shared.catalog;
         let name = self.target.name();
         if catalog.journal_pending(name, 1)?.is_empty() {
@@ -178,7 +180,9 @@ impl Keeper {
             }
         };
         faults::point("journal.before_put");
-        let shipped = match self.until_stop(journal::ship(&*self.target.store, &segment)) {
+        // A target that ignores conditions would let a segment be written over whose answer was lost.
+        let free = std::mem::replace(sure, false);
+        let shipped = match self.until_stop(journal::ship(&*self.target.store, &segment, free)) {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
             Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
@@ -197,6 +201,7 @@ impl Keeper {
         let number = if catalog.identity().epoch == author.epoch { number } else { 0 };
         faults::point("journal.after_put");
         catalog.journal_shipped(name, shipped, number, &all)?;
+        *sure = true;
         faults::point("journal.after_commit");
         let full = rows.len() == limits::JOURNAL_SEGMENT_ROWS_MAX
             || segment.lines.iter().map(String::len).sum::<usize>()

@@ -43,7 +43,7 @@ pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
 
 use crate::catalog::Catalog;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
@@ -125,6 +125,8 @@ pub struct Status {
     pub scrub: Option<Round>,
     /// Copies that are gone or damaged, and of which there is no other.
     pub bad: Vec<BadCopy>,
+    /// Everything that happened up to this time survives a power cut, as far as known.
+    pub durable_until: Option<Timestamp>,
     /// Whether the lower file system is too full.
     pub pressure: Pressure,
 }
@@ -329,6 +331,11 @@ impl Engine {
             syncs: activity.syncs.load(Ordering::Relaxed),
             scrub,
             bad,
+            durable_until: self
+                .shared
+                .rules()
+                .sync_after
+                .and_then(|_| self.shared.catalog.durable_until()),
             pressure: self.shared.space.pressure(),
         }
     }

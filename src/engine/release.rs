@@ -70,8 +70,7 @@ fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
     }
     // What was verified there may be gone with whatever is there now.
     if let Some(target) = shared.required_targets().find(|t| t.is_in_doubt()) {
-        let why = format!("target {:?} is {}", target.name(), target.status().standing.word());
-        return Err(EngineError::refused(&it.path, why));
+        return Err(target.trouble().into());
     }
     let verified: Vec<String> = shared
         .catalog

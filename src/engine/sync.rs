@@ -145,11 +145,13 @@ impl Syncer {
             tracing::debug!(%error, "the catalog is synced later");
             left.since = Some(since);
         }
-        if left.since.is_some() || !left.files.is_empty() || !left.dirs.is_empty() {
+        let all = left.since.is_none() && left.files.is_empty() && left.dirs.is_empty();
+        if !all {
             left.since = Some(since);
             self.shared.catalog.still_unsynced(left);
             self.rest_until = Some(Instant::now() + limits::SYNC_REST);
         }
+        self.shared.catalog.sync_is_over(all.then_some(began));
         self.shared.activity.syncs.fetch_add(1, Ordering::Relaxed);
         self.say_if_slow(since, within);
     }

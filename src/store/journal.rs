@@ -267,21 +267,22 @@ pub fn parse_key(key: &str) -> Option<(u64, u64)> {
 }
 
 /// Writes a segment and proves it. One that is already there, byte for byte, is success: the
-/// answer to an earlier try was lost.
+/// answer to an earlier try was lost. `free`: its number was surely never used; otherwise the target
+/// is asked first, because it may be one that ignores conditions.
 ///
 /// # Errors
 /// `Exists` if another segment has its number; whatever the target answers.
-pub async fn ship(store: &dyn Store, segment: &Segment) -> Result<Proof, StoreError> {
+pub async fn ship(store: &dyn Store, segment: &Segment, free: bool) -> Result<Proof, StoreError> {
     let header = &segment.header;
     let key = key_of(store.prefix(), &header.node, header.epoch, header.segment);
     let bytes = segment.encode();
     let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
-    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), user: Vec::new() };
-    let put = store.put(&key, Body::Bytes(bytes), sha256, &meta).await;
-    let taken = match put {
-        Ok(()) => None,
-        Err(e) if e.kind == StoreErrorKind::Exists => Some(e),
-        Err(e) => return Err(e),
+    let taken = match free || !is_there(store, &key).await? {
+        true => put(store, &key, bytes, sha256).await?,
+        false => {
+            let what = "a segment of this number is there";
+            Some(StoreError::new(StoreErrorKind::Exists, store.name(), "put", &key, what))
+        }
     };
     match (verify(store, &key, size, sha256).await, taken) {
         (Err(e), Some(taken)) if e.kind == StoreErrorKind::Corrupt => {
@@ -289,6 +290,29 @@ pub async fn ship(store: &dyn Store, segment: &Segment) -> Result<Proof, StoreEr
                 .hint("another daemon or an older catalog wrote this segment: start a new epoch"))
         }
         (answer, _) => answer,
+    }
+}
+
+async fn is_there(store: &dyn Store, key: &str) -> Result<bool, StoreError> {
+    match store.head(key).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind == StoreErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Puts a segment; the error if its key is taken.
+async fn put(
+    store: &dyn Store,
+    key: &str,
+    bytes: Bytes,
+    sha256: Sha256,
+) -> Result<Option<StoreError>, StoreError> {
+    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), user: Vec::new() };
+    match store.put(key, Body::Bytes(bytes), sha256, &meta).await {
+        Ok(()) => Ok(None),
+        Err(e) if e.kind == StoreErrorKind::Exists => Ok(Some(e)),
+        Err(e) => Err(e),
     }
 }
 
@@ -399,10 +423,10 @@ mod tests {
         let store = MemoryStore::new("m", "p/");
         store.fail_next(Operation::Put, 1, Fault::ReplyLost);
         let ours = segment(1, &[r#"{"n":1}"#]);
-        ship(&store, &ours).await.unwrap_err();
-        assert_eq!(ship(&store, &ours).await.unwrap(), Proof::Checksum);
+        ship(&store, &ours, true).await.unwrap_err();
+        assert_eq!(ship(&store, &ours, true).await.unwrap(), Proof::Checksum);
         let other = segment(1, &[r#"{"n":2}"#]);
-        assert_eq!(ship(&store, &other).await.unwrap_err().kind, StoreErrorKind::Exists);
+        assert_eq!(ship(&store, &other, true).await.unwrap_err().kind, StoreErrorKind::Exists);
         let key = key_of("p/", "pbx", 3, 1);
         assert_eq!(fetch(&store, &key).await.unwrap(), ours);
         store.corrupt(&key, 0);

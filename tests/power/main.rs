@@ -6,15 +6,12 @@ mod support;
 mod manifest;
 mod rig;
 
-use rig::Rig;
+use rig::{Promised, Rig};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::Duration;
 use support::lossy_disk::{self, LossyDisk};
-
-/// Nothing is promised that no command was told.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 /// The shortest that can be configured.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
@@ -86,7 +83,7 @@ fn what_was_promised_survives_power_cuts() {
         let seed = seed();
         for (n, first) in (0..cuts()).step_by(10).enumerate() {
             println!("seed {}", seed + n as u64);
-            let mut rig = Rig::new(seed + n as u64, SYNC_AFTER, "1s", &[]);
+            let mut rig = Rig::new(seed + n as u64, Promised::Told, "1s", &[]);
             for _ in first..cuts().min(first + 10) {
                 rig.cut(LOAD);
                 assert!(rig.tally.wrong.is_empty(), "{:#?}", rig.tally);
@@ -108,7 +105,7 @@ fn regression_what_was_archived_or_recalled_a_moment_ago_survives_a_power_cut() 
     lossy_disk::apart(|| {
         for commands in [&[Archive][..], &[Archive, Release], &[Archive, Release, Recall]] {
             let mut rng = fastrand::Rng::with_seed(7);
-            let mut rig = Rig::new(7, FOREVER, "forever", &[]);
+            let mut rig = Rig::new(7, Promised::Nothing, "forever", &[]);
             rig.record(&mut rng).unwrap();
             rig.administer(commands, &mut rng);
             rig.cut_now();
@@ -126,7 +123,7 @@ fn without_an_fsync_the_rig_finds_a_loss() {
     }
     lossy_disk::apart(|| {
         let left_out = [("SPOOLFS_FAIL", "lower.persist_left_out:1:EIO:forever")];
-        let mut rig = Rig::new(seed(), FOREVER, "forever", &left_out);
+        let mut rig = Rig::new(seed(), Promised::Nothing, "forever", &left_out);
         for _ in 0..5 {
             rig.cut(LOAD);
             if let Some(wrong) = rig.tally.wrong.first() {
@@ -145,7 +142,7 @@ fn without_the_background_sync_the_rig_finds_a_loss() {
         return;
     }
     lossy_disk::apart(|| {
-        let mut rig = Rig::new(seed(), SYNC_AFTER, "forever", &[]);
+        let mut rig = Rig::new(seed(), Promised::After(SYNC_AFTER), "forever", &[]);
         for _ in 0..5 {
             rig.cut(LOAD);
             if let Some(wrong) = rig.tally.wrong.first() {

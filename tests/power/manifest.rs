@@ -65,9 +65,9 @@ pub struct Promise {
     pub archived: bool,
 }
 
-fn promise(history: &[Taken], cut: Instant, sync_after: Duration) -> Option<Promise> {
+fn promise(history: &[Taken], cut: Instant, durable: Option<Instant>) -> Option<Promise> {
     let told = |t: &Taken| t.done.is_some_and(|done| done <= cut);
-    let old = |t: &Taken| t.done.is_some_and(|done| done + sync_after < cut);
+    let old = |t: &Taken| t.done.is_some_and(|done| durable.is_some_and(|until| done < until));
     let sure = |t: &Taken| old(t) || (told(t) && matches!(t.step, Step::Command(_)));
     let sure = history.iter().rposition(sure)?;
     let (Step::Closed(path, looks), rest) = (&history.first()?.step, history.get(1..)?) else {
@@ -139,10 +139,11 @@ impl Manifest {
         Some(Claim { manifest: self, number, name: name? })
     }
 
-    /// What must hold now of what was told by `cut`. Steps that were begun may be done.
-    pub fn promises(&self, cut: Instant, sync_after: Duration) -> BTreeMap<u64, Promise> {
+    /// What must hold now of what was told by `cut`, if everything done before `durable` does. Steps
+    /// that were begun may be done.
+    pub fn promises(&self, cut: Instant, durable: Option<Instant>) -> BTreeMap<u64, Promise> {
         let inner = self.0.lock().unwrap();
-        let promises = inner.all.iter().map(|(n, h)| (*n, promise(h, cut, sync_after)));
+        let promises = inner.all.iter().map(|(n, h)| (*n, promise(h, cut, durable)));
         promises.filter_map(|(n, p)| Some((n, p?))).collect()
     }
 

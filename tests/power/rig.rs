@@ -4,6 +4,7 @@
 use crate::manifest::{Claim, Command, Looks, Manifest, Promise};
 use crate::support::lossy_disk::{self, Blocks, LossyDisk};
 use crate::support::mount::{Mount, Setup};
+use spoolfs::control::StatusReport;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// More than a recall leaves free.
 const DISK_MIB: u64 = 640;
@@ -34,6 +35,13 @@ fn content(number: u64) -> Vec<u8> {
 fn recognise(bytes: &[u8]) -> Option<(u64, bool)> {
     let number = bytes.strip_prefix(MAGIC)?.first_chunk().map(|n| u64::from_le_bytes(*n))?;
     Some((number, content(number) == bytes))
+}
+
+fn state(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut value = vec![0; 64];
+    let len = rustix::fs::getxattr(path, "user.spoolfs.state", &mut value[..])?;
+    value.truncate(len);
+    Ok(value)
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -72,13 +80,26 @@ pub struct Tally {
     pub wrong: Vec<String>,
 }
 
+/// What is promised besides the word of commands.
+#[derive(Clone, Copy, Debug)]
+pub enum Promised {
+    /// Nothing.
+    Nothing,
+    /// What was done so long before the cut.
+    After(Duration),
+    /// What the daemon says is on the disk: it says so in time if the disk is not too slow.
+    Told,
+}
+
 pub struct Rig {
     scratch: tempfile::TempDir,
     disk: Option<LossyDisk>,
     mount: Mount,
     manifest: Manifest,
     next: AtomicU64,
-    sync_after: Duration,
+    promised: Promised,
+    /// Before it everything is on the disk, as the daemon said.
+    durable: Mutex<Option<Instant>>,
     rng: Mutex<fastrand::Rng>,
     /// SHA-256 of everything that was ever found in the tree after a cut, and of what is whole.
     seen: BTreeSet<String>,
@@ -86,11 +107,10 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A fresh machine. What was closed `promised` ago is promised; the daemon is configured with
-    /// `sync_after`, and gets the variables.
+    /// A fresh machine, its daemon with this `sync_after` and these variables.
     pub fn new(
         seed: u64,
-        promised: Duration,
+        promised: Promised,
         sync_after: &str,
         variables: &[(&'static str, &str)],
     ) -> Rig {
@@ -109,7 +129,8 @@ impl Rig {
             mount,
             manifest: Manifest::default(),
             next: AtomicU64::new(seed << 32),
-            sync_after: promised,
+            promised,
+            durable: Mutex::new(None),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             seen: BTreeSet::new(),
             tally: Tally::default(),
@@ -130,6 +151,7 @@ impl Rig {
                 scope.spawn(move || it.write(stop, rng));
             }
             scope.spawn(move || it.archive(stop, archiver));
+            scope.spawn(move || it.ask(stop));
             std::thread::sleep(load);
             // In the middle of what is being written.
             let disk = it.disk.as_ref().expect("it runs");
@@ -160,7 +182,12 @@ impl Rig {
     /// What is left on the disk, and what of it is promised.
     fn power_off(&self, share: f64, rng: &mut fastrand::Rng) -> (Blocks, BTreeMap<u64, Promise>) {
         let (left, met) = self.disk.as_ref().expect("it runs").cut(share, rng);
-        let promises = self.manifest.promises(met.at, self.sync_after);
+        let durable = match self.promised {
+            Promised::Nothing => None,
+            Promised::After(time) => met.at.checked_sub(time),
+            Promised::Told => *self.durable.lock().unwrap(),
+        };
+        let promises = self.manifest.promises(met.at, durable);
         println!(
             "cut {}: {} of {} sectors in {} writes kept; {} recordings promised",
             self.tally.cuts + 1,
@@ -238,6 +265,10 @@ impl Rig {
             std::os::unix::fs::fchown(&file, Some(1000), Some(1001))?;
         }
         drop(file);
+        // The kernel tells the daemon of a close when it has returned.
+        while state(&name)? == b"recording" {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let looks = Looks::of(&name)?;
         self.manifest.closed(number, name, looks);
         Ok(())
@@ -264,6 +295,27 @@ impl Rig {
             done.is_ok()
         });
         done
+    }
+
+    /// Asks what is on the disk; what is heard after the cut comes too late.
+    fn ask(&self, stop: &AtomicBool) {
+        let disk = self.disk.as_ref().expect("it runs");
+        while !stop.load(Ordering::SeqCst) && !disk.is_cut() {
+            let (asked, wall) = (Instant::now(), SystemTime::now());
+            let ran = self.mount.cli(["status", "--json"]);
+            let said = serde_json::from_str::<StatusReport>(&ran.out).ok();
+            let until = said.and_then(|said| said.durable_until).and_then(|until| {
+                let wall = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
+                asked.checked_sub(Duration::from_nanos((wall - until.0).max(0) as u64))
+            });
+            if let Some(until) = until
+                && !disk.is_cut()
+            {
+                let mut durable = self.durable.lock().unwrap();
+                *durable = durable.max(Some(until));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// An administrator who archives, releases and recalls.

@@ -1,8 +1,9 @@
 //! The catalog can not be used: calls go on, and it comes back by itself.
 
 use super::*;
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, database, schema};
 use crate::recording::stem;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn usable(catalog: &Catalog) {
@@ -350,4 +351,23 @@ fn a_release_is_synced_and_nothing_else_waits_for_the_disk() {
         catalog.shared.write(durable, pragma).expect("usable")
     };
     assert_eq!((level(false), level(true), level(false)), (1, 2, 1));
+}
+
+/// With SQLite's limit below it, the room was given back at the first commit after a checkpoint, and
+/// a full disk then had none.
+#[test]
+fn regression_the_room_of_the_log_outlives_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let conn = schema::open(&path).unwrap();
+    let commit = || conn.execute_batch("UPDATE position SET committed = committed + 1").unwrap();
+    commit();
+    assert!(database::hold_room(&path).unwrap());
+    for kind in ["PASSIVE", "RESTART"] {
+        let done = format!("PRAGMA wal_checkpoint({kind})");
+        conn.query_row(&done, [], |_| Ok(())).unwrap();
+        commit();
+        let log = std::fs::metadata(database::wal_of(&path)).unwrap();
+        assert!(log.blocks() * 512 >= crate::limits::CATALOG_WAL_ROOM_BYTES, "{kind}: {log:?}");
+    }
 }
