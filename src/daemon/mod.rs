@@ -8,6 +8,7 @@ mod ground;
 mod handover;
 mod link;
 pub(crate) mod notify;
+pub(crate) mod settled;
 pub mod setup;
 mod signals;
 mod space;
@@ -134,6 +135,9 @@ pub fn run(config: Config) -> Result<()> {
     };
     let space = space::watch(daemon.clone())?;
     watchdog::start(watch)?;
+    if let Err(error) = settled::ready(&daemon.config.read().runtime_dir, daemon.clock.now()) {
+        tracing::warn!(%error, "should it end by itself, that counts as a failure to start");
+    }
     notify("READY=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {

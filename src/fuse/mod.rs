@@ -82,7 +82,7 @@ impl Server {
             }
             reason => connection.plain_because = reason,
         }
-        let relay = attach(&session, &device, &connection, other, &options.runtime, false)?;
+        let relay = attach(&session, &device, &connection, other, &options.runtime, None)?;
         Ok(Server { session, mounted, device, connection, relay, watch })
     }
 
@@ -110,7 +110,7 @@ impl Server {
         faults::point("handover.before_resume");
         vfs.resume(resumption);
         faults::point("handover.after_resume");
-        let relay = attach(&session, &device, &connection, other, runtime, true)?;
+        let relay = attach(&session, &device, &connection, other, runtime, Some(vfs.clone()))?;
         if connection.resend {
             resend(&device)?;
             faults::point("handover.after_resend");
@@ -157,20 +157,27 @@ impl Server {
     }
 }
 
-/// Has the session listen to the kernel: by itself, or through a relay.
+/// Has the session listen to the kernel: by itself, or through a relay. `resume` is the file system
+/// that goes on with a predecessor's connection.
 fn attach(
     session: &Session<Adapter>,
     device: &Arc<OwnedFd>,
     connection: &Connection,
     other: OwnedFd,
     runtime: &Path,
-    resume: bool,
+    resume: Option<Arc<Vfs>>,
 ) -> io::Result<Option<Arc<Relay>>> {
     if connection.resend {
         sys::fuse::replace_device(session, device)?;
         return Ok(None);
     }
-    Relay::new(device.clone(), other, runtime, resume).map(Some)
+    let resumed = resume.is_some();
+    let refused = move |handle| {
+        if let Some(vfs) = &resume {
+            vfs.refused_open(handle);
+        }
+    };
+    Relay::new(device.clone(), other, runtime, resumed, Box::new(refused)).map(Some)
 }
 
 /// Why files are not passed through; none if they are.

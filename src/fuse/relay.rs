@@ -34,9 +34,16 @@ const LEFT_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that carry answers back.
 const ANSWER_THREADS: usize = 2;
 
+/// Requests whose answer holds a handle, and where it stands (linux/fuse.h): OPEN and OPENDIR right
+/// behind the header, CREATE behind a `struct fuse_entry_out` as well.
+const OPENING: [(u32, usize); 3] = [(14, 16), (27, 16), (35, 16 + 128)];
+
 /// Requests that have no answer (linux/fuse.h): FORGET, INTERRUPT, BATCH_FORGET. INTERRUPT has one
 /// only to refuse it.
 const UNANSWERED: [u32; 3] = [2, 36, 42];
+
+/// What is to be done with a handle that the kernel did not take.
+pub(super) type Refused = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A place, by where it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +56,6 @@ struct Free {
 }
 
 /// The relay of one connection.
-#[derive(Debug)]
 pub(super) struct Relay {
     device: Arc<OwnedFd>,
     /// Our end; the session has the other.
@@ -61,6 +67,9 @@ pub(super) struct Relay {
     waiting: Mutex<HashMap<u64, At>>,
     /// What a predecessor left unanswered.
     left: Mutex<Vec<Vec<u8>>>,
+    /// Those among them that open something.
+    opening: Mutex<HashMap<u64, usize>>,
+    refused: Refused,
     _file: File,
 }
 
@@ -82,9 +91,28 @@ fn header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
+/// Number of a request that opens something, and where its answer has the handle.
+fn opening(request: &[u8]) -> Option<(u64, usize)> {
+    let Header { opcode, unique, .. } = header(request)?;
+    let (_, at) = OPENING.iter().find(|(opening, _)| *opening == opcode)?;
+    Some((unique & !RESENT, *at))
+}
+
+/// The handle in an answer, if it is not an error, which is as long as its header.
+fn handle(answer: &[u8], at: usize) -> Option<u64> {
+    answer.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").finish_non_exhaustive()
+    }
+}
+
 impl Relay {
     /// Opens the file of requests. `resume` tells that there is a predecessor, whose unanswered
-    /// requests are given to the session first.
+    /// requests are given to the session first. One of those may have been answered all the same;
+    /// what it opens once more is `refused`, for nobody would ever close it.
     ///
     /// # Errors
     /// No room in the runtime directory.
@@ -93,6 +121,7 @@ impl Relay {
         session: OwnedFd,
         runtime: &Path,
         resume: bool,
+        refused: Refused,
     ) -> io::Result<Arc<Relay>> {
         let mut options = OpenOptions::new();
         let file = options
@@ -115,9 +144,13 @@ impl Relay {
             freed: Condvar::new(),
             waiting: Mutex::default(),
             left: Mutex::default(),
+            opening: Mutex::default(),
+            refused,
             _file: file,
         };
-        *relay.left.lock() = relay.take_left()?;
+        let left = relay.take_left()?;
+        *relay.opening.lock() = left.iter().filter_map(|request| opening(request)).collect();
+        *relay.left.lock() = left;
         Ok(Arc::new(relay))
     }
 
@@ -267,9 +300,11 @@ impl Relay {
             if let Some(number) = answer.get_mut(8..16) {
                 number.copy_from_slice(&unique.to_le_bytes());
             }
+            let handle = self.opening.lock().remove(&unique).and_then(|at| handle(answer, at));
             match rustix::io::write(&self.device, answer) {
-                // Nobody waits for it any more, or it was answered by the predecessor.
-                Ok(_) | Err(Errno::NOENT) => {}
+                Ok(_) => {}
+                // It was answered by the predecessor, or nobody waits for it any more.
+                Err(Errno::NOENT) => handle.into_iter().for_each(&self.refused),
                 Err(Errno::NODEV) => return Ok(()),
                 Err(errno) => tracing::warn!(%errno, "an answer could not be given to the kernel"),
             }
@@ -349,6 +384,10 @@ mod tests {
         bytes
     }
 
+    fn nothing() -> Refused {
+        Box::new(|handle| panic!("{handle} was taken"))
+    }
+
     fn unique_of(bytes: &[u8]) -> u64 {
         header(bytes).unwrap().unique
     }
@@ -359,7 +398,7 @@ mod tests {
         {
             let (kernel, device) = pair();
             let (ours, session) = pair();
-            let relay = Relay::new(Arc::new(device), ours, dir.path(), false).unwrap();
+            let relay = Relay::new(Arc::new(device), ours, dir.path(), false, nothing()).unwrap();
             relay.clone().run().unwrap();
             // Answered, not answered, long and not answered, and one that has no answer.
             for request in [request(2, 1, 0), request(4, 9, 8), request(6, 16, 100_000)] {
@@ -379,7 +418,7 @@ mod tests {
         let (kernel, device) = pair();
         let (ours, session) = pair();
         rustix::io::write(&kernel, &request(10, 1, 0)).unwrap();
-        let relay = Relay::new(Arc::new(device), ours, dir.path(), true).unwrap();
+        let relay = Relay::new(Arc::new(device), ours, dir.path(), true, nothing()).unwrap();
         relay.clone().run().unwrap();
         for unique in [4, 6] {
             assert_eq!(unique_of(&read(&session)), unique | RESENT);
@@ -389,5 +428,23 @@ mod tests {
             assert_eq!(read(&kernel), answer(unique));
         }
         assert_eq!(unique_of(&read(&session)), 10);
+    }
+
+    #[test]
+    fn regression_a_short_request_does_not_wait_for_a_short_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, device) = pair();
+        let (ours, session) = pair();
+        let relay = Relay::new(Arc::new(device), ours, dir.path(), false, nothing()).unwrap();
+        // As many requests wait for the archive.
+        relay.free.lock().small.clear();
+        relay.clone().run().unwrap();
+        rustix::io::write(&kernel, &request(2, 1, 0)).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        let receive = rustix::net::sockopt::Timeout::Recv;
+        rustix::net::sockopt::set_socket_timeout(&session, receive, patience).unwrap();
+        assert_eq!(unique_of(&read(&session)), 2);
+        rustix::io::write(&session, &answer(2)).unwrap();
+        assert_eq!(read(&kernel), answer(2));
     }
 }

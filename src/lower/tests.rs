@@ -206,3 +206,28 @@ fn a_leftover_copy_that_was_written_to_without_growing_is_kept() {
     assert_eq!(std::fs::read(found).unwrap(), b"AUDIO");
     assert_eq!(std::fs::read_dir(dir.path().join(".spl/found")).unwrap().count(), 1);
 }
+
+#[test]
+fn regression_a_leftover_copy_that_somebody_has_open_is_kept() {
+    let (dir, lower) = tree();
+    for name in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+        let stat = lower.identify(Path::new(name), NodeId(7)).unwrap();
+        lower.retire(Path::new(name), permit(&stat)).unwrap();
+    }
+    // Two programs had looked the name up just before it was taken away.
+    let named = |text: &[u8]| {
+        gone(&dir).into_iter().find(|path| std::fs::read(path).unwrap() == text).unwrap()
+    };
+    let mut writer = std::fs::OpenOptions::new().append(true).open(named(b"a")).unwrap();
+    let reader = std::fs::File::open(named(b"b")).unwrap();
+    drop(lower);
+    Lower::open(dir.path()).unwrap();
+    assert_eq!(gone(&dir).len(), 0);
+    writer.write_all(b" and more").unwrap();
+    drop(reader);
+    let found = std::fs::read_dir(dir.path().join(".spl/found")).unwrap();
+    let mut found: Vec<_> = found.map(|e| std::fs::read(e.unwrap().path()).unwrap()).collect();
+    found.sort();
+    assert_eq!(found, [b"a and more".to_vec(), b"b".to_vec()]);
+}

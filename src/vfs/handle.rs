@@ -6,7 +6,7 @@ use super::table::{Position, Record, Table, Use};
 use crate::recording::NodeId;
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub(super) struct Handles {
     /// Handles of a predecessor by the request that opened them: should it be sent again, that
     /// is what it opened.
     before: Mutex<HashMap<u64, u64>>,
+    /// Handles of a predecessor.
+    resumed: Mutex<HashSet<u64>>,
 }
 
 impl Handles {
@@ -58,6 +60,7 @@ impl Handles {
             files: Mutex::default(),
             listings: Mutex::default(),
             before: Mutex::default(),
+            resumed: Mutex::default(),
         }
     }
 
@@ -75,8 +78,18 @@ impl Handles {
 
     /// Takes over a handle of a predecessor.
     pub fn resume(&self, number: u64, inode: Arc<Inode>, file: Option<File>, record: Record) {
-        self.before.lock().insert(record.unique, number);
+        self.is_resumed(number, &record);
         self.insert(number, inode, file, record);
+    }
+
+    fn is_resumed(&self, number: u64, record: &Record) {
+        self.before.lock().insert(record.unique, number);
+        self.resumed.lock().insert(number);
+    }
+
+    /// Whether a predecessor gave it out.
+    pub fn from_before(&self, number: u64) -> bool {
+        self.resumed.lock().contains(&number)
     }
 
     /// What a request opened that a predecessor did not answer.
@@ -109,7 +122,7 @@ impl Handles {
     }
 
     pub fn resume_listing(&self, number: u64, record: &Record, listing: Listing) {
-        self.before.lock().insert(record.unique, number);
+        self.is_resumed(number, record);
         self.listings.lock().insert(number, Arc::new(Mutex::new(listing)));
     }
 

@@ -21,6 +21,8 @@ mod open;
 mod rename;
 mod resume;
 mod table;
+#[cfg(test)]
+mod tests;
 mod workers;
 mod xattrs;
 

@@ -345,6 +345,8 @@ impl Vfs {
         if self.catalog.has_released(id)? {
             return Err(Errno::NOTEMPTY.into());
         }
+        // Found while it still has a name.
+        let inode = self.known(id);
         let intent = self.intend(
             caller,
             &found,
@@ -362,7 +364,7 @@ impl Vfs {
         self.settle(intent, removed.is_ok());
         removed?;
         self.inodes.drop_dir(id);
-        if let Some(inode) = self.known(id) {
+        if let Some(inode) = inode.or_else(|| self.inodes.get(id)) {
             let node = (&*inode, &mut *inode.moving());
             self.name_is_gone(Some(node), (parent.id, name), None, Some(ghost));
         }

@@ -162,6 +162,19 @@ impl Vfs {
         if caller.resent { self.handles.opened_before(caller.unique) } else { None }
     }
 
+    /// The kernel did not take the answer to an open that was repeated: it has the predecessor's.
+    /// What was opened for it once more has nobody who closes it. A handle of the predecessor's
+    /// is the very one that the kernel has.
+    pub fn refused_open(&self, handle: u64) {
+        if self.handles.from_before(handle) {
+            return;
+        }
+        match self.handles.listing(handle) {
+            Ok(_) => self.release_dir(handle),
+            Err(_) => self.release(handle),
+        }
+    }
+
     /// A node as the answer to what made it; the kernel has one reference more.
     pub(super) fn entered(&self, id: NodeId) -> Result<Entry> {
         let inode = self.inode(id)?;

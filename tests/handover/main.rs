@@ -5,6 +5,7 @@
 mod support;
 
 mod clients;
+mod edges;
 mod storm;
 mod takeover;
 mod upgrade;

@@ -11,6 +11,7 @@ use super::{Exit, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Essentials;
 use crate::daemon::alarm::Alarm;
+use crate::daemon::settled;
 use service::{Decision, End, Failures};
 use std::path::{Path, PathBuf};
 
@@ -83,7 +84,14 @@ fn after_an_end(unit: &str, essentials: &Essentials) -> Decision {
     let runtime_dir = essentials.runtime_dir();
     let before = runtime_dir.as_deref().map(Failures::read).unwrap_or_default();
     let mut failures = before.clone();
-    let decision = service::decide(job, &End::of_process(), &mut failures, SystemClock.now());
+    let now = SystemClock.now();
+    let settled = runtime_dir.as_deref().is_some_and(|dir| settled::take(dir, now));
+    let end = End::of_process(settled);
+    let decision = service::decide(job, &end, &mut failures, now);
+    if decision == Decision::Leave && end.by_itself(job) {
+        let End { result, status, .. } = &end;
+        loudly(&format!("{unit} ended by itself ({result}, {status}); the next one goes on"));
+    }
     if let Some(runtime_dir) = runtime_dir.filter(|_| failures != before)
         && let Err(e) = failures.write(&runtime_dir)
     {

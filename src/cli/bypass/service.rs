@@ -19,18 +19,26 @@ pub(super) enum Job {
     Other,
 }
 
-/// How it ended: `$SERVICE_RESULT` and `$EXIT_STATUS`.
+/// How it ended: `$SERVICE_RESULT` and `$EXIT_STATUS`, and whether it had served for a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct End {
     pub result: String,
     pub status: String,
+    pub settled: bool,
 }
 
 impl End {
     /// As this process was told.
-    pub fn of_process() -> End {
+    pub fn of_process(settled: bool) -> End {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
-        End { result: variable("SERVICE_RESULT"), status: variable("EXIT_STATUS") }
+        End { result: variable("SERVICE_RESULT"), status: variable("EXIT_STATUS"), settled }
+    }
+}
+
+impl End {
+    /// Whether nobody asked for it.
+    pub fn by_itself(&self, job: Job) -> bool {
+        job == Job::Other && self.result != "success"
     }
 }
 
@@ -57,6 +65,8 @@ pub(super) fn decide(job: Job, end: &End, failures: &mut Failures, now: Timestam
         ("timeout", _) => Decision::GiveUp("spoolfs was started and did not get ready in time"),
         // Somebody's SIGKILL is no fault of the program, nor is an end in good order.
         ("success", _) | ("signal", "KILL") => Decision::Leave,
+        // It had taken over: calls go on, and the next one will do as well.
+        _ if end.settled => Decision::Leave,
         _ if failures.add(now) => Decision::GiveUp("spoolfs failed again and again"),
         _ => Decision::Leave,
     }
@@ -176,7 +186,7 @@ mod tests {
     #[test]
     fn calls_get_the_plain_directory_when_nobody_goes_on() {
         let end = |job, result: &str, status: &str| {
-            let end = End { result: result.into(), status: status.into() };
+            let end = End { result: result.into(), status: status.into(), settled: false };
             decide(job, &end, &mut Failures::default(), Timestamp(0))
         };
         // A stop, also one in which the daemon had to be killed.
@@ -195,7 +205,7 @@ mod tests {
         let second = |s| Timestamp::from_parts(s, 0);
         let mut failures = Failures::default();
         let mut at = |job, result: &str, status: &str, now| {
-            let end = End { result: result.into(), status: status.into() };
+            let end = End { result: result.into(), status: status.into(), settled: false };
             matches!(decide(job, &end, &mut failures, second(now)), Decision::GiveUp(_))
         };
         assert!(!at(Job::Other, "exit-code", "1", 0));
@@ -209,6 +219,25 @@ mod tests {
         assert!(!at(Job::Other, "exit-code", "1", 81), "it begins anew");
         assert!(!at(Job::Other, "exit-code", "1", 82));
         assert!(!at(Job::Other, "exit-code", "1", 10), "the clock was set back");
+    }
+
+    #[test]
+    fn regression_who_had_served_for_a_while_did_not_fail_to_take_over() {
+        let mut failures = Failures::default();
+        let mut at = |settled, result: &str, now| {
+            let end = End { result: result.into(), status: "ABRT".into(), settled };
+            decide(Job::Other, &end, &mut failures, Timestamp::from_parts(now, 0))
+        };
+        for (now, result) in
+            (0..60).step_by(6).zip(["signal", "watchdog", "core-dump"].iter().cycle())
+        {
+            assert_eq!(at(true, result, now), Decision::Leave, "{result}");
+        }
+        assert_eq!(at(false, "core-dump", 60), Decision::Leave);
+        assert_eq!(at(true, "core-dump", 67), Decision::Leave);
+        assert_eq!(at(false, "core-dump", 68), Decision::Leave);
+        assert!(matches!(at(false, "core-dump", 69), Decision::GiveUp(_)));
+        assert!(matches!(at(true, "timeout", 80), Decision::GiveUp(_)), "a start that hangs");
     }
 
     #[test]
