@@ -1,5 +1,6 @@
 //! Time, injected: nothing else in the project reads the system clock.
 
+use jiff::tz::TimeZone;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,6 +74,11 @@ impl From<SystemTime> for Timestamp {
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The present instant.
     fn now(&self) -> Timestamp;
+
+    /// Where the people live who write times of the day into the configuration.
+    fn zone(&self) -> TimeZone {
+        TimeZone::UTC
+    }
 }
 
 /// A clock shared by the whole daemon.
@@ -85,6 +91,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         SystemTime::now().into()
+    }
+
+    /// Of `TZ` or `/etc/localtime`; looked at again every few minutes.
+    fn zone(&self) -> TimeZone {
+        TimeZone::system()
     }
 }
 

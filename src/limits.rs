@@ -67,6 +67,21 @@ pub const HASH_BYTES_PER_SECOND: u64 = 64 << 20;
 pub const ARCHIVE_QUEUE_MAX: usize = 16;
 /// Groups that wait for the release thread.
 pub const RELEASE_QUEUE_MAX: usize = 16;
+/// Of so many recordings that are handed over to be archived one is taken from the newest that are
+/// due, so that a backlog does not hold today's back.
+pub const NEWEST_ONE_IN: usize = 4;
+/// Oldest due recordings looked at first in one step of planning.
+pub const OLDEST_ROWS: usize = 64;
+/// Newest due recordings looked at in one step of planning; more than can be under way.
+pub const NEWEST_ROWS: usize = 64;
+/// A recording that waits so long after its time came is part of a backlog.
+pub const BACKLOG_LATE: Duration = Duration::from_secs(60);
+/// How often it is counted what waits to be archived.
+pub const DRAIN_SAMPLE_EVERY: Duration = Duration::from_secs(30);
+/// How many of these counts are kept: the rate is that of the last five minutes.
+pub const DRAIN_SAMPLES: usize = 10;
+/// A shorter time tells nothing of a rate.
+pub const DRAIN_TOO_EARLY: Duration = Duration::from_secs(5);
 /// Rows of the catalog looked at in one step of planning, for each kind of step.
 pub const PLAN_PAGE_ROWS: usize = 256;
 /// Recordings put off for a moment without an entry in the catalog.

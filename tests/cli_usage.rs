@@ -4,14 +4,15 @@
 use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
-    Backlog, CacheUse, DiskPressure, DiskUse, Failure, Handler, LastError, LinkReport, MoveReport,
-    ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, Server, StateCount,
-    StatusReport, TargetReport, TargetState, Waiting, WirePath,
+    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, LinkReport,
+    MoveReport, ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, Server,
+    StateCount, StatusReport, TargetReport, TargetState, UploadsReport, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const COMMANDS: [&str; 11] = [
     "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
@@ -80,6 +81,8 @@ fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // Times of the day are those of the wall clock.
+    command.env("TZ", "UTC");
     command
 }
 
@@ -147,6 +150,20 @@ fn status_report() -> StatusReport {
             files: 12,
             bytes: 3 << 20,
             oldest: Some(Waiting { path: WirePath("2026/a.wav".into()), since: at }),
+            drain: Some(DrainReport {
+                seconds: 300,
+                files: 3750,
+                bytes: 600 << 20,
+                files_per_second: 12.5,
+                bytes_per_second: f64::from(2 << 20),
+            }),
+            ends_at: Some(at.plus(Duration::from_secs(50 * 365 * 86_400))),
+        },
+        uploads: UploadsReport {
+            off: true,
+            bytes_per_second: None,
+            until: Some(at),
+            opens_at: Some(at),
         },
         failing: 1,
         suspect: 2,
@@ -337,6 +354,8 @@ fn status_is_readable_by_people_and_programs() {
         "Faults of spoolfs: 1;",
         "closed     12  3.0 MiB",
         "Waiting to be archived: 12 files, 3.0 MiB; the oldest, 2026/a.wav, was closed",
+        "Archived in the last 5 minutes: 12.5 files and 2.0 MiB a second; the backlog ends in ",
+        "Uploads: off until 04:07 (",
         "2026/b.wav: target \"main\" does not answer",
         "main  s3://b/p  unreachable: timed out",
         "CATALOG: the catalog can not be written",

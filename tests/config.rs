@@ -105,6 +105,12 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.uploads 0 is out of bounds; choose from 1 to 64",
         ),
         (
+            format!("{MINIMAL}[write_back]\nbandwidth = \"08:00,off 18:00,fast\""),
+            "f.toml:4:1: write_back.bandwidth \"fast\" is neither a size nor \"unlimited\" nor \"off\"; \
+             write bytes a second, such as \"2MiB\", or times of the day, such as \
+             \"08:00,512KiB 12:00,off 18:00,unlimited\"",
+        ),
+        (
             format!("{MINIMAL}[write_back]\nsettle = \"5m\""),
             "f.toml:4:1: write_back.settle \"5m\" is out of bounds; choose from \"0s\" to \"1m\"",
         ),

@@ -61,6 +61,15 @@ pub(super) mod queries {
         )
     }
 
+    pub fn archive_newest() -> String {
+        format!(
+            "SELECT {NODE} FROM node n INDEXED BY node_due_archive
+             WHERE n.kind = 1 AND n.state = 2 AND n.h_ino IS NOT NULL AND n.size > 0
+               AND n.adopted = 0 AND n.closed_at <= ?1 AND ifnull(n.not_before <= ?2, 1)
+             ORDER BY n.closed_at DESC, n.id DESC LIMIT ?3"
+        )
+    }
+
     pub fn release() -> String {
         format!(
             "SELECT {NODE} FROM node n INDEXED BY node_due_release
@@ -154,6 +163,22 @@ impl Catalog {
                 found.extend(find(conn, &queries::archive(), params)?);
             }
             candidates(conn, found)
+        })
+    }
+
+    /// Of the files that [`Catalog::due_archive`] gives, those closed last; no adopted ones.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn due_archive_newest(
+        &self,
+        closed_before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Candidate>> {
+        self.read_drained(|conn| {
+            let params = [closed_before.0, now.0, limit_sql(limit)];
+            candidates(conn, find(conn, &queries::archive_newest(), params)?)
         })
     }
 

@@ -56,6 +56,14 @@ pub(super) fn when(at: Timestamp) -> String {
     format!("{} UTC ({})", utc::people(at), ago(at))
 }
 
+/// "18:00 (in 3 hours)", by the wall clock of this machine.
+pub(super) fn local(at: Timestamp) -> String {
+    let (zone, instant) = (SystemClock.zone(), jiff::Timestamp::from_nanosecond(at.0.into()));
+    let time = instant
+        .map_or_else(|_| utc::people(at), |i| zone.to_datetime(i).strftime("%H:%M").to_string());
+    format!("{time} ({})", ago(at))
+}
+
 /// Columns as wide as their widest cell; the first is flush left, the others flush right.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

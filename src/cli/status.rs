@@ -3,7 +3,11 @@
 use super::context::Common;
 use super::output::{ago, files, table, when};
 use super::{Context, Exit, output, path_report};
-use crate::control::{DiskPressure, LinkReport, PathReport, Request, StatusReport, TargetReport};
+use crate::clock::Timestamp;
+use crate::control::{
+    Backlog, DiskPressure, LinkReport, PathReport, Request, StatusReport, TargetReport,
+    UploadsReport,
+};
 use crate::units::{humane_duration, humane_size};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -106,6 +110,8 @@ fn troubles(report: &StatusReport) -> String {
         text.push_str(&format!("; the oldest, {}, was closed {}", oldest.path, ago(oldest.since)));
     }
     text.push('\n');
+    text.push_str(&drain(backlog));
+    text.push_str(&uploads(&report.uploads));
     if report.failing > 0 {
         text.push_str(&format!("Failing: {}, tried again later\n", files(report.failing)));
     }
@@ -144,6 +150,38 @@ fn troubles(report: &StatusReport) -> String {
         text.push_str(&format!("Warning: {warning}\n"));
     }
     text
+}
+
+/// How fast the backlog drains, and when that ends.
+fn drain(backlog: &Backlog) -> String {
+    let Some(drain) = backlog.drain.filter(|d| d.files > 0 || backlog.ends_at.is_some()) else {
+        return String::new();
+    };
+    let end = backlog
+        .ends_at
+        .map_or_else(String::new, |at| format!("; the backlog ends {} at this rate", ago(at)));
+    format!(
+        "Archived in the last {}: {} files and {} a second{end}\n",
+        humane_duration(Duration::from_secs(drain.seconds)),
+        drain.files_per_second,
+        humane_size(drain.bytes_per_second as u64),
+    )
+}
+
+fn uploads(uploads: &UploadsReport) -> String {
+    let until = |at: Option<Timestamp>| {
+        at.map_or_else(String::new, |at| format!(" until {}", output::local(at)))
+    };
+    match (uploads.off, uploads.bytes_per_second) {
+        (true, _) => format!("Uploads: off{} (write_back.bandwidth)\n", until(uploads.opens_at)),
+        (false, Some(limit)) => {
+            format!("Uploads: at most {} a second{}\n", humane_size(limit), until(uploads.until))
+        }
+        (false, None) if uploads.until.is_some() => {
+            format!("Uploads: no limit{}\n", until(uploads.until))
+        }
+        (false, None) => String::new(),
+    }
 }
 
 fn target_line(target: &TargetReport) -> String {

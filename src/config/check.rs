@@ -6,6 +6,7 @@ use super::raw::{Raw, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, target};
 use crate::limits;
+use crate::policy::Timetable;
 use crate::recording::Sha256;
 use crate::units::{Age, Percent, Span, duration_text};
 use std::ops::RangeInclusive;
@@ -198,11 +199,15 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         let message = format_args!("{uploads} is out of bounds");
         return Err(source.fault("write_back.uploads", message, "choose from 1 to 64"));
     }
-    let bandwidth = raw.bandwidth.map(|s| s.0);
-    if bandwidth.is_some_and(|b| b < 1024) {
-        let cure = "write bytes a second, such as \"2MiB\", or remove it for no limit";
-        return Err(source.fault("write_back.bandwidth", "is below 1 KiB a second", cure));
-    }
+    let bandwidth = match raw.bandwidth.as_deref().map(str::parse) {
+        None => Timetable::default(),
+        Some(Ok(table)) => table,
+        Some(Err(error)) => {
+            let cure = "write bytes a second, such as \"2MiB\", or times of the day, such as \
+                        \"08:00,512KiB 12:00,off 18:00,unlimited\"";
+            return Err(source.fault("write_back.bandwidth", error, cure));
+        }
+    };
     let settle = raw.settle.map_or(limits::SETTLE, |s| s.0);
     let sync_after = raw.sync_after.unwrap_or(Age::For(limits::SYNC_AFTER));
     if let Some(time) = sync_after.duration() {

@@ -73,7 +73,7 @@ pub const KEYS: &[Key] = &[
     key("write_back.include", Kind::List, "[]"),
     key("write_back.exclude", Kind::List, "[]"),
     key("write_back.uploads", Kind::Number, "4"),
-    key("write_back.bandwidth", Kind::Size, ""),
+    key("write_back.bandwidth", Kind::Text, "\"unlimited\""),
     key("write_back.settle", Kind::Duration, "\"2s\""),
     key("write_back.sync_after", Kind::Age, "\"5s\""),
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),

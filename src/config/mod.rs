@@ -21,6 +21,7 @@ pub use keys::{KEYS, Key, Kind};
 pub use paths::{beneath, resolve};
 pub use target::{Scheme, Target};
 
+use crate::policy::Timetable;
 use crate::units::{Age, Percent};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,8 +60,8 @@ pub struct WriteBack {
     pub exclude: Vec<String>,
     /// Uploads in flight over all targets.
     pub uploads: usize,
-    /// Bytes a second for all uploads together; `None`: as fast as it goes.
-    pub bandwidth: Option<u64>,
+    /// Bytes a second for all uploads together, by time of day.
+    pub bandwidth: Timetable,
     /// Quiet time after the last close before a recording is hashed.
     pub settle: Duration,
     /// How soon after its close a recording is on the disk.
@@ -206,7 +207,6 @@ impl Config {
             ("cache", self.cache != new.cache),
             ("read", self.read != new.read),
             ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),
-            ("write_back.bandwidth", self.write_back.bandwidth != new.write_back.bandwidth),
             (
                 "write_back.journal_interval",
                 self.write_back.journal_interval != new.write_back.journal_interval,

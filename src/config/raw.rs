@@ -47,7 +47,7 @@ pub(super) struct RawWriteBack {
     pub include: Vec<String>,
     pub exclude: Vec<String>,
     pub uploads: Option<u64>,
-    pub bandwidth: Option<Size>,
+    pub bandwidth: Option<String>,
     pub settle: Option<Span>,
     pub sync_after: Option<Age>,
     pub journal_interval: Option<Span>,

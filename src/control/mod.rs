@@ -15,8 +15,9 @@ pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
 };
 pub use report::{
-    Backlog, CacheUse, DiskPressure, DiskUse, LastError, LinkReport, MoveReport, ObjectReport,
-    PathReport, ReloadReport, StateCount, StatusReport, TargetReport, TargetState, Waiting,
+    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, LastError, LinkReport, MoveReport,
+    ObjectReport, PathReport, ReloadReport, StateCount, StatusReport, TargetReport, TargetState,
+    UploadsReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use words::{TargetName, next_recording};

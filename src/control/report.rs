@@ -8,7 +8,7 @@ use crate::recording::{Generation, Sha256, State};
 use serde::{Deserialize, Serialize};
 
 /// `status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// Version of the daemon.
     pub version: String,
@@ -26,6 +26,9 @@ pub struct StatusReport {
     pub states: Vec<StateCount>,
     /// What waits to be archived.
     pub backlog: Backlog,
+    /// How fast recordings may be uploaded now.
+    #[serde(default)]
+    pub uploads: UploadsReport,
     /// Recordings whose last try failed.
     pub failing: u64,
     /// Recordings whose local copy may not be on the disk, because syncing it failed.
@@ -82,7 +85,7 @@ pub struct StateCount {
 }
 
 /// What waits to be archived.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Backlog {
     /// Files.
     pub files: u64,
@@ -90,6 +93,43 @@ pub struct Backlog {
     pub bytes: u64,
     /// The one that has waited longest.
     pub oldest: Option<Waiting>,
+    /// What was archived in the last minutes; nothing if it is too early to tell.
+    #[serde(default)]
+    pub drain: Option<DrainReport>,
+    /// When the backlog is gone, if things go on as in the last minutes; nothing if there is none,
+    /// or if it does not shrink.
+    #[serde(with = "utc::option", default)]
+    pub ends_at: Option<Timestamp>,
+}
+
+/// What was archived in the last minutes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// Length of the time that was looked at.
+    pub seconds: u64,
+    /// Files archived in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files a second.
+    pub files_per_second: f64,
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+}
+
+/// How fast recordings may be uploaded, which can depend on the time of the day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadsReport {
+    /// Nothing is uploaded now, unless `spoolfs archive` asks for it.
+    pub off: bool,
+    /// Bytes a second; nothing: no limit.
+    pub bytes_per_second: Option<u64>,
+    /// Until when that is so; nothing: always.
+    #[serde(with = "utc::option", default)]
+    pub until: Option<Timestamp>,
+    /// When uploads go on, if they are off.
+    #[serde(with = "utc::option", default)]
+    pub opens_at: Option<Timestamp>,
 }
 
 /// A recording that waits.

@@ -2,21 +2,28 @@
 
 use super::link::Link;
 use super::{Daemon, setup};
-use crate::catalog::{Catalog, CatalogError, NodeRow, ObjectState, Trouble};
+use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
+use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
 use crate::control::{
-    Backlog, CacheUse, DiskPressure, DiskUse, Failure, Handler, LastError, MoveReport,
+    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, MoveReport,
     ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, StateCount,
-    StatusReport, TargetName, TargetReport, TargetState, VersionReport, Waiting, WirePath,
-    next_recording,
+    StatusReport, TargetName, TargetReport, TargetState, UploadsReport, VersionReport, Waiting,
+    WirePath, next_recording,
 };
-use crate::engine::{BadCopy, Command, Outcome, Pressure, Standing, TargetStatus};
+use crate::engine::{
+    Amount, BadCopy, Command, Drain, Outcome, Pressure, Standing, Status, TargetStatus,
+};
+use crate::limits;
+use crate::policy::Rate;
 use crate::recording::{NodeId, State};
+use crate::units::Age;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// How the daemon answers.
 pub struct Commands {
@@ -76,7 +83,6 @@ fn status(daemon: &Daemon) -> StatusReport {
     });
     let counts = counts.unwrap_or_default();
     let engine = daemon.engine.status();
-    let waiting = counts.states.iter().find(|(s, ..)| *s == State::Closed);
     let usage = daemon.lower.usage().unwrap_or_default();
     let mut warnings = daemon.config.read().warnings.clone();
     if !engine.reconciled {
@@ -102,10 +108,15 @@ fn status(daemon: &Daemon) -> StatusReport {
             .iter()
             .map(|(state, files, bytes)| StateCount { state: *state, files: *files, bytes: *bytes })
             .collect(),
-        backlog: Backlog {
-            files: waiting.map_or(0, |(_, files, _)| *files),
-            bytes: waiting.map_or(0, |(_, _, bytes)| *bytes),
-            oldest: counts.oldest_waiting.map(|(path, since)| Waiting { path: path.into(), since }),
+        backlog: backlog(&counts, &engine, config.write_back.archive_after, now),
+        uploads: UploadsReport {
+            off: engine.rate == Rate::Off,
+            bytes_per_second: match engine.rate {
+                Rate::Limit(limit) => Some(limit),
+                Rate::Unlimited | Rate::Off => None,
+            },
+            until: engine.next_rate.map(|(at, _)| at),
+            opens_at: engine.opens,
         },
         failing: counts.failing,
         suspect: counts.suspect,
@@ -167,6 +178,38 @@ fn refuted(daemon: &Daemon) -> Option<String> {
              names them, and \"spoolfs verify --all\" finds and replaces what it can."
         )
     })
+}
+
+fn backlog(counts: &Counts, engine: &Status, window: Age, now: Timestamp) -> Backlog {
+    let waiting = counts.states.iter().find(|(s, ..)| *s == State::Closed);
+    let waiting = waiting
+        .map_or(Amount::default(), |(_, files, bytes)| Amount { files: *files, bytes: *bytes });
+    // What only waits for its time is no backlog, and has no end.
+    let late = counts.oldest_waiting.as_ref().is_some_and(|(_, since)| {
+        window.after(*since).is_some_and(|due| due.plus(limits::BACKLOG_LATE) < now)
+    });
+    let left = engine.drain.filter(|_| late).and_then(|drain| drain.left(waiting));
+    Backlog {
+        files: waiting.files,
+        bytes: waiting.bytes,
+        oldest: counts
+            .oldest_waiting
+            .clone()
+            .map(|(path, since)| Waiting { path: path.into(), since }),
+        drain: engine.drain.map(|Drain { within, archived, .. }| DrainReport {
+            seconds: within.as_secs(),
+            files: archived.files,
+            bytes: archived.bytes,
+            files_per_second: per_second(archived.files, within),
+            bytes_per_second: per_second(archived.bytes, within),
+        }),
+        ends_at: left.map(|left| now.plus(left)),
+    }
+}
+
+/// To a hundredth.
+fn per_second(count: u64, within: Duration) -> f64 {
+    (count as f64 / within.as_secs_f64() * 100.0).round() / 100.0
 }
 
 fn mode(daemon: &Daemon) -> String {

@@ -302,7 +302,6 @@ fn assemble(
             archive_name: config.archive.clone(),
             journal_interval: config.write_back.journal_interval,
             uploads: config.write_back.uploads,
-            bandwidth: config.write_back.bandwidth,
             scrub_every: config.write_back.scrub_every.duration(),
             reserve: config.space.reserve,
         },

@@ -75,6 +75,7 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
             return Ok(Archived::Changed);
         }
+        shared.drained.one(job.hashed.size);
         faults::point("archive.after_commit");
     }
     let optional = to_optional(shared, &job);
@@ -290,11 +291,8 @@ fn put(
         size: stat.version.size,
         mtime: stat.version.mtime,
     };
-    if let Some(pace) = &shared.bandwidth {
-        let pause = pace.lock().after(stat.version.size);
-        if shared.stop.wait(pause) {
-            return Err(Answer::Stopping);
-        }
+    if !shared.keep_pace(stat.version.size) {
+        return Err(Answer::Stopping);
     }
     let body = Body::File { file: Arc::clone(&job.quiet.file), len: stat.version.size };
     let meta = label.to_meta(&job.path);

@@ -58,6 +58,13 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
         ));
     }
     if it.row.state == State::Closed {
+        if let Some(opens) = rules.bandwidth.opens(facts.now, &shared.clock.zone()) {
+            out.push(format!(
+                "Nothing is uploaded at this time of the day (`bandwidth`); uploads go on in {}. \
+                 `spoolfs archive` does not wait for that.",
+                words(facts.now.age_at(opens))
+            ));
+        }
         out.extend(targets(shared));
     }
     Ok(out)

@@ -11,9 +11,11 @@
 
 mod archive;
 mod backoff;
+mod bandwidth;
 mod claims;
 mod command;
 mod contain;
+mod drain;
 mod error;
 mod explain;
 mod fill;
@@ -37,6 +39,7 @@ mod undecided;
 mod workers;
 
 pub use command::{Command, Outcome, Progress, Summary};
+pub use drain::{Amount, Drain};
 pub use error::{EngineError, Result};
 pub use scrub::{BadCopy, Round};
 pub use space::Pressure;
@@ -46,7 +49,7 @@ use crate::catalog::Catalog;
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
 use crate::lower::Lower;
-use crate::policy::Rules;
+use crate::policy::{Rate, Rules};
 use crate::recording::NodeId;
 use crate::store::Store;
 use crossbeam_channel::Sender;
@@ -75,8 +78,6 @@ pub struct Options {
     pub journal_interval: Duration,
     /// Uploads in flight over all targets.
     pub uploads: usize,
-    /// Bytes a second for all uploads together.
-    pub bandwidth: Option<u64>,
     /// Every archived object is read once in this time; none: never.
     pub scrub_every: Option<Duration>,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
@@ -129,6 +130,14 @@ pub struct Status {
     pub durable_until: Option<Timestamp>,
     /// Whether the lower file system is too full.
     pub pressure: Pressure,
+    /// What was archived in the last minutes; `None`: it is too early to tell.
+    pub drain: Option<Drain>,
+    /// How fast recordings may be uploaded now.
+    pub rate: Rate,
+    /// When another rate begins, and which.
+    pub next_rate: Option<(Timestamp, Rate)>,
+    /// When uploads go on, if there are none now.
+    pub opens: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -187,7 +196,8 @@ impl Engine {
             stop: stop::Stop::new(),
             upload_threads: options.uploads.max(1),
             uploads: Semaphore::new(options.uploads.max(1)),
-            bandwidth: options.bandwidth.map(|b| Mutex::new(hash::Pace::new(b))),
+            bandwidth: bandwidth::Bandwidth::default(),
+            drained: drain::Drained::default(),
             activity: Activity::default(),
             fill: Mutex::default(),
             alarms: Mutex::default(),
@@ -263,10 +273,13 @@ impl Engine {
         }
     }
 
-    /// Puts other rules in force.
+    /// Puts other rules in force, and asks targets that are down at once: the operator may have
+    /// mended one.
     pub fn reload(&self, rules: Rules) {
         *self.shared.configured.write() = Arc::new(rules);
         self.shared.apply_rules();
+        let now = self.shared.now();
+        self.shared.targets.iter().for_each(|t| t.ask_again(now));
         self.shared.wake();
     }
 
@@ -275,7 +288,7 @@ impl Engine {
         let _already_asked = self.reconcile.try_send(());
     }
 
-    /// Looks at once whether something is due, also at targets that were down.
+    /// Looks at once whether something is due, also at targets that were down and whose time came.
     pub fn nudge(&self) {
         self.shared.targets.iter().for_each(|t| t.nudge());
         self.shared.wake();
@@ -319,6 +332,7 @@ impl Engine {
             let alarms = self.shared.alarms.lock();
             (alarms.round, alarms.bad())
         };
+        let (now, zone, rules) = (self.shared.now(), self.shared.clock.zone(), self.shared.rules());
         Status {
             targets: self.shared.targets.iter().map(|t| t.status()).collect(),
             hashing: activity.hashing.load(Ordering::Relaxed),
@@ -337,6 +351,10 @@ impl Engine {
                 .sync_after
                 .and_then(|_| self.shared.catalog.durable_until()),
             pressure: self.shared.space.pressure(),
+            drain: self.shared.drained.drain(now),
+            rate: rules.bandwidth.rate(now, &zone),
+            next_rate: rules.bandwidth.next(now, &zone),
+            opens: rules.bandwidth.opens(now, &zone),
         }
     }
 }

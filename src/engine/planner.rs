@@ -2,6 +2,7 @@
 
 use super::archive::worth_trying;
 use super::contain::contained;
+use super::drain;
 use super::error::Result;
 use super::fill::Fill;
 use super::plan::{self, Action};
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// How often it is asked at most.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same while more is due than can be handed over at once.
+const PAUSE_IN_BACKLOG: Duration = Duration::from_millis(10);
 
 /// What the loop hears of.
 #[derive(Debug)]
@@ -61,9 +64,9 @@ impl Walk {
     }
 
     /// A page was looked at; tells whether there is another.
-    fn page_done(&mut self, page: &[NodeId]) -> bool {
+    fn page_done(&mut self, page: &[NodeId], rows: usize) -> bool {
         self.pages += 1;
-        self.after = page.last().copied().filter(|_| page.len() == limits::PLAN_PAGE_ROWS);
+        self.after = page.last().copied().filter(|_| page.len() == rows);
         if self.after.is_some() {
             return true;
         }
@@ -85,6 +88,10 @@ pub(super) struct Planner {
     queues: Queues,
     put_off: PutOff,
     to_archive: Walk,
+    /// Places given to what is to be archived since the newest had their share.
+    places: usize,
+    /// More was due at the last look than could be handed over.
+    in_backlog: bool,
     to_release: Walk,
     fill: Fill,
     planned: Option<Instant>,
@@ -100,6 +107,8 @@ impl Planner {
             queues,
             put_off: PutOff::default(),
             to_archive: Walk::default(),
+            places: 0,
+            in_backlog: false,
             to_release: Walk::default(),
             fill: Fill::default(),
             planned: None,
@@ -143,7 +152,8 @@ impl Planner {
     /// closes in a second are one look at the catalog.
     fn plan_soon(&mut self) {
         if let Some(last) = self.planned {
-            let pause = PAUSE.saturating_sub(last.elapsed());
+            let pause = if self.in_backlog { PAUSE_IN_BACKLOG } else { PAUSE };
+            let pause = pause.saturating_sub(last.elapsed());
             if !pause.is_zero() && self.shared.stop.wait(pause) {
                 return;
             }
@@ -168,6 +178,7 @@ impl Planner {
             self.to_archive = Walk::default();
             self.to_release = Walk::default();
         }
+        drain::look(&self.shared, now)?;
         self.plan_suspects(now)?;
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
@@ -220,41 +231,77 @@ impl Planner {
     }
 
     fn plan_archives(&mut self, now: Timestamp) -> Result<()> {
+        self.in_backlog = false;
         let rules = self.shared.rules();
         let Some(window) = rules.archive_after else { return Ok(()) };
         let no_target_is_up = self.shared.required_targets().all(|t| !t.is_up());
-        if no_target_is_up || (self.to_archive.rests() && !self.is_full()) {
+        if no_target_is_up || self.shared.uploads_are_off() {
             return Ok(());
         }
         let before = back(now, window.max(rules.settle));
+        self.plan_newest(now, before)?;
+        if self.to_archive.rests() && !self.is_full() {
+            return Ok(());
+        }
         let began = Instant::now();
         while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
             let after = self.to_archive.after;
-            let page =
-                self.shared.catalog.due_archive(before, now, after, limits::PLAN_PAGE_ROWS)?;
+            // The first rows are looked at each time that there is a free place.
+            let rows = if after.is_none() { limits::OLDEST_ROWS } else { limits::PLAN_PAGE_ROWS };
+            let page = self.shared.catalog.due_archive(before, now, after, rows)?;
             let ids: Vec<NodeId> = page.iter().map(|it| it.row.id).collect();
             for it in page {
-                if plan::next(&it, &[], self.shared.facts(&rules)) != Action::Archive
-                    || self.is_busy(it.row.id)
-                    || !worth_trying(&self.shared, &it)?
-                {
+                if !self.is_to_be_archived(&it, &rules)? {
                     continue;
                 }
                 if !self.hand_over(&self.queues.archive, it) {
+                    self.in_backlog = true;
                     self.to_archive.stuck();
                     return Ok(());
                 }
                 self.to_archive.handed += 1;
             }
-            if !self.to_archive.page_done(&ids) {
+            if !self.to_archive.page_done(&ids, rows) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
+    /// Gives a share of the free places to the newest that are due: what was closed a moment ago
+    /// does not wait behind a backlog of days.
+    fn plan_newest(&mut self, now: Timestamp, before: Timestamp) -> Result<()> {
+        let free = limits::ARCHIVE_QUEUE_MAX.saturating_sub(self.queues.archive.len());
+        self.places += free;
+        let mut share = self.places / limits::NEWEST_ONE_IN;
+        self.places %= limits::NEWEST_ONE_IN;
+        if share == 0 {
+            return Ok(());
+        }
+        let rules = self.shared.rules();
+        let rows = self.shared.catalog.due_archive_newest(before, now, limits::NEWEST_ROWS)?;
+        for it in rows {
+            if self.is_to_be_archived(&it, &rules)? {
+                if share == 0 || !self.hand_over(&self.queues.archive, it) {
+                    return Ok(());
+                }
+                share -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_to_be_archived(&self, it: &Candidate, rules: &Rules) -> Result<bool> {
+        Ok(plan::next(it, &[], self.shared.facts(rules)) == Action::Archive
+            && !self.is_busy(it.row.id)
+            && worth_trying(&self.shared, it)?)
+    }
+
     /// What is archived, but not in every target. After what is not archived at all.
     fn plan_fill(&mut self, now: Timestamp) -> Result<()> {
+        if self.shared.uploads_are_off() {
+            return Ok(());
+        }
         let rules = self.shared.rules();
         let began = Instant::now();
         while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
@@ -301,7 +348,7 @@ impl Planner {
                 self.to_release.handed += 1;
             }
             let found = self.to_release.handed > 0 || self.shared.is_releasing();
-            if !self.to_release.page_done(&ids) {
+            if !self.to_release.page_done(&ids, limits::PLAN_PAGE_ROWS) {
                 space::walked(&self.shared, found);
                 return Ok(());
             }
@@ -359,20 +406,20 @@ mod tests {
     #[test]
     fn a_walk_goes_on_behind_a_full_page_and_begins_anew_behind_a_short_one() {
         let mut walk = Walk::default();
-        assert!(walk.page_done(&page(limits::PLAN_PAGE_ROWS)));
+        assert!(walk.page_done(&page(limits::PLAN_PAGE_ROWS), limits::PLAN_PAGE_ROWS));
         assert_eq!(walk.after, Some(NodeId(limits::PLAN_PAGE_ROWS as u64 - 1)));
         walk.handed = 1;
-        assert!(!walk.page_done(&page(3)));
+        assert!(!walk.page_done(&page(3), limits::PLAN_PAGE_ROWS));
         assert_eq!((walk.after, walk.rests()), (None, false), "there was something to do");
     }
 
     #[test]
     fn only_a_long_walk_that_found_nothing_is_rested_from() {
         let mut walk = Walk::default();
-        assert!(!walk.page_done(&page(10)));
+        assert!(!walk.page_done(&page(10), limits::PLAN_PAGE_ROWS));
         assert!(!walk.rests());
-        assert!(walk.page_done(&page(limits::PLAN_PAGE_ROWS)));
-        assert!(!walk.page_done(&[]));
+        assert!(walk.page_done(&page(limits::OLDEST_ROWS), limits::OLDEST_ROWS));
+        assert!(!walk.page_done(&[], limits::PLAN_PAGE_ROWS));
         assert!(walk.rests());
         walk.stuck();
         assert!(!walk.rests());

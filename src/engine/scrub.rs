@@ -125,7 +125,8 @@ fn step(shared: &Shared, every: Duration) -> Result<()> {
                 save(shared, Round { begun: now, of, last, ..Round::default() })?
             }
         };
-        if round.through {
+        // It catches up when the line may be used again.
+        if round.through || shared.uploads_are_off() {
             return Ok(());
         }
         let share = round.begun.age_at(now).as_secs_f64() / every.as_secs_f64().max(1.0);
@@ -215,10 +216,7 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         sink(offset, &bytes).map_err(|e| StoreError::unreadable(target.name(), &object.key, &e))?;
         hasher.update(&bytes);
         offset = end;
-        if let Some(pace) = &shared.bandwidth {
-            let pause = pace.lock().after(bytes.len() as u64);
-            shared.stop.wait(pause);
-        }
+        let _stops_at_the_next_request = shared.keep_pace(bytes.len() as u64);
     }
     let found = Sha256(hasher.finalize().into());
     if found == object.sha256 {

@@ -1,8 +1,9 @@
 //! What every part of the engine needs, and the small questions they all ask.
 
+use super::bandwidth::Bandwidth;
 use super::claims::Claims;
+use super::drain::Drained;
 use super::error::{EngineError, Result};
-use super::hash::Pace;
 use super::plan::Facts;
 use super::scrub::Alarms;
 use super::space::{Pressure, Space};
@@ -56,7 +57,8 @@ pub(super) struct Shared {
     pub uploads: Semaphore,
     /// Threads that archive.
     pub upload_threads: usize,
-    pub bandwidth: Option<Mutex<Pace>>,
+    pub bandwidth: Bandwidth,
+    pub drained: Drained,
     pub activity: Activity,
     /// When to look for archived recordings that some target lacks; see [`Shared::fill_at`].
     pub fill: Mutex<Option<Timestamp>>,

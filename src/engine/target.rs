@@ -104,6 +104,15 @@ impl Target {
         let _already_nudged = self.nudge.try_send(());
     }
 
+    /// Lets the keeper ask at once, however often it was in vain.
+    pub fn ask_again(&self, now: Timestamp) {
+        {
+            let mut health = self.health.lock();
+            health.retry_at = health.retry_at.min(now);
+        }
+        self.nudge();
+    }
+
     /// When to ask again; `None` while it is up.
     pub fn retry_at(&self) -> Option<Timestamp> {
         let health = self.health.lock();

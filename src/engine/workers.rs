@@ -136,6 +136,10 @@ fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
 }
 
 fn archive_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
+    // The time for it ended while it waited here.
+    if it.row.suspect.is_none() && shared.uploads_are_off() {
+        return Ok(Some(Later::After(limits::BACKOFF_MIN)));
+    }
     archive::archive(shared, it)?;
     Ok(None)
 }

@@ -2,6 +2,10 @@
 //!
 //! **Invariant:** pure. The same path and rules always give the same verdict.
 
+mod timetable;
+
+pub use timetable::{Rate, Timetable, TimetableError};
+
 use crate::limits;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::path::Path;
@@ -119,6 +123,8 @@ pub struct Rules {
     pub sync_after: Option<Duration>,
     /// How full the disk may become.
     pub marks: Marks,
+    /// How fast recordings are uploaded at which time of the day.
+    pub bandwidth: Timetable,
 }
 
 impl Default for Rules {
@@ -132,19 +138,21 @@ impl Default for Rules {
             settle: limits::SETTLE,
             sync_after: Some(limits::SYNC_AFTER),
             marks: Marks::default(),
+            bandwidth: Timetable::default(),
         }
     }
 }
 
 impl Rules {
     /// The same while the disk is too full: what may go one day goes as soon as it is archived,
-    /// and is archived as soon as it is settled. "Never" and "forever" stay what they are.
+    /// and is archived as soon as it is settled, at any time of the day. "Never" and "forever" stay what they are.
     pub fn hurried(&self) -> Rules {
         let at_once = |time: Option<Duration>| time.map(|_| Duration::ZERO);
         Rules {
             archive_after: at_once(self.archive_after),
             keep_local: at_once(self.keep_local),
             adopt_keep_local: at_once(self.adopt_keep_local),
+            bandwidth: self.bandwidth.never_off(),
             ..self.clone()
         }
     }
@@ -188,12 +196,14 @@ mod tests {
 
     #[test]
     fn in_a_hurry_nothing_waits_but_never_and_forever_hold() {
-        let usual = Rules { adopt_keep_local: None, ..Rules::default() };
+        let bandwidth: Timetable = "08:00,off 18:00,2MiB".parse().expect("a timetable");
+        let usual = Rules { adopt_keep_local: None, bandwidth, ..Rules::default() };
         let hurried = usual.hurried();
         assert_eq!(hurried.archive_after, Some(Duration::ZERO));
         assert_eq!(hurried.keep_for(false), Some(Duration::ZERO));
         assert_eq!(hurried.keep_for(true), None);
         assert_eq!(hurried.settle, usual.settle);
+        assert_eq!(hurried.bandwidth.to_string(), "08:00,2MiB 18:00,2MiB");
         let never = Rules { archive_after: None, ..usual };
         assert_eq!(never.hurried().archive_after, None);
     }

@@ -128,7 +128,6 @@ impl World {
             archive_name: self.archive_name.clone(),
             journal_interval: self.journal_interval,
             uploads: 4,
-            bandwidth: None,
             scrub_every: self.scrub_every,
             reserve: 0,
         };

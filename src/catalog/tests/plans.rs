@@ -26,6 +26,7 @@ fn frequent_queries_neither_scan_nor_sort() {
         queries::hash_recorded(),
         queries::hash_adopted(),
         queries::archive(),
+        queries::archive_newest(),
         queries::release(),
         queries::left_recording(),
         queries::suspect(),
@@ -47,6 +48,7 @@ fn frequent_queries_neither_scan_nor_sort() {
     let planned = [
         (queries::hash_recorded(), "node_due_hash (adopted=? AND closed_at<?)"),
         (queries::archive(), "node_due_archive (adopted=? AND closed_at"),
+        (queries::archive_newest(), "node_due_archive (adopted=? AND closed_at<?)"),
         (queries::release(), "node_due_release (local_since"),
         (queries::suspect(), "node_suspect (suspect>?)"),
         (queries::left_recording(), "node_left_recording (kind=? AND id>?)"),
