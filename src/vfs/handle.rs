@@ -88,7 +88,7 @@ impl Handles {
     }
 
     /// Whether a predecessor gave it out.
-    pub fn from_before(&self, number: u64) -> bool {
+    pub fn is_from_before(&self, number: u64) -> bool {
         self.resumed.lock().contains(&number)
     }
 

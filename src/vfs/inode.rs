@@ -78,7 +78,7 @@ pub(super) struct Inode {
     lookups: AtomicU64,
     /// The kernel knows it from a life before: it has references that were not counted here, and
     /// gives them all back at once.
-    from_before: bool,
+    is_from_before: bool,
 }
 
 impl Inode {
@@ -125,7 +125,7 @@ impl Inodes {
             place: RwLock::new(Place::Root),
             opens: Mutex::default(),
             lookups: AtomicU64::new(1),
-            from_before: false,
+            is_from_before: false,
         });
         let dirs = Cache::new(OPEN_DIRS);
         dirs.insert(NodeId::ROOT, lower.root().clone());
@@ -149,7 +149,7 @@ impl Inodes {
                 place: RwLock::new(place),
                 opens: Mutex::default(),
                 lookups: AtomicU64::new(0),
-                from_before: references == 0,
+                is_from_before: references == 0,
             })
         });
         inode.lookups.fetch_add(references, Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl Inodes {
         let known = inode.lookups.load(Ordering::Relaxed);
         let left = known.saturating_sub(count);
         inode.lookups.store(left, Ordering::Relaxed);
-        let forgotten = if inode.from_before { count > known } else { left == 0 };
+        let forgotten = if inode.is_from_before { count > known } else { left == 0 };
         // Who holds that lock opens or closes it, and comes here when it is closed.
         let open = inode.opens.try_lock().is_none_or(|opens| opens.handles > 0);
         if forgotten && !open {

@@ -166,7 +166,7 @@ impl Vfs {
     /// What was opened for it once more has nobody who closes it. A handle of the predecessor's
     /// is the very one that the kernel has.
     pub fn refused_open(&self, handle: u64) {
-        if self.handles.from_before(handle) {
+        if self.handles.is_from_before(handle) {
             return;
         }
         match self.handles.listing(handle) {
