@@ -179,6 +179,32 @@ fn if_names_can_not_be_synced_everything_since_the_last_time_is_suspect() {
     assert_eq!(world.state(before), State::Closed, "it was never suspect");
 }
 
+/// The kernel tells of a failure once. The catalog must not count the next round, which goes well, as
+/// having synced what failed.
+#[test]
+fn regression_a_failed_sync_is_kept_until_the_catalog_takes_it() {
+    let _turn = Turn::take();
+    let world = calm();
+    let rounds = || world.engine().status().syncs;
+    let id = world.record("a.wav", &audio(9000, 1));
+    faults::set("lower.sync_dir:1:EIO,sqlite.write:1:EIO:forever").unwrap();
+    world.pass(3);
+    world.until("it failed", || faults::passed("lower.sync_dir") >= 1);
+    let before = rounds();
+    world.pass(3);
+    world.until("a round went well below", || rounds() > before);
+    // The disk is well again, and nobody hears of it any more.
+    faults::set("").unwrap();
+    world.until("it is suspect, or was archived as such", || {
+        world.pass(3);
+        is_suspect(&world, id) || world.state(id) == State::Archived
+    });
+    world.until("proved", || {
+        world.pass(3);
+        !is_suspect(&world, id)
+    });
+}
+
 #[test]
 fn what_a_predecessor_left_is_synced_at_the_start_or_suspect() {
     let _turn = Turn::take();

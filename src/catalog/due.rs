@@ -82,7 +82,8 @@ pub(super) mod queries {
         format!(
             "SELECT {NODE} FROM node n INDEXED BY node_suspect
              WHERE n.suspect IS NOT NULL AND n.state IN (2, 3) AND ifnull(n.not_before <= ?1, 1)
-             ORDER BY n.suspect, n.id LIMIT ?2"
+               AND (n.suspect, n.id) > (?2, ?3)
+             ORDER BY n.suspect, n.id LIMIT ?4"
         )
     }
 
@@ -279,13 +280,28 @@ impl Catalog {
         })
     }
 
-    /// Closed or archived files whose local copy may not be on the disk, longest so first.
+    /// Closed or archived files whose local copy may not be on the disk, longest so first. `after`
+    /// continues behind a row.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn due_suspect(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>> {
+    pub fn due_suspect(
+        &self,
+        now: Timestamp,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<Candidate>> {
         self.read_drained(|conn| {
-            candidates(conn, find(conn, &queries::suspect(), [now.0, limit_sql(limit)])?)
+            let (since, id) = match after {
+                None => (i64::MIN, i64::MIN),
+                Some(after) => match sql_row::load(conn, after)?.and_then(|s| s.node.row.suspect) {
+                    // Proved meanwhile: the next round begins anew.
+                    None => return Ok(Vec::new()),
+                    Some(since) => (since.0, sql(after.0)),
+                },
+            };
+            let params = [now.0, since, id, limit_sql(limit)];
+            candidates(conn, find(conn, &queries::suspect(), params)?)
         })
     }
 

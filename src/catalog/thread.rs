@@ -362,7 +362,8 @@ impl Worker {
             Ok(aside) => {
                 tracing::error!(
                     "{} is no sound database; it was set aside as {} and a new one is made from \
-                     the lower directory and the targets",
+                     what is in it and below; `spoolfs rebuild` brings back what only the targets \
+                     know",
                     self.shared.path.display(),
                     aside.display()
                 );

@@ -21,6 +21,21 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// What was changed longer ago than this is on the disk: the kernel writes after 30 s by itself.
 const KERNEL_WRITES_AFTER: Duration = Duration::from_secs(60);
 
+/// Makes suspect what is open, closed and archived since ?2: each from an index, as this runs on the
+/// thread that writes. What is archived was archived after it was closed.
+pub(super) const SUSPECT_ALL: [&str; 4] = [
+    "UPDATE node INDEXED BY node_left_recording SET suspect = ?1
+     WHERE kind = 1 AND state = 1 AND ?2 IS NOT NULL AND suspect IS NULL",
+    "UPDATE node INDEXED BY node_due_hash SET suspect = ?1
+     WHERE kind = 1 AND state = 2 AND h_ino IS NULL AND size > 0
+       AND adopted IN (0, 1) AND closed_at >= ?2 AND suspect IS NULL",
+    "UPDATE node INDEXED BY node_due_archive SET suspect = ?1
+     WHERE kind = 1 AND state = 2 AND h_ino IS NOT NULL AND size > 0
+       AND adopted IN (0, 1) AND closed_at >= ?2 AND suspect IS NULL",
+    "UPDATE node INDEXED BY node_due_release SET suspect = ?1
+     WHERE state = 3 AND local_since >= ?2 AND ifnull(closed_at, 0) >= ?2 AND suspect IS NULL",
+];
+
 /// What is to be synced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsynced {
@@ -78,13 +93,17 @@ impl Unsynced {
             }
             Op::Link { parent, .. } | Op::Unlink { parent, .. } => self.dir(*parent),
             Op::Closed { id, .. } => self.file(*id),
-            Op::Rename { parent, new_parent, .. } => {
+            // A file that was closed may be looked for while it is at neither place.
+            Op::Rename { id, parent, new_parent, .. } => {
                 self.dir(*parent);
                 self.dir(*new_parent);
+                self.file(*id);
             }
             Op::Exchange { a, b } => {
-                self.dir(a.1);
-                self.dir(b.1);
+                for (id, parent, _) in [a, b] {
+                    self.dir(*parent);
+                    self.file(*id);
+                }
             }
             // Of a released one there is nothing to sync, which shows when it is looked for.
             Op::SetAttr { id, attr, .. } => self.itself(*id, attr),
@@ -200,22 +219,24 @@ impl Catalog {
     }
 
     /// Syncing failed, and it is not known of what: every recording with a local copy that was
-    /// closed since everything was synced the last time, or is open, is suspect. How many.
+    /// closed since everything was synced the last time, or is open, is suspect. How many became
+    /// so now: a proof that is under way of one that was before holds all the same, as it reads
+    /// the disk. Empty files have nothing to lose.
     ///
     /// # Errors
     /// `Unusable`.
     pub fn suspect_all_unsynced(&self) -> Result<usize> {
         self.shared.write(false, |tx| {
-            let until = settings::get(tx.conn, SYNCED)?.and_then(|t| t.parse().ok());
+            let until: Option<i64> = settings::get(tx.conn, SYNCED)?.and_then(|t| t.parse().ok());
             let slack = i64::try_from(CLOCK_SLACK.as_nanos()).unwrap_or(i64::MAX);
-            let since = until.unwrap_or(i64::MIN).saturating_sub(slack);
+            // The clock may have been set back since.
+            let since = until.map_or(i64::MIN, |t| t.min(tx.now.0)).saturating_sub(slack);
             tx.wake.set(true);
-            tx.conn
-                .prepare_cached(
-                    "UPDATE node SET suspect = ?1 WHERE kind = 1 AND (state = 1
-                        OR (state IN (2, 3) AND ifnull(closed_at, 0) >= ?2))",
-                )?
-                .execute(params![tx.now.0, since])
+            let mut suspects = 0;
+            for sql in SUSPECT_ALL {
+                suspects += tx.conn.prepare_cached(sql)?.execute(params![tx.now.0, since])?;
+            }
+            Ok(suspects)
         })
     }
 }

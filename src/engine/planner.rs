@@ -87,6 +87,7 @@ pub(super) struct Planner {
     woken: Receiver<()>,
     queues: Queues,
     put_off: PutOff,
+    to_prove: Walk,
     to_archive: Walk,
     /// Places given to what is to be archived since the newest had their share.
     places: usize,
@@ -106,6 +107,7 @@ impl Planner {
             woken,
             queues,
             put_off: PutOff::default(),
+            to_prove: Walk::default(),
             to_archive: Walk::default(),
             places: 0,
             in_backlog: false,
@@ -189,8 +191,35 @@ impl Planner {
     /// What may be in memory only goes before everything else: hashed, archived as long as that
     /// memory is right, then compared with the disk.
     fn plan_suspects(&mut self, now: Timestamp) -> Result<()> {
+        let began = Instant::now();
+        let Some(first) = self.plan_some_suspects(now, None)? else { return Ok(()) };
+        if first.len() < limits::PLAN_PAGE_ROWS || self.to_prove.rests() {
+            return Ok(());
+        }
+        // Those may all wait for a target.
+        self.to_prove.after = self.to_prove.after.or(first.last().copied());
+        while began.elapsed() < BUDGET {
+            let Some(page) = self.plan_some_suspects(now, self.to_prove.after)? else {
+                self.to_prove.stuck();
+                return Ok(());
+            };
+            if !self.to_prove.page_done(&page, limits::PLAN_PAGE_ROWS) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One page of them; nothing if a queue is full.
+    fn plan_some_suspects(
+        &mut self,
+        now: Timestamp,
+        after: Option<NodeId>,
+    ) -> Result<Option<Vec<NodeId>>> {
         let rules = self.shared.rules();
-        for it in self.shared.catalog.due_suspect(now, limits::PLAN_PAGE_ROWS)? {
+        let page = self.shared.catalog.due_suspect(now, after, limits::PLAN_PAGE_ROWS)?;
+        let ids = page.iter().map(|it| it.row.id).collect();
+        for it in page {
             let queue = match plan::next(&it, &[], self.shared.facts(&rules)) {
                 Action::Archive if !worth_trying(&self.shared, &it)? => continue,
                 Action::Archive => &self.queues.archive,
@@ -202,10 +231,11 @@ impl Planner {
                 _ => &self.queues.hash,
             };
             if !self.hand_over(queue, it) {
-                return Ok(());
+                return Ok(None);
             }
+            self.to_prove.handed += 1;
         }
-        Ok(())
+        Ok(Some(ids))
     }
 
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {

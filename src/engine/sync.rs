@@ -14,12 +14,13 @@ use super::error::Result;
 use super::shared::Shared;
 use crate::catalog::Unsynced;
 use crate::clock::Timestamp;
-use crate::limits;
 use crate::lower::{self, LowerError};
-use crate::recording::NodeId;
+use crate::recording::{NodeId, State};
+use crate::{faults, limits};
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -42,8 +43,10 @@ enum Found {
     Open(Open),
     /// There is nothing to sync any more.
     Gone,
-    /// Somebody moves or releases it.
+    /// Somebody moves or releases it, or keeps it from being opened for a while.
     Later,
+    /// It is not where it should be: a rename may be half done.
+    Missed,
     /// It can not be opened.
     Failed(LowerError),
 }
@@ -53,6 +56,10 @@ pub(super) struct Syncer {
     shared: Arc<Shared>,
     /// What a daemon before this one left is not synced yet.
     inherited: bool,
+    /// Something failed, it is not known of what, and the catalog has not taken that yet.
+    doubt: bool,
+    /// Files that were not where they should be the last time.
+    missed: HashSet<NodeId>,
     rest_until: Option<Instant>,
     /// When recordings in progress are written out the next time.
     write_out_at: Option<Timestamp>,
@@ -68,6 +75,8 @@ impl Syncer {
         Syncer {
             shared,
             inherited: true,
+            doubt: false,
+            missed: HashSet::new(),
             rest_until: None,
             write_out_at: None,
             in_progress: Vec::new(),
@@ -136,15 +145,23 @@ impl Syncer {
         let taken = self.shared.catalog.take_unsynced();
         let since = taken.since.unwrap_or(began);
         let whole = taken.whole || std::mem::take(&mut self.inherited);
+        // Before what comes now: the kernel has told it, and does so once.
+        self.settle_doubt();
+        faults::point("sync.before_files");
         let (mut left, stopped) = self.sync_below(&taken, whole);
         if stopped {
             // The next daemon begins with all of it.
             return;
         }
-        if let Err(error) = self.shared.catalog.synced(began) {
+        faults::point("sync.after_files");
+        if self.doubt {
+            // The time up to which all is synced stays: it tells of what there is doubt.
+            left.since = Some(since);
+        } else if let Err(error) = self.shared.catalog.synced(began) {
             tracing::debug!(%error, "the catalog is synced later");
             left.since = Some(since);
         }
+        faults::point("sync.after_commit");
         let all = left.since.is_none() && left.files.is_empty() && left.dirs.is_empty();
         if !all {
             left.since = Some(since);
@@ -157,7 +174,7 @@ impl Syncer {
     }
 
     /// Syncs names and files; gives what is to be tried again, and whether the engine stops.
-    fn sync_below(&self, taken: &Unsynced, mut whole: bool) -> (Unsynced, bool) {
+    fn sync_below(&mut self, taken: &Unsynced, mut whole: bool) -> (Unsynced, bool) {
         let mut left = Unsynced::default();
         let files: Vec<NodeId> = taken.files.iter().copied().collect();
         let mut dirs_done = false;
@@ -182,10 +199,12 @@ impl Syncer {
         (left, self.shared.stop.is_set())
     }
 
-    fn open_some(&self, ids: &[NodeId], left: &mut Unsynced, whole: &mut bool) -> Vec<Open> {
+    fn open_some(&mut self, ids: &[NodeId], left: &mut Unsynced, whole: &mut bool) -> Vec<Open> {
         let mut all = Vec::with_capacity(ids.len());
         for id in ids {
-            match self.open(*id) {
+            let found = self.open(*id);
+            let missed_before = self.missed.remove(id);
+            match found {
                 Ok(Found::Open(open)) if self.begin_write_out(&open) => all.push(open),
                 Ok(Found::Open(_failed)) => {}
                 Ok(Found::Gone) => {}
@@ -193,6 +212,12 @@ impl Syncer {
                     left.files.insert(*id);
                 }
                 Ok(Found::Failed(error)) => self.failed(*id, &error.to_string()),
+                Ok(Found::Missed) if !missed_before => {
+                    self.missed.insert(*id);
+                    left.files.insert(*id);
+                }
+                // Wherever it is.
+                Ok(Found::Missed) => *whole = true,
                 // The catalog does not tell where it is.
                 Err(_unusable) => *whole = true,
             }
@@ -205,12 +230,26 @@ impl Syncer {
         let Some(path) = self.shared.path_of(id)? else { return Ok(Found::Gone) };
         match self.shared.lower.open_to_sync(&path, id) {
             Ok(Some(file)) => Ok(Found::Open(Open { id, path, file, _claim: claim })),
-            Ok(None) if self.shared.path_of(id)?.is_some_and(|now| now != path) => Ok(Found::Later),
-            // Released, or replaced: another operation tells of it.
-            Ok(None) => Ok(Found::Gone),
-            Err(LowerError::Io { source, .. }) if is_shortage(&source) => Ok(Found::Later),
-            Err(error) => Ok(Found::Failed(error)),
+            Ok(None) => self.not_there(id, &path),
+            Err(LowerError::Io { source, .. }) if is_of_the_moment(&source) => Ok(Found::Later),
+            Err(LowerError::Io { source, path }) if is_of_the_disk(&source) => {
+                Ok(Found::Failed(LowerError::Io { source, path }))
+            }
+            // Something else has its name: no word on the disk.
+            Err(_other) => self.not_there(id, &path),
         }
+    }
+
+    fn not_there(&self, id: NodeId, path: &Path) -> Result<Found> {
+        let Some(row) = self.shared.catalog.node(id)? else { return Ok(Found::Gone) };
+        if matches!(row.state, State::Released | State::Deleted) {
+            return Ok(Found::Gone);
+        }
+        Ok(match self.shared.path_of(id)? {
+            None => Found::Gone,
+            Some(now) if now != path => Found::Later,
+            Some(_same) => Found::Missed,
+        })
     }
 
     fn begin_write_out(&self, open: &Open) -> bool {
@@ -260,7 +299,7 @@ impl Syncer {
     }
 
     /// Syncs directories. False if that does not make their names durable for sure.
-    fn sync_dirs(&self, taken: &Unsynced, left: &mut Unsynced) -> bool {
+    fn sync_dirs(&mut self, taken: &Unsynced, left: &mut Unsynced) -> bool {
         if taken.dirs.len() > limits::SYNC_DIRS_MAX {
             return false;
         }
@@ -284,7 +323,7 @@ impl Syncer {
         true
     }
 
-    fn sync_whole(&self) {
+    fn sync_whole(&mut self) {
         if let Err(error) = self.shared.lower.sync_all() {
             self.all_failed(&error.to_string());
         }
@@ -300,14 +339,29 @@ impl Syncer {
     }
 
     /// What failed is not known.
-    fn all_failed(&self, error: &str) {
-        let suspects = self.shared.catalog.suspect_all_unsynced();
+    fn all_failed(&mut self, error: &str) {
         tracing::error!(
             error,
-            ?suspects,
             "the lower file system could not be synced: everything that was closed since the last \
              time is suspect, and archived as soon as can be; check the disk"
         );
+        self.doubt = true;
+        self.settle_doubt();
+    }
+
+    fn settle_doubt(&mut self) {
+        if !self.doubt {
+            return;
+        }
+        match self.shared.catalog.suspect_all_unsynced() {
+            Ok(suspects) => {
+                self.doubt = false;
+                tracing::warn!(suspects, "recordings are suspect");
+            }
+            Err(error) => {
+                tracing::error!(%error, "what is suspect can not be noted now: tried again");
+            }
+        }
     }
 
     fn say_if_slow(&mut self, since: Timestamp, within: Duration) {
@@ -362,6 +416,19 @@ impl Syncer {
         self.share = self.in_progress.len().div_ceil(usize::try_from(looks).unwrap_or(1).max(1));
         Ok(())
     }
+}
+
+/// Somebody else has a lease on it, or it is a shortage: no word on the disk.
+fn is_of_the_moment(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error) == Some(Errno::AGAIN) || is_shortage(error)
+}
+
+/// The disk or the file system on it is not well.
+fn is_of_the_disk(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG | Errno::NODEV | Errno::NODATA))
 }
 
 /// Too many open files or too little memory: no word on the disk.

@@ -49,7 +49,7 @@ fn what_was_closed_is_synced_when_half_of_sync_after_is_over() {
     });
     world.pass(3);
     world.until("synced", || synced(&world).1 == 3);
-    assert_eq!(synced(&world), (3, 3));
+    assert_eq!(synced(&world), (4, 3), "the moved one once more");
 }
 
 #[test]
@@ -96,6 +96,69 @@ fn regression_a_recalled_copy_and_its_name_are_synced() {
     assert_eq!(world.state(id), State::Archived);
     world.pass(3);
     world.until("synced", || synced(&world).0 == files + 1);
+}
+
+/// It was looked for when it had its new name below, and the catalog the old one, and was forgotten.
+#[test]
+fn regression_a_file_that_is_being_renamed_is_synced_later() {
+    let world = calm(&["one"]);
+    world.mkdir("d");
+    let id = world.record("d/a.wav", &audio(9000, 1));
+    let dir = world.find("d").unwrap().id;
+    world.pass(3);
+    world.until("synced", || synced(&world) == (1, 2));
+    let attr = world.row(id).attr;
+    let changed =
+        |id, attr| spoolfs::catalog::Op::SetAttr { id, attr, version: None, before: None };
+    world.catalog().record(changed(id, attr));
+    // As in the middle of a rename, of the directory or the file.
+    std::fs::rename(world.below("d"), world.below("e")).unwrap();
+    world.pass(3);
+    world.until("it was looked for", || synced(&world).1 == 3);
+    assert_eq!(synced(&world).0, 1);
+    world.catalog().record(spoolfs::catalog::Op::Rename {
+        id: dir,
+        parent: NodeId::ROOT,
+        name: b"d".to_vec(),
+        new_parent: NodeId::ROOT,
+        new_name: b"e".to_vec(),
+        replaced: None,
+        at: world.now(),
+    });
+    world.pass(3);
+    world.until("synced", || synced(&world).0 == 2);
+}
+
+/// It was suspect, with the advice to check the disk.
+#[test]
+fn regression_another_thing_under_a_recordings_name_is_no_failed_sync() {
+    let world = calm(&["one"]);
+    let id = world.record("a.wav", &audio(9000, 1));
+    std::fs::remove_file(world.below("a.wav")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", world.below("a.wav")).unwrap();
+    world.pass(3);
+    world.until("synced", || synced(&world).1 == 2);
+    assert_eq!(world.row(id).suspect, None);
+    world.until("nothing is left to sync", || world.catalog().unsynced_since().is_none());
+    assert_eq!(world.row(id).suspect, None);
+}
+
+/// More of them than one look takes waited for a target that was down.
+#[test]
+fn regression_suspects_behind_many_that_wait_for_a_target_are_proved() {
+    let mut world = World::with(&["one"]);
+    world.start();
+    let archived = world.archived("z.wav", &audio(9000, 9));
+    world.store().set_down(true);
+    for n in 0..300 {
+        let id = world.record(&format!("{n}.wav"), &audio(500, n as u8));
+        world.catalog().suspect(id);
+    }
+    world.pass(3);
+    world.catalog().suspect(archived);
+    world.until("it is suspect", || world.row(archived).suspect.is_some());
+    until_not_suspect(&world, archived);
+    assert_eq!(world.catalog().counts().unwrap().suspect, 300);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The queries that run all the time are answered from indexes.
 
 use super::*;
-use crate::catalog::{due::queries, list, schema};
+use crate::catalog::{due::queries, list, schema, unsynced};
 
 fn plan(conn: &rusqlite::Connection, sql: &str) -> Vec<String> {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -41,6 +41,10 @@ fn frequent_queries_neither_scan_nor_sort() {
             let sorts = step.contains("TEMP B-TREE");
             assert!(!sorts, "{sql}\n{step}");
         }
+    }
+    for sql in unsynced::SUSPECT_ALL {
+        let steps = plan(&conn, sql);
+        assert!(steps.iter().all(|s| s.starts_with("SEARCH")), "{sql}\n{steps:?}");
     }
     // Only what moved since a directory was opened is sorted.
     let moved = plan(&conn, &list::moved_sql());

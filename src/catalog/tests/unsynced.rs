@@ -61,8 +61,13 @@ fn each_operation_says_what_a_power_cut_could_take_back() {
             vec![],
             vec![8],
         ),
-        (moved, vec![], vec![7, 8]),
-        (Op::Exchange { a: (id, old, name), b: (NodeId(9), new, new_name) }, vec![], vec![7, 8]),
+        // It may have been looked for while it was at neither place.
+        (moved, id_only.clone(), vec![7, 8]),
+        (
+            Op::Exchange { a: (id, old, name), b: (NodeId(9), new, new_name) },
+            vec![9, id.0],
+            vec![7, 8],
+        ),
         (changed(attr(1, 2), Some(stamp)), id_only.clone(), vec![]),
         // A file with a writer, and a directory: the stamp says nothing.
         (changed(attr(1, 2), None), id_only.clone(), vec![]),
@@ -144,7 +149,7 @@ fn a_suspect_recording_is_not_released_until_the_disk_was_proved_to_hold_it() {
     let row = node(&catalog, id);
     assert_eq!(row.suspect, Some(at(600)), "a restart changes nothing");
     assert_eq!(catalog.counts().expect("usable").suspect, 1);
-    assert_eq!(catalog.due_suspect(at(601), 9).expect("usable").len(), 1);
+    assert_eq!(catalog.due_suspect(at(601), None, 9).expect("usable").len(), 1);
     // A permit from before it became suspect.
     let permit = permit(&row);
     assert!(!catalog.released(&permit, row.attr.clone(), vec![]).expect("usable"));
@@ -189,6 +194,7 @@ fn if_it_is_not_known_what_failed_everything_since_the_last_sync_is_suspect() {
     let place = Place::new();
     let catalog = place.open();
     let before = record(&catalog, "a.wav", 1, 10);
+    place.clock.advance(Duration::from_secs(1002));
     catalog.synced(at(1000)).expect("usable");
     let since = record(&catalog, "b.wav", 1, 1001);
     let open = catalog.alloc();
@@ -196,6 +202,10 @@ fn if_it_is_not_known_what_failed_everything_since_the_last_sync_is_suspect() {
     assert_eq!(catalog.suspect_all_unsynced().expect("usable"), 2);
     let suspect = |id| node(&catalog, id).suspect.is_some();
     assert_eq!((suspect(before), suspect(since), suspect(open)), (false, true, true));
+    // What is suspect already is proved as if nothing had happened.
+    place.clock.advance(Duration::from_secs(9));
+    assert_eq!(catalog.suspect_all_unsynced().expect("usable"), 0);
+    assert_eq!(node(&catalog, since).suspect, Some(at(1002)));
 }
 
 /// Takes a closed catalog back to what version 1 of the schema was.
