@@ -229,8 +229,9 @@ fn unreadable(why: &Unreadable, state: &Path, findings: &mut Findings) {
         Unreadable::Missing => "nothing".to_owned(),
         Unreadable::Damaged(said) => format!("SQLite says: {}", said.join("; ")),
     };
-    let cure = "start spoolfs: it keeps what can be read, and makes the rest from the lower \
-                directory and the targets; without a copy of it, keep this file";
+    let cure = "keep a copy of this file, and run spoolfs rebuild: it makes the catalog anew from the \
+                lower directory and the targets; a start alone keeps what can be read, and does not \
+                ask the targets for the rest";
     findings.add((Severity::Damage, 1), place, "a sound database", found, cure);
 }
 

@@ -141,7 +141,7 @@ async fn one(
         ),
         Some(State::Archived) => (
             Severity::Damage,
-            "keep the local copy: set keep_local = \"forever\" until it is archived anew",
+            "start spoolfs and run spoolfs verify on it: the local copy is whole, and is archived anew",
         ),
         _ => (Severity::Wrong, "an earlier generation, or of a deleted recording, is not whole"),
     };

@@ -80,6 +80,9 @@ impl Look<'_> {
             let found = match stat.node {
                 Some(other) => {
                     self.elsewhere.insert(other, it.path.clone());
+                    if stat.attr.kind == Kind::Dir {
+                        self.moved_below(&it.path)?;
+                    }
                     format!("node {other}")
                 }
                 None => "a file without an identity".to_owned(),
@@ -169,8 +172,15 @@ impl Look<'_> {
                     format!("node {id}, which the catalog has as {old}"),
                     START,
                 );
+                if stat.attr.kind == Kind::Dir {
+                    self.moved_below(path)?;
+                }
             }
             None => {
+                if stat.attr.kind == Kind::Dir {
+                    // Made anew perhaps, with something moved into it.
+                    self.moved_below(path)?;
+                }
                 let what = if stat.attr.kind == Kind::Dir { "a directory" } else { "a file" };
                 self.findings.add(
                     (Severity::Pending, 11),
@@ -179,6 +189,24 @@ impl Look<'_> {
                     format!("{what} that it does not know"),
                     START,
                 );
+            }
+        }
+        Ok(())
+    }
+
+    /// What is below a directory that was moved is not missing: it moved with it.
+    fn moved_below(&mut self, path: &Path) -> Result<()> {
+        let mut dirs = vec![path.to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for name in self.lower.names(&dir)? {
+                let path = dir.join(OsStr::from_bytes(&name));
+                let stat = self.lower.stat(&path)?;
+                if stat.attr.kind == Kind::Dir {
+                    dirs.push(path.clone());
+                }
+                if let Some(id) = stat.node {
+                    self.elsewhere.entry(id).or_insert(path);
+                }
             }
         }
         Ok(())

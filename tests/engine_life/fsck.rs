@@ -140,6 +140,23 @@ fn rule_10_a_local_copy_that_is_gone() {
     assert_eq!((report.findings.len(), report.repaired.len()), (1, 0), "that can not be repaired");
 }
 
+/// Each recording below was missing, and one that was never archived damage.
+#[test]
+fn regression_what_is_below_a_moved_directory_is_not_missing() {
+    let mut world = World::new();
+    world.mkdir("d");
+    world.mkdir("d/deep");
+    world.archived("d/archived.wav", &audio(3000, 1));
+    world.record("d/deep/new.wav", b"never archived");
+    ships(&world);
+    world.die();
+    fs::rename(world.below("d"), world.below("moved")).unwrap();
+    finds(&mut world, &[(Pending, 11)]);
+    fs::create_dir(world.below("new")).unwrap();
+    fs::rename(world.below("moved"), world.below("new/d")).unwrap();
+    finds(&mut world, &[(Pending, 11)]);
+}
+
 #[test]
 fn rule_11_names_that_the_catalog_has_not() {
     let (mut world, ..) = sound();
