@@ -6,7 +6,6 @@ use crate::clock::SystemClock;
 use crate::config::{self, Config, Environment, Overrides};
 use crate::control::WirePath;
 use crate::limits;
-use crate::lower::Lower;
 use crate::rebuild::{Options, Parts, Report};
 use crate::store;
 use crate::units::humane_duration;
@@ -119,7 +118,7 @@ fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
         from: arguments.from.clone(),
     };
     let parts = Parts {
-        lower: Lower::open(&config.mountpoint).map_err(|e| failed(&e))?,
+        lower: config.mountpoint.clone(),
         stores,
         runtime: runtime.handle().clone(),
         clock: Arc::new(SystemClock),

@@ -46,8 +46,9 @@ pub struct Options {
 /// What it is rebuilt from.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// The lower directory; nothing is mounted over it.
-    pub lower: Arc<Lower>,
+    /// The lower directory; nothing is mounted over it. Opened, and its private directory tidied up,
+    /// when it is sure that no daemon runs.
+    pub lower: PathBuf,
     /// All targets, in the order of the configuration.
     pub stores: Vec<Arc<dyn Store>>,
     /// Where requests run.
@@ -127,6 +128,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     let sources = sources(options, parts, &requests)?;
     let mut catalog =
         Rebuild::begin(&options.state_dir, &options.runtime_dir, parts.clock.clone())?;
+    let lower = Lower::open(&parts.lower)?;
     let mut report = Report {
         targets: sources.iter().map(|s| s.name().to_owned()).collect(),
         ..Report::default()
@@ -138,7 +140,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     let journals = parts.runtime.block_on(read::journals(&sources, &node, progress))?;
     let rows = journals.rows.iter();
     let mut history = History::of(rows.map(|((epoch, _), told)| (*epoch, told)));
-    let mut tree = Tree::read(&parts.lower, catalog.first_id())?;
+    let mut tree = Tree::read(&lower, catalog.first_id())?;
     progress(&format!("{} files are local", tree.looked_at));
     let files = &tree.files;
     let local = |id: NodeId| files.contains_key(&id);
@@ -148,7 +150,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     report.rows = journals.rows.len();
     report.gaps = journals.gaps();
     let merged = merge::Merge {
-        lower: &parts.lower,
+        lower: &lower,
         tree: &mut tree,
         history: &mut history,
         findings: &findings,

@@ -229,13 +229,38 @@ fn the_old_catalog_is_set_aside_and_a_rebuild_that_fails_changes_nothing() {
         from: vec![],
     };
     let parts = spoolfs::rebuild::Parts {
-        lower: spoolfs::lower::Lower::open(world.dir.path()).unwrap(),
+        lower: world.dir.path().to_owned(),
         stores: vec![world.stores[0].clone()],
         runtime: world.runtime.handle().clone(),
         clock: world.clock.clone(),
     };
     let error = spoolfs::rebuild::run(&options, &parts, &|_| {}).unwrap_err();
     assert!(error.to_string().contains("another spoolfs"), "{error}");
+}
+
+/// What a daemon was fetching or held open was cleared away under it.
+#[test]
+fn regression_a_refused_rebuild_leaves_the_private_directory_alone() {
+    let (world, _) = lived_in(&["one"]);
+    let staged = world.below(".spl/stage/17");
+    fs::write(&staged, b"being fetched").unwrap();
+    let state = world.database().parent().unwrap().to_owned();
+    let options = spoolfs::rebuild::Options {
+        runtime_dir: state.with_file_name("run"),
+        state_dir: state,
+        archive_name: "default".into(),
+        node: None,
+        from: vec![],
+    };
+    let parts = spoolfs::rebuild::Parts {
+        lower: world.dir.path().to_owned(),
+        stores: vec![world.stores[0].clone()],
+        runtime: world.runtime.handle().clone(),
+        clock: world.clock.clone(),
+    };
+    let error = spoolfs::rebuild::run(&options, &parts, &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("another spoolfs"), "{error}");
+    assert!(staged.exists());
 }
 
 #[test]

@@ -204,7 +204,7 @@ impl World {
             from: from.iter().map(|n| (*n).to_owned()).collect(),
         };
         let parts = rebuild::Parts {
-            lower: Lower::open(self.dir.path()).unwrap(),
+            lower: self.dir.path().to_owned(),
             stores: self.stores.iter().map(|s| s.clone() as Arc<dyn Store>).collect(),
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
