@@ -28,6 +28,8 @@ pub const SYNC_CLAIM_WAIT: Duration = Duration::from_secs(2);
 pub const SYNCED_DIRS_MAX: usize = 4096;
 /// Pause after what can not be synced now.
 pub const SYNC_REST: Duration = Duration::from_secs(1);
+/// Files that a report of a command names of each kind; the others are counted.
+pub const REPORT_PATHS_MAX: usize = 10_000;
 /// Log records applied in one catalog transaction.
 pub const CATALOG_BATCH_MAX: usize = 512;
 /// Catalog write-ahead log pages at which a background checkpoint starts.

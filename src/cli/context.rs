@@ -130,13 +130,16 @@ impl Context {
 }
 
 /// Prints the paths that something was the matter with.
-pub(super) fn list(title: &str, failures: &[PathFailure]) -> String {
+pub(super) fn list(title: &str, failures: &[PathFailure], more: u64) -> String {
     let mut text = String::new();
     if !failures.is_empty() {
         text.push_str(&format!("{title}:\n"));
     }
     for failure in failures {
         text.push_str(&format!("  {}: {}\n", failure.path, failure.reason));
+    }
+    if more > 0 {
+        text.push_str(&format!("  and {more} more\n"));
     }
     text
 }

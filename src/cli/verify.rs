@@ -37,10 +37,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
         let (files, bytes) = (output::files(report.done), humane_size(report.bytes));
         output::text(&format!(
             "{files}, {bytes}, are as they were archived; {} have no archived copy yet; {} bad or not read\n",
-            report.skipped.len(),
-            report.failed.len()
+            report.skips(),
+            report.failures()
         ));
-        output::note(&list("Bad, or not read", &report.failed));
+        output::note(&list("Bad, or not read", &report.failed, report.more_failed));
     }
     if report.failed.is_empty() { Ok(()) } else { Err(Exit::Shown) }
 }

@@ -4,6 +4,7 @@
 use super::protocol::{PathFailure, WirePath};
 use super::utc;
 use crate::clock::Timestamp;
+use crate::limits;
 use crate::recording::{Generation, Sha256, State};
 use serde::{Deserialize, Serialize};
 
@@ -304,6 +305,43 @@ pub struct MoveReport {
     pub skipped: Vec<PathFailure>,
     /// Files that could not be moved, and why.
     pub failed: Vec<PathFailure>,
+    /// More of the former than are listed.
+    #[serde(default)]
+    pub more_skipped: u64,
+    /// More of the latter than are listed.
+    #[serde(default)]
+    pub more_failed: u64,
+}
+
+impl MoveReport {
+    /// Adds a file that was skipped, or counts it if there are too many to list: the client reads
+    /// an answer up to a limit.
+    pub fn skip(&mut self, failure: PathFailure) {
+        if self.skipped.len() < limits::REPORT_PATHS_MAX {
+            self.skipped.push(failure);
+        } else {
+            self.more_skipped += 1;
+        }
+    }
+
+    /// The same for one that failed.
+    pub fn fail(&mut self, failure: PathFailure) {
+        if self.failed.len() < limits::REPORT_PATHS_MAX {
+            self.failed.push(failure);
+        } else {
+            self.more_failed += 1;
+        }
+    }
+
+    /// How many were skipped.
+    pub fn skips(&self) -> u64 {
+        self.skipped.len() as u64 + self.more_skipped
+    }
+
+    /// How many failed.
+    pub fn failures(&self) -> u64 {
+        self.failed.len() as u64 + self.more_failed
+    }
 }
 
 /// `reload`.

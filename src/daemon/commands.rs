@@ -361,8 +361,8 @@ fn note(report: &mut MoveReport, path: &Path, outcome: &Outcome, size: u64) -> u
             report.done += 1;
             report.bytes += size;
         }
-        Outcome::Already(why) => report.skipped.push(failure(why)),
-        Outcome::Failed(why) => report.failed.push(failure(why)),
+        Outcome::Already(why) => report.skip(failure(why)),
+        Outcome::Failed(why) => report.fail(failure(why)),
     }
     report.bytes
 }
