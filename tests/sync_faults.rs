@@ -184,7 +184,10 @@ fn if_names_can_not_be_synced_everything_since_the_last_time_is_suspect() {
 #[test]
 fn regression_a_failed_sync_is_kept_until_the_catalog_takes_it() {
     let _turn = Turn::take();
-    let world = calm();
+    let mut world = World::with(&["one"]);
+    world.rules.archive_after = Some(std::time::Duration::from_secs(30 * 86_400));
+    world.start();
+    world.until("the first sync", || world.engine().status().syncs == 1);
     let rounds = || world.engine().status().syncs;
     let id = world.record("a.wav", &audio(9000, 1));
     faults::set("lower.sync_dir:1:EIO,sqlite.write:1:EIO:forever").unwrap();
