@@ -68,6 +68,7 @@ impl Catalog {
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Result<bool> {
         let (id, version) = (permit.node(), permit.version());
+        let required = permit.required().to_vec();
         self.shared.write(true, move |tx| {
             let Some(old) = tx.node(id)? else { return Ok(false) };
             let row = &old.node.row;
@@ -78,6 +79,10 @@ impl Catalog {
                 return Ok(row.state == State::Released);
             }
             if row.suspect.is_some() {
+                return Ok(false);
+            }
+            // The scrub may have found one bad since the permit was given.
+            if !all_verified(tx.conn, id, row.generation, &required)? {
                 return Ok(false);
             }
             let mut new = old.node.clone();

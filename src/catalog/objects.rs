@@ -47,14 +47,15 @@ impl Catalog {
         })
     }
 
-    /// The key turned out to be taken in the target: never use it again.
+    /// The key turned out to be taken in the target: never use it again. One that somebody else has
+    /// verified meanwhile stays.
     ///
     /// # Errors
     /// `Unusable`.
     pub fn abandon_key(&self, object: i64) -> Result<()> {
         self.shared.write(false, move |tx| {
             tx.conn
-                .prepare_cached("UPDATE object SET state = 3 WHERE id = ?1")?
+                .prepare_cached("UPDATE object SET state = 3 WHERE id = ?1 AND state <> 2")?
                 .execute([object])?;
             Ok(())
         })

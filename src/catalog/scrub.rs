@@ -71,7 +71,10 @@ impl Catalog {
                 return Ok(Remedy::Settled);
             }
             let row = &old.node.row;
-            let local = row.state == State::Archived && row.generation == object.generation;
+            // Also one that is open or waits to be hashed: unchanged, it would be archived again on
+            // the strength of this object.
+            let below = matches!(row.state, State::Recording | State::Closed | State::Archived);
+            let local = below && row.generation == object.generation;
             if !local && (others == 0 || !spare) {
                 return Ok(Remedy::None);
             }
@@ -80,10 +83,17 @@ impl Catalog {
                 .execute(params![object.id])?;
             if local && others == 0 {
                 let mut new = old.node.clone();
-                new.row.state = State::Closed;
+                if row.state == State::Archived {
+                    new.row.state = State::Closed;
+                }
                 new.row.archived_at = None;
                 tx.save(Some(&old), &new)?;
-            } else if old.told && row.archived_at.is_some() && row.generation == object.generation {
+            } else if old.told
+                && row.archived_at.is_some()
+                && row.generation == object.generation
+                // Of one that is open the present size is not the archived one's.
+                && row.state != State::Recording
+            {
                 // Else a rebuild would count on it.
                 tx.tell_archived(&old.node, "archived", tx.now)?;
             }

@@ -129,6 +129,11 @@ fn step(shared: &Shared, every: Duration) -> Result<()> {
         if round.through || shared.uploads_are_off() {
             return Ok(());
         }
+        if round.after >= round.last {
+            round.through = true;
+            save(shared, round)?;
+            return Ok(());
+        }
         let share = round.begun.age_at(now).as_secs_f64() / every.as_secs_f64().max(1.0);
         if round.checked as f64 >= share * round.of as f64 && share < 1.0 {
             return Ok(());

@@ -56,6 +56,7 @@ pub enum Refusal {
 pub struct ReleasePermit {
     node: NodeId,
     version: LowerVersion,
+    required: Vec<String>,
 }
 
 impl ReleasePermit {
@@ -82,7 +83,11 @@ impl ReleasePermit {
         if let Some(rule) = &evidence.forbidden {
             return Err(Refusal::Forbidden(rule.clone()));
         }
-        Ok(ReleasePermit { node: evidence.node, version: evidence.present })
+        Ok(ReleasePermit {
+            node: evidence.node,
+            version: evidence.present,
+            required: evidence.required.to_vec(),
+        })
     }
 
     /// The recording it is for.
@@ -93,6 +98,11 @@ impl ReleasePermit {
     /// The version of the local file it is for; any other is kept.
     pub fn version(&self) -> LowerVersion {
         self.version
+    }
+
+    /// The targets that it rests on.
+    pub fn required(&self) -> &[String] {
+        &self.required
     }
 }
 

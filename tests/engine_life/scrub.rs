@@ -1,7 +1,7 @@
 //! Objects changed or deleted in the bucket: what `verify` and the scrub make of them.
 
 use crate::world::{World, audio};
-use spoolfs::catalog::{ObjectRow, ObjectState};
+use spoolfs::catalog::{ObjectRow, ObjectState, Op};
 use spoolfs::engine::{Command, Outcome};
 use spoolfs::recording::{NodeId, State};
 use spoolfs::store::memory::MemoryStore;
@@ -186,17 +186,76 @@ fn the_scrub_looks_at_every_object_once_in_its_time_and_goes_on_after_a_restart(
 #[test]
 fn regression_what_is_archived_during_a_round_is_not_all_read_at_its_end() {
     let mut world = World::with(&["one"]);
-    world.scrub_every = Some(Duration::from_secs(1000));
+    world.scrub_every = Some(Duration::from_secs(100_000));
     world.start();
     world.archived("first.wav", &audio(1000, 1));
-    world.pass(2000);
+    world.pass(101_000);
     let round = || world.engine().status().scrub.unwrap();
     world.until("a round of one object", || round().of == 1 && !round().through);
     for n in 0..5 {
         world.archived(&format!("later-{n}.wav"), &audio(1000, n));
     }
-    world.pass(900);
-    world.until("through", || round().through || round().checked == 1);
-    world.pass(2000);
+    world.pass(50_000);
+    world.until("through", || round().through);
+    assert_eq!(round().checked, 1, "what came later is the next round's");
+    world.pass(101_000);
     world.until("the next round has all of them", || round().of == 6);
+}
+
+/// What was found bad is not what a release rests on, however the recording came to be archived.
+#[track_caller]
+fn release_waits_for_another_object(world: &World, id: NodeId, old: &str, bytes: &[u8]) {
+    let outcome = world.run_one(Command::Release, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(_)), "{outcome:?}");
+    assert_eq!(fs::read(world.below("a.wav")).unwrap(), bytes);
+    world.pass(400);
+    world.until_state(id, State::Archived);
+    let new = key(world, id, "one");
+    assert_ne!(new, old);
+    assert_eq!(world.object(&new), bytes);
+    assert_eq!(world.run_one(Command::Release, "a.wav"), Outcome::Done);
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+}
+
+#[test]
+fn regression_a_bad_object_of_an_open_recording_is_not_what_its_release_rests_on() {
+    let mut world = World::new();
+    world.start_again_with_keep(Duration::from_secs(1_000_000));
+    let bytes = audio(100_000, 9);
+    let id = world.archived("a.wav", &bytes);
+    let old = key(&world, id, "one");
+    world.catalog().record(Op::Opened { id });
+    world.store().tamper(&old, Some(b"rubbish"));
+    let outcome = world.run_one(Command::Verify, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(_)), "{outcome:?}");
+    world.close("a.wav", id);
+    release_waits_for_another_object(&world, id, &old, &bytes);
+}
+
+#[test]
+fn regression_a_bad_object_of_a_rebuilt_recording_is_not_what_its_release_rests_on() {
+    let mut world = World::new();
+    world.start_again_with_keep(Duration::from_secs(1_000_000));
+    let bytes = audio(100_000, 9);
+    let id = world.archived("a.wav", &bytes);
+    let old = key(&world, id, "one");
+    world.until_told();
+    world.die();
+    world.lose_database();
+    world.rebuild(None, &[]).unwrap();
+    // Keeps it from being hashed.
+    let writer = world.writer("a.wav");
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.state(id), State::Closed);
+    world.store().tamper(&old, Some(b"rubbish"));
+    let outcome = world.run_one(Command::Verify, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(_)), "{outcome:?}");
+    drop(writer);
+    world.until("hashed", || {
+        world.pass(3);
+        world.row(id).hashed.is_some()
+    });
+    release_waits_for_another_object(&world, id, &old, &bytes);
 }
