@@ -4,6 +4,7 @@ mod crash;
 mod failures;
 mod lifecycle;
 mod model;
+mod objects;
 mod plans;
 mod speed;
 mod unsynced;
