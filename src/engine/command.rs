@@ -305,8 +305,9 @@ fn release_settled(shared: &Shared, named: &[NodeId]) -> Result<Released> {
         match try_release(shared, named) {
             Err(EngineError::Lower(LowerError::Changed { .. })) if Instant::now() < give_up => {}
             // It was not reached since the start; perhaps it can be now.
-            Err(EngineError::Refused { .. })
-                if Instant::now() < give_up
+            Err(error)
+                if error.is_target_down()
+                    && Instant::now() < give_up
                     && shared.required_targets().any(|t| t.is_in_doubt()) =>
             {
                 shared.required_targets().filter(|t| t.is_in_doubt()).for_each(|t| t.nudge());

@@ -56,6 +56,7 @@ pub(super) struct Syncer {
     shared: Arc<Shared>,
     /// What a daemon before this one left is not synced yet.
     inherited: bool,
+    started: Instant,
     /// Something failed, it is not known of what, and the catalog has not taken that yet.
     doubt: bool,
     /// Files that were not where they should be the last time.
@@ -75,6 +76,7 @@ impl Syncer {
         Syncer {
             shared,
             inherited: true,
+            started: Instant::now(),
             doubt: false,
             missed: HashSet::new(),
             rest_until: None,
@@ -123,7 +125,9 @@ impl Syncer {
         }
         let since = self.shared.catalog.unsynced_since();
         // Also if the clock was set back behind it.
-        self.inherited
+        // Not right at the start: whoever is killed in the sync of a whole file system ends only with
+        // it, and calls would wait so long for the next daemon if there is a row of deaths.
+        (self.inherited && self.started.elapsed() >= within / 2)
             || since.is_some_and(|at| at.age_at(now) >= within / 2 || now.age_at(at) > within)
     }
 

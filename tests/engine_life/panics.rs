@@ -71,8 +71,10 @@ fn a_panic_is_the_trouble_of_one_recording_and_the_engine_goes_on() {
     assert!(odd.iter().all(|id| world.state(*id) == State::Closed));
     assert!(world.explain("odd3.wav").contains("the odd one"), "{}", world.explain("odd3.wav"));
     assert_eq!(world.catalog().counts().unwrap().failing, 6);
-    let status = world.engine().status();
-    assert_eq!((status.archiving, status.hashing), (0, 0));
+    world.until("nothing is under way", || {
+        let status = world.engine().status();
+        (status.archiving, status.hashing) == (0, 0)
+    });
     match world.run_one(Command::Archive, "odd0.wav") {
         Outcome::Failed(why) => assert!(why.contains("report"), "{why}"),
         other => panic!("{other:?}"),
