@@ -183,7 +183,8 @@ fn files_below(root: &Path) -> Tree {
 fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
     let end = "\n".to_owned();
     let settle = "10ms\"\njournal_interval = \"1s".to_owned();
-    Setup { keeper, end, settle, ..Setup::default() }
+    // Soon enough to be passed twice.
+    Setup { keeper, end, settle, sync_after: "1s".into(), ..Setup::default() }
 }
 
 /// A tree with what a start has to find out: something new, moved, gone, and a lost directory.
