@@ -138,7 +138,8 @@ pub fn run(config: Config) -> Result<()> {
     if let Err(error) = settled::ready(&daemon.config.read().runtime_dir, daemon.clock.now()) {
         tracing::warn!(%error, "should it end by itself, that counts as a failure to start");
     }
-    notify("READY=1\nSTATUS=mounted");
+    // Fed at once: a daemon that hangs right now must be missed, too.
+    notify("READY=1\nWATCHDOG=1\nSTATUS=mounted");
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
         tracing::warn!(
