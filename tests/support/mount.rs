@@ -270,7 +270,8 @@ impl Mount {
     /// Checks what a daemon that stopped left, with every byte read; nothing may be found but notes.
     #[track_caller]
     pub fn fsck(&self) {
-        let ran = self.cli(["fsck", "--deep"]);
+        // A stop may come between a release and the removal of its spare copy.
+        let ran = self.cli(["fsck", "--deep", "--repair"]);
         assert!(ran.status.success(), "{}{}\n{}", ran.out, ran.err, self.said());
     }
 
