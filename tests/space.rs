@@ -3,6 +3,7 @@
 mod support;
 
 use rustix::mount::{MountFlags, UnmountFlags};
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -17,6 +18,8 @@ const DISK_MIB: u64 = 64;
 const CALLS: u64 = 100;
 /// Of all calls together.
 const BYTES_PER_SECOND: u64 = 12 << 20;
+/// How full, in percent, the calls in progress make the disk at most when all have ended.
+const FULL: u64 = 85;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file system of its own, taken away at the end.
@@ -53,36 +56,66 @@ struct Exchange {
     begun: Instant,
     written: AtomicU64,
     next: AtomicU64,
+    /// What the calls in progress have still to write.
+    coming: Mutex<u64>,
     failed: Mutex<Vec<String>>,
 }
 
 impl Exchange {
     fn new(dir: &Path) -> Exchange {
         let (written, next) = (AtomicU64::new(0), AtomicU64::new(0));
-        Exchange { dir: dir.into(), begun: Instant::now(), written, next, failed: Mutex::default() }
+        let (coming, failed) = (Mutex::default(), Mutex::default());
+        Exchange { dir: dir.into(), begun: Instant::now(), written, next, coming, failed }
     }
 
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("call-{number:05}.wav"))
     }
 
-    /// Calls come slower than recordings can be archived, however slow that is here.
-    fn wait_for_room(&self) {
+    /// Calls come slower than recordings can be archived, however slow that is here: one begins
+    /// when there is room for all that have begun.
+    fn wait_for_room(&self, bytes: u64) {
         let begun = Instant::now();
-        while used_percent(&self.dir) > 85 && begun.elapsed() < PATIENCE {
+        loop {
+            let mut coming = self.coming.lock().unwrap();
+            let stat = rustix::fs::statvfs(&self.dir).unwrap();
+            let free = stat.f_bavail * stat.f_frsize;
+            let kept = stat.f_blocks * stat.f_frsize * (100 - FULL) / 100;
+            if *coming + bytes + kept <= free {
+                *coming += bytes;
+                return;
+            }
+            drop(coming);
+            assert!(begun.elapsed() < PATIENCE, "no room within {PATIENCE:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn record(&self, number: u64) -> std::io::Result<()> {
+    fn record(&self, number: u64, written: impl Fn(u64)) -> std::io::Result<()> {
         let mut file = File::create_new(self.path(number))?;
         for piece in content(number).chunks(8 << 10) {
             file.write_all(piece)?;
-            let written = self.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            let due = Duration::from_secs_f64(written as f64 / BYTES_PER_SECOND as f64);
-            std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+            written(piece.len() as u64);
         }
         Ok(())
+    }
+
+    /// One call that waits for room, and is paced.
+    fn call(&self, number: u64) {
+        let size = content(number).len() as u64;
+        self.wait_for_room(size);
+        let left = Cell::new(size);
+        let paced = |bytes| {
+            left.set(left.get() - bytes);
+            *self.coming.lock().unwrap() -= bytes;
+            let written = self.written.fetch_add(bytes, Ordering::Relaxed);
+            let due = Duration::from_secs_f64(written as f64 / BYTES_PER_SECOND as f64);
+            std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+        };
+        if let Err(error) = self.record(number, paced) {
+            self.failed.lock().unwrap().push(format!("{number}: {error}"));
+        }
+        *self.coming.lock().unwrap() -= left.get();
     }
 
     /// Records until `bytes` were written.
@@ -91,21 +124,12 @@ impl Exchange {
             for _ in 0..CALLS {
                 scope.spawn(|| {
                     while self.written.load(Ordering::Relaxed) < bytes {
-                        self.wait_for_room();
-                        let number = self.next.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.record(number) {
-                            self.failed.lock().unwrap().push(format!("{number}: {error}"));
-                        }
+                        self.call(self.next.fetch_add(1, Ordering::Relaxed));
                     }
                 });
             }
         });
     }
-}
-
-fn used_percent(dir: &Path) -> u64 {
-    let stat = rustix::fs::statvfs(dir).unwrap();
-    100 - stat.f_bavail * 100 / stat.f_blocks
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -156,7 +180,7 @@ fn a_disk_that_fills_up_fails_no_call_while_anything_can_be_released() {
     let more = Exchange { next: AtomicU64::new(recorded), ..Exchange::new(&mount.mountpoint) };
     let mut number = recorded;
     until("the disk is above its high mark", || {
-        more.record(number).unwrap();
+        more.record(number, |_| ()).unwrap();
         number += 1;
         pressure(&mount) != "none"
     });
@@ -168,7 +192,7 @@ fn a_disk_that_fills_up_fails_no_call_while_anything_can_be_released() {
 
     // Full: the calls hear it from the disk, and what was recorded stays.
     let last = loop {
-        match more.record(number) {
+        match more.record(number, |_| ()) {
             Ok(()) => number += 1,
             Err(error) => break error,
         }
