@@ -151,12 +151,32 @@ pub const EMPTY_PAGES_MAX: usize = 100;
 pub const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a read that can be configured.
 pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-/// Chunks asked for ahead of the one that is waited for, within one request.
-pub const CHUNKS_AHEAD: usize = 4;
-/// Chunks being fetched from one target at the same time.
+/// Chunks asked for ahead of the one that is waited for, when all of a recording is fetched.
+pub const CHUNKS_AHEAD: usize = 16;
+/// Requests for content to one target at the same time.
 pub const FETCHES_IN_FLIGHT: usize = 16;
-/// Chunks kept in memory.
-pub const MEMORY_CHUNKS: u64 = 32;
+/// Adjacent chunks are asked for together up to this size.
+pub const FETCH_BYTES_MAX: u64 = 1 << 20;
+/// A recording up to this size is fetched whole by the first read.
+pub const SMALL_FILE_BYTES: u64 = 256 << 10;
+/// Bytes fetched ahead of one who reads on, at first...
+pub const AHEAD_BYTES_FIRST: u64 = 2 << 20;
+/// ...and at most.
+pub const AHEAD_BYTES_MAX: u64 = 8 << 20;
+/// Less is fetched ahead if it takes longer than this to arrive.
+pub const AHEAD_ARRIVES: Duration = Duration::from_secs(1);
+/// Chunks on their way before anybody asked, for all readers together: 32 MiB.
+pub const AHEAD_CHUNKS_MAX: usize = 128;
+/// Recordings whose readers are watched.
+pub const READERS_WATCHED: u64 = 4096;
+/// Readers of one recording that are told apart.
+pub const TRACKS_MAX: usize = 4;
+/// A read so near to where the last one ended goes on with it: the kernel reads ahead in any order.
+pub const READ_ORDER_SLACK: u64 = 128 << 10;
+/// Bytes of chunks kept in memory.
+pub const MEMORY_BYTES: u64 = 64 << 20;
+/// Parts of an answer that wait to be taken.
+pub const PARTS_MAX: usize = 4;
 /// Bytes of chunk hashes kept in memory.
 pub const SOURCES_BYTES: u64 = 16 << 20;
 /// How long the copies of a recording are remembered without asking the catalog.

@@ -1,20 +1,20 @@
 //! A chunk from the first target that has it right.
 
-use super::breaker::Breaker;
+use super::breaker::{Admission, Breaker};
 use super::source::{Copy, Stored};
 use super::{ContentError, Counters};
 use crate::clock::SharedClock;
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256, chunk_range};
-use crate::store::{Store, StoreError, StoreErrorKind};
-use bytes::Bytes;
+use crate::store::{self, Store, StoreError, StoreErrorKind};
+use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// A store with its breaker.
@@ -28,9 +28,25 @@ struct Target {
 }
 
 /// Why one copy did not give the chunk.
+#[derive(Debug)]
 struct Failure {
     detail: String,
     class: ErrorClass,
+}
+
+/// The copy that was asked for several chunks and did not give the next one right.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// Which of the recording's copies.
+    copy: usize,
+    failure: Failure,
+}
+
+/// A copy that may be asked now.
+struct Asking<'c, 't> {
+    copy: &'c Copy,
+    target: &'t Target,
+    admission: Admission<'t>,
 }
 
 /// The targets.
@@ -60,22 +76,103 @@ impl Fetcher {
         *self.targets.write() = stores.into_iter().map(target).collect();
     }
 
-    /// The chunk, checked. Takes at most `timeout`, shared by the copies that are asked.
+    /// Adjacent chunks, asked for together; each is handed to `landed` as soon as it is there and
+    /// right. Ends at the first that is not: what is left is to be fetched one by one. `timeout` is
+    /// for each.
+    pub(super) async fn fetch_run(
+        &self,
+        stored: &Stored,
+        chunks: &[(u64, Sha256)],
+        timeout: Duration,
+        mut landed: impl FnMut(Bytes) + Send,
+    ) -> Option<Tried> {
+        let copies = self.in_order(&stored.copies, &mut Vec::new());
+        let share = timeout / u32::try_from(copies.len()).unwrap_or(u32::MAX).max(1);
+        let (copy, target, admission) = copies.iter().find_map(|(copy, target)| {
+            Some((*copy, &**target, target.breaker.admit(self.clock.now())?))
+        })?;
+        let asking = Asking { copy, target, admission };
+        let Ok(Ok(_room)) = tokio::time::timeout(share, target.room.acquire()).await else {
+            return None;
+        };
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        self.take_run(stored, asking, chunks, share, &mut landed).await
+    }
+
+    async fn take_run(
+        &self,
+        stored: &Stored,
+        asking: Asking<'_, '_>,
+        chunks: &[(u64, Sha256)],
+        share: Duration,
+        landed: &mut (impl FnMut(Bytes) + Send),
+    ) -> Option<Tried> {
+        let Asking { copy, target, admission } = asking;
+        let (first, last) = (chunks.first()?.0, chunks.last()?.0);
+        let whole = chunk_range(first, stored.size).start..chunk_range(last, stored.size).end;
+        let begin = Instant::now();
+        let (sender, receiver) = mpsc::channel(limits::PARTS_MAX);
+        let mut parts = Parts { receiver, rest: Bytes::new() };
+        let mut get = target.store.get_into(&copy.key, whole, sender);
+        let mut answer = None;
+        for (index, sum) in chunks {
+            let range = chunk_range(*index, stored.size);
+            let next = parts.next(range.end - range.start, &mut get, &mut answer);
+            let Ok(bytes) = tokio::time::timeout(share, next).await else {
+                admission.unreachable(self.clock.now());
+                return None;
+            };
+            if let Some(Err(e)) = &answer
+                && (bytes.len() as u64) < range.end - range.start
+            {
+                match e.kind {
+                    // A connection kept open may just have been closed.
+                    StoreErrorKind::Unreachable if begin.elapsed() < limits::QUICK_FAILURE => {}
+                    StoreErrorKind::Unreachable => admission.unreachable(self.clock.now()),
+                    _ => admission.answered(),
+                }
+                return None;
+            }
+            match self.check(target, copy, &range, *sum, bytes) {
+                Ok(bytes) => {
+                    self.counters.fetched.fetch_add(1, Ordering::Relaxed);
+                    landed(bytes);
+                }
+                Err(failure) => {
+                    admission.answered();
+                    let copy = stored.copies.iter().position(|c| std::ptr::eq(c, copy))?;
+                    return Some(Tried { copy, failure });
+                }
+            }
+        }
+        admission.answered();
+        None
+    }
+
+    /// The chunk, checked. Takes at most `timeout`, shared by the copies that are asked: not the one
+    /// that was just tried.
     pub(super) async fn fetch(
         &self,
         stored: &Stored,
         path: &Path,
-        index: u64,
-        sum: Sha256,
+        (index, sum): (u64, Sha256),
         timeout: Duration,
+        tried: Option<Tried>,
     ) -> Result<Bytes, ContentError> {
         let deadline = Instant::now() + timeout;
         let range = chunk_range(index, stored.size);
         let mut failures = Vec::new();
-        let mut copies = self.in_order(&stored.copies, &mut failures).into_iter();
+        let mut order = self.in_order(&stored.copies, &mut failures);
+        if let Some(tried) = tried {
+            let bad = stored.copies.get(tried.copy);
+            order.retain(|(copy, _)| !bad.is_some_and(|bad| std::ptr::eq(*copy, bad)));
+            failures.push(tried.failure);
+        }
+        let mut copies = order.into_iter();
         while let Some((copy, target)) = copies.next() {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(copies.len() + 1).unwrap_or(u32::MAX);
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
             match self.ask(&target, copy, &range, sum, share).await {
                 Ok(bytes) => {
                     self.counters.fetched.fetch_add(1, Ordering::Relaxed);
@@ -172,6 +269,47 @@ impl Fetcher {
         );
         let detail = format!("{url} does not hold what was archived (bytes {range:?})");
         Err(Failure { detail, class: ErrorClass::Corrupt })
+    }
+}
+
+/// An answer that comes in parts.
+struct Parts {
+    receiver: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+impl Parts {
+    /// The next `len` bytes, fewer only where the answer ends: then it is in `answer`. In memory of
+    /// their own, so that one chunk that is kept does not keep the others.
+    async fn next(
+        &mut self,
+        len: u64,
+        get: &mut (impl Future<Output = store::Result<()>> + Unpin),
+        answer: &mut Option<store::Result<()>>,
+    ) -> Bytes {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut bytes = BytesMut::with_capacity(len);
+        loop {
+            let now = self.rest.split_to(self.rest.len().min(len - bytes.len()));
+            bytes.extend_from_slice(&now);
+            if bytes.len() == len {
+                return bytes.freeze();
+            }
+            tokio::select! {
+                biased;
+                part = self.receiver.recv() => match part {
+                    Some(part) => self.rest = part,
+                    None => {
+                        // The sender is dropped a moment before the answer is given.
+                        if answer.is_none() {
+                            *answer = Some(get.await);
+                        }
+                        return bytes.freeze();
+                    }
+                },
+                ended = &mut *get, if answer.is_none() => *answer = Some(ended),
+            }
+        }
     }
 }
 

@@ -4,22 +4,27 @@
 //! **Invariant:** no byte leaves here that was not part of a chunk with the right SHA-256, and no
 //! call waits longer than its deadline, whatever targets and disks do.
 
+mod ahead;
 mod breaker;
 mod cache;
 mod fetch;
 mod flight;
+mod journey;
 mod source;
 
 pub use source::Objects;
 
 use crate::clock::SharedClock;
 use crate::limits;
-use crate::recording::{ErrorClass, NodeId, Sha256, chunk_at, chunk_range};
+use crate::recording::{CHUNK_BYTES, ErrorClass, NodeId, Sha256, chunk_at, chunk_range};
 use crate::store::Store;
+use ahead::{Pace, Readers};
 use bytes::{Bytes, BytesMut};
 use cache::DiskCache;
 use fetch::Fetcher;
 use flight::{Flight, Flights};
+use journey::{Journey, Leg};
+use moka::policy::EvictionPolicy;
 use source::{Sources, Stored};
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Why bytes could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -75,6 +81,10 @@ pub struct Stats {
     pub disk_hits: u64,
     /// Chunks that came from a target.
     pub fetched: u64,
+    /// Requests for them.
+    pub requests: u64,
+    /// Chunks that were asked for before anybody wanted them.
+    pub ahead: u64,
     /// Chunks that could not be had.
     pub failed: u64,
     /// Answers of targets that were not what was archived.
@@ -90,6 +100,8 @@ struct Counters {
     memory_hits: AtomicU64,
     disk_hits: AtomicU64,
     fetched: AtomicU64,
+    requests: AtomicU64,
+    ahead: AtomicU64,
     failed: AtomicU64,
     corrupt: AtomicU64,
     gone: AtomicU64,
@@ -107,6 +119,10 @@ struct Inner {
     sources: Sources,
     fetcher: Fetcher,
     flights: Flights,
+    readers: Readers,
+    pace: Pace,
+    /// Room for chunks that nobody waits for.
+    ahead: Arc<Semaphore>,
     /// Chunks read last: the kernel asks for one in several pieces.
     memory: moka::sync::Cache<Sha256, Bytes>,
     disk: Option<Arc<DiskCache>>,
@@ -121,6 +137,13 @@ enum Deadline {
     Total(Instant),
     /// Each chunk has its own time.
     EachChunk,
+}
+
+/// Whether somebody waits for a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Now,
+    Later,
 }
 
 impl Content {
@@ -145,7 +168,10 @@ impl Content {
                 sources: Sources::new(objects),
                 fetcher: Fetcher::new(stores, clock, counters.clone()),
                 flights: Flights::default(),
-                memory: moka::sync::Cache::new(limits::MEMORY_CHUNKS),
+                readers: Readers::default(),
+                pace: Pace::default(),
+                ahead: Arc::new(Semaphore::new(limits::AHEAD_CHUNKS_MAX)),
+                memory: memory(),
                 disk,
                 runtime,
                 counters,
@@ -177,20 +203,43 @@ impl Content {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        if chunk_at(offset) == chunk_at(end - 1) {
-            let index = chunk_at(offset);
-            let chunk = self.join(&stored, path, index, true);
-            let bytes = self.wait(&chunk, path, Deadline::Total(deadline))?;
-            return Ok(part(&bytes, chunk_range(index, stored.size).start, &(offset..end)));
+        let flights = self.set_out(&stored, path, offset..end);
+        let deadline = Deadline::Total(deadline);
+        if let [(index, flight)] = &flights[..] {
+            let bytes = self.wait(flight, path, deadline)?;
+            return Ok(part(&bytes, chunk_range(*index, stored.size).start, &(offset..end)));
         }
         let mut whole = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
-        let mut collect = |_, bytes: &[u8]| {
-            whole.extend_from_slice(bytes);
-            Ok(())
-        };
-        let deadline = Deadline::Total(deadline);
-        self.stream(&stored, path, offset..end, deadline, true, &mut collect)?;
+        for (index, flight) in flights {
+            let bytes = self.wait(&flight, path, deadline)?;
+            let start = chunk_range(index, stored.size).start;
+            whole.extend_from_slice(&part(&bytes, start, &(offset..end)));
+        }
         Ok(whole.freeze())
+    }
+
+    /// The flights for a range, with those that one who reads on will want next.
+    fn set_out(
+        &self,
+        stored: &Arc<Stored>,
+        path: &Path,
+        range: Range<u64>,
+    ) -> Vec<(u64, Arc<Flight>)> {
+        let inner = &self.inner;
+        let chunks = chunk_at(range.start)..chunk_at(range.end - 1) + 1;
+        let mut legs = Vec::new();
+        let flights = self.board(stored, path, chunks, Wanted::Now, &mut legs);
+        let key = (stored.id, stored.generation);
+        let ahead = inner.readers.read(key, range, stored.size, inner.pace.most(), |chunks| {
+            let chunks = u32::try_from(chunks).ok()?;
+            inner.ahead.clone().try_acquire_many_owned(chunks).ok()
+        });
+        let room = ahead.map(|(ahead, room)| {
+            let _nobody_waits = self.board(stored, path, ahead, Wanted::Later, &mut legs);
+            room
+        });
+        self.launch(stored, path, legs, true, room);
+        flights
     }
 
     /// Reads the whole current generation in order and hands it to `sink` with each offset. Each
@@ -205,7 +254,7 @@ impl Content {
         sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), ContentError> {
         let stored = self.inner.sources.stored(id, path)?;
-        self.stream(&stored, path, 0..stored.size, Deadline::EachChunk, false, sink)
+        self.stream(&stored, path, sink)
     }
 
     /// Makes room on a file system (`st_dev`) that is too full, if the disk cache is on it: removes
@@ -224,6 +273,8 @@ impl Content {
             memory_hits: get(&counters.memory_hits),
             disk_hits: get(&counters.disk_hits),
             fetched: get(&counters.fetched),
+            requests: get(&counters.requests),
+            ahead: get(&counters.ahead),
             failed: get(&counters.failed),
             corrupt: get(&counters.corrupt),
             gone: get(&counters.gone),
@@ -231,30 +282,29 @@ impl Content {
         }
     }
 
-    /// Asks for a few chunks ahead and hands them on in order.
+    /// Asks for some chunks ahead and hands them on in order.
     fn stream(
         &self,
         stored: &Arc<Stored>,
         path: &Path,
-        range: Range<u64>,
-        deadline: Deadline,
-        keep: bool,
         sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), ContentError> {
-        let Some(last) = range.end.checked_sub(1) else { return Ok(()) };
-        let mut ahead = chunk_at(range.start)..=chunk_at(last);
+        let count = stored.size.checked_sub(1).map_or(0, |last| chunk_at(last) + 1);
+        let mut next = 0;
         let mut flying: VecDeque<(u64, Arc<Flight>)> = VecDeque::new();
         loop {
-            while flying.len() < limits::CHUNKS_AHEAD
-                && let Some(index) = ahead.next()
-            {
-                flying.push_back((index, self.join(stored, path, index, keep)));
+            let most = (self.inner.pace.most() / CHUNK_BYTES).clamp(2, limits::CHUNKS_AHEAD as u64);
+            let room = most.saturating_sub(flying.len() as u64);
+            if room > most / 2 && next < count {
+                let chunks = next..count.min(next + room);
+                next = chunks.end;
+                let mut legs = Vec::new();
+                flying.extend(self.board(stored, path, chunks, Wanted::Now, &mut legs));
+                self.launch(stored, path, legs, false, None);
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
-            let bytes = self.wait(&flight, path, deadline)?;
-            let start = chunk_range(index, stored.size).start;
-            let wanted = part(&bytes, start, &range);
-            sink(start.max(range.start), &wanted).map_err(|e| ContentError {
+            let bytes = self.wait(&flight, path, Deadline::EachChunk)?;
+            sink(chunk_range(index, stored.size).start, &bytes).map_err(|e| ContentError {
                 path: path.display().to_string(),
                 detail: format!("the recording could not be written locally: {e}"),
                 class: ErrorClass::Transient,
@@ -284,70 +334,69 @@ impl Content {
         })
     }
 
-    /// The flight that brings this chunk: one at most, however many ask for it.
-    fn join(&self, stored: &Arc<Stored>, path: &Path, index: u64, keep: bool) -> Arc<Flight> {
-        let remembered = || {
-            let bytes = stored.chunks.get(index).and_then(|sum| self.inner.memory.get(sum))?;
-            self.inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
-            Some(bytes)
-        };
-        if let Some(bytes) = remembered() {
-            return Arc::new(Flight::landed(Ok(bytes)));
-        }
-        let key = (stored.id, stored.generation, index);
-        self.inner.flights.join(key, path, |pilot| {
-            // The flight before this one may have landed since we looked.
-            if let Some(bytes) = remembered() {
-                return pilot.land(Ok(bytes));
+    /// The flights that bring these chunks: one each, however many ask for it. Those that are new
+    /// are added to `legs`, to be launched.
+    fn board(
+        &self,
+        stored: &Stored,
+        path: &Path,
+        chunks: Range<u64>,
+        wanted: Wanted,
+        legs: &mut Vec<Leg>,
+    ) -> Vec<(u64, Arc<Flight>)> {
+        let inner = &self.inner;
+        let mut flights = Vec::new();
+        for index in chunks {
+            // A catalog without a hash for each chunk was refused when it was asked.
+            let Some(sum) = stored.chunks.get(index).copied() else { continue };
+            if let Some(bytes) = inner.memory.get(&sum) {
+                if wanted == Wanted::Now {
+                    inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+                }
+                flights.push((index, Arc::new(Flight::landed(Ok(bytes)))));
+                continue;
             }
-            let (inner, stored) = (self.inner.clone(), stored.clone());
-            let path = path.to_owned();
-            self.inner.runtime.spawn(async move {
-                inner.bring(&stored, &path, index, keep, pilot).await;
+            let key = (stored.id, stored.generation, index);
+            let flight = inner.flights.join(key, path, |pilot| {
+                // The flight before this one may have landed since we looked.
+                if let Some(bytes) = inner.memory.get(&sum) {
+                    return pilot.land(Ok(bytes));
+                }
+                if wanted == Wanted::Later {
+                    inner.counters.ahead.fetch_add(1, Ordering::Relaxed);
+                }
+                legs.push(Leg { index, sum, pilot });
             });
-        })
+            flights.push((index, flight));
+        }
+        flights
+    }
+
+    fn launch(
+        &self,
+        stored: &Arc<Stored>,
+        path: &Path,
+        legs: Vec<Leg>,
+        keep: bool,
+        room: Option<OwnedSemaphorePermit>,
+    ) {
+        if legs.is_empty() {
+            return;
+        }
+        let (stored, path) = (stored.clone(), path.to_owned());
+        let journey = Journey { inner: self.inner.clone(), stored, path, keep, _room: room };
+        self.inner.runtime.spawn(Arc::new(journey).begin(legs));
     }
 }
 
-impl Inner {
-    /// Brings a chunk, tells all who wait, and then puts it where the next reader finds it.
-    async fn bring(
-        self: Arc<Self>,
-        stored: &Stored,
-        path: &Path,
-        index: u64,
-        keep: bool,
-        pilot: flight::Pilot,
-    ) {
-        let Some(sum) = stored.chunks.get(index).copied() else {
-            let detail = "the catalog has no hash of this part; run `spoolfs check`".to_owned();
-            let path = path.display().to_string();
-            return pilot.land(Err(ContentError { path, detail, class: ErrorClass::Permanent }));
-        };
-        if let Some(bytes) = self.cached(sum).await {
-            self.counters.disk_hits.fetch_add(1, Ordering::Relaxed);
-            self.memory.insert(sum, bytes.clone());
-            return pilot.land(Ok(bytes));
-        }
-        let brought = self.fetcher.fetch(stored, path, index, sum, self.read_timeout).await;
-        match &brought {
-            Ok(bytes) => self.memory.insert(sum, bytes.clone()),
-            // Another copy may have been verified since.
-            Err(_) => self.sources.forget(stored),
-        }
-        let bytes = brought.as_ref().ok().filter(|_| keep).cloned();
-        pilot.land(brought);
-        if let (Some(disk), Some(bytes)) = (self.disk.clone(), bytes) {
-            let write = tokio::task::spawn_blocking(move || disk.insert(sum, &bytes));
-            // A cache that is not written costs nothing but the next fetch.
-            let _stopping = write.await;
-        }
-    }
-
-    async fn cached(&self, sum: Sha256) -> Option<Bytes> {
-        let disk = self.disk.clone()?;
-        tokio::task::spawn_blocking(move || disk.get(sum)).await.ok().flatten()
-    }
+/// What was read last. The first that goes is the one used longest ago: what is fetched ahead must
+/// not be turned away for being new.
+fn memory() -> moka::sync::Cache<Sha256, Bytes> {
+    moka::sync::Cache::builder()
+        .max_capacity(limits::MEMORY_BYTES)
+        .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
 }
 
 /// The part of `range` that a chunk beginning at `start` has.

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use tokio::sync::mpsc::Sender;
 
 /// The bytes of an object to be written.
 #[derive(Clone, Debug)]
@@ -231,6 +232,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `NotFound` only if the target said so; `Corrupt` if fewer bytes came than promised.
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// As `get`, but hands the bytes on in their order as they come. What came before an error is
+    /// what the target sent.
+    ///
+    /// # Errors
+    /// As `get`.
+    async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
+        let bytes = self.get(key, range).await?;
+        // Who listens no more needs nothing more.
+        let _unheard = parts.send(bytes).await;
+        Ok(())
+    }
 
     /// Objects whose key begins with `prefix`, at most 1,000: the first ones, or those that follow
     /// `after`, the last key of the page before. The order is that of the bytes of the keys, but

@@ -25,6 +25,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::runtime::{Handle, Id};
+use tokio::sync::mpsc::Sender;
 
 /// The checksum sent with each object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +168,11 @@ impl Store for S3Store {
 
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.try_get(key, range).await.map_err(|f| f.into_error(self.name(), "get", key))
+    }
+
+    async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
+        let got = self.try_get_into(key, range, &parts).await;
+        got.map_err(|f| f.into_error(self.name(), "get", key))
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {

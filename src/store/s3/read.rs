@@ -11,6 +11,7 @@ use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use base64::Engine;
 use bytes::Bytes;
 use std::ops::Range;
+use tokio::sync::mpsc::Sender;
 
 type Answer<T> = Result<T, Fault>;
 
@@ -67,10 +68,49 @@ impl S3Store {
     }
 
     pub(super) async fn try_get(&self, key: &str, range: Range<u64>) -> Answer<Bytes> {
+        match self.ask(key, &range).await? {
+            Some(answer) => self.body(answer, &range).await,
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    /// The same, part by part.
+    pub(super) async fn try_get_into(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        parts: &Sender<Bytes>,
+    ) -> Answer<()> {
+        let Some(mut answer) = self.ask(key, &range).await? else { return Ok(()) };
+        if answer.content_range().is_none() {
+            let bytes = self.body(answer, &range).await?;
+            let _unheard = parts.send(bytes).await;
+            return Ok(());
+        }
+        let promised = promised(&answer, range.end - range.start)?;
+        let timeout = patience(promised);
+        let mut came = 0;
+        let pass_on = async {
+            while let Some(part) = answer.body.try_next().await.map_err(|e| broken_off(&e))? {
+                came += part.len() as u64;
+                if parts.send(part).await.is_err() {
+                    // Who listens no more needs nothing more.
+                    return Ok::<bool, Fault>(false);
+                }
+            }
+            Ok(true)
+        };
+        let whole =
+            tokio::time::timeout(timeout, pass_on).await.map_err(|_| Fault::timeout(timeout))??;
+        if whole && came != promised { Err(short(came, promised)) } else { Ok(()) }
+    }
+
+    /// Asks for a range; none if there is nothing in it.
+    async fn ask(&self, key: &str, range: &Range<u64>) -> Answer<Option<GetObjectOutput>> {
         // Servers keep these numbers with a sign.
         let end = range.end.min(i64::MAX.unsigned_abs());
         let Some(last) = end.checked_sub(1).filter(|last| *last >= range.start) else {
-            return Ok(Bytes::new());
+            return Ok(None);
         };
         let client = self.client().await;
         let request = client
@@ -78,40 +118,27 @@ impl S3Store {
             .bucket(&self.options.bucket)
             .key(key)
             .range(format!("bytes={}-{last}", range.start));
-        let wanted = range.end - range.start;
         match call(0, request.send()).await {
-            Ok(answer) => self.body(answer, &range, wanted).await,
+            Ok(answer) => Ok(Some(answer)),
             // The range begins behind the end.
-            Err(f) if f.status == 416 => Ok(Bytes::new()),
+            Err(f) if f.status == 416 => Ok(None),
             Err(f) => Err(f),
         }
     }
 
-    async fn body(
-        &self,
-        answer: GetObjectOutput,
-        range: &Range<u64>,
-        wanted: u64,
-    ) -> Answer<Bytes> {
+    async fn body(&self, answer: GetObjectOutput, range: &Range<u64>) -> Answer<Bytes> {
         let partial = answer.content_range().is_some();
-        let promised = answer.content_length().and_then(|n| u64::try_from(n).ok());
+        let wanted = range.end - range.start;
         let most = if partial { wanted } else { wanted.max(limits::WHOLE_ANSWER_BYTES_MAX) };
-        if promised.is_none_or(|n| n > most) {
-            let what = "the service does not answer with the range that was asked for";
-            return Err(Fault::own(StoreErrorKind::Unsupported, what));
-        }
-        let timeout = patience(promised.unwrap_or(wanted));
+        let promised = promised(&answer, most)?;
+        let timeout = patience(promised);
         let collected = match tokio::time::timeout(timeout, answer.body.collect()).await {
             Ok(Ok(collected)) => collected.into_bytes(),
-            Ok(Err(e)) => {
-                let what = format!("the answer broke off: {e}");
-                return Err(Fault::own(StoreErrorKind::Unreachable, what));
-            }
+            Ok(Err(e)) => return Err(broken_off(&e)),
             Err(_) => return Err(Fault::timeout(timeout)),
         };
-        if promised != Some(collected.len() as u64) {
-            let what = format!("{} bytes came, {promised:?} were promised", collected.len());
-            return Err(Fault::own(StoreErrorKind::Corrupt, what));
+        if promised != collected.len() as u64 {
+            return Err(short(collected.len() as u64, promised));
         }
         if partial {
             return Ok(collected);
@@ -154,4 +181,22 @@ impl S3Store {
         let request = client.delete_object().bucket(&self.options.bucket).key(key);
         call(0, request.send()).await.map(drop)
     }
+}
+
+/// How many bytes an answer says that it has; more than `most` were not asked for.
+fn promised(answer: &GetObjectOutput, most: u64) -> Answer<u64> {
+    let promised = answer.content_length().and_then(|n| u64::try_from(n).ok());
+    promised.filter(|n| *n <= most).ok_or_else(|| {
+        let what = "the service does not answer with the range that was asked for";
+        Fault::own(StoreErrorKind::Unsupported, what)
+    })
+}
+
+fn broken_off(error: &dyn std::error::Error) -> Fault {
+    Fault::own(StoreErrorKind::Unreachable, format!("the answer broke off: {error}"))
+}
+
+fn short(came: u64, promised: u64) -> Fault {
+    let what = format!("{came} bytes came, {promised} were promised");
+    Fault::own(StoreErrorKind::Corrupt, what)
 }

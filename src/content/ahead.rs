@@ -1,0 +1,227 @@
+//! Who reads on and who seeks: what is fetched before it is asked for.
+//!
+//! A recording is watched, not a handle: FreePBX's player opens, reads 8 KiB and closes, 1,200
+//! times in a row, and is a sequential reader all the same.
+
+use crate::limits;
+use crate::recording::{CHUNK_BYTES, FIRST_CHUNK_BYTES, Generation, NodeId, chunk_at, chunk_range};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// One who reads a recording, as far as can be told from the positions.
+#[derive(Clone, Copy, Debug)]
+struct Track {
+    /// End of what was read furthest.
+    next: u64,
+    /// Bytes read in a row.
+    run: u64,
+    /// First chunk that was neither read nor asked for.
+    asked: u64,
+}
+
+/// Those who read lately, by recording.
+#[derive(Debug)]
+pub(super) struct Readers {
+    known: moka::sync::Cache<(NodeId, Generation), Arc<Mutex<VecDeque<Track>>>>,
+}
+
+impl Default for Readers {
+    fn default() -> Readers {
+        let known = moka::sync::Cache::builder()
+            .max_capacity(limits::READERS_WATCHED)
+            .time_to_idle(limits::SOURCES_TTL)
+            .build();
+        Readers { known }
+    }
+}
+
+impl Readers {
+    /// Notes a read of `range` in a recording of `size` bytes. What is to be fetched ahead of it,
+    /// if anything: chunks, at most `most` bytes, and what `room` gave for so many of them.
+    pub(super) fn read<R>(
+        &self,
+        key: (NodeId, Generation),
+        range: Range<u64>,
+        size: u64,
+        most: u64,
+        room: impl FnOnce(u64) -> Option<R>,
+    ) -> Option<(Range<u64>, R)> {
+        let tracks = self.known.get_with(key, Arc::default);
+        let mut tracks = tracks.lock();
+        let mut track = take(&mut tracks, &range);
+        let ahead = wanted(&track, range.end, size, most);
+        let granted = room_for(ahead, room);
+        if let Some((ahead, _)) = &granted {
+            track.asked = ahead.end;
+        }
+        tracks.push_back(track);
+        granted
+    }
+}
+
+fn room_for<R>(
+    ahead: Option<Range<u64>>,
+    room: impl FnOnce(u64) -> Option<R>,
+) -> Option<(Range<u64>, R)> {
+    let ahead = ahead?;
+    let granted = room(ahead.end - ahead.start)?;
+    Some((ahead, granted))
+}
+
+/// The track that this read goes on with, or a new one.
+fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
+    let near = |t: &Track| range.start.abs_diff(t.next) <= limits::READ_ORDER_SLACK;
+    let goes_on = |t: &Track| t.next == range.start;
+    let found = tracks.iter().rposition(goes_on).or_else(|| tracks.iter().rposition(near));
+    let after = chunk_at(range.end.saturating_sub(1)) + 1;
+    let Some(mut track) = found.and_then(|at| tracks.remove(at)) else {
+        if tracks.len() >= limits::TRACKS_MAX {
+            tracks.pop_front();
+        }
+        return Track { next: range.end, run: range.end - range.start, asked: after };
+    };
+    // The kernel's own read-ahead may come in another order; what was passed over was not read.
+    track.run += range.end.saturating_sub(track.next.max(range.start));
+    track.next = track.next.max(range.end);
+    track.asked = track.asked.max(after);
+    track
+}
+
+/// The chunks that shall be on their way after a read up to `end`.
+fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
+    let window = if size <= limits::SMALL_FILE_BYTES {
+        size
+    } else if track.run > FIRST_CHUNK_BYTES {
+        track.run.saturating_mul(4).min(most)
+    } else {
+        return None;
+    };
+    let asked = chunk_range(track.asked, size).start;
+    if asked >= size || asked > end.saturating_add(window / 2) {
+        return None;
+    }
+    let last = chunk_at(end.saturating_add(window).min(size).checked_sub(1)?);
+    (track.asked <= last).then_some(track.asked..last + 1)
+}
+
+/// How much may be on its way for one reader: as much as arrives within a second, so that on a slow
+/// line nobody waits behind what was fetched ahead.
+#[derive(Debug)]
+pub(super) struct Pace {
+    most: AtomicU64,
+    slowed: Mutex<Option<Instant>>,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { most: AtomicU64::new(limits::AHEAD_BYTES_FIRST), slowed: Mutex::new(None) }
+    }
+}
+
+impl Pace {
+    /// Bytes on their way, at most.
+    pub(super) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Bytes asked for in one request, at most: several requests at a time are faster than one.
+    pub(super) fn request(&self) -> u64 {
+        (self.most() / 2).clamp(CHUNK_BYTES, limits::FETCH_BYTES_MAX)
+    }
+
+    /// Something arrived so long after it was asked for.
+    pub(super) fn arrived(&self, took: Duration, bytes: u64) {
+        if took > limits::AHEAD_ARRIVES {
+            return self.slower(took);
+        }
+        if took < limits::AHEAD_ARRIVES / 2 {
+            let more = |most: u64| Some((most + bytes).min(limits::AHEAD_BYTES_MAX));
+            let _never_fails = self.most.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        }
+    }
+
+    /// What was asked for at the same time counts once.
+    fn slower(&self, took: Duration) {
+        let mut slowed = self.slowed.lock();
+        if slowed.is_none_or(|at| at.elapsed() > took) {
+            *slowed = Some(Instant::now());
+            let less = |most: u64| Some((most / 2).max(CHUNK_BYTES));
+            let _never_fails = self.most.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 60 << 20;
+    const MOST: u64 = 8 << 20;
+
+    fn read(readers: &Readers, range: Range<u64>) -> Option<Range<u64>> {
+        readers.read((NodeId(1), Generation(1)), range, SIZE, MOST, |_| Some(())).map(|(r, ())| r)
+    }
+
+    #[test]
+    fn who_seeks_gets_what_he_asks_for() {
+        let readers = Readers::default();
+        for at in [0, SIZE - 4096, 4096, 8192, 20 << 20, 3 << 20] {
+            assert_eq!(read(&readers, at..at + 4096), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn the_window_of_who_reads_on_grows_and_each_chunk_is_asked_for_once() {
+        let readers = Readers::default();
+        let (mut next, mut largest) = (1, 0);
+        for at in (0..SIZE).step_by(8192) {
+            let Some(ahead) = read(&readers, at..at + 8192) else { continue };
+            assert!(at >= FIRST_CHUNK_BYTES - 8192, "before it was known: {at}");
+            assert!(ahead.start == next.max(chunk_at(at + 8191) + 1), "{ahead:?} after {next}");
+            next = ahead.end;
+            let far = chunk_range(ahead.end - 1, SIZE).end - at;
+            assert!(far <= MOST + CHUNK_BYTES + 8192, "{far} ahead");
+            largest = largest.max(ahead.end - ahead.start);
+        }
+        assert_eq!(next, chunk_at(SIZE - 1) + 1);
+        assert!(largest >= 16, "{largest} chunks at most");
+    }
+
+    #[test]
+    fn two_who_read_the_same_recording_are_told_apart() {
+        let readers = Readers::default();
+        let mut asked = 0;
+        for step in 0..40 {
+            for begin in [0, 30 << 20] {
+                let at = begin + step * 65_536;
+                asked += u64::from(read(&readers, at..at + 65_536).is_some());
+            }
+        }
+        assert!(asked >= 6, "{asked}");
+    }
+
+    #[test]
+    fn without_room_it_is_asked_for_later() {
+        let readers = Readers::default();
+        let key = (NodeId(1), Generation(1));
+        let none = readers.read(key, 0..131_072, SIZE, MOST, |_| None::<()>);
+        assert!(none.is_none());
+        assert_eq!(read(&readers, 131_072..262_144), Some(2..6));
+    }
+
+    #[test]
+    fn a_slow_line_gets_small_steps() {
+        let pace = Pace::default();
+        for _ in 0..100 {
+            pace.arrived(Duration::from_millis(40), CHUNK_BYTES);
+        }
+        assert_eq!((pace.most(), pace.request()), (MOST, limits::FETCH_BYTES_MAX));
+        pace.arrived(Duration::from_secs(2), CHUNK_BYTES);
+        pace.arrived(Duration::from_secs(2), CHUNK_BYTES);
+        assert_eq!(pace.most(), MOST / 2);
+    }
+}

@@ -1,0 +1,146 @@
+//! Bringing chunks: from the disk cache, else from a target, adjacent ones together.
+
+use super::Inner;
+use super::fetch::Tried;
+use super::flight::Pilot;
+use super::source::Stored;
+use crate::limits;
+use crate::recording::{Sha256, chunk_range};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A chunk to be brought.
+pub(super) struct Leg {
+    pub(super) index: u64,
+    pub(super) sum: Sha256,
+    pub(super) pilot: Pilot,
+}
+
+/// Chunks of one recording that are brought at the same time.
+pub(super) struct Journey {
+    pub(super) inner: Arc<Inner>,
+    pub(super) stored: Arc<Stored>,
+    pub(super) path: PathBuf,
+    /// They are put into the disk cache.
+    pub(super) keep: bool,
+    /// Held until the last has landed.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Journey {
+    /// Brings chunks, tells all who wait, and then puts them where the next reader finds them.
+    pub(super) async fn begin(self: Arc<Self>, legs: Vec<Leg>) {
+        let legs = self.clone().from_disk(legs).await;
+        for run in self.runs(legs) {
+            tokio::spawn(self.clone().fly(run));
+        }
+    }
+
+    /// Lands what the disk cache has.
+    async fn from_disk(self: Arc<Self>, legs: Vec<Leg>) -> Vec<Leg> {
+        let Some(disk) = self.inner.disk.clone() else { return legs };
+        let look = tokio::task::spawn_blocking(move || {
+            let mut left = Vec::new();
+            for leg in legs {
+                match disk.get(leg.sum) {
+                    Some(bytes) => {
+                        self.inner.counters.disk_hits.fetch_add(1, Ordering::Relaxed);
+                        self.inner.memory.insert(leg.sum, bytes.clone());
+                        leg.pilot.land(Ok(bytes));
+                    }
+                    None => left.push(leg),
+                }
+            }
+            left
+        });
+        // Stopping: who waits was told when the legs were dropped.
+        look.await.unwrap_or_default()
+    }
+
+    /// Those that are adjacent together, within the size of a request.
+    fn runs(&self, legs: Vec<Leg>) -> Vec<Vec<Leg>> {
+        let most = self.inner.pace.request();
+        let mut runs: Vec<Vec<Leg>> = Vec::new();
+        for leg in legs {
+            let end = chunk_range(leg.index, self.stored.size).end;
+            let fits = |run: &Vec<Leg>| {
+                let ends = run.first().zip(run.last());
+                ends.is_some_and(|(first, last)| {
+                    let start = chunk_range(first.index, self.stored.size).start;
+                    last.index + 1 == leg.index && end - start <= most.max(limits::SMALL_FILE_BYTES)
+                })
+            };
+            match runs.last_mut() {
+                Some(run) if fits(run) => run.push(leg),
+                _ => runs.push(vec![leg]),
+            }
+        }
+        runs
+    }
+
+    /// Fetches adjacent chunks: together, and what did not come that way one by one.
+    async fn fly(self: Arc<Self>, run: Vec<Leg>) {
+        let begin = Instant::now();
+        let timeout = self.inner.read_timeout;
+        let mut legs = VecDeque::from(run);
+        let mut tried = None;
+        let mut writes = Vec::new();
+        if legs.len() > 1 {
+            let chunks: Vec<_> = legs.iter().map(|leg| (leg.index, leg.sum)).collect();
+            let landed = |bytes: Bytes| {
+                let Some(leg) = legs.pop_front() else { return };
+                self.inner.pace.arrived(begin.elapsed(), bytes.len() as u64);
+                writes.extend(self.land(leg, bytes));
+            };
+            tried = self.inner.fetcher.fetch_run(&self.stored, &chunks, timeout, landed).await;
+        }
+        let mut single = JoinSet::new();
+        for leg in legs {
+            let left = timeout.saturating_sub(begin.elapsed());
+            single.spawn(self.clone().fly_single(leg, left, tried.take()));
+        }
+        while let Some(done) = single.join_next().await {
+            writes.extend(done.ok().flatten());
+        }
+        for write in writes {
+            // A cache that is not written costs nothing but the next fetch.
+            let _stopping = write.await;
+        }
+    }
+
+    async fn fly_single(
+        self: Arc<Self>,
+        leg: Leg,
+        timeout: Duration,
+        tried: Option<Tried>,
+    ) -> Option<JoinHandle<()>> {
+        let begin = Instant::now();
+        let (chunk, fetcher) = ((leg.index, leg.sum), &self.inner.fetcher);
+        match fetcher.fetch(&self.stored, &self.path, chunk, timeout, tried).await {
+            Ok(bytes) => {
+                self.inner.pace.arrived(begin.elapsed(), bytes.len() as u64);
+                self.land(leg, bytes)
+            }
+            Err(error) => {
+                // Another copy may have been verified since.
+                self.inner.sources.forget(&self.stored);
+                leg.pilot.land(Err(error));
+                None
+            }
+        }
+    }
+
+    /// Hands a chunk over; what is returned writes it to the disk cache.
+    fn land(&self, leg: Leg, bytes: Bytes) -> Option<JoinHandle<()>> {
+        self.inner.memory.insert(leg.sum, bytes.clone());
+        leg.pilot.land(Ok(bytes.clone()));
+        let disk = self.inner.disk.clone().filter(|_| self.keep)?;
+        Some(tokio::task::spawn_blocking(move || disk.insert(leg.sum, &bytes)))
+    }
+}

@@ -1,0 +1,199 @@
+//! How many requests each way of reading costs.
+
+use super::*;
+use crate::recording::ChunkHashes;
+use crate::store::{Capabilities, Head, Listed, Result, StoreError, StoreErrorKind};
+use async_trait::async_trait;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::mpsc::Sender;
+
+/// FreePBX's player: open, seek, read 8 KiB, close, all through a file.
+#[test]
+fn a_player_that_opens_for_every_8_kib_costs_a_request_now_and_then() {
+    let world = World::with(10_000_000);
+    let content = world.plain();
+    for offset in (0..10_000_000usize).step_by(8192) {
+        let got = read(&content, offset as u64, 8192).unwrap();
+        assert_eq!(got, world.audio[offset..(offset + 8192).min(10_000_000)]);
+    }
+    let stats = content.stats();
+    assert_eq!(stats.fetched, 39, "each chunk once");
+    assert!(world.gets() <= 20, "{} requests for 1,221 reads", world.gets());
+    // Once more from the beginning: all of it is still in memory.
+    for offset in (0..10_000_000u64).step_by(8192) {
+        read(&content, offset, 8192).unwrap();
+    }
+    assert_eq!(content.stats().fetched, 39);
+}
+
+#[test]
+fn head_tail_head_is_two_requests() {
+    let len = 60_000_000u64;
+    let world = World::with(len);
+    let content = world.plain();
+    for offset in [0, len - 4096, len - 128, 0, 4096, 44, 16_384] {
+        read(&content, offset, 4096).unwrap();
+    }
+    assert_eq!((world.gets(), content.stats().ahead), (2, 0));
+}
+
+#[test]
+fn a_short_recording_is_one_request() {
+    let world = World::with(limits::SMALL_FILE_BYTES);
+    let content = world.plain();
+    for offset in (0..limits::SMALL_FILE_BYTES).step_by(4096) {
+        read(&content, offset, 4096).unwrap();
+    }
+    assert_eq!((world.gets(), content.stats().fetched), (1, 2));
+}
+
+#[test]
+fn who_seeks_costs_a_chunk_each_time_and_nothing_ahead() {
+    let world = World::with(60_000_000);
+    let content = world.plain();
+    let mut rng = fastrand::Rng::with_seed(5);
+    for _ in 0..50 {
+        read(&content, rng.u64(0..59_000_000), 4096).unwrap();
+    }
+    let stats = content.stats();
+    assert_eq!(stats.ahead, 0);
+    assert!(stats.fetched <= 55, "{}", stats.fetched);
+}
+
+/// `cat`: the kernel asks for 128 KiB each.
+#[test]
+fn a_long_recording_read_through_comes_in_large_requests_and_each_chunk_once() {
+    let world = World::with(40_000_000);
+    let content = world.plain();
+    for offset in (0..40_000_000u64).step_by(131_072) {
+        read(&content, offset, 131_072).unwrap();
+    }
+    let stats = content.stats();
+    assert_eq!(stats.fetched, 154);
+    assert!(world.gets() <= 60, "{} requests", world.gets());
+}
+
+#[test]
+fn a_recall_comes_in_large_requests() {
+    let world = World::with(40_000_000);
+    let content = world.plain();
+    content.fetch_all(ID, path(), &mut |_, _| Ok(())).unwrap();
+    assert_eq!(content.stats().fetched, 154);
+    assert!(world.gets() <= 60, "{} requests", world.gets());
+}
+
+/// A target whose long answers break off, or have one byte wrong in their last chunk.
+#[derive(Debug)]
+struct BreaksOff {
+    inner: Arc<MemoryStore>,
+    after: usize,
+    wrong: AtomicBool,
+}
+
+#[async_trait]
+impl Store for BreaksOff {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn prefix(&self) -> &str {
+        self.inner.prefix()
+    }
+    fn url(&self, key: &str) -> String {
+        self.inner.url(key)
+    }
+    async fn probe(&self, nonce: &str) -> Result<Capabilities> {
+        self.inner.probe(nonce).await
+    }
+    async fn put(&self, key: &str, body: Body, sum: Sha256, meta: &ObjectMeta) -> Result<()> {
+        self.inner.put(key, body, sum, meta).await
+    }
+    async fn head(&self, key: &str) -> Result<Head> {
+        self.inner.head(key).await
+    }
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get(key, range).await
+    }
+    async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
+        let mut bytes = self.get(key, range).await?.to_vec();
+        if self.wrong.load(Ordering::Relaxed) {
+            *bytes.last_mut().unwrap() ^= 1;
+        } else {
+            bytes.truncate(self.after);
+        }
+        for part in bytes.chunks(10_000) {
+            let _unheard = parts.send(Bytes::copy_from_slice(part)).await;
+        }
+        if self.wrong.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kind = StoreErrorKind::Unreachable;
+        Err(StoreError::new(kind, self.name(), "get", key, "the answer broke off"))
+    }
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
+        self.inner.list(prefix, after).await
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.inner.delete(key).await
+    }
+    async fn abort_orphans(&self, node: &str) -> Result<usize> {
+        self.inner.abort_orphans(node).await
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_costs_a_request_for_each_chunk_that_is_missing() {
+    for (after, wrong) in [(0, false), (100_000, false), (400_000, false), (0, true)] {
+        let world = World::with(700_000);
+        let inner = world.stores[0].clone();
+        let breaks = BreaksOff { inner, after, wrong: AtomicBool::new(wrong) };
+        let stores: Vec<Arc<dyn Store>> = vec![Arc::new(breaks), world.stores[1].clone()];
+        let content = Content::new(
+            Options { read_timeout: Duration::from_secs(5), ..Options::default() },
+            world.rows.clone(),
+            stores,
+            world.runtime.handle().clone(),
+            world.clock.clone(),
+        );
+        assert_eq!(read(&content, 0, 700_000).unwrap(), world.audio, "{after} {wrong}");
+        let second = world.stores[1].calls(Operation::Get);
+        assert_eq!(second, u64::from(wrong), "the copy that was wrong is not asked again");
+        assert_eq!(content.stats().corrupt, u64::from(wrong));
+    }
+}
+
+/// A thousand flips in the bucket and in the cache.
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let world = World::with(3_000_000);
+    let chunks = ChunkHashes(world.rows.0.lock()[0].chunks.0.clone());
+    let mut rng = fastrand::Rng::with_seed(9);
+    let whole = world.stores[0].bytes("n/a~1.wav").unwrap();
+    let (mut refused, mut healed) = (0, 0);
+    for round in 0..1000 {
+        let at = rng.usize(0..3_000_000);
+        let mut bad = whole.to_vec();
+        bad[at] ^= 1 << rng.u8(0..8);
+        let content = world.cached();
+        let index = chunk_at(at as u64);
+        let range = chunk_range(index, 3_000_000);
+        // Short, so that nothing is fetched ahead.
+        let (start, len) = (range.start, 4096);
+        if round % 2 == 0 {
+            let content = world.plain();
+            world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&bad)));
+            let class = read(&content, start, len).map(|b| b.len()).map_err(|e| e.class);
+            assert_eq!(class, Err(ErrorClass::Corrupt));
+            refused += 1;
+            world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&whole)));
+        } else {
+            let sum = chunks.get(index).unwrap();
+            let file = world.dir.path().join(&sum.to_string()[..2]).join(sum.to_string());
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, &bad[range.start as usize..range.end as usize]).unwrap();
+            assert_eq!(read(&content, start, len).unwrap(), whole[start as usize..][..len]);
+            // The write behind an earlier round may have been the last.
+            healed += u64::from(content.stats().disk_hits == 0);
+        }
+    }
+    assert!(refused == 500 && healed > 400, "{refused} {healed}");
+}
