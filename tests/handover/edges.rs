@@ -3,14 +3,15 @@
 use super::support;
 use super::support::mount::{Mount, Setup, is_mounted};
 use super::takeover::{kept, replace, successor};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use spoolfs::sys::{Lease, ignore_sigio, lease_take};
 use std::fs::{self, File, OpenOptions};
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -127,15 +128,34 @@ fn objects(below: &Path, len: u64, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A call is added to a released recording, whose target hangs, while the daemon is replaced.
-#[test]
-#[ignore = "an open fault: now and then the successor answers EIO; docs/TESTING.md"]
-fn regression_who_waits_for_the_archive_at_an_upgrade_gets_no_error() {
-    if support::no_mount("regression_who_waits_for_the_archive_at_an_upgrade_gets_no_error") {
-        return;
+/// A target that hangs: who opens the object waits until this is dropped (`fcntl(2)`, F_SETLEASE).
+struct Hung(File);
+
+impl Hung {
+    fn at(object: &Path) -> Hung {
+        ignore_sigio();
+        let file = File::open(object).unwrap();
+        lease_take(&file, Lease::Alone).unwrap();
+        Hung(file)
     }
+
+    /// Somebody waits.
+    #[allow(unsafe_code, reason = "leases have no safe interface")]
+    fn is_asked(&self) -> bool {
+        // SAFETY: F_GETLEASE takes no argument; the descriptor is open as long as `self`.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) != libc::F_WRLCK }
+    }
+}
+
+/// Somebody wants bytes of a released recording, whose target hangs, while the daemon is replaced.
+fn waits_for_the_archive(
+    mode: &str,
+    signal: Signal,
+    wants: fn(&Path) -> std::io::Result<Vec<u8>>,
+    and_more: &[u8],
+) {
     const LEN: u64 = 123_457;
-    let mount = kept("auto");
+    let mount = kept(mode);
     let path = mount.path("call.wav");
     let bytes: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
     fs::write(&path, &bytes).unwrap();
@@ -145,24 +165,54 @@ fn regression_who_waits_for_the_archive_at_an_upgrade_gets_no_error() {
     let mut found = Vec::new();
     objects(&mount.target, LEN, &mut found);
     let [object] = found.as_slice() else { panic!("{found:?}") };
-    let aside = mount.root.join("object");
-    fs::rename(object, &aside).unwrap();
-    rustix::fs::mknodat(CWD, object, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let hung = Hung::at(object);
     let call = std::thread::spawn({
         let path = path.clone();
-        move || OpenOptions::new().append(true).open(path).and_then(|mut f| f.write_all(b"more"))
+        move || wants(&path)
     });
-    // It can be opened as soon as somebody waits for what it gives.
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK;
-    let hung = wait_for(&mount, "nobody asks the target", || {
-        rustix::fs::open(object, flags, Mode::empty()).ok()
-    });
-    fs::rename(&aside, object).unwrap();
-    replace(&mount, Signal::USR1);
-    let written = call.join().unwrap();
-    assert!(written.is_ok(), "{written:?}\n{}", mount.said());
+    wait_for(&mount, "nobody asks the target", || hung.is_asked().then_some(()));
+    replace(&mount, signal);
     drop(hung);
-    assert_eq!(fs::read(&path).unwrap(), [&bytes[..], b"more"].concat());
+    let got = call.join().unwrap();
+    let whole = [&bytes[..], and_more].concat();
+    assert!(
+        got.as_ref().is_ok_and(|got| *got == whole),
+        "{mode}: {:?}\n{}",
+        got.err(),
+        mount.said()
+    );
+    assert_eq!(mount.status()["link"]["taken_over"], 1);
+}
+
+fn append(path: &Path) -> std::io::Result<Vec<u8>> {
+    OpenOptions::new().append(true).open(path)?.write_all(b"more")?;
+    fs::read(path)
+}
+
+/// A call is added to it.
+#[test]
+fn regression_who_waits_for_the_archive_at_an_upgrade_gets_no_error() {
+    if support::no_mount("regression_who_waits_for_the_archive_at_an_upgrade_gets_no_error") {
+        return;
+    }
+    for mode in ["auto", "never", "relay"] {
+        for signal in [Signal::USR1, Signal::KILL] {
+            waits_for_the_archive(mode, signal, append, b"more");
+        }
+    }
+}
+
+/// Somebody listens to it.
+#[test]
+fn regression_who_reads_from_the_archive_at_an_upgrade_gets_no_error() {
+    if support::no_mount("regression_who_reads_from_the_archive_at_an_upgrade_gets_no_error") {
+        return;
+    }
+    for mode in ["auto", "never", "relay"] {
+        for signal in [Signal::USR1, Signal::KILL] {
+            waits_for_the_archive(mode, signal, |path| fs::read(path), b"");
+        }
+    }
 }
 
 /// Numbers of requests that were answered long ago: the kernel's first.
