@@ -150,20 +150,31 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
         crossbeam_channel::select! {
             recv(queue) -> job => match job {
                 Ok(job) => one(shared, job, report, &shared.activity.releasing, &release_one),
-                Err(_planner_is_gone) => return,
+                Err(_planner_is_gone) => break,
             },
-            recv(shared.stop.closed()) -> _closed => return,
+            recv(shared.stop.closed()) -> _closed => break,
             default(PURGE_EVERY.saturating_sub(purged.elapsed())) => {}
         }
         // Also while there is no end of groups to release: the disk is to become free.
         if purged.elapsed() >= PURGE_EVERY {
-            let _reported = contained("removing released copies", || {
-                release::purge(shared);
-                Ok(())
-            });
+            purge(shared);
             purged = Instant::now();
         }
     }
+    // A clean stop leaves nothing to the next start. What was released a moment ago has the same
+    // time as ever, in which a program that had looked it up may turn up.
+    purge(shared);
+    if shared.lower.has_retired() {
+        std::thread::sleep(PURGE_EVERY);
+        purge(shared);
+    }
+}
+
+fn purge(shared: &Shared) {
+    let _reported = contained("removing released copies", || {
+        release::purge(shared);
+        Ok(())
+    });
 }
 
 /// Releases the group of a candidate, if the planner still says so now that the candidate is

@@ -95,6 +95,11 @@ impl Lower {
         put_back
     }
 
+    /// Whether anything that was taken away is still to be removed.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.lock().is_empty()
+    }
+
     fn put_back(&self, name: &[u8], path: &Path) -> bool {
         let back = self.parent_of(path).and_then(|(dir, old)| {
             let _names = self.names_still_at(&dir)?;

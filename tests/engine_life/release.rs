@@ -159,3 +159,18 @@ fn many_recalls_of_one_recording_are_one() {
     assert_eq!(world.state(id), State::Archived);
     assert_eq!(world.lower().stat(Path::new("a.wav")).unwrap().node, Some(id));
 }
+
+#[test]
+fn regression_a_stop_leaves_no_spare_copy_of_what_was_released_last() {
+    let mut world = World::new();
+    world.until_reconciled();
+    let id = world.archived("a.wav", b"audio");
+    assert_eq!(world.run_one(Command::Release, "a.wav"), Outcome::Done);
+    let gone = || std::fs::read_dir(world.below(".spl/gone")).unwrap().count();
+    assert_eq!(gone(), 1, "it is removed later");
+    world.engine().stop();
+    assert_eq!(gone(), 0);
+    assert_eq!(world.state(id), State::Released);
+    let report = world.fsck(false);
+    assert!(report.findings.is_empty(), "{report:?}");
+}
