@@ -238,6 +238,10 @@ pub const BUSY_NAMED_MAX: usize = 5;
 pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);
 /// Rows that a finding of `fsck` names; it says that there are more.
 pub const FSCK_ROWS_NAMED: usize = 20;
+/// How many times as fast as planned the scrub makes up for what it missed.
+pub const SCRUB_CATCHES_UP: u32 = 4;
+/// How often bad copies that were not replaced are looked at again.
+pub const SCRUB_ALARMS_EVERY: Duration = Duration::from_secs(3600);
 /// Bad copies that are remembered one by one.
 pub const BAD_COPIES_MAX: usize = 1000;
 /// Requests of a rebuild in flight.

@@ -137,6 +137,11 @@ fn verified(tx: &Tx<'_>, object: i64, at: Timestamp) -> rusqlite::Result<()> {
              WHERE id = ?1 AND state <> 3",
         )?
         .execute([object, at.0])?;
+    tell(tx, object, at)
+}
+
+/// Tells of a further object of what is archived.
+pub(super) fn tell(tx: &Tx<'_>, object: i64, at: Timestamp) -> rusqlite::Result<()> {
     tx.wake.set(true);
     let Some(row) = one_object(tx.conn, object)? else { return Ok(()) };
     // A further target got a generation whose archive was already told.

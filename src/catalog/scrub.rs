@@ -2,10 +2,12 @@
 
 use super::Catalog;
 use super::error::Result;
+use super::objects;
 use super::row::{ObjectRow, ObjectState};
 use super::sql_row::{self, OBJECT};
-use crate::recording::State;
-use rusqlite::params;
+use crate::clock::Timestamp;
+use crate::recording::{NodeId, State};
+use rusqlite::{OptionalExtension, params};
 
 /// What is to be done about an object that is not as it was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,32 +23,127 @@ pub enum Remedy {
 }
 
 impl Catalog {
-    /// Verified objects behind a row number, in their order.
+    /// Verified objects of a target behind a row number, in their order.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn verified_objects(&self, after: i64, limit: usize) -> Result<Vec<ObjectRow>> {
+    pub fn verified_objects(
+        &self,
+        target: &str,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<ObjectRow>> {
         self.read_drained(|conn| {
             let text = format!(
                 "SELECT {OBJECT} FROM object o LEFT JOIN generation g
                     ON g.node = o.node AND g.generation = o.generation
-                 WHERE o.id > ?1 AND o.state = 2 ORDER BY o.id LIMIT ?2"
+                 WHERE o.id > ?1 AND o.state = 2 AND o.target = ?2 ORDER BY o.id LIMIT ?3"
             );
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let mut statement = conn.prepare_cached(&text)?;
-            let rows = statement.query_map([after, limit], sql_row::object)?;
+            let rows = statement.query_map(params![after, target, limit], sql_row::object)?;
             rows.collect()
         })
     }
 
-    /// How many objects are verified, and the row number of the last.
+    /// How many objects of a target are verified, and the row number of the last.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn count_verified(&self) -> Result<(u64, i64)> {
+    pub fn count_verified(&self, target: &str) -> Result<(u64, i64)> {
         self.read_drained(|conn| {
-            let count = "SELECT count(*), ifnull(max(id), 0) FROM object WHERE state = 2";
-            conn.query_row(count, [], |r| Ok((sql_row::unsigned(r.get(0)?), r.get(1)?)))
+            let count = "SELECT count(*), ifnull(max(id), 0) FROM object
+                         WHERE state = 2 AND target = ?1";
+            conn.query_row(count, [target], |r| Ok((sql_row::unsigned(r.get(0)?), r.get(1)?)))
+        })
+    }
+
+    /// Objects of released recordings that a target lost, and has no other of; behind a row number.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn given_up_objects(
+        &self,
+        target: &str,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<ObjectRow>> {
+        self.read_drained(|conn| {
+            let text = format!(
+                "SELECT {OBJECT} FROM object o LEFT JOIN generation g
+                    ON g.node = o.node AND g.generation = o.generation
+                 JOIN node n ON n.id = o.node AND n.generation = o.generation AND n.state = 4
+                 WHERE o.id > ?1 AND o.state = 3 AND o.target = ?2
+                   AND NOT EXISTS (SELECT 1 FROM object a WHERE a.node = o.node
+                     AND a.generation = o.generation AND a.target = o.target
+                     AND (a.state = 2 OR a.state = 3 AND a.id > o.id))
+                 ORDER BY o.id LIMIT ?3"
+            );
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut statement = conn.prepare_cached(&text)?;
+            let rows = statement.query_map(params![after, target, limit], sql_row::object)?;
+            rows.collect()
+        })
+    }
+
+    /// Files that are not deleted, behind an identity, in the order of identities.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn files(&self, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
+        self.read_drained(|conn| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            conn.prepare_cached(
+                "SELECT id FROM node WHERE id > ?1 AND kind = 1 AND state <> 5 ORDER BY id LIMIT ?2",
+            )?
+            .query_map([sql_row::sql(after.0), limit], |r| Ok(NodeId(sql_row::unsigned(r.get(0)?))))?
+            .collect()
+        })
+    }
+
+    /// The object that has a key.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn object_of_key(&self, target: &str, key: &str) -> Result<Option<ObjectRow>> {
+        self.read_drained(|conn| {
+            let text = format!(
+                "SELECT {OBJECT} FROM object o LEFT JOIN generation g
+                    ON g.node = o.node AND g.generation = o.generation
+                 WHERE o.target = ?1 AND o.key = ?2"
+            );
+            conn.prepare_cached(&text)?.query_row([target, key], sql_row::object).optional()
+        })
+    }
+
+    /// An object that was given up was proved again. False if its generation has another in the
+    /// target; one that was only begun is given up.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn good_again(&self, object: i64, at: Timestamp) -> Result<bool> {
+        self.shared.write(false, move |tx| {
+            let changed = tx
+                .conn
+                .prepare_cached(
+                    "UPDATE object AS o SET state = 2, verified_at = ?2
+                     WHERE id = ?1 AND state = 3 AND NOT EXISTS (SELECT 1 FROM object a
+                         WHERE a.node = o.node AND a.generation = o.generation
+                           AND a.target = o.target AND a.state = 2)",
+                )?
+                .execute(params![object, at.0])?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            // Its replacement was not proved, and is not needed any more.
+            tx.conn
+                .prepare_cached(
+                    "UPDATE object SET state = 3 WHERE state = 1 AND (node, generation, target)
+                         = (SELECT node, generation, target FROM object WHERE id = ?1)",
+                )?
+                .execute([object])?;
+            objects::tell(tx, object, at)?;
+            Ok(true)
         })
     }
 
@@ -106,7 +203,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn last_path(&self, id: crate::recording::NodeId) -> Result<Option<std::path::PathBuf>> {
+    pub fn last_path(&self, id: NodeId) -> Result<Option<std::path::PathBuf>> {
         self.read_drained(|conn| Ok(sql_row::path_of(conn, id)?.map(sql_row::path_buf)))
     }
 }

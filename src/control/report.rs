@@ -53,7 +53,7 @@ pub struct StatusReport {
     /// Anything else an operator should know, each a sentence.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Archived copies that are gone or damaged, and of which there is no other.
+    /// Archived copies that are gone or damaged, and were not replaced.
     #[serde(default)]
     pub bad_copies: u64,
     /// The connection to the kernel.

@@ -160,8 +160,9 @@ fn lost(daemon: &Daemon, config: &Config) -> Option<String> {
 fn bad_copies(bad: &[BadCopy]) -> Option<String> {
     let first = bad.first()?;
     Some(format!(
-        "ARCHIVED COPIES ARE DAMAGED OR GONE, and there is no other: {}, the first is {}: {}. Bring them \
-         back (versions or a backup of the bucket) and run \"spoolfs verify\" on them.",
+        "ARCHIVED COPIES ARE DAMAGED OR GONE, and were not replaced: {}, the first is {}: {}. Where there is \
+         no other copy, bring them back (versions or a backup of the bucket) and run \"spoolfs verify\" \
+         on them.",
         bad.len(),
         first.path.display(),
         first.reason

@@ -6,9 +6,9 @@ use super::claims::Claim;
 use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
+use super::mend::{self, Check};
 use super::plan::{self, Why, counts_in_group};
 use super::release::{self, Wish};
-use super::scrub::{self, Check};
 use super::shared::Shared;
 use super::{explain, recall};
 use crate::catalog::{Candidate, HashOutcome, ObjectState};
@@ -80,12 +80,70 @@ pub(super) fn run(
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<Summary> {
     shared.catalog.drain()?;
+    let everything = paths.iter().any(|path| path.components().next().is_none());
+    if command == Command::Verify && everything {
+        let pages = Pages::new(shared)?;
+        let total = pages.total;
+        return work(shared, command, pages, total, Vec::new(), progress);
+    }
     let (files, missing) = collect(shared, paths)?;
-    let work = match command {
+    let steps = match command {
         Command::Release => by_group(shared, files)?,
         _ => files.into_iter().map(|id| vec![id]).collect(),
     };
-    let total = work.iter().map(Vec::len).sum::<usize>() + missing.len();
+    let total = steps.iter().map(Vec::len).sum::<usize>() + missing.len();
+    work(shared, command, steps.into_iter().map(Ok), total, missing, progress)
+}
+
+/// All files, a page at a time: there may be millions.
+struct Pages<'a> {
+    shared: &'a Shared,
+    after: NodeId,
+    page: std::vec::IntoIter<NodeId>,
+    /// How many there are, about.
+    total: usize,
+}
+
+impl Pages<'_> {
+    fn new(shared: &Shared) -> Result<Pages<'_>> {
+        let counts = shared.catalog.counts()?;
+        let files = counts.states.iter().filter(|(state, ..)| *state != State::Deleted);
+        let total = files.map(|(_, files, _)| files).sum::<u64>().saturating_add(counts.empty);
+        let total = usize::try_from(total);
+        let page = Vec::new().into_iter();
+        Ok(Pages { shared, after: NodeId(0), page, total: total.unwrap_or(usize::MAX) })
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        let page = self.shared.catalog.files(self.after, limits::PLAN_PAGE_ROWS)?;
+        self.after = page.last().copied().unwrap_or(self.after);
+        self.page = page.into_iter();
+        Ok(())
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Vec<NodeId>>;
+
+    fn next(&mut self) -> Option<Result<Vec<NodeId>>> {
+        if self.page.len() == 0
+            && let Err(error) = self.turn()
+        {
+            return Some(Err(error));
+        }
+        self.page.next().map(|id| Ok(vec![id]))
+    }
+}
+
+/// Does it with several threads.
+fn work(
+    shared: &Shared,
+    command: Command,
+    steps: impl Iterator<Item = Result<Vec<NodeId>>> + Send,
+    total: usize,
+    missing: Vec<PathBuf>,
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<Summary> {
     let tally = Mutex::new(Summary::default());
     let tell = |path: PathBuf, outcome: Outcome| {
         let mut tally = tally.lock();
@@ -100,20 +158,25 @@ pub(super) fn run(
     for path in missing {
         tell(path, Outcome::Failed("there is no such file or directory".into()));
     }
-    let queue = Mutex::new(work.into_iter());
+    let queue = Mutex::new(steps);
+    let failure = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..limits::COMMAND_THREADS {
             scope.spawn(|| {
                 while !shared.stop.is_set() {
-                    let Some(ids) = queue.lock().next() else { return };
-                    one(shared, command, &ids, &tell);
+                    let next = queue.lock().next();
+                    match next {
+                        Some(Ok(ids)) => one(shared, command, &ids, &tell),
+                        Some(Err(error)) => return *failure.lock() = Some(error),
+                        None => return,
+                    }
                 }
             });
         }
     });
     shared.check_stop()?;
     let summary = *tally.lock();
-    Ok(summary)
+    failure.into_inner().map_or(Ok(summary), Err)
 }
 
 fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf, Outcome)) {
@@ -382,7 +445,7 @@ fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     for object in verified {
         shared.check_stop()?;
         looked_at += 1;
-        match scrub::check(shared, object) {
+        match mend::check(shared, object) {
             Ok(Check::Good) => {}
             Ok(Check::Replaced(what) | Check::Lost(what)) => bad.push(what),
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),

@@ -9,6 +9,7 @@
 //! release thread, each behind a bounded queue; one thread for each target attaches it and ships
 //! the journal; one reconciles; one syncs what was closed to the disk.
 
+mod alarms;
 mod archive;
 mod backoff;
 mod bandwidth;
@@ -22,6 +23,7 @@ mod fill;
 mod gone;
 mod hash;
 mod keeper;
+mod mend;
 pub mod plan;
 mod planner;
 mod prove;
@@ -38,10 +40,11 @@ mod target;
 mod undecided;
 mod workers;
 
+pub use alarms::BadCopy;
 pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
 pub use error::{EngineError, Result};
-pub use scrub::{BadCopy, Round};
+pub use scrub::Round;
 pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
 
@@ -55,6 +58,7 @@ use crate::store::Store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use shared::Shared;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -122,9 +126,9 @@ pub struct Status {
     pub synced: u64,
     /// In how many batches.
     pub syncs: u64,
-    /// How far the scrub has come.
-    pub scrub: Option<Round>,
-    /// Copies that are gone or damaged, and of which there is no other.
+    /// How far the scrub of each target has come.
+    pub scrub: BTreeMap<String, Round>,
+    /// Copies that are gone or damaged, and were not replaced.
     pub bad: Vec<BadCopy>,
     /// Everything that happened up to this time survives a power cut, as far as known.
     pub durable_until: Option<Timestamp>,
@@ -201,10 +205,13 @@ impl Engine {
             activity: Activity::default(),
             fill: Mutex::default(),
             alarms: Mutex::default(),
+            storing_alarms: Mutex::default(),
             wake,
         });
         undecided::settle(&shared);
-        scrub::load(&shared);
+        if let Err(error) = scrub::load(&shared) {
+            tracing::debug!(%error, "what is known of bad copies is read later");
+        }
         let (reconcile, again) = crossbeam_channel::bounded(1);
         let engine = Engine { shared, reconcile, threads: Mutex::default() };
         let started =
@@ -250,9 +257,11 @@ impl Engine {
     }
 
     fn start_scrub(&self, every: Option<Duration>) -> std::io::Result<()> {
-        let Some(every) = every else { return Ok(()) };
-        let shared = Arc::clone(&self.shared);
-        self.spawn("scrub", move || scrub::run(&shared, every))
+        for target in &self.shared.targets {
+            let scrub = scrub::Scrub::new(&self.shared, target, every);
+            self.spawn("scrub", move || scrub.run())?;
+        }
+        Ok(())
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -330,7 +339,7 @@ impl Engine {
         let activity = &self.shared.activity;
         let (scrub, bad) = {
             let alarms = self.shared.alarms.lock();
-            (alarms.round, alarms.bad())
+            (alarms.rounds.clone(), alarms.bad())
         };
         let (now, zone, rules) = (self.shared.now(), self.shared.clock.zone(), self.shared.rules());
         Status {

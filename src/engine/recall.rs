@@ -106,7 +106,7 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     Ok(())
 }
 
-fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {
+pub(super) fn check_room(shared: &Shared, path: &Path, size: u64) -> Result<()> {
     let free = shared.lower.usage()?.bytes_free;
     let need = size.saturating_add(shared.reserve);
     if free < need {

@@ -1,11 +1,11 @@
 //! What every part of the engine needs, and the small questions they all ask.
 
+use super::alarms::Alarms;
 use super::bandwidth::Bandwidth;
 use super::claims::Claims;
 use super::drain::Drained;
 use super::error::{EngineError, Result};
 use super::plan::Facts;
-use super::scrub::Alarms;
 use super::space::{Pressure, Space};
 use super::stop::Stop;
 use super::target::Target;
@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub fill: Mutex<Option<Timestamp>>,
     /// Bad copies, and how far the scrub has come.
     pub alarms: Mutex<Alarms>,
+    /// Held while they are stored.
+    pub storing_alarms: Mutex<()>,
     /// Asks the main thread to plan again; full means that it was asked.
     pub wake: Sender<()>,
 }

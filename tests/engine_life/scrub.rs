@@ -2,10 +2,11 @@
 
 use crate::world::{World, audio};
 use spoolfs::catalog::{ObjectRow, ObjectState, Op};
-use spoolfs::engine::{Command, Outcome};
+use spoolfs::engine::{Command, Outcome, Round, Standing};
 use spoolfs::recording::{NodeId, State};
-use spoolfs::store::memory::MemoryStore;
+use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,35 +150,59 @@ fn a_target_that_does_not_answer_makes_no_object_bad() {
     assert_eq!(key(&world, id, "one"), only);
 }
 
-#[test]
-fn the_scrub_looks_at_every_object_once_in_its_time_and_goes_on_after_a_restart() {
-    const DAY: u64 = 86_400;
-    let mut world = World::with(&["one", "two"]);
+const DAY: u64 = 86_400;
+
+fn round(world: &World, target: &str) -> Option<Round> {
+    world.engine().status().scrub.get(target).copied()
+}
+
+/// Lets time pass, a little at a time, until the scrub has come so far.
+#[track_caller]
+fn scrub(world: &World, what: &str, holds: impl Fn() -> bool) {
+    world.until(what, || {
+        world.pass(DAY / 24);
+        holds()
+    });
+}
+
+/// A world whose scrub takes a hundred days, with so many recordings released.
+fn scrubbed(targets: &[&str], recordings: u8) -> (World, Vec<NodeId>) {
+    let mut world = World::with(targets);
     world.scrub_every = Some(Duration::from_secs(100 * DAY));
     world.start();
-    let ids: Vec<NodeId> =
-        (0..10).map(|i| world.released(&format!("{i}.wav"), &audio(1000, i))).collect();
-    world.restart();
-    let round = |world: &World| world.engine().status().scrub;
-    world.until("a round begins", || round(&world).is_some());
+    let name = |i| format!("{i}.wav");
+    let ids = (0..recordings).map(|i| world.released(&name(i), &audio(1000, i))).collect();
+    let begun = || targets.iter().all(|t| round(&world, t).is_some());
+    world.until("a round begins", begun);
     // The round that was begun with nothing to look at is over first.
     world.pass(101 * DAY);
-    world.until("all is counted", || round(&world).is_some_and(|r| r.of == 20 && !r.through));
+    let of = u64::from(recordings);
+    let counted = || targets.iter().all(|t| round(&world, t).is_some_and(|r| r.of == of));
+    world.until("all is counted", counted);
+    (world, ids)
+}
+
+#[test]
+fn the_scrub_looks_at_every_object_once_in_its_time_and_goes_on_after_a_restart() {
+    let (mut world, ids) = scrubbed(&["one", "two"], 10);
+    let both = |world: &World| ["one", "two"].map(|t| round(world, t).unwrap());
     world.pass(50 * DAY);
-    world.until("half is looked at", || round(&world).is_some_and(|r| r.checked >= 10));
-    let half = round(&world).unwrap();
-    assert!(half.checked <= 11, "{half:?}");
+    let begun = both(&world)[0].begun;
+    scrub(&world, "half is looked at", || both(&world).iter().all(|r| r.checked >= 5));
+    let share = world.now().secs() - begun.secs();
+    for half in both(&world) {
+        assert!(half.checked as f64 <= share as f64 / (10 * DAY) as f64 + 1.0, "{half:?}");
+    }
+    let half = both(&world);
     let spoilt = key(&world, ids[9], "two");
     world.stores[1].tamper(&spoilt, None);
     world.restart();
-    assert_eq!(round(&world), Some(half), "it goes on where it was");
-    world.until("targets answer", || {
-        world.engine().status().targets.iter().all(|t| t.standing.word() == "up")
-    });
-    world.pass(51 * DAY);
-    world.until("a round is through", || round(&world).is_some_and(|r| r.through));
-    let through = round(&world).unwrap();
-    assert_eq!(through.replaced, 1, "{through:?}");
+    for (now, before) in both(&world).iter().zip(half) {
+        assert!(now.begun == before.begun && now.checked >= before.checked, "{now:?} {before:?}");
+    }
+    scrub(&world, "a round is through", || both(&world).iter().all(|r| r.through));
+    let through = both(&world);
+    assert_eq!(through.map(|r| (r.checked, r.replaced)), [(10, 0), (10, 1)], "{through:?}");
     assert_ne!(key(&world, ids[9], "two"), spoilt);
     let store: &Arc<MemoryStore> = &world.stores[1];
     assert_eq!(store.bytes(&key(&world, ids[9], "two")).unwrap(), audio(1000, 9));
@@ -190,7 +215,7 @@ fn regression_what_is_archived_during_a_round_is_not_all_read_at_its_end() {
     world.start();
     world.archived("first.wav", &audio(1000, 1));
     world.pass(101_000);
-    let round = || world.engine().status().scrub.unwrap();
+    let round = || round(&world, "one").unwrap_or_default();
     world.until("a round of one object", || round().of == 1 && !round().through);
     for n in 0..5 {
         world.archived(&format!("later-{n}.wav"), &audio(1000, n));
@@ -200,6 +225,199 @@ fn regression_what_is_archived_during_a_round_is_not_all_read_at_its_end() {
     assert_eq!(round().checked, 1, "what came later is the next round's");
     world.pass(101_000);
     world.until("the next round has all of them", || round().of == 6);
+}
+
+#[test]
+fn regression_a_target_that_is_down_does_not_hold_up_the_scrub_of_the_others() {
+    let (world, ids) = scrubbed(&["one", "two"], 4);
+    world.stores[0].set_down(true);
+    let spoilt = key(&world, ids[3], "two");
+    scrub(&world, "the other is through", || round(&world, "two").is_some_and(|r| r.through));
+    let waits = round(&world, "one").unwrap();
+    assert!(!waits.through && waits.checked < 4, "{waits:?}");
+    assert_eq!(key(&world, ids[3], "two"), spoilt);
+    // Back, it is looked at from where it was.
+    world.stores[0].set_down(false);
+    scrub(&world, "it is made up for", || {
+        round(&world, "one").is_some_and(|r| r.begun > waits.begun || r.through)
+    });
+}
+
+#[test]
+fn regression_what_a_scrub_missed_is_not_read_all_at_once() {
+    let (mut world, _) = scrubbed(&["one"], 12);
+    world.die();
+    world.pass(90 * DAY);
+    world.open();
+    world.start();
+    let checked = || round(&world, "one").unwrap().checked;
+    let before = checked();
+    world.until("it goes on", || checked() > before);
+    world.idle();
+    world.idle();
+    assert!(checked() <= before + 1, "{} at once", checked() - before);
+    scrub(&world, "it catches up", || round(&world, "one").is_some_and(|r| r.through));
+}
+
+#[test]
+fn regression_a_copy_that_can_not_be_replaced_is_an_alarm_until_it_is() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let bytes = audio(100_000, 9);
+    let id = world.released("a.wav", &bytes);
+    let old = key(&world, id, "one");
+    world.stores[0].tamper(&old, None);
+    world.stores[0].fail_next(Operation::Put, 1, Fault::Unreachable);
+    let outcome = world.run_one(Command::Verify, "a.wav");
+    assert!(
+        matches!(&outcome, Outcome::Failed(why) if why.contains("could not be replaced")),
+        "{outcome:?}"
+    );
+    let bad = world.engine().status().bad;
+    assert_eq!((bad.len(), bad[0].key.as_str()), (1, &*old), "{bad:?}");
+    assert!(verified(&world, id, "one").is_empty());
+    // A later verify does not see that object any more: the alarm is not to be its.
+    assert_eq!(world.run_one(Command::Verify, "a.wav"), Outcome::Done);
+    assert_eq!(world.engine().status().bad, bad);
+    world.stores[0].set_down(true);
+    world.restart();
+    assert_eq!(world.engine().status().bad, bad, "not forgotten with the daemon");
+    world.stores[0].set_down(false);
+    world.until("it is replaced", || {
+        world.pass(60);
+        !verified(&world, id, "one").is_empty() && world.engine().status().bad.is_empty()
+    });
+    assert_eq!(world.object(&key(&world, id, "one")), bytes);
+}
+
+#[test]
+fn regression_what_was_given_up_without_an_alarm_is_found_at_the_next_start() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let bytes = audio(100_000, 9);
+    let id = world.released("a.wav", &bytes);
+    let object = verified(&world, id, "one").pop().unwrap();
+    world.stores[0].tamper(&object.key, Some(b"rubbish"));
+    world.catalog().object_bad(&object, true).unwrap();
+    world.restart();
+    world.until("it is replaced", || {
+        world.pass(60);
+        !verified(&world, id, "one").is_empty() && world.engine().status().bad.is_empty()
+    });
+    assert_eq!(world.object(&key(&world, id, "one")), bytes);
+}
+
+/// First one target's copy is bad and the other's is good, then the other way round.
+#[test]
+fn two_targets_that_spoil_a_recording_in_turn_both_have_it_in_the_end() {
+    for refuses in [false, true] {
+        let mut world = World::with(&["one", "two"]);
+        world.start();
+        let bytes = audio(100_000, 9);
+        let id = world.released("a.wav", &bytes);
+        let (first, second) = (key(&world, id, "one"), key(&world, id, "two"));
+        world.stores[0].tamper(&first, Some(b"rubbish"));
+        if refuses {
+            world.stores[0].fail_next(Operation::Put, 1, Fault::Denied);
+        }
+        assert!(matches!(world.run_one(Command::Verify, "a.wav"), Outcome::Failed(_)));
+        assert_eq!(verified(&world, id, "one").is_empty(), refuses);
+        world.stores[1].tamper(&second, None);
+        if refuses {
+            // What it had was brought back; nobody counts on it any more.
+            world.stores[0].tamper(&first, Some(&bytes));
+        }
+        let outcome = world.run_one(Command::Verify, "a.wav");
+        assert!(
+            matches!(&outcome, Outcome::Failed(why) if why.contains("replaced from target \"one\"")),
+            "{outcome:?}"
+        );
+        world.until("both have it", || {
+            world.pass(60);
+            let has = |target| !verified(&world, id, target).is_empty();
+            has("one") && has("two") && world.engine().status().bad.is_empty()
+        });
+        assert_eq!(key(&world, id, "one") == first, refuses);
+        assert_ne!(key(&world, id, "two"), second);
+        assert_eq!(world.run_one(Command::Verify, "a.wav"), Outcome::Done);
+        for store in [0, 1] {
+            world.stores[store].tamper(&key(&world, id, ["two", "one"][store]), None);
+        }
+        assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+        assert_eq!(fs::read(world.below("a.wav")).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn regression_a_copy_is_not_fetched_into_a_disk_without_room_for_it() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let bytes = audio(100_000, 9);
+    let id = world.released("a.wav", &bytes);
+    let old = key(&world, id, "one");
+    world.stores[0].tamper(&old, None);
+    world.reserve = u64::MAX;
+    world.restart();
+    world.until("targets answer", || {
+        world.engine().status().targets.iter().all(|t| t.standing == Standing::Up)
+    });
+    let outcome = world.run_one(Command::Verify, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("make room")), "{outcome:?}");
+    assert_eq!((key(&world, id, "one"), world.engine().status().bad.len()), (old, 1));
+    world.reserve = 0;
+    world.restart();
+    world.until("it is replaced", || {
+        world.pass(60);
+        world.engine().status().bad.is_empty()
+    });
+    assert_eq!(world.object(&key(&world, id, "one")), bytes);
+}
+
+#[test]
+fn regression_an_alarm_of_what_was_written_anew_or_deleted_is_over() {
+    let world = World::new();
+    for (path, deleted) in [("a.wav", false), ("b.wav", true)] {
+        let id = world.released(path, &audio(1000, 1));
+        world.store().tamper(&key(&world, id, "one"), None);
+        assert!(matches!(world.run_one(Command::Verify, path), Outcome::Failed(_)));
+        assert_eq!(world.engine().status().bad.len(), 1);
+        if deleted {
+            let (parent, name) = (NodeId::ROOT, path.as_bytes().to_vec());
+            let at = world.now();
+            world.catalog().record(Op::Unlink { parent, name, id, last: true, at });
+        } else {
+            // As the mount does it with O_TRUNC.
+            world.catalog().record(Op::Opened { id });
+            fs::write(world.below(path), audio(2000, 2)).unwrap();
+            world.lower().identify(Path::new(path), id).unwrap();
+            world.close(path, id);
+            world.pass(400);
+            world.until_state(id, State::Archived);
+        }
+        world.until("nobody wants it", || {
+            world.pass(60);
+            world.engine().status().bad.is_empty()
+        });
+        if !deleted {
+            let outcome = world.run_one(Command::Verify, path);
+            assert!(matches!(&outcome, Outcome::Failed(_)), "it is told: {outcome:?}");
+            assert!(world.engine().status().bad.is_empty(), "and wakes nobody");
+        }
+    }
+}
+
+#[test]
+fn all_recordings_are_verified_a_page_at_a_time() {
+    let world = World::new();
+    world.mkdir("dir");
+    for n in 0..600 {
+        world.record(&format!("dir/{n}"), &audio(10, n as u8));
+    }
+    let bad = world.archived("bad.wav", b"bad");
+    world.store().tamper(&key(&world, bad, "one"), None);
+    world.record("empty.wav", b"");
+    let (summary, told) = world.run(Command::Verify, "");
+    assert_eq!((told.len(), summary.failed), (602, 1), "{summary:?}");
 }
 
 /// What was found bad is not what a release rests on, however the recording came to be archived.

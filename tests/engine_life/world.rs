@@ -36,6 +36,7 @@ pub struct World {
     pub node: String,
     pub journal_interval: Duration,
     pub scrub_every: Option<Duration>,
+    pub reserve: u64,
     pub runtime: Runtime,
     pub dir: TempDir,
     state: TempDir,
@@ -81,6 +82,7 @@ impl World {
             node: "pbx".into(),
             journal_interval: Duration::from_secs(60),
             scrub_every: None,
+            reserve: 0,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -129,7 +131,7 @@ impl World {
             journal_interval: self.journal_interval,
             uploads: 4,
             scrub_every: self.scrub_every,
-            reserve: 0,
+            reserve: self.reserve,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),

@@ -179,9 +179,9 @@ fn trouble(status: &StatusReport) -> Vec<Finding> {
         let bad = status.bad_copies;
         findings.push(Finding::failed(
             "archived copies",
-            format!("{bad} are damaged or gone, and there is no other copy"),
-            "`spoolfs status` and the log name them; bring them back from versions or a backup of \
-             the bucket, and run `spoolfs verify` on them",
+            format!("{bad} are damaged or gone, and were not replaced"),
+            "`spoolfs status` and the log name them; where there is no other copy, bring them back \
+             from versions or a backup of the bucket, and run `spoolfs verify` on them",
         ));
     }
     let used = format!("{}% of it is used, more than [space] allows", status.disk.used_percent);

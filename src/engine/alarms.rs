@@ -1,0 +1,121 @@
+//! What is known of bad copies that nothing has replaced yet: kept in the catalog, so that no death
+//! loses an alarm.
+
+use super::error::Result;
+use super::scrub::Round;
+use super::shared::Shared;
+use crate::catalog::ObjectRow;
+use crate::clock::Timestamp;
+use crate::limits;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const BAD: &str = "scrub.bad";
+
+/// A copy that is gone or damaged, and was not replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadCopy {
+    /// The recording, relative to the mount.
+    pub path: PathBuf,
+    /// The target.
+    pub target: String,
+    /// The key.
+    pub key: String,
+    /// What is wrong.
+    pub reason: String,
+    /// When it was found.
+    pub at: Timestamp,
+}
+
+/// What is known of bad copies, and how far the scrub of each target has come.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    bad: BTreeMap<(String, String), BadCopy>,
+    /// Those that an earlier daemon raised are among them.
+    loaded: bool,
+    pub rounds: BTreeMap<String, Round>,
+}
+
+impl Alarms {
+    pub fn bad(&self) -> Vec<BadCopy> {
+        self.bad.values().cloned().collect()
+    }
+
+    pub fn has(&self, target: &str, key: &str) -> bool {
+        self.bad.contains_key(&(target.to_owned(), key.to_owned()))
+    }
+
+    /// Keys of the bad copies of a target.
+    pub fn keys_of(&self, target: &str) -> Vec<String> {
+        self.bad.keys().filter(|(of, _)| of == target).map(|(_, key)| key.clone()).collect()
+    }
+}
+
+/// What an earlier daemon knew, unless it was read before.
+pub(super) fn load(shared: &Shared) -> Result<()> {
+    if shared.alarms.lock().loaded {
+        return Ok(());
+    }
+    let text = shared.catalog.setting(BAD)?;
+    let bad: Vec<BadCopy> =
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let mut alarms = shared.alarms.lock();
+    alarms.loaded = true;
+    for one in bad {
+        alarms.bad.entry((one.target.clone(), one.key.clone())).or_insert(one);
+    }
+    Ok(())
+}
+
+/// Raises an alarm, unless it is raised. False if there are too many already.
+pub(super) fn raise(
+    shared: &Shared,
+    object: &ObjectRow,
+    path: PathBuf,
+    reason: &str,
+) -> Result<bool> {
+    load(shared)?;
+    let name = (object.target.clone(), object.key.clone());
+    {
+        let mut alarms = shared.alarms.lock();
+        if alarms.bad.contains_key(&name) {
+            return Ok(true);
+        }
+        if alarms.bad.len() >= limits::BAD_COPIES_MAX {
+            return Ok(false);
+        }
+        let at = shared.now();
+        let (target, key) = name.clone();
+        alarms.bad.insert(name, BadCopy { path, target, key, reason: reason.into(), at });
+    }
+    store(shared)?;
+    Ok(true)
+}
+
+/// Says why an alarm lasts.
+pub(super) fn explain(shared: &Shared, object: &ObjectRow, reason: &str) -> Result<()> {
+    let name = (object.target.clone(), object.key.clone());
+    match shared.alarms.lock().bad.get_mut(&name) {
+        Some(one) if one.reason != reason => reason.clone_into(&mut one.reason),
+        _ => return Ok(()),
+    }
+    store(shared)
+}
+
+/// An alarm is over.
+pub(super) fn clear(shared: &Shared, target: &str, key: &str) -> Result<()> {
+    load(shared)?;
+    let name = (target.to_owned(), key.to_owned());
+    if shared.alarms.lock().bad.remove(&name).is_some() {
+        store(shared)?;
+    }
+    Ok(())
+}
+
+fn store(shared: &Shared) -> Result<()> {
+    // One at a time, so that an older list does not come after a newer one.
+    let _storing = shared.storing_alarms.lock();
+    let text = serde_json::to_string(&shared.alarms.lock().bad()).unwrap_or_default();
+    Ok(shared.catalog.set_setting(BAD, &text)?)
+}

@@ -1,0 +1,311 @@
+//! Reading an archived object whole, and seeing to it if it is not what was archived: replaced while
+//! there is another copy, else an alarm.
+//!
+//! **Invariant:** an object is bad only if its target answered so, twice. A bad one is never
+//! written over: its replacement has another key. Before it counts as verified no more an alarm is
+//! kept in the catalog, which lasts until the target has the recording again.
+
+use super::alarms::{clear, explain, raise};
+use super::error::{EngineError, Result};
+use super::recall::check_room;
+use super::shared::Shared;
+use super::target::Target;
+use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
+use crate::limits;
+use crate::recording::{Sha256, State};
+use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use std::fs::File;
+use std::future::Future;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Good,
+    /// It was bad; what, and how it was replaced.
+    Replaced(String),
+    /// It is bad, and was not replaced; why.
+    Lost(String),
+}
+
+/// Reads an object, and sees to it if it is bad.
+///
+/// # Errors
+/// Nothing is known of it: the target did not answer.
+pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
+    let target = find(shared, &object.target, object)?;
+    let mut found = read(shared, &target, object, &mut |_, _| Ok(()));
+    if matches!(&found, Err(e) if is_bad(e)) {
+        // A wrong answer may have come from the way; a wrong object stays wrong.
+        found = read(shared, &target, object, &mut |_, _| Ok(()));
+    }
+    match found {
+        Ok(()) => {
+            clear(shared, &object.target, &object.key)?;
+            Ok(Check::Good)
+        }
+        Err(error) if is_bad(&error) => bad(shared, &target, object, &error.to_string()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks again at an object that there is an alarm of: it may be wanted no more, be good again, or
+/// there may be a copy by now to replace it from.
+pub(super) fn look_again(shared: &Shared, target: &Arc<Target>, key: &str) -> Result<()> {
+    let Some(object) = shared.catalog.object_of_key(target.name(), key)? else {
+        return clear(shared, target.name(), key);
+    };
+    let Some(row) = wanted(shared, &object)? else {
+        return clear(shared, target.name(), key);
+    };
+    if object.state == ObjectState::Verified {
+        return check(shared, &object).map(drop);
+    }
+    if row.state != State::Released || has_one(shared, &object)? {
+        // What is local is brought to the target anyway.
+        return clear(shared, target.name(), key);
+    }
+    if revive(shared, target, &object)? {
+        return clear(shared, target.name(), key);
+    }
+    let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
+    if let Some((file, from)) = good_copy(shared, &object, &path)?.0 {
+        write_again(shared, target, &object, &path, Arc::new(file))?;
+        tracing::info!(path = %path.display(), from, "a bad copy was replaced");
+        clear(shared, target.name(), key)?;
+    }
+    Ok(())
+}
+
+/// Raises alarms of what was given up and not replaced, and of which there is none.
+pub(super) fn find_given_up(shared: &Shared, target: &Target) -> Result<()> {
+    let mut after = 0;
+    loop {
+        let page = shared.catalog.given_up_objects(target.name(), after, limits::PLAN_PAGE_ROWS)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.id;
+        for object in &page {
+            shared.check_stop()?;
+            if !is_known(shared, object)? {
+                let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
+                raise(shared, object, path, "it was damaged or gone, and was not replaced yet")?;
+            }
+        }
+    }
+}
+
+/// Whether there is an alarm of this object, or of another of the same in this target.
+fn is_known(shared: &Shared, object: &ObjectRow) -> Result<bool> {
+    let all = shared.catalog.objects(object.node, Some(object.generation))?;
+    let alarms = shared.alarms.lock();
+    Ok(all.iter().any(|o| o.target == object.target && alarms.has(&o.target, &o.key)))
+}
+
+/// The node of an object, if it is of its current generation.
+fn wanted(shared: &Shared, object: &ObjectRow) -> Result<Option<NodeRow>> {
+    let row = shared.catalog.node(object.node)?;
+    let current =
+        |row: &NodeRow| row.state != State::Deleted && row.generation == object.generation;
+    Ok(row.filter(current))
+}
+
+/// Whether the target has another copy of the same.
+fn has_one(shared: &Shared, object: &ObjectRow) -> Result<bool> {
+    let all = shared.catalog.objects(object.node, Some(object.generation))?;
+    let same = |o: &ObjectRow| o.target == object.target && o.state == ObjectState::Verified;
+    Ok(all.iter().any(same))
+}
+
+fn is_bad(error: &EngineError) -> bool {
+    matches!(error, EngineError::Store(e)
+        if matches!(e.kind, StoreErrorKind::NotFound | StoreErrorKind::Corrupt))
+}
+
+fn find(shared: &Shared, name: &str, object: &ObjectRow) -> Result<Arc<Target>> {
+    let target = shared.targets.iter().find(|t| t.name() == name).ok_or_else(|| {
+        let path = PathBuf::from(&object.key);
+        EngineError::refused(&path, format!("target {name:?} is not in the configuration"))
+    })?;
+    if target.is_up() { Ok(Arc::clone(target)) } else { Err(target.trouble().into()) }
+}
+
+type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>;
+
+/// Reads all of an object and compares its hash.
+fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) -> Result<()> {
+    use sha2::Digest;
+    let wrong = |detail: String| {
+        let what = format!("the object is not what was archived: {detail}");
+        StoreError::new(StoreErrorKind::Corrupt, target.name(), "get", &object.key, what)
+    };
+    let head = until_stop(shared, target.store.head(&object.key))?;
+    if head.size != object.size {
+        return Err(wrong(format!("{} bytes, {} were archived", head.size, object.size)).into());
+    }
+    let (mut hasher, mut offset) = (sha2::Sha256::new(), 0);
+    while offset < object.size {
+        let end = object.size.min(offset + limits::READ_BACK_BYTES);
+        let bytes = until_stop(shared, target.store.get(&object.key, offset..end))?;
+        if bytes.len() as u64 != end - offset {
+            return Err(wrong(format!("it ends after {}", offset + bytes.len() as u64)).into());
+        }
+        sink(offset, &bytes).map_err(|e| StoreError::unreadable(target.name(), &object.key, &e))?;
+        hasher.update(&bytes);
+        offset = end;
+        let _stops_at_the_next_request = shared.keep_pace(bytes.len() as u64);
+    }
+    let found = Sha256(hasher.finalize().into());
+    if found == object.sha256 {
+        return Ok(());
+    }
+    Err(wrong(format!("SHA-256 {found}, {} was archived", object.sha256)).into())
+}
+
+fn until_stop<T>(shared: &Shared, request: impl Future<Output = store::Result<T>>) -> Result<T> {
+    shared.runtime.block_on(async {
+        tokio::select! {
+            answer = request => Ok(answer?),
+            () = shared.stop.reached() => Err(EngineError::Stopping),
+        }
+    })
+}
+
+fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) -> Result<Check> {
+    let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
+    tracing::error!(path = %path.display(), reason, "an archived object is damaged or gone");
+    let row = wanted(shared, object)?;
+    // Of an earlier generation, or of a recording that was deleted, nobody is to be woken.
+    if row.is_some() && !raise(shared, object, path.clone(), reason)? {
+        let why = "there are too many bad copies already to do anything about it";
+        return Ok(Check::Lost(format!("{reason}; {why}")));
+    }
+    let local = row.is_some_and(|row| row.state != State::Released);
+    // The good copy is in hand before the bad one is given up.
+    let (spare, why_not) = match local {
+        true => (None, String::new()),
+        false => good_copy(shared, object, &path)?,
+    };
+    let remedy = shared.catalog.object_bad(object, spare.is_some())?;
+    let how = match (remedy, spare) {
+        (Remedy::Settled, _) => "somebody else has seen to it".to_owned(),
+        (Remedy::Local, _) => {
+            shared.fill_at(shared.now());
+            shared.wake();
+            "it is archived again from the local copy".to_owned()
+        }
+        (Remedy::Elsewhere, Some((file, from))) => {
+            match write_again(shared, target, object, &path, Arc::new(file)) {
+                Ok(()) => format!("it was replaced from target {from:?}"),
+                Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+                Err(error) => {
+                    tracing::error!(%error, "a bad copy could not be replaced; it is tried again");
+                    let why = format!(
+                        "{reason}; another target has it, but it could not be replaced: {error}"
+                    );
+                    explain(shared, object, &why)?;
+                    return Ok(Check::Lost(why));
+                }
+            }
+        }
+        // The others are bad too, or can not be read now; this one is asked for again.
+        (Remedy::Elsewhere | Remedy::None, _) => {
+            let why = format!("{reason}; there is no other copy that can be read{why_not}");
+            explain(shared, object, &why)?;
+            return Ok(Check::Lost(why));
+        }
+    };
+    clear(shared, &object.target, &object.key)?;
+    Ok(Check::Replaced(format!("{reason}; {how}")))
+}
+
+type Spare = Option<(File, String)>;
+
+/// The same bytes from another target, in a file without a name, and which target; else why not.
+/// One that was given up is read too, if it is the last hope: it may have been brought back.
+fn good_copy(shared: &Shared, object: &ObjectRow, path: &Path) -> Result<(Spare, String)> {
+    let all = shared.catalog.objects(object.node, Some(object.generation))?;
+    let others = all.iter().filter(|o| o.target != object.target);
+    let verified = others.clone().filter(|o| o.state == ObjectState::Verified);
+    let given_up = others.filter(|o| o.state == ObjectState::Abandoned);
+    let mut why_not = String::new();
+    for other in verified.chain(given_up) {
+        let Ok(target) = find(shared, &other.target, other) else { continue };
+        if other.state == ObjectState::Abandoned && !revive(shared, &target, other)? {
+            continue;
+        }
+        if let Err(error) = check_room(shared, path, object.size) {
+            why_not = format!(" now: {error}");
+            break;
+        }
+        let file = shared.lower.scratch()?;
+        let copied = read(shared, &target, other, &mut |at, bytes| file.write_all_at(bytes, at));
+        match copied {
+            Ok(()) => return Ok((Some((file, other.target.clone())), why_not)),
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => tracing::warn!(%error, "another copy can not be had either"),
+        }
+    }
+    Ok((None, why_not))
+}
+
+/// Whether an object that was given up is what was archived after all; it counts as verified then.
+fn revive(shared: &Shared, target: &Target, object: &ObjectRow) -> Result<bool> {
+    match read(shared, target, object, &mut |_, _| Ok(())) {
+        Ok(()) => {}
+        Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+        Err(_still_bad_or_away) => return Ok(false),
+    }
+    let revived = shared.catalog.good_again(object.id, shared.now())?;
+    if revived {
+        tracing::info!(key = object.key, "an object that was damaged or gone is good again");
+    }
+    Ok(revived)
+}
+
+/// Writes the bytes to a target under a key that was never used.
+fn write_again(
+    shared: &Shared,
+    target: &Arc<Target>,
+    object: &ObjectRow,
+    path: &Path,
+    file: Arc<File>,
+) -> Result<()> {
+    let (id, generation) = (object.node, object.generation);
+    let node = shared.catalog.identity().node;
+    let mtime = shared.catalog.node(id)?.map_or_else(|| shared.now(), |row| row.attr.mtime);
+    let label = Label {
+        node: node.clone(),
+        id,
+        generation,
+        sha256: object.sha256,
+        size: object.size,
+        mtime,
+    };
+    let random: Vec<u32> =
+        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
+    let keys = key::candidates(target.store.prefix(), &node, path, generation, &random);
+    let meta = label.to_meta(path);
+    for _ in &keys {
+        let new = shared.catalog.assign_key(id, generation, target.name(), &keys)?;
+        if new.state == ObjectState::Verified {
+            return Ok(());
+        }
+        let body = Body::File { file: Arc::clone(&file), len: object.size };
+        let put = target.store.put(&new.key, body, object.sha256, &meta);
+        match until_stop(shared, put) {
+            Ok(()) => {}
+            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
+            Err(error) => return Err(error),
+        }
+        let proof = store::verify(&*target.store, &new.key, object.size, object.sha256);
+        match until_stop(shared, proof) {
+            Ok(_) => return Ok(shared.catalog.verified(new.id, shared.now())?),
+            Err(error) if is_bad(&error) => shared.catalog.abandon_key(new.id)?,
+            Err(error) => return Err(error),
+        }
+    }
+    let why = format!("target {:?} spoils every copy that it is given", target.name());
+    Err(EngineError::refused(path, why))
+}
