@@ -281,3 +281,32 @@ fn a_mount_without_its_catalog_says_that_rebuild_is_the_cure_and_calls_go_on() {
     assert!(!status.contains("rebuild"), "{status}");
     mount.stop();
 }
+
+#[test]
+fn regression_a_rebuild_that_misses_something_exits_1() {
+    if no_mount("regression_a_rebuild_that_misses_something_exits_1") {
+        return;
+    }
+    let mut mount = setup().mount();
+    for name in ["a.wav", "b.wav"] {
+        let path = mount.path(name);
+        fs::write(&path, name).unwrap();
+        for step in ["archive", "release"] {
+            cli(&mount, &[step, path.to_str().unwrap()]).ok();
+        }
+        until_told(&mount, name);
+    }
+    mount.stop();
+    lose_catalog(&mount);
+    let mut command = Command::new("find");
+    command.arg(&mount.target).args(["-name", "b.wav", "-type", "f", "-print", "-delete"]);
+    assert!(run(&mut command, PATIENCE).ok().out.contains("b.wav"));
+    let ran = cli(&mount, &["rebuild", "--json"]);
+    assert_eq!(ran.status.code(), Some(1), "{}{}", ran.out, ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["complete"], &report["released"]), (&false.into(), &2.into()), "{report}");
+    assert_eq!(report["lost"], serde_json::json!(["b.wav"]));
+    mount.start();
+    assert_eq!(fs::read(mount.path("a.wav")).unwrap(), b"a.wav");
+    mount.stop();
+}

@@ -22,12 +22,17 @@ pub enum Remedy {
     Settled,
 }
 
+/// Objects that something rests on, or should.
+const TO_READ: &str = "(o.state = 2 OR o.state = 1 AND EXISTS (SELECT 1 FROM node n
+    WHERE n.id = o.node AND n.state = 4 AND n.generation = o.generation))";
+
 impl Catalog {
-    /// Verified objects of a target behind a row number, in their order.
+    /// Objects of a target that are to be read, behind a row number, in their order: those that are
+    /// verified, and those of released recordings that are to be proved.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn verified_objects(
+    pub fn objects_to_read(
         &self,
         target: &str,
         after: i64,
@@ -37,7 +42,7 @@ impl Catalog {
             let text = format!(
                 "SELECT {OBJECT} FROM object o LEFT JOIN generation g
                     ON g.node = o.node AND g.generation = o.generation
-                 WHERE o.id > ?1 AND o.state = 2 AND o.target = ?2 ORDER BY o.id LIMIT ?3"
+                 WHERE o.id > ?1 AND o.target = ?2 AND {TO_READ} ORDER BY o.id LIMIT ?3"
             );
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let mut statement = conn.prepare_cached(&text)?;
@@ -46,15 +51,16 @@ impl Catalog {
         })
     }
 
-    /// How many objects of a target are verified, and the row number of the last.
+    /// How many these are, and the row number of the last.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn count_verified(&self, target: &str) -> Result<(u64, i64)> {
+    pub fn count_objects_to_read(&self, target: &str) -> Result<(u64, i64)> {
         self.read_drained(|conn| {
-            let count = "SELECT count(*), ifnull(max(id), 0) FROM object
-                         WHERE state = 2 AND target = ?1";
-            conn.query_row(count, [target], |r| Ok((sql_row::unsigned(r.get(0)?), r.get(1)?)))
+            let count = format!(
+                "SELECT count(*), ifnull(max(id), 0) FROM object o WHERE target = ?1 AND {TO_READ}"
+            );
+            conn.query_row(&count, [target], |r| Ok((sql_row::unsigned(r.get(0)?), r.get(1)?)))
         })
     }
 

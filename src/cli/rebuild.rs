@@ -20,7 +20,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   spoolfs rebuild --node pbx-1
 
 For when the catalog is lost or not to be trusted. Stop the daemon first. Targets are only read; the
-old catalog is set aside beside the new one.";
+old catalog is set aside beside the new one. Exit status: 0 all is there, as far as can be told; 1 it
+failed and nothing was changed, or it was rebuilt and the report names what is lost, missing, damaged
+or unknown (`complete` is false).";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -29,7 +31,8 @@ pub(super) struct Arguments {
     /// Rebuild the tree of this node, instead of the one that the state directory tells of
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Read only this target, or these; otherwise all must answer
+    /// Read only this target, or these; otherwise all must answer. Objects in the others count when
+    /// the scrub or `spoolfs verify` has proved them
     #[arg(long, value_name = "TARGET")]
     from: Vec<String>,
 }
@@ -47,6 +50,7 @@ struct Document {
     segments: usize,
     rows: usize,
     objects: usize,
+    unproved_objects: usize,
     local: u64,
     released: u64,
     deleted: u64,
@@ -90,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     } else {
         output::text(&words(&report, took));
     }
-    Ok(())
+    if report.is_complete() { Ok(()) } else { Err(Exit::Shown) }
 }
 
 fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
@@ -147,6 +151,7 @@ fn document(report: &Report, took: Duration) -> Document {
         segments: report.segments,
         rows: report.rows,
         objects: report.objects,
+        unproved_objects: report.unproved,
         local: report.local,
         released: report.released,
         deleted: report.deleted,
@@ -198,6 +203,13 @@ fn words(report: &Report, took: Duration) -> String {
     );
     if let Some(old) = &report.set_aside {
         text.push_str(&format!("the old catalog is {}\n", old.display()));
+    }
+    if report.unproved > 0 {
+        text.push_str(&format!(
+            "{} objects are in targets that were not read: they count when the scrub or `spoolfs verify \
+             --all` has proved them\n",
+            report.unproved
+        ));
     }
     let shown = |p: &PathBuf| p.display().to_string();
     let lost = report.lost.iter().map(shown);

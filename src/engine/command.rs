@@ -440,7 +440,15 @@ fn try_release(shared: &Shared, named: &[NodeId]) -> Result<Released> {
 fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     let mut bad = Vec::new();
     let objects = shared.catalog.objects(id, None)?;
-    let verified = objects.iter().filter(|o| o.state == ObjectState::Verified);
+    let released = shared.catalog.node(id)?.filter(|row| row.state == State::Released);
+    let verified = objects.iter().filter(|o| match o.state {
+        ObjectState::Verified => true,
+        // A rebuild did not see it.
+        ObjectState::Assigned => {
+            released.as_ref().is_some_and(|row| row.generation == o.generation)
+        }
+        ObjectState::Abandoned => false,
+    });
     let mut looked_at = 0;
     for object in verified {
         shared.check_stop()?;

@@ -30,7 +30,7 @@ pub(super) enum Check {
     Lost(String),
 }
 
-/// Reads an object, and sees to it if it is bad.
+/// Reads an object that counts as verified, or is to be proved, and sees to it if it is bad.
 ///
 /// # Errors
 /// Nothing is known of it: the target did not answer.
@@ -43,8 +43,14 @@ pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
     }
     match found {
         Ok(()) => {
+            if object.state == ObjectState::Assigned {
+                shared.catalog.verified(object.id, shared.now())?;
+            }
             clear(shared, &object.target, &object.key)?;
             Ok(Check::Good)
+        }
+        Err(error) if is_bad(&error) && object.state == ObjectState::Assigned => {
+            not_proved(shared, &target, object, &error.to_string())
         }
         Err(error) if is_bad(&error) => bad(shared, &target, object, &error.to_string()),
         Err(error) => Err(error),
@@ -67,16 +73,20 @@ pub(super) fn look_again(shared: &Shared, target: &Arc<Target>, key: &str) -> Re
         // What is local is brought to the target anyway.
         return clear(shared, target.name(), key);
     }
+    if object.state == ObjectState::Assigned {
+        return check(shared, &object).map(drop);
+    }
     if revive(shared, target, &object)? {
         return clear(shared, target.name(), key);
     }
     let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
-    if let Some((file, from)) = good_copy(shared, &object, &path)?.0 {
-        write_again(shared, target, &object, &path, Arc::new(file))?;
-        tracing::info!(path = %path.display(), from, "a bad copy was replaced");
-        clear(shared, target.name(), key)?;
+    match replace(shared, target, &object, &path)? {
+        Ok(_) => clear(shared, target.name(), key),
+        Err(why) => {
+            tracing::debug!(why, key, "a bad copy is not replaced yet");
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Raises alarms of what was given up and not replaced, and of which there is none.
@@ -170,6 +180,50 @@ fn until_stop<T>(shared: &Shared, request: impl Future<Output = store::Result<T>
             () = shared.stop.reached() => Err(EngineError::Stopping),
         }
     })
+}
+
+/// A released recording is not where it should be: a rebuild has not seen it, or its replacement
+/// was cut off.
+fn not_proved(
+    shared: &Shared,
+    target: &Arc<Target>,
+    object: &ObjectRow,
+    reason: &str,
+) -> Result<Check> {
+    let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
+    if wanted(shared, object)?.is_none_or(|row| row.state != State::Released) {
+        return Ok(Check::Lost(reason.to_owned()));
+    }
+    raise(shared, object, path.clone(), reason)?;
+    // The key may have been written before.
+    shared.catalog.abandon_key(object.id)?;
+    match replace(shared, target, object, &path)? {
+        Ok(from) => {
+            clear(shared, &object.target, &object.key)?;
+            Ok(Check::Replaced(format!("{reason}; it was replaced from target {from:?}")))
+        }
+        Err(why) => {
+            let why = format!("{reason}; {why}");
+            explain(shared, object, &why)?;
+            Ok(Check::Lost(why))
+        }
+    }
+}
+
+/// Gives a target what it lacks from another that has it, which is returned; else why not.
+fn replace(
+    shared: &Shared,
+    target: &Arc<Target>,
+    object: &ObjectRow,
+    path: &Path,
+) -> Result<std::result::Result<String, String>> {
+    let (spare, why_not) = good_copy(shared, object, path)?;
+    let Some((file, from)) = spare else {
+        return Ok(Err(format!("there is no other copy that can be read{why_not}")));
+    };
+    write_again(shared, target, object, path, Arc::new(file))?;
+    tracing::info!(path = %path.display(), from, "a bad copy was replaced");
+    Ok(Ok(from))
 }
 
 fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) -> Result<Check> {

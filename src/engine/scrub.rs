@@ -164,7 +164,7 @@ impl Scrub {
             Some(round) => round,
             None => {
                 mend::find_given_up(shared, &self.target)?;
-                let (of, last) = shared.catalog.count_verified(name)?;
+                let (of, last) = shared.catalog.count_objects_to_read(name)?;
                 self.save(Round { begun: now, of, last, ..Round::default() })?
             }
         };
@@ -183,7 +183,7 @@ impl Scrub {
             }
             self.pace.shut(now, gap);
         }
-        let next = self.shared.catalog.verified_objects(self.target.name(), round.after, 1)?.pop();
+        let next = self.shared.catalog.objects_to_read(self.target.name(), round.after, 1)?.pop();
         let Some(object) = next.filter(|object| object.id <= round.last) else {
             round.through = true;
             self.save(round)?;

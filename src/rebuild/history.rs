@@ -155,6 +155,11 @@ impl History {
         }
     }
 
+    /// All objects that are known.
+    pub fn objects(&self) -> impl Iterator<Item = &(String, String)> {
+        self.keys.keys()
+    }
+
     /// Whether a content has this object.
     pub fn knows(&self, target: &str, key: &str) -> bool {
         self.keys.contains_key(&(target.to_owned(), key.to_owned()))

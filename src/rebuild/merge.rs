@@ -166,11 +166,19 @@ impl Merge<'_> {
             let there = |object: &(String, String)| self.findings.is_there(object);
             let verified = |s: &ObjectState| *s == ObjectState::Verified;
             let any_there = content.objects.iter().any(|(o, s)| verified(s) && there(o));
-            // The last hope of a released recording stays, so that it is shown, and read in vain.
+            let read = |object: &(String, String)| self.findings.is_read(object);
+            // The last hope of a released recording stays, so that it is shown: what is in a target
+            // that was not read, else what is read in vain.
             let keep_lost = !local && Some(*number) == last && !any_there;
+            let hope = content.objects.iter().any(|(o, s)| verified(s) && !read(o));
             let objects = content.objects.iter().map(|(object, state)| {
-                let lost = verified(state) && !there(object) && !keep_lost;
-                let state = if lost { ObjectState::Abandoned } else { *state };
+                let state = match (verified(state), there(object), read(object)) {
+                    (false, ..) | (_, true, _) => *state,
+                    (_, _, read) if keep_lost && read != hope => *state,
+                    (.., true) => ObjectState::Abandoned,
+                    // Nobody has seen it: proved before anything rests on it.
+                    (.., false) => ObjectState::Assigned,
+                };
                 let at = verified(&state).then_some(content.archived_at.unwrap_or(self.now));
                 (object.0.clone(), object.1.clone(), state, at)
             });

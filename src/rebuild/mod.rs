@@ -93,6 +93,8 @@ pub struct Report {
     pub renamed: Vec<(PathBuf, PathBuf)>,
     /// Released recordings of which no target that was read has a whole object.
     pub lost: Vec<PathBuf>,
+    /// Objects of targets that were not read: they count when they were proved.
+    pub unproved: usize,
     /// Objects that are gone or have another length: target and key.
     pub missing: Vec<(String, String)>,
     /// Objects that nobody knows: address and reason.
@@ -158,6 +160,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
         now: parts.clock.now(),
     };
     let merged = merged.run()?;
+    report.unproved = history.objects().filter(|object| !findings.is_read(object)).count();
     progress(&format!("{} recordings and directories are written", merged.nodes.len()));
     catalog.follow(journals.last_seq())?;
     catalog.add(&merged.nodes)?;

@@ -24,6 +24,8 @@ pub(super) struct Findings {
     pub unknown: Vec<(String, String)>,
     /// How many objects were listed.
     pub listed: usize,
+    /// Names of the targets that were read.
+    pub read: HashSet<String>,
 }
 
 /// An object that no journal tells of.
@@ -37,9 +39,14 @@ struct Untold {
 }
 
 impl Findings {
-    /// Whether an object is there as told.
+    /// Whether an object is there as told: it was seen.
     pub fn is_there(&self, object: &(String, String)) -> bool {
-        !self.gone.contains(object) && !self.changed.contains(object)
+        self.is_read(object) && !self.gone.contains(object) && !self.changed.contains(object)
+    }
+
+    /// Whether anything is known of it but what was told.
+    pub fn is_read(&self, object: &(String, String)) -> bool {
+        self.read.contains(&object.0)
     }
 }
 
@@ -58,6 +65,7 @@ pub(super) async fn compare(
         let listed = source.recordings(node).await?;
         progress(&format!("target {:?}: {} objects", source.name(), listed.len()));
         findings.listed += listed.len();
+        findings.read.insert(source.name().to_owned());
         told(source, history, &listed, &mut findings).await?;
         let rest = listed.into_iter().filter(|(key, _)| !history.knows(source.name(), key));
         untold.extend(rest.map(|(key, _)| (source.clone(), key)));

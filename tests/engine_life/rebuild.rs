@@ -606,3 +606,75 @@ fn objects_that_are_gone_or_cut_are_reported_and_local_ones_archived_again() {
     assert_ne!(verified[0].key, local, "under a new key");
     assert_eq!(world.object(&verified[0].key), fs::read(world.below("z/moved/5.wav")).unwrap());
 }
+
+/// Objects of target `one` that count, and those of which nobody knows.
+fn in_one(world: &World, id: NodeId, state: ObjectState) -> Vec<String> {
+    let all = world.catalog().objects(id, None).unwrap().into_iter();
+    let these = all.filter(|o| o.target == "one" && o.state == state);
+    these.map(|o| o.key).collect()
+}
+
+#[test]
+fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let bytes = |n| audio(50_000, n);
+    let both = world.released("both.wav", &bytes(1));
+    let lost = world.released("lost.wav", &bytes(2));
+    let fine = world.released("fine.wav", &bytes(3));
+    let only = world.released("only.wav", &bytes(4));
+    let local = world.archived("local.wav", &bytes(5));
+    let key = |id, target: &str| {
+        let all = world.catalog().objects(id, None).unwrap();
+        all.into_iter().find(|o| o.target == target).unwrap().key
+    };
+    let keys = [both, lost, fine, only, local].map(|id| key(id, "one"));
+    world.stores[1].tamper(&key(only, "two"), None);
+    world.until_told();
+    world.die();
+    world.lose_database();
+    // While nobody looked.
+    world.stores[0].tamper(&keys[1], None);
+    world.stores[0].tamper(&keys[4], Some(b"rubbish"));
+    let report = world.rebuild(None, &["two"]).unwrap();
+    assert_eq!(report.lost, [Path::new("only.wav")], "{report:?}");
+    assert!(!report.is_complete());
+    assert_eq!((report.unproved, report.missing.len()), (5, 1), "{report:?}");
+    world.open();
+    for (id, key) in [both, lost, fine, local].iter().zip([0, 1, 2, 4]) {
+        assert_eq!(in_one(&world, *id, ObjectState::Assigned), [keys[key].clone()]);
+    }
+    world.start();
+    world.until_reconciled();
+    // The target that was not read is the last hope of this one.
+    assert_eq!(world.run_one(Command::Recall, "only.wav"), Outcome::Done);
+    assert_eq!(fs::read(world.below("only.wav")).unwrap(), bytes(4));
+    // `verify` proves what is released, and replaces what is not there.
+    assert_eq!(world.run_one(Command::Verify, "both.wav"), Outcome::Done);
+    assert_eq!(in_one(&world, both, ObjectState::Verified), [keys[0].clone()]);
+    let outcome = world.run_one(Command::Verify, "lost.wav");
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("replaced")), "{outcome:?}");
+    let new = in_one(&world, lost, ObjectState::Verified).pop().unwrap();
+    assert_ne!(new, keys[1]);
+    assert_eq!(world.object(&new), bytes(2));
+    assert!(world.engine().status().bad.is_empty());
+    // What is local is proved before it is released.
+    world.until("brought to the target that was not read", || {
+        world.pass(100);
+        !in_one(&world, local, ObjectState::Verified).is_empty()
+    });
+    let new = in_one(&world, local, ObjectState::Verified).pop().unwrap();
+    assert_ne!(new, keys[4]);
+    assert_eq!(world.object(&new), bytes(5));
+    world.until("released", || {
+        world.pass(1000);
+        world.state(local) == State::Released
+    });
+    // The scrub does so with the rest.
+    world.scrub_every = Some(std::time::Duration::from_secs(1000));
+    world.restart();
+    world.until("the scrub has proved it", || {
+        world.pass(100);
+        !in_one(&world, fine, ObjectState::Verified).is_empty()
+    });
+}
