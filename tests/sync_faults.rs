@@ -208,6 +208,34 @@ fn regression_a_failed_sync_is_kept_until_the_catalog_takes_it() {
     });
 }
 
+/// The daemon dies before the catalog could take it; the kernel tells the next one nothing.
+#[test]
+fn regression_a_failed_sync_that_the_catalog_has_not_taken_is_not_lost_with_the_daemon() {
+    let _turn = Turn::take();
+    let mut world = World::with(&["one"]);
+    world.rules.archive_after = Some(std::time::Duration::from_secs(30 * 86_400));
+    world.start();
+    world.until("the first sync", || world.engine().status().syncs == 1);
+    let id = world.record("a.wav", &audio(9000, 1));
+    faults::set("lower.sync_dir:1:EIO,sqlite.write:1:EIO:forever").unwrap();
+    world.pass(3);
+    world.until("it failed", || faults::passed("lower.sync_dir") >= 1);
+    let rounds = world.engine().status().syncs;
+    world.pass(3);
+    world.until("a round went well below", || world.engine().status().syncs > rounds);
+    world.die();
+    faults::set("").unwrap();
+    world.open();
+    // Before anything is synced again.
+    world.catalog().drain().unwrap();
+    assert!(is_suspect(&world, id));
+    world.start();
+    world.until("proved", || {
+        world.pass(3);
+        !is_suspect(&world, id)
+    });
+}
+
 #[test]
 fn what_a_predecessor_left_is_synced_at_the_start_or_suspect() {
     let _turn = Turn::take();

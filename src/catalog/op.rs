@@ -110,7 +110,8 @@ pub enum Op {
     },
     /// Syncing the local copy failed: what is on the disk is not known.
     Suspect {
-        /// The node.
+        /// The node; the root: it is not known which, so that everything since the last time that
+        /// all was synced is meant.
         id: NodeId,
         /// When.
         at: Timestamp,

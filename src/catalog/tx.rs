@@ -192,6 +192,9 @@ impl<'a> Tx<'a> {
             self.settle(change, at)?;
         }
         self.names(op, seq, &changes)?;
+        if let Op::Suspect { id: NodeId::ROOT, at } = op {
+            super::unsynced::suspect_all(self, *at)?;
+        }
         self.tell(op, &changes, at)
     }
 

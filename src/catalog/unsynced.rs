@@ -6,6 +6,7 @@
 
 use super::error::Result;
 use super::op::Op;
+use super::tx::Tx;
 use super::{Catalog, settings};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -226,17 +227,27 @@ impl Catalog {
     /// # Errors
     /// `Unusable`.
     pub fn suspect_all_unsynced(&self) -> Result<usize> {
-        self.shared.write(false, |tx| {
-            let until: Option<i64> = settings::get(tx.conn, SYNCED)?.and_then(|t| t.parse().ok());
-            let slack = i64::try_from(CLOCK_SLACK.as_nanos()).unwrap_or(i64::MAX);
-            // The clock may have been set back since.
-            let since = until.map_or(i64::MIN, |t| t.min(tx.now.0)).saturating_sub(slack);
-            tx.wake.set(true);
-            let mut suspects = 0;
-            for sql in SUSPECT_ALL {
-                suspects += tx.conn.prepare_cached(sql)?.execute(params![tx.now.0, since])?;
-            }
-            Ok(suspects)
-        })
+        self.shared.write(false, |tx| suspect_all(tx, tx.now))
     }
+
+    /// Has it logged that [`Catalog::suspect_all_unsynced`] is due, for the kernel tells it once only:
+    /// the next daemon does it, should this one die before the catalog can take it. Never waits, and
+    /// may be in vain: the log may be full.
+    pub fn suspect_all_soon(&self) {
+        self.record(Op::Suspect { id: NodeId::ROOT, at: self.shared.options.clock.now() });
+    }
+}
+
+/// Makes everything suspect that was not synced for sure.
+pub(super) fn suspect_all(tx: &Tx<'_>, at: Timestamp) -> rusqlite::Result<usize> {
+    let until: Option<i64> = settings::get(tx.conn, SYNCED)?.and_then(|t| t.parse().ok());
+    let slack = i64::try_from(CLOCK_SLACK.as_nanos()).unwrap_or(i64::MAX);
+    // The clock may have been set back since.
+    let since = until.map_or(i64::MIN, |t| t.min(tx.now.0)).saturating_sub(slack);
+    tx.wake.set(true);
+    let mut suspects = 0;
+    for sql in SUSPECT_ALL {
+        suspects += tx.conn.prepare_cached(sql)?.execute(params![at.0, since])?;
+    }
+    Ok(suspects)
 }

@@ -192,17 +192,14 @@ impl Planner {
     /// memory is right, then compared with the disk.
     fn plan_suspects(&mut self, now: Timestamp) -> Result<()> {
         let began = Instant::now();
-        let Some(first) = self.plan_some_suspects(now, None)? else { return Ok(()) };
+        let first = self.plan_some_suspects(now, None)?;
         if first.len() < limits::PLAN_PAGE_ROWS || self.to_prove.rests() {
             return Ok(());
         }
         // Those may all wait for a target.
         self.to_prove.after = self.to_prove.after.or(first.last().copied());
-        while began.elapsed() < BUDGET {
-            let Some(page) = self.plan_some_suspects(now, self.to_prove.after)? else {
-                self.to_prove.stuck();
-                return Ok(());
-            };
+        while began.elapsed() < BUDGET && !self.queues.hash.is_full() {
+            let page = self.plan_some_suspects(now, self.to_prove.after)?;
             if !self.to_prove.page_done(&page, limits::PLAN_PAGE_ROWS) {
                 return Ok(());
             }
@@ -210,12 +207,9 @@ impl Planner {
         Ok(())
     }
 
-    /// One page of them; nothing if a queue is full.
-    fn plan_some_suspects(
-        &mut self,
-        now: Timestamp,
-        after: Option<NodeId>,
-    ) -> Result<Option<Vec<NodeId>>> {
+    /// One page of them. One whose queue is full does not hold up those that want the other; its
+    /// turn comes again.
+    fn plan_some_suspects(&mut self, now: Timestamp, after: Option<NodeId>) -> Result<Vec<NodeId>> {
         let rules = self.shared.rules();
         let page = self.shared.catalog.due_suspect(now, after, limits::PLAN_PAGE_ROWS)?;
         let ids = page.iter().map(|it| it.row.id).collect();
@@ -230,12 +224,10 @@ impl Planner {
                 }
                 _ => &self.queues.hash,
             };
-            if !self.hand_over(queue, it) {
-                return Ok(None);
-            }
+            let _full_or_not = self.hand_over(queue, it);
             self.to_prove.handed += 1;
         }
-        Ok(Some(ids))
+        Ok(ids)
     }
 
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {

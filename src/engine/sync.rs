@@ -349,6 +349,7 @@ impl Syncer {
             "the lower file system could not be synced: everything that was closed since the last \
              time is suspect, and archived as soon as can be; check the disk"
         );
+        self.shared.catalog.suspect_all_soon();
         self.doubt = true;
         self.settle_doubt();
     }

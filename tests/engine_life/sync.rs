@@ -161,6 +161,31 @@ fn regression_suspects_behind_many_that_wait_for_a_target_are_proved() {
     assert_eq!(world.catalog().counts().unwrap().suspect, 300);
 }
 
+/// More of them are due to be archived than there is room for, and their target hangs.
+#[test]
+fn regression_suspects_behind_a_full_queue_are_proved() {
+    let mut world = World::with(&["one"]);
+    world.start();
+    let archived = world.archived("z.wav", &audio(9000, 9));
+    let suspects: Vec<NodeId> =
+        (0..60).map(|n| world.record(&format!("{n}.wav"), &audio(500, n))).collect();
+    for id in &suspects {
+        world.until_hashed(*id);
+    }
+    world.store().set_paused(true);
+    suspects.iter().for_each(|id| world.catalog().suspect(*id));
+    world.until("uploads hang", || world.engine().status().archiving == 4);
+    world.pass(1);
+    world.catalog().suspect(archived);
+    world.until("it is suspect", || world.row(archived).suspect.is_some());
+    until_not_suspect(&world, archived);
+    assert_eq!(world.catalog().counts().unwrap().suspect, 60);
+    world.store().set_paused(false);
+    for id in suspects {
+        until_not_suspect(&world, id);
+    }
+}
+
 #[test]
 fn forever_leaves_it_to_the_kernel_and_remembers_nothing() {
     let mut world = World::with(&["one"]);
