@@ -189,6 +189,8 @@ pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
 pub const CACHE_REST: Duration = Duration::from_secs(60);
 /// Chunks removed from a disk cache at a time, several times a second, while its disk is too full.
 pub const CACHE_GIVES_WAY: usize = 128;
+/// How often the room on the disk of the cache is looked at.
+pub const CACHE_LOOK: Duration = Duration::from_secs(2);
 /// Files in the disk cache.
 pub const CACHE_ENTRIES_MAX: usize = 200_000;
 /// Connections to the control socket at once; one more is told so and closed.

@@ -1,51 +1,48 @@
 //! The disk cache: one file a chunk, named by the chunk's SHA-256. The name is the check, so the
-//! cache can be shared, torn, or older than the catalog, and never gives a wrong byte.
+//! cache can be shared, torn, or older than the catalog, and never gives a wrong byte. The file's
+//! mtime is its last use, and a hot one (`segments`) can not be written to: so the order survives
+//! a restart.
 //!
 //! **Invariant:** a failure here costs a fetch, never a read.
 
 use super::Options;
+use super::segments::Segments;
 use crate::clock::{SharedClock, Timestamp};
 use crate::limits;
-use crate::recording::Sha256;
+use crate::recording::{CHUNK_BYTES, Sha256};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// Names of files being written begin with it.
 const TEMP: &str = "tmp-";
-/// A file takes at least this much of a disk.
-const BLOCK: u64 = 4096;
+/// Mode of a file; a hot one has no bit to write.
+const COLD: u32 = 0o600;
+const HOT: u32 = 0o400;
 
-/// Chunks on disk, least recently used first.
+/// Chunks on disk.
 #[derive(Debug)]
 pub(super) struct DiskCache {
     dir: PathBuf,
     max: u64,
     free_min: u64,
+    /// Bytes free on the disk of a directory.
+    free: fn(&Path) -> io::Result<u64>,
     clock: SharedClock,
     index: Mutex<Index>,
+    dropped: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Index {
-    entries: HashMap<Sha256, Entry>,
-    /// By last use. What an earlier daemon left is before 0.
-    order: BTreeMap<i64, Sha256>,
-    bytes: u64,
-    next: i64,
+    chunks: Segments,
     /// Nothing is written until then.
     resting: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    size: u64,
-    used: i64,
 }
 
 impl DiskCache {
@@ -58,15 +55,18 @@ impl DiskCache {
             return None;
         }
         let (max, free_min) = (options.cache_bytes_max, options.cache_free_min);
-        Some(DiskCache { dir, max, free_min, clock, index: Mutex::default() })
+        let (index, dropped) = (Mutex::default(), AtomicU64::new(0));
+        Some(DiskCache { dir, max, free_min, free, clock, index, dropped })
     }
 
     /// Takes over what an earlier daemon left. Until it is done, a chunk is found by its name.
     pub(super) fn scan(&self) {
-        let mut found: Vec<(SystemTime, Sha256, u64)> = Vec::new();
+        let mut found: Vec<(SystemTime, Sha256, u64, bool)> = Vec::new();
         let removed = each_file(&self.dir, &mut |path, sum, stat| match sum {
             Some(sum) => {
-                found.push((stat.modified().unwrap_or(SystemTime::UNIX_EPOCH), sum, stat.len()))
+                let hot = stat.permissions().mode() & 0o200 == 0;
+                let used = stat.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                found.push((used, sum, stat.len(), hot));
             }
             None => {
                 // Torn by a crash. One being written now is written again.
@@ -78,51 +78,77 @@ impl DiskCache {
         }
         found.sort_unstable_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
         let mut index = self.index.lock();
-        for (before, (_, sum, size)) in found.into_iter().enumerate() {
-            index.add_old(sum, size, before);
+        for (before, (_, sum, size, hot)) in found.into_iter().enumerate() {
+            index.chunks.add_old(sum, size, before, hot);
         }
-        let surplus = index.shrink(self.max);
+        let surplus = index.chunks.shrink(self.max);
         drop(index);
         self.remove(&surplus);
     }
 
     /// Bytes in it.
     pub(super) fn bytes(&self) -> u64 {
-        self.index.lock().bytes
+        self.index.lock().chunks.bytes()
     }
 
-    /// Removes up to `chunks` chunks, those read longest ago, and takes in nothing more for a while,
+    /// Chunks that were torn or changed.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Removes up to `chunks` chunks, those that go first, and takes in nothing more for a while,
     /// if it is on this file system (`st_dev`).
     pub(super) fn give_way(&self, device: u64, chunks: usize) {
-        if !fs::metadata(&self.dir).is_ok_and(|dir| dir.dev() == device) {
-            return;
+        if fs::metadata(&self.dir).is_ok_and(|dir| dir.dev() == device) {
+            self.give_up(chunks);
         }
+    }
+
+    /// Others fill the disk too: gives room back until there is enough, or nothing left to give.
+    pub(super) fn relieve(&self) {
+        while self.has_space().is_err() && self.give_up(limits::CACHE_GIVES_WAY) > 0 {}
+    }
+
+    fn give_up(&self, chunks: usize) -> usize {
         let mut index = self.index.lock();
         index.resting = Some(self.clock.now().plus(limits::CACHE_REST));
-        let oldest: Vec<Sha256> = index.order.values().take(chunks).copied().collect();
-        oldest.iter().for_each(|sum| index.take(*sum));
+        let given = index.chunks.give_up(chunks);
         drop(index);
-        self.remove(&oldest);
+        self.remove(&given);
+        given.len()
     }
 
     /// The chunk with this digest. What does not have it is removed.
     pub(super) fn get(&self, sum: Sha256) -> Option<Bytes> {
         let path = self.path(sum);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let mut bytes = Vec::new();
+        let file = match File::open(&path) {
+            Ok(file) => file,
             Err(e) => {
                 if e.kind() == ErrorKind::NotFound {
-                    self.index.lock().take(sum);
+                    self.index.lock().chunks.remove(sum);
                 }
                 return None;
             }
         };
+        // One that was made longer is not read to its end.
+        (&file).take(CHUNK_BYTES + 1).read_to_end(&mut bytes).ok()?;
         if Sha256::of(&bytes) != sum {
-            self.index.lock().take(sum);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(file = %path.display(), "a damaged file in the disk cache is removed");
+            self.index.lock().chunks.remove(sum);
             self.remove(&[sum]);
             return None;
         }
-        self.index.lock().touch(sum, bytes.len() as u64);
+        let moved = self.index.lock().chunks.hit(sum, bytes.len() as u64, self.max);
+        // Only so that the next daemon knows.
+        let _order = file.set_modified(self.clock.now().into());
+        if moved.promoted {
+            let _order = file.set_permissions(Permissions::from_mode(HOT));
+        }
+        for cold in moved.demoted {
+            let _order = fs::set_permissions(self.path(cold), Permissions::from_mode(COLD));
+        }
         Some(bytes.into())
     }
 
@@ -138,8 +164,8 @@ impl DiskCache {
             return;
         }
         let mut index = self.index.lock();
-        index.touch(sum, bytes.len() as u64);
-        let surplus = index.shrink(self.max);
+        index.chunks.add(sum, bytes.len() as u64);
+        let surplus = index.chunks.shrink(self.max);
         drop(index);
         self.remove(&surplus);
     }
@@ -148,13 +174,12 @@ impl DiskCache {
         let mut index = self.index.lock();
         let now = self.clock.now();
         index.resting = index.resting.filter(|until| *until > now);
-        index.resting.is_none() && !index.entries.contains_key(&sum)
+        index.resting.is_none() && !index.chunks.contains(&sum)
     }
 
     /// The disk may be the one that calls are recorded to.
     fn has_space(&self) -> io::Result<()> {
-        let stat = rustix::fs::statvfs(&self.dir)?;
-        match stat.f_bavail.saturating_mul(stat.f_frsize) < self.free_min {
+        match (self.free)(&self.dir)? < self.free_min {
             true => Err(ErrorKind::StorageFull.into()),
             false => Ok(()),
         }
@@ -185,8 +210,13 @@ impl DiskCache {
     }
 }
 
+fn free(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+    File::options().write(true).create_new(true).mode(COLD).open(path)?.write_all(bytes)
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
@@ -217,55 +247,9 @@ fn each_file(
     Ok(())
 }
 
-/// What a file of this length takes.
-fn cost(size: u64) -> u64 {
-    size.max(1).next_multiple_of(BLOCK)
-}
-
-impl Index {
-    /// Adds an entry, or makes it the one used last.
-    fn touch(&mut self, sum: Sha256, size: u64) {
-        self.take(sum);
-        let used = self.next;
-        self.next += 1;
-        self.put(sum, Entry { size: cost(size), used });
-    }
-
-    /// Adds one that was used `before` others of the same scan.
-    fn add_old(&mut self, sum: Sha256, size: u64, before: usize) {
-        if !self.entries.contains_key(&sum) {
-            let used = -1 - i64::try_from(before).unwrap_or(i64::MAX - 1);
-            self.put(sum, Entry { size: cost(size), used });
-        }
-    }
-
-    fn put(&mut self, sum: Sha256, entry: Entry) {
-        self.entries.insert(sum, entry);
-        self.order.insert(entry.used, sum);
-        self.bytes += entry.size;
-    }
-
-    fn take(&mut self, sum: Sha256) {
-        if let Some(entry) = self.entries.remove(&sum) {
-            self.order.remove(&entry.used);
-            self.bytes = self.bytes.saturating_sub(entry.size);
-        }
-    }
-
-    /// Takes out the least recently used until the rest is within bounds.
-    fn shrink(&mut self, max: u64) -> Vec<Sha256> {
-        let mut surplus = Vec::new();
-        while self.bytes > max || self.entries.len() > limits::CACHE_ENTRIES_MAX {
-            let Some((_, sum)) = self.order.pop_first() else { break };
-            self.take(sum);
-            surplus.push(sum);
-        }
-        surplus
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::segments::BLOCK;
     use super::*;
     use crate::clock::ManualClock;
 
@@ -325,6 +309,45 @@ mod tests {
         assert_eq!((after.bytes(), files(dir.path())), (3 * BLOCK, 3));
         let kept: Vec<u8> = (0..6).filter(|n| after.get(chunk(*n).0).is_some()).collect();
         assert_eq!(kept, [0, 4, 5]);
+    }
+
+    #[test]
+    fn a_restart_keeps_what_was_read_again_and_in_which_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(Timestamp(0));
+        let before = DiskCache::open(&options(dir.path(), 10), clock.clone()).unwrap();
+        for n in 0..8 {
+            before.insert(chunk(n).0, &chunk(n).1);
+        }
+        for n in [5, 1, 3] {
+            clock.advance(std::time::Duration::from_secs(1));
+            before.get(chunk(n).0).unwrap();
+        }
+        let after = open(dir.path(), 10);
+        after.scan();
+        assert_eq!(after.give_up(5), 5);
+        let left = |n: &u8| after.path(chunk(*n).0).exists();
+        assert_eq!((0..8).filter(left).collect::<Vec<_>>(), [1, 3, 5]);
+        after.give_up(1);
+        assert_eq!((0..8).filter(left).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn it_gives_way_when_others_fill_its_disk() {
+        static FREE: AtomicU64 = AtomicU64::new(1 << 30);
+        let dir = tempfile::tempdir().unwrap();
+        let mut cache = open(dir.path(), 10_000);
+        cache.free = |_: &Path| Ok(FREE.load(Ordering::Relaxed));
+        cache.free_min = 1 << 20;
+        let chunks: Vec<_> = (0..300u32).map(|n| n.to_le_bytes()).collect();
+        for bytes in &chunks {
+            cache.insert(Sha256::of(bytes), bytes);
+        }
+        cache.relieve();
+        assert_eq!(files(dir.path()), 300);
+        FREE.store(0, Ordering::Relaxed);
+        cache.relieve();
+        assert_eq!((cache.bytes(), files(dir.path())), (0, 0));
     }
 
     #[test]

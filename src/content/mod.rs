@@ -10,6 +10,7 @@ mod cache;
 mod fetch;
 mod flight;
 mod journey;
+mod segments;
 mod source;
 
 pub use source::Objects;
@@ -30,8 +31,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,7 +56,8 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// Most bytes in it; 0: no disk cache.
     pub cache_bytes_max: u64,
-    /// The cache takes nothing more while fewer bytes than this are free on its disk.
+    /// The cache takes nothing more while fewer bytes than this are free on its disk, and gives
+    /// back what it has.
     pub cache_free_min: u64,
     /// Longest time for one read, over all targets.
     pub read_timeout: Duration,
@@ -93,6 +95,8 @@ pub struct Stats {
     pub gone: u64,
     /// Bytes in the disk cache.
     pub cache_bytes: u64,
+    /// Chunks in it that were torn or changed.
+    pub cache_dropped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -158,7 +162,9 @@ impl Content {
     ) -> Content {
         let disk = DiskCache::open(&options, clock.clone()).map(Arc::new);
         if let Some(disk) = disk.clone() {
+            let watched = Arc::downgrade(&disk);
             runtime.spawn_blocking(move || disk.scan());
+            runtime.spawn(watch_space(watched));
         }
         let counters = Arc::new(Counters::default());
         Content {
@@ -279,6 +285,7 @@ impl Content {
             corrupt: get(&counters.corrupt),
             gone: get(&counters.gone),
             cache_bytes: self.inner.disk.as_ref().map_or(0, |disk| disk.bytes()),
+            cache_dropped: self.inner.disk.as_ref().map_or(0, |disk| disk.dropped()),
         }
     }
 
@@ -386,6 +393,15 @@ impl Content {
         let (stored, path) = (stored.clone(), path.to_owned());
         let journey = Journey { inner: self.inner.clone(), stored, path, keep, _room: room };
         self.inner.runtime.spawn(Arc::new(journey).begin(legs));
+    }
+}
+
+/// Looks at the disk of the cache as long as there is one.
+async fn watch_space(disk: Weak<DiskCache>) {
+    loop {
+        tokio::time::sleep(limits::CACHE_LOOK).await;
+        let Some(disk) = disk.upgrade() else { return };
+        let _stopping = tokio::task::spawn_blocking(move || disk.relieve()).await;
     }
 }
 
