@@ -16,12 +16,15 @@ pub mod fsck;
 pub mod rebuild;
 pub mod vfs;
 
+pub mod stitch;
+
 pub mod content;
 
 pub mod catalog;
 pub mod lower;
 pub mod store;
 
+pub mod codec;
 pub mod policy;
 
 pub mod clock;

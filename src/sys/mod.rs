@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod fuse;
+pub mod gsm;
 mod handover;
 mod shared;
 #[cfg(feature = "faults")]
