@@ -64,7 +64,8 @@ impl Catalog {
         })
     }
 
-    /// Objects of released recordings that a target lost, and has no other of; behind a row number.
+    /// Objects of released recordings that a target had and lost, and has no other of; behind a row
+    /// number.
     ///
     /// # Errors
     /// `Unusable`.
@@ -79,10 +80,11 @@ impl Catalog {
                 "SELECT {OBJECT} FROM object o LEFT JOIN generation g
                     ON g.node = o.node AND g.generation = o.generation
                  JOIN node n ON n.id = o.node AND n.generation = o.generation AND n.state = 4
-                 WHERE o.id > ?1 AND o.state = 3 AND o.target = ?2
+                 WHERE o.id > ?1 AND o.state = 3 AND o.target = ?2 AND o.verified_at IS NOT NULL
                    AND NOT EXISTS (SELECT 1 FROM object a WHERE a.node = o.node
                      AND a.generation = o.generation AND a.target = o.target
-                     AND (a.state = 2 OR a.state = 3 AND a.id > o.id))
+                     AND (a.state = 2
+                       OR a.state = 3 AND a.verified_at IS NOT NULL AND a.id > o.id))
                  ORDER BY o.id LIMIT ?3"
             );
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);

@@ -45,6 +45,7 @@ pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
         Ok(()) => {
             if object.state == ObjectState::Assigned {
                 shared.catalog.verified(object.id, shared.now())?;
+                clear_all(shared, object)?;
             }
             clear(shared, &object.target, &object.key)?;
             Ok(Check::Good)
@@ -111,6 +112,13 @@ fn is_known(shared: &Shared, object: &ObjectRow) -> Result<bool> {
     let all = shared.catalog.objects(object.node, Some(object.generation))?;
     let alarms = shared.alarms.lock();
     Ok(all.iter().any(|o| o.target == object.target && alarms.has(&o.target, &o.key)))
+}
+
+/// The target has the recording: alarms of what it had are over.
+fn clear_all(shared: &Shared, object: &ObjectRow) -> Result<()> {
+    let all = shared.catalog.objects(object.node, Some(object.generation))?;
+    let same = all.iter().filter(|o| o.target == object.target);
+    same.map(|o| &o.key).try_for_each(|key| clear(shared, &object.target, key))
 }
 
 /// The node of an object, if it is of its current generation.
@@ -194,12 +202,14 @@ fn not_proved(
     if wanted(shared, object)?.is_none_or(|row| row.state != State::Released) {
         return Ok(Check::Lost(reason.to_owned()));
     }
-    raise(shared, object, path.clone(), reason)?;
+    if !is_known(shared, object)? {
+        raise(shared, object, path.clone(), reason)?;
+    }
     // The key may have been written before.
     shared.catalog.abandon_key(object.id)?;
     match replace(shared, target, object, &path)? {
         Ok(from) => {
-            clear(shared, &object.target, &object.key)?;
+            clear_all(shared, object)?;
             Ok(Check::Replaced(format!("{reason}; it was replaced from target {from:?}")))
         }
         Err(why) => {

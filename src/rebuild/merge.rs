@@ -172,6 +172,8 @@ impl Merge<'_> {
             let keep_lost = !local && Some(*number) == last && !any_there;
             let hope = content.objects.iter().any(|(o, s)| verified(s) && !read(o));
             let objects = content.objects.iter().map(|(object, state)| {
+                // Also of one that is gone: so it is known that there was something to lose.
+                let at = verified(state).then_some(content.archived_at.unwrap_or(self.now));
                 let state = match (verified(state), there(object), read(object)) {
                     (false, ..) | (_, true, _) => *state,
                     (_, _, read) if keep_lost && read != hope => *state,
@@ -179,7 +181,6 @@ impl Merge<'_> {
                     // Nobody has seen it: proved before anything rests on it.
                     (.., false) => ObjectState::Assigned,
                 };
-                let at = verified(&state).then_some(content.archived_at.unwrap_or(self.now));
                 (object.0.clone(), object.1.clone(), state, at)
             });
             Content {

@@ -622,6 +622,7 @@ fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it(
     let both = world.released("both.wav", &bytes(1));
     let lost = world.released("lost.wav", &bytes(2));
     let fine = world.released("fine.wav", &bytes(3));
+    let gone = world.released("gone.wav", &bytes(6));
     let only = world.released("only.wav", &bytes(4));
     let local = world.archived("local.wav", &bytes(5));
     let key = |id, target: &str| {
@@ -630,6 +631,7 @@ fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it(
     };
     let keys = [both, lost, fine, only, local].map(|id| key(id, "one"));
     world.stores[1].tamper(&key(only, "two"), None);
+    world.stores[1].tamper(&key(gone, "two"), None);
     world.until_told();
     world.die();
     world.lose_database();
@@ -637,9 +639,9 @@ fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it(
     world.stores[0].tamper(&keys[1], None);
     world.stores[0].tamper(&keys[4], Some(b"rubbish"));
     let report = world.rebuild(None, &["two"]).unwrap();
-    assert_eq!(report.lost, [Path::new("only.wav")], "{report:?}");
+    assert_eq!(report.lost, [Path::new("gone.wav"), Path::new("only.wav")], "{report:?}");
     assert!(!report.is_complete());
-    assert_eq!((report.unproved, report.missing.len()), (5, 1), "{report:?}");
+    assert_eq!((report.unproved, report.missing.len()), (6, 2), "{report:?}");
     world.open();
     for (id, key) in [both, lost, fine, local].iter().zip([0, 1, 2, 4]) {
         assert_eq!(in_one(&world, *id, ObjectState::Assigned), [keys[key].clone()]);
@@ -649,6 +651,12 @@ fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it(
     // The target that was not read is the last hope of this one.
     assert_eq!(world.run_one(Command::Recall, "only.wav"), Outcome::Done);
     assert_eq!(fs::read(world.below("only.wav")).unwrap(), bytes(4));
+    // And the target that was read is given back what it lost.
+    world.until("replaced", || {
+        world.pass(100);
+        let all = world.catalog().objects(gone, None).unwrap();
+        all.iter().any(|o| o.target == "two" && o.state == ObjectState::Verified)
+    });
     // `verify` proves what is released, and replaces what is not there.
     assert_eq!(world.run_one(Command::Verify, "both.wav"), Outcome::Done);
     assert_eq!(in_one(&world, both, ObjectState::Verified), [keys[0].clone()]);
