@@ -254,3 +254,6 @@ pub const REBUILD_TRIES: usize = 3;
 pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
 /// Places named one by one in the report of a rebuild, of each kind.
 pub const REBUILD_NAMED_MAX: usize = 1000;
+
+/// Longest time that an address given away may be valid: the limit of AWS Signature Version 4.
+pub const SHARED_URL_MAX: Duration = Duration::from_secs(7 * 86_400);

@@ -14,9 +14,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
-    "rebuild", "verify",
+    "rebuild", "verify", "url",
 ];
 
 /// A configuration in a directory of its own.
@@ -282,6 +282,7 @@ fn without_a_daemon_commands_exit_1_and_say_how_to_start_one() {
         &["release", "a.wav"],
         &["recall", "a.wav"],
         &["explain", "a.wav"],
+        &["url", "a.wav"],
         &["reload"],
     ] {
         let output = place.run(arguments);

@@ -21,6 +21,7 @@ mod recall;
 mod release;
 mod reload;
 mod status;
+mod url;
 mod verify;
 
 pub use check::{Finding, Outcome};
@@ -64,6 +65,9 @@ enum Command {
     /// Read archived copies and compare their hashes.
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
+    /// Print an address that others can read an archived recording by, for a while.
+    #[command(after_help = url::EXAMPLES)]
+    Url(url::Arguments),
     /// Say why a recording is where it is.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Arguments),
@@ -96,6 +100,7 @@ impl Command {
             Command::Mount(a) => &a.common,
             Command::Status(a) => &a.common,
             Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
+            Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
@@ -115,6 +120,7 @@ impl Command {
             Command::Archive(a) => archive::run(a),
             Command::Release(a) => release::run(a),
             Command::Recall(a) => recall::run(a),
+            Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),

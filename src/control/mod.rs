@@ -17,7 +17,7 @@ pub use protocol::{
 pub use report::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, LastError, LinkReport, MoveReport,
     ObjectReport, PathReport, ReloadReport, StateCount, StatusReport, TargetReport, TargetState,
-    UploadsReport, Waiting,
+    UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use words::{TargetName, next_recording};

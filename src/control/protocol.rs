@@ -91,6 +91,15 @@ pub enum Request {
         /// The recording.
         path: WirePath,
     },
+    /// An address that others can read an archived recording by: a `UrlReport`.
+    Url {
+        /// The recording.
+        path: WirePath,
+        /// How long it is to be valid.
+        seconds: u64,
+        /// Which target; none: the first that can.
+        target: Option<String>,
+    },
     /// Read the configuration again: a `ReloadReport`.
     Reload,
 }

@@ -294,6 +294,26 @@ pub struct ObjectReport {
     pub verified_at: Option<Timestamp>,
 }
 
+/// `url`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UrlReport {
+    /// The recording.
+    pub path: WirePath,
+    /// The target that has the object.
+    pub target: String,
+    /// The object's full key.
+    pub key: String,
+    /// The address.
+    pub url: String,
+    /// When it stops to be valid; none: whoever can reach the target can read it, without end.
+    #[serde(with = "utc::option", default)]
+    pub expires_at: Option<Timestamp>,
+    /// The generation that it gives.
+    pub generation: Generation,
+    /// Its digest.
+    pub sha256: Sha256,
+}
+
 /// `archive`, `release` and `recall`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveReport {

@@ -54,6 +54,9 @@ impl Handler for Commands {
             Request::Release { paths } => json(&moved(daemon, Command::Release, paths, progress)?),
             Request::Recall { paths } => json(&moved(daemon, Command::Recall, paths, progress)?),
             Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
+            Request::Url { path, seconds, target } => {
+                json(&super::url::shared(daemon, &path.0, seconds, target.as_deref())?)
+            }
             Request::Reload => json(&reload(daemon)?),
         }
     }
@@ -63,12 +66,12 @@ fn json(report: &impl serde::Serialize) -> Result<Value, Failure> {
     serde_json::to_value(report).map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))
 }
 
-fn unusable(error: CatalogError) -> Failure {
+pub(super) fn unusable(error: CatalogError) -> Failure {
     Failure::new(error.to_string())
 }
 
 /// The catalog as it is after everything that happened before the question.
-fn caught_up(catalog: &Catalog) -> Result<(), Failure> {
+pub(super) fn caught_up(catalog: &Catalog) -> Result<(), Failure> {
     catalog.drain().map_err(unusable)
 }
 
@@ -301,7 +304,7 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
     })
 }
 
-fn find(catalog: &Catalog, path: &Path) -> Result<Option<NodeRow>, Failure> {
+pub(super) fn find(catalog: &Catalog, path: &Path) -> Result<Option<NodeRow>, Failure> {
     let mut at = NodeId::ROOT;
     let mut found = catalog.node(at).map_err(unusable)?;
     for name in path.components() {

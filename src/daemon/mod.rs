@@ -12,6 +12,7 @@ pub(crate) mod settled;
 pub mod setup;
 mod signals;
 mod space;
+mod url;
 mod watchdog;
 
 pub use ground::GroundError;
@@ -43,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -67,6 +68,8 @@ pub struct Daemon {
     pub content: Content,
     /// Source of time.
     pub clock: SharedClock,
+    /// Where what is asked of targets runs.
+    pub runtime: Handle,
     /// What was agreed on with the kernel, once it is.
     pub link: OnceLock<Link>,
 }
@@ -361,8 +364,20 @@ fn assemble(
     let started = clock.now();
     let config = RwLock::new(config);
     let link = OnceLock::new();
-    let daemon =
-        Daemon { config, started, catalog, lower, engine, vfs, stores, content, clock, link };
+    let runtime = runtime.handle().clone();
+    let daemon = Daemon {
+        config,
+        started,
+        catalog,
+        lower,
+        engine,
+        vfs,
+        stores,
+        content,
+        clock,
+        runtime,
+        link,
+    };
     Ok((Arc::new(daemon), server))
 }
 

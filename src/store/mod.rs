@@ -22,6 +22,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 /// The bytes of an object to be written.
@@ -203,6 +204,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The address of an object for people, such as `s3://bucket/key`.
     fn url(&self, key: &str) -> String;
+
+    /// An address that anybody can read the object by, for as long as `valid` and no longer than
+    /// our own credentials live. `None`: who reaches the target needs no permission of ours.
+    /// Nothing is asked of the target.
+    ///
+    /// # Errors
+    /// `Denied`, `Unsupported`: there are no credentials, or `valid` is too long.
+    async fn shared_url(&self, _key: &str, _valid: Duration) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// Finds out by trying what the target can do, and acts accordingly from then on. `nonce` must
     /// be new each time: objects are made below `<prefix>.spoolfs/probe/<nonce>` and deleted.

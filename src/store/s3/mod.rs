@@ -149,6 +149,10 @@ impl Store for S3Store {
         format!("s3://{}/{key}", self.options.bucket)
     }
 
+    async fn shared_url(&self, key: &str, valid: Duration) -> Result<Option<String>> {
+        self.presign(key, valid).await.map(Some).map_err(|f| f.into_error(self.name(), "url", key))
+    }
+
     async fn probe(&self, nonce: &str) -> Result<Capabilities> {
         let found = self.try_out(nonce).await?;
         Ok(*self.found.get_or_init(|| found))

@@ -7,10 +7,12 @@ use crate::recording::Sha256;
 use crate::store::{Head, Listed, StoreErrorKind};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use base64::Engine;
 use bytes::Bytes;
 use std::ops::Range;
+use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 type Answer<T> = Result<T, Fault>;
@@ -146,6 +148,16 @@ impl S3Store {
         // The whole object came instead.
         let limit = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(collected.len());
         Ok(collected.slice(limit(range.start)..limit(range.end)))
+    }
+
+    /// A GET signed beforehand (AWS Signature Version 4, in the query).
+    pub(super) async fn presign(&self, key: &str, valid: Duration) -> Answer<String> {
+        let wrong = |what: String| Fault::own(StoreErrorKind::Unsupported, what);
+        let config = PresigningConfig::expires_in(valid).map_err(|e| wrong(e.to_string()))?;
+        let client = self.client().await;
+        let request = client.get_object().bucket(&self.options.bucket).key(key);
+        let signed = request.presigned(config).await.map_err(Fault::from)?;
+        Ok(signed.uri().to_owned())
     }
 
     pub(super) async fn try_list(&self, prefix: &str, after: &str) -> Answer<Vec<Listed>> {
