@@ -92,8 +92,13 @@ fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
         suspect: row.suspect.is_some(),
         forbidden: forever.then(|| "`keep_local` is \"forever\"".to_owned()),
     };
-    let permit = ReleasePermit::grant(&evidence)
-        .map_err(|refusal| EngineError::refused(&it.path, refusal.to_string()))?;
+    let permit = ReleasePermit::grant(&evidence).map_err(|refusal| {
+        if shared.required.iter().any(|name| !verified.contains(name)) {
+            // It became archived after the last look at what targets lack.
+            shared.fill_at(shared.now());
+        }
+        EngineError::refused(&it.path, refusal.to_string())
+    })?;
     Ok(Ready { id, path: it.path.clone(), quiet, permit })
 }
 

@@ -131,7 +131,13 @@ fn hash_one(shared: &Shared, it: &Candidate) -> Result<Option<Later>> {
         Hashed::Later(wait) => Ok(Some(Later::After(wait))),
         // Opened or changed: the catalog will say when it is closed again.
         Hashed::Done(HashOutcome::Stale) => Ok(Some(Later::Patiently)),
-        Hashed::Done(_) | Hashed::Gone => Ok(None),
+        Hashed::Done(_) | Hashed::Gone => {
+            // One that a rebuild knows as archived is so again now, perhaps not in every target.
+            if it.row.archived_at.is_some() {
+                shared.fill_at(shared.now());
+            }
+            Ok(None)
+        }
     }
 }
 
