@@ -115,6 +115,15 @@ pub const SPACE_SAY_EVERY: Duration = Duration::from_secs(600);
 pub const RECALL_WAIT: Duration = Duration::from_secs(60);
 /// Slowest rate at which a recall on request is waited for.
 pub const RECALL_BYTES_PER_SECOND: u64 = 256 << 10;
+/// Threads that fetch what partial recordings lack.
+pub const COMPLETE_THREADS: usize = 2;
+/// How often it is looked whether there are partial recordings to be tried again.
+pub const COMPLETE_LOOK: Duration = Duration::from_secs(1);
+/// Longest wait between two tries to complete a recording: it is not archived before.
+pub const COMPLETE_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Bytes fetched into a partial recording until they are written out, so that the writes of the
+/// call that goes on in it need not wait for the disk.
+pub const COMPLETE_WRITE_OUT_BYTES: u64 = 4 << 20;
 /// Longest object key, in bytes (S3's limit).
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest component of an object key, in bytes (NAME_MAX of a `file://` target).

@@ -11,6 +11,7 @@ use spoolfs::faults;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -48,6 +49,9 @@ const AT_A_TIME: usize = 4;
 enum Step {
     Mkdir(&'static str),
     Write(&'static str, u8),
+    /// A few bytes more, and another header, as a PBX does.
+    Append(&'static str, u8),
+    Cut(&'static str, u64),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
     Unlink(&'static str),
@@ -64,6 +68,8 @@ const WORK: &[Step] = &[
     Step::Mkdir("d"),
     Step::Write("d/one.wav", 1),
     Step::Write("d/two.wav", 2),
+    Step::Write("d/more.wav", 7),
+    Step::Write("d/less.wav", 8),
     Step::Rename("d/one.wav", "d/uno.wav"),
     Step::Write("d/new.wav", 3),
     Step::Rename("d/new.wav", "d/two.wav"),
@@ -78,8 +84,15 @@ const WORK: &[Step] = &[
     Step::Write("d/uno.wav", 5),
     Step::Command("recall", "d/two.wav"),
     Step::Write("d/two.wav", 6),
+    Step::Append("d/more.wav", 9),
+    Step::Append("d/more.wav", 10),
+    Step::Cut("d/less.wav", 5_000),
     Step::Rest(2500),
 ];
+
+fn more(seed: u8) -> Vec<u8> {
+    vec![seed; 3000]
+}
 
 fn bytes(seed: u8) -> Vec<u8> {
     (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect()
@@ -91,6 +104,13 @@ impl Step {
         match self {
             Step::Mkdir(path) => fs::create_dir(at(path)),
             Step::Write(path, seed) => fs::write(at(path), bytes(seed)),
+            Step::Append(path, seed) => {
+                let mut file = OpenOptions::new().append(true).open(at(path))?;
+                file.write_all(&more(seed))?;
+                let header = OpenOptions::new().write(true).open(at(path))?;
+                header.write_all_at(&[seed; 44], 0)
+            }
+            Step::Cut(path, len) => File::options().write(true).open(at(path))?.set_len(len),
             Step::Rename(a, b) => fs::rename(at(a), at(b)),
             Step::Exchange(a, b) => {
                 let cwd = rustix::fs::CWD;
@@ -122,6 +142,14 @@ impl Step {
             Step::Write(path, seed) => {
                 tree.insert(path.into(), bytes(seed));
             }
+            Step::Append(path, seed) => {
+                let file = tree.get_mut(path).expect("it is there");
+                file.extend(more(seed));
+                file[..44].fill(seed);
+            }
+            Step::Cut(path, len) => {
+                tree.get_mut(path).expect("it is there").truncate(len as usize);
+            }
             Step::Rename(a, b) => {
                 let moved = tree.remove(a).expect("it is there");
                 tree.insert(b.into(), moved);
@@ -150,6 +178,8 @@ impl Step {
             return true;
         }
         let (path, whole) = match self {
+            // The header comes last.
+            Step::Append(path, seed) => (path, [&before[path][..], &more(seed)].concat()),
             Step::Write(path, seed) => (path, bytes(seed)),
             Step::Nameless(path) => (path, b"before".to_vec()),
             _ => return false,

@@ -263,6 +263,22 @@ impl Content {
         self.stream(&stored, path, sink)
     }
 
+    /// The same for a part of it.
+    ///
+    /// # Errors
+    /// As `fetch_all`.
+    pub fn fetch_range(
+        &self,
+        id: NodeId,
+        path: &Path,
+        range: Range<u64>,
+        sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> Result<(), ContentError> {
+        let stored = self.inner.sources.stored(id, path)?;
+        let range = range.start..range.end.min(stored.size);
+        self.stream(&stored, path, range, Deadline::EachChunk, false, sink)
+    }
+
     /// Makes room on a file system (`st_dev`) that is too full, if the disk cache is on it: removes
     /// up to `chunks` chunks.
     pub fn give_way(&self, device: u64, chunks: usize) {

@@ -35,6 +35,10 @@ impl Archive for EngineArchive {
             .map_err(|error| RemoteError { detail: error.to_string(), class: error.class() })
     }
 
+    fn complete(&self) {
+        self.engine.complete();
+    }
+
     fn url(&self, target: &str, key: &str) -> String {
         let store = self.stores.iter().find(|s| s.name() == target);
         store.map_or_else(|| key.to_owned(), |s| s.url(key))

@@ -8,9 +8,20 @@ use super::target::Standing;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::lower::LowerError;
-use crate::recording::{Kind, State};
+use crate::recording::{Kind, NodeId, State};
 use std::path::Path;
 use std::time::Duration;
+
+fn partial(shared: &Shared, id: NodeId) -> String {
+    let so_far = match shared.completions.error(id) {
+        Some(error) => format!(" It failed, and is tried again: {error}."),
+        None => String::new(),
+    };
+    format!(
+        "It was written to while it was released, and can be read and written as ever; what was \
+         archived of it is fetched behind, and then it is archived anew.{so_far}"
+    )
+}
 
 /// Why a file is where it is, and what happens to it next.
 pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
@@ -48,6 +59,9 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
              archived as soon as can be, and not released until the disk was proved to hold it.",
             words(since.age_at(facts.now))
         ));
+    }
+    if shared.lower.partial(it.row.id).is_some() {
+        out.push(partial(shared, it.row.id));
     }
     if let Some(trouble) = shared.catalog.trouble_of(it.row.id)? {
         let tries = if trouble.attempts == 1 { "once" } else { "several times" };

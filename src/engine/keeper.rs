@@ -103,6 +103,7 @@ impl Keeper {
                 faults::point("attach.after_setting");
                 self.target.attached(now);
                 self.shared.fill_at(now);
+                self.shared.completions.ask_again();
                 self.shared.wake();
             }
             Some(Err(error)) => self.not_attached(&error),

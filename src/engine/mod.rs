@@ -15,6 +15,7 @@ mod backoff;
 mod bandwidth;
 mod claims;
 mod command;
+mod complete;
 mod contain;
 mod drain;
 mod error;
@@ -51,6 +52,7 @@ pub use target::{Standing, TargetStatus};
 use crate::catalog::Catalog;
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
+use crate::limits;
 use crate::lower::Lower;
 use crate::policy::{Rate, Rules};
 use crate::recording::NodeId;
@@ -207,6 +209,7 @@ impl Engine {
             alarms: Mutex::default(),
             storing_alarms: Mutex::default(),
             wake,
+            completions: complete::Completions::default(),
         });
         undecided::settle(&shared);
         if let Err(error) = scrub::load(&shared) {
@@ -252,6 +255,10 @@ impl Engine {
         self.spawn("planner", move || planner.run())?;
         let syncer = sync::Syncer::new(Arc::clone(shared));
         self.spawn("sync", move || syncer.run())?;
+        for _ in 0..limits::COMPLETE_THREADS {
+            let shared = Arc::clone(shared);
+            self.spawn("complete", move || complete::run(&shared))?;
+        }
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }
@@ -289,6 +296,7 @@ impl Engine {
         self.shared.apply_rules();
         let now = self.shared.now();
         self.shared.targets.iter().for_each(|t| t.ask_again(now));
+        self.shared.completions.ask_again();
         self.shared.wake();
     }
 
@@ -300,6 +308,7 @@ impl Engine {
     /// Looks at once whether something is due, also at targets that were down and whose time came.
     pub fn nudge(&self) {
         self.shared.targets.iter().for_each(|t| t.nudge());
+        self.shared.completions.ask_again();
         self.shared.wake();
     }
 
@@ -324,6 +333,12 @@ impl Engine {
     /// is not what was archived.
     pub fn recall_blocking(&self, id: NodeId, deadline: Instant) -> Result<()> {
         recall::recall(&self.shared, id, deadline)
+    }
+
+    /// A released recording was opened for writing, or closed again: its missing bytes are
+    /// fetched, and when it is whole it gets its name. Returns at once.
+    pub fn complete(&self) {
+        self.shared.completions.look();
     }
 
     /// Why a file is where it is and what happens to it next, in sentences.

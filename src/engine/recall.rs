@@ -1,6 +1,7 @@
 //! Bringing a local copy back: fetched aside, compared with its hash as a whole, and only then
 //! made visible.
 
+use super::complete;
 use super::error::{EngineError, Result};
 use super::shared::Shared;
 use crate::catalog::NodeRow;
@@ -29,6 +30,9 @@ pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(
 }
 
 fn recall_claimed(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
+    if let Some(partial) = shared.lower.partial(id) {
+        return complete::complete(shared, &partial, deadline);
+    }
     // Who had the claim before may have brought it back.
     match released(shared, id)? {
         Some(row) => fetch(shared, id, &row, deadline),
@@ -38,7 +42,7 @@ fn recall_claimed(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> 
 
 /// The row of a released recording. One that is archived and was deleted behind the mount is
 /// released, too.
-fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
+pub(super) fn released(shared: &Shared, id: NodeId) -> Result<Option<NodeRow>> {
     let Some(row) = shared.catalog.node(id)? else { return Ok(None) };
     if row.state == State::Archived && is_gone(shared, id)? {
         shared.catalog.missing_below(id)?;
@@ -83,8 +87,10 @@ fn fetch(shared: &Shared, id: NodeId, row: &NodeRow, deadline: Instant) -> Resul
     // can change.
     let wanted = || {
         let still = shared.catalog.node(id).ok().flatten()?;
-        let here =
-            matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name);
+        // Somebody opened it for writing meanwhile: that file will have the name.
+        let partial = shared.lower.partial(id).is_some();
+        let here = !partial
+            && matches!(shared.catalog.name_of(id), Ok(Some((p, n))) if p == parent && n == name);
         let same = still.state == State::Released && still.generation == row.generation;
         (here && same).then_some(Looks { attr: still.attr, xattrs: still.xattrs })
     };

@@ -3,6 +3,7 @@
 use super::alarms::Alarms;
 use super::bandwidth::Bandwidth;
 use super::claims::Claims;
+use super::complete::Completions;
 use super::drain::Drained;
 use super::error::{EngineError, Result};
 use super::plan::Facts;
@@ -68,6 +69,8 @@ pub(super) struct Shared {
     pub storing_alarms: Mutex<()>,
     /// Asks the main thread to plan again; full means that it was asked.
     pub wake: Sender<()>,
+    /// Partial recordings that could not be completed yet.
+    pub completions: Completions,
 }
 
 impl Shared {

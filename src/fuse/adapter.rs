@@ -225,7 +225,7 @@ impl Filesystem for Adapter {
     ) {
         self.watch.contain("read", ino.0, || {
             let len = size as usize;
-            match self.vfs.source(fh.0) {
+            match self.vfs.source(fh.0, offset, len) {
                 Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
                 Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
                     data(vfs.read(fh.0, offset, len), reply);

@@ -2,6 +2,7 @@
 
 use super::dir::{Dir, PRIVATE};
 use super::{LowerError, LowerStat, Result, retire};
+use crate::recording::{Generation, NodeId};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::File;
@@ -15,6 +16,8 @@ pub enum Room {
     Open,
     /// Files being recalled.
     Stage,
+    /// Released recordings that are written to, not yet whole.
+    Partial,
     /// Released copies about to be removed.
     Gone,
     /// What nobody expected.
@@ -27,6 +30,7 @@ impl Room {
         match self {
             Room::Open => "open",
             Room::Stage => "stage",
+            Room::Partial => "partial",
             Room::Gone => "gone",
             Room::Found => "found",
         }
@@ -111,4 +115,9 @@ impl Inspection {
 /// Whether a file of this name in [`Room::Gone`] is what was released.
 pub fn is_as_released(name: &str, stat: &LowerStat) -> bool {
     retire::is_as_released(name.as_bytes(), stat.version)
+}
+
+/// Node and generation of the file of this name in [`Room::Partial`]; none for its log.
+pub fn partial_of(name: &str) -> Option<(NodeId, Generation)> {
+    super::partial::parse_name(name).map(|(id, generation, _)| (id, generation))
 }

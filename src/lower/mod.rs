@@ -9,6 +9,7 @@ mod dir;
 mod held;
 mod identity;
 mod inspect;
+mod partial;
 mod pinned;
 mod private;
 mod quiet;
@@ -19,7 +20,8 @@ mod sync;
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
 };
-pub use inspect::{Inspection, Room, is_as_released};
+pub use inspect::{Inspection, Room, is_as_released, partial_of};
+pub use partial::{Live, Partial, PartialChange};
 pub use pinned::Pinned;
 pub use quiet::Quiet;
 pub use stage::{Looks, Stage};
@@ -31,11 +33,12 @@ use private::Private;
 use retire::Retired;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 /// File systems stamp with the time of the last tick of the kernel's clock.
@@ -189,6 +192,11 @@ pub struct Lower {
     /// data, an fsync, SQLite or the network.
     directories: [RwLock<()>; DIRECTORY_LOCKS],
     retired: Mutex<Vec<Retired>>,
+    partials: Mutex<HashMap<NodeId, Arc<Partial>>>,
+    /// How many: mostly none, and every read and write in plain mode asks.
+    partial_count: AtomicUsize,
+    /// How many got their names.
+    placed: AtomicU64,
 }
 
 impl Lower {
@@ -228,8 +236,12 @@ impl Lower {
             private,
             directories: std::array::from_fn(|_| RwLock::new(())),
             retired: Mutex::new(Vec::new()),
+            partials: Mutex::default(),
+            partial_count: AtomicUsize::new(0),
+            placed: AtomicU64::new(0),
         };
         lower.clear_leftovers();
+        lower.load_partials();
         Ok(Arc::new(lower))
     }
 

@@ -10,6 +10,8 @@ pub(super) struct Private {
     pub open: Dir,
     /// Files being brought back, not yet visible.
     pub stage: Dir,
+    /// Released recordings that are written to, not yet whole.
+    pub partial: Dir,
     /// Local copies taken away by a permit, until the next purge.
     pub gone: Dir,
     /// Files that turned up where none should be; never touched again by spoolfs.
@@ -29,6 +31,7 @@ impl Private {
         Ok(Private {
             open: room(b"open")?,
             stage: room(b"stage")?,
+            partial: room(b"partial")?,
             gone: room(b"gone")?,
             found: room(b"found")?,
         })

@@ -68,7 +68,9 @@ impl Lower {
         let home = dir.stat_self().map_err(LowerError::io(path))?.node;
         let looks_now = wanted().filter(|_| home == Some(parent)).ok_or_else(changed)?;
         if looks_now != looks {
-            stage.dress_anew(&looks_now).map_err(LowerError::io(path))?;
+            // A user changed attributes meanwhile. Not synced again: the file system keeps the
+            // order of this and the rename that follows.
+            stage.dress(&looks_now).map_err(LowerError::io(path))?;
         }
         let _times = KeepTimes::of(&dir);
         match stage.room.rename(&stage.name, &dir, name, RenameFlags::NOREPLACE) {
@@ -117,32 +119,34 @@ impl Stage {
             .map_err(|source| LowerError::Io { path: PathBuf::from(".spl/stage"), source })
     }
 
-    fn dress(&self, Looks { attr, xattrs }: &Looks) -> rustix::io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
-        rustix::fs::fchown(&self.file, Some(uid), Some(gid))?;
-        for (name, value) in xattrs {
-            rustix::fs::fsetxattr(&self.file, &**name, value, XattrFlags::empty())?;
-        }
-        // After the ACLs, which move the group bits, and after chown, which clears setuid.
-        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(attr.mode & 0o7777))?;
-        identify_file(&self.file, self.id)?;
-        let times =
-            Times { atime: Some(SetTime::At(attr.atime)), mtime: Some(SetTime::At(attr.mtime)) };
-        rustix::fs::futimens(&self.file, &timestamps(times))
+    fn dress(&self, looks: &Looks) -> rustix::io::Result<()> {
+        dress_file(&self.file, self.id, looks)
     }
 }
 
-impl Stage {
-    /// A user changed attributes meanwhile. Not synced again: the file system keeps the order of
-    /// this and the rename that follows.
-    fn dress_anew(&self, looks: &Looks) -> rustix::io::Result<()> {
-        for (name, _) in all_xattrs(&self.file)? {
-            if !looks.xattrs.iter().any(|(key, _)| *key == name) {
-                rustix::fs::fremovexattr(&self.file, &*name)?;
-            }
+/// Gives a file its attributes and identity.
+pub(super) fn dress_file(
+    file: &File,
+    id: NodeId,
+    Looks { attr, xattrs }: &Looks,
+) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
+    rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    for (name, _) in all_xattrs(file)? {
+        // A user took it away since the file was dressed before.
+        if !xattrs.iter().any(|(key, _)| *key == name) {
+            rustix::fs::fremovexattr(file, &*name)?;
         }
-        self.dress(looks)
     }
+    for (name, value) in xattrs {
+        rustix::fs::fsetxattr(file, &**name, value, XattrFlags::empty())?;
+    }
+    // After the ACLs, which move the group bits, and after chown, which clears setuid.
+    rustix::fs::fchmod(file, Mode::from_raw_mode(attr.mode & 0o7777))?;
+    identify_file(file, id)?;
+    let times =
+        Times { atime: Some(SetTime::At(attr.atime)), mtime: Some(SetTime::At(attr.mtime)) };
+    rustix::fs::futimens(file, &timestamps(times))
 }
 
 impl Drop for Stage {

@@ -3,12 +3,12 @@
 use super::acl;
 use super::inode::Inode;
 use super::lookup::{Found, Whereabouts, released_attr};
+use super::partial::live_attr;
 use super::{Caller, Patience, Result, Vfs};
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
-use crate::lower::{Dir, LowerStat, SetTime, Times, stat_file};
+use crate::lower::{Dir, LowerStat, Partial, SetTime, Times, stat_file};
 use crate::recording::{Attr, Kind, NodeId};
-use crate::sys::WithoutReserve;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -96,8 +96,14 @@ impl Vfs {
         }
         let inode = self.inode(id)?;
         if let Some(mut ghost) = inode.ghost() {
-            ghost.set_attr(set, self.clock.now())?;
-            return Ok(ghost.attr());
+            let now = self.clock.now();
+            ghost.set_attr(set, now)?;
+            let attr = ghost.attr();
+            let partial = self.lower.partial(id);
+            if let Some(partial) = partial.as_ref().filter(|_| set.mtime.is_some()) {
+                partial.set_mtime(attr.mtime, now);
+            }
+            return Ok(live_attr(partial.as_deref(), attr));
         }
         let place = inode.place();
         match self.whereabouts(&inode, &place)? {
@@ -113,7 +119,9 @@ impl Vfs {
                     Found::Local(found, before) if found == id => {
                         self.set_local(&inode, &dir, &name, set, &before)
                     }
-                    Found::Released(row) if row.id == id => Ok(self.set_released(&row, set)),
+                    Found::Released(row, partial) if row.id == id => {
+                        Ok(self.set_released(&row, partial.as_deref(), set))
+                    }
                     _ => Err(Errno::STALE.into()),
                 }
             }
@@ -167,7 +175,7 @@ impl Vfs {
     }
 
     /// A released recording's attributes are the catalog's alone; nothing is fetched.
-    fn set_released(&self, row: &NodeRow, set: SetAttr) -> Attr {
+    fn set_released(&self, row: &NodeRow, partial: Option<&Partial>, set: SetAttr) -> Attr {
         let attr = set.on(&row.attr, self.clock.now());
         if let Some(mode) = set.mode {
             self.list_follows_mode(row, mode);
@@ -178,7 +186,10 @@ impl Vfs {
             version: None,
             before: None,
         });
-        released_attr(&NodeRow { attr, ..row.clone() })
+        if let Some(partial) = partial.filter(|_| set.mtime.is_some()) {
+            partial.set_mtime(attr.mtime, attr.ctime);
+        }
+        live_attr(partial, released_attr(&NodeRow { attr, ..row.clone() }))
     }
 
     fn list_follows_mode(&self, row: &NodeRow, mode: u32) {
@@ -199,8 +210,7 @@ impl Vfs {
     ) -> Result<()> {
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).filter(|h| h.writable) {
             let file = file.file().ok_or(Errno::BADF)?;
-            let _as_the_caller = WithoutReserve::for_caller(caller.uid);
-            return Ok(rustix::fs::ftruncate(&*file, size)?);
+            return self.resize(caller, id, &file, size);
         }
         let inode = self.inode(id)?;
         if inode.kind != Kind::File {

@@ -24,7 +24,7 @@ impl Ghost {
     /// The last look at what is about to lose its last name.
     pub fn of(dir: &Dir, name: &[u8], found: &Found) -> Ghost {
         let stat = match found {
-            Found::Released(row) => return Ghost::of_row(row),
+            Found::Released(row, _) => return Ghost::of_row(row),
             Found::Local(_, stat) => stat,
         };
         // The bytes of a recording shall go at once: nobody has it open.

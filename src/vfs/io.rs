@@ -20,23 +20,30 @@ impl Vfs {
     ///
     /// # Errors
     /// `BADF`.
-    pub fn source(&self, handle: u64) -> Result<OpenKind> {
+    pub fn source(&self, handle: u64, offset: u64, len: usize) -> Result<OpenKind> {
         let handle = self.handles.get(handle)?;
-        if handle.file().is_some() {
-            return Ok(OpenKind::Local);
+        if let Some(partial) = self.lower.partial(handle.inode.id) {
+            let lacking = partial.missing(offset..offset.saturating_add(len as u64)).is_some();
+            return Ok(if lacking { OpenKind::Remote } else { OpenKind::Local });
+        }
+        Ok(if self.local_file(&handle)?.is_some() { OpenKind::Local } else { OpenKind::Remote })
+    }
+
+    /// The lower file of a handle, opened if the recording came back meanwhile.
+    fn local_file(&self, handle: &Handle) -> Result<Option<Arc<File>>> {
+        if let Some(file) = handle.file() {
+            return Ok(Some(file));
         }
         let place = handle.inode.place();
         if matches!(*place, Place::Gone(_)) {
             // Deleted while it is read: the object is still there.
-            return Ok(OpenKind::Remote);
+            return Ok(None);
         }
-        match self.lower_file(&handle.inode, &place, OFlags::RDONLY)? {
-            Some(file) => {
-                handle.set_file(Arc::new(file));
-                Ok(OpenKind::Local)
-            }
-            None => Ok(OpenKind::Remote),
+        let file = self.lower_file(&handle.inode, &place, OFlags::RDONLY)?.map(Arc::new);
+        if let Some(file) = &file {
+            handle.set_file(file.clone());
         }
+        Ok(file)
     }
 
     /// Reads. Waits for the archive if `source` says `Remote`.
@@ -45,7 +52,12 @@ impl Vfs {
     /// As `pread`.
     pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Bytes> {
         let handle = self.handles.get(handle)?;
-        match handle.file() {
+        if let Some(partial) = self.lower.partial(handle.inode.id) {
+            return self.read_partial(&handle.inode, &partial, offset, len);
+        }
+        // Asked again: what was partial a moment ago may have its name by now, and other bytes
+        // than the archive.
+        match self.local_file(&handle)? {
             Some(file) => read_local(&file, offset, len),
             None => {
                 let path = self.path_of(&handle.inode);
@@ -62,19 +74,26 @@ impl Vfs {
     pub fn write(&self, caller: Caller, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
         let handle = self.handles.get(handle)?;
         let file = handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?;
-        let _as_the_caller = WithoutReserve::for_caller(caller.uid);
-        let mut done = 0;
-        faults::fail("lower.write")?;
-        while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
-            match rustix::io::pwrite(&*file, rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(errno) if done == 0 => return Err(errno.into()),
-                Err(_) => break,
-            }
+        let partial = self.lower.partial(handle.inode.id);
+        let change = partial.as_ref().map(|p| p.change());
+        let done = write_local(caller, &file, offset, bytes)?;
+        if let Some(mut change) = change {
+            change.wrote(offset, done as u64, self.clock.now()).map_err(kernel)?;
         }
         Ok(done)
+    }
+
+    /// Sets the length of an open file.
+    pub(super) fn resize(&self, caller: Caller, id: NodeId, file: &File, size: u64) -> Result<()> {
+        let partial = self.lower.partial(id);
+        let change = partial.as_ref().map(|p| p.change());
+        let _as_the_caller = WithoutReserve::for_caller(caller.uid);
+        faults::fail("lower.truncate")?;
+        rustix::fs::ftruncate(file, size)?;
+        if let Some(mut change) = change {
+            change.resized(size, self.clock.now()).map_err(kernel)?;
+        }
+        Ok(())
     }
 
     /// Writes and syncs, as an open with O_SYNC wants: call it on a worker.
@@ -104,8 +123,16 @@ impl Vfs {
             true => rustix::fs::fdatasync(&*file),
             false => rustix::fs::fsync(&*file),
         });
+        let partial = self.lower.partial(handle.inode.id);
+        let synced = synced.and_then(|()| match &partial {
+            Some(partial) => partial.sync(false).map_err(|e| errno(&e)),
+            None => Ok(()),
+        });
         // The kernel tells it once only: the engine would hear nothing of it any more.
-        Ok(synced.inspect_err(|_| self.catalog.suspect(handle.record.node))?)
+        Ok(synced.inspect_err(|_| match &partial {
+            Some(partial) => partial.doubt(),
+            None => self.catalog.suspect(handle.record.node),
+        })?)
     }
 
     /// Syncs a directory: call it on a worker.
@@ -134,8 +161,16 @@ impl Vfs {
         len: u64,
     ) -> Result<()> {
         let file = self.writable_file(handle)?;
+        let partial = self.lower.partial(self.handles.get(handle)?.inode.id);
+        let change = partial.as_ref().map(|p| p.change());
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
-        Ok(rustix::fs::fallocate(&*file, mode, offset, len)?)
+        rustix::fs::fallocate(&*file, mode, offset, len)?;
+        let zeros = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+        if let Some(mut change) = change {
+            let zeroed = if mode.intersects(zeros) { len } else { 0 };
+            change.wrote(offset, zeroed, self.clock.now()).map_err(kernel)?;
+        }
+        Ok(())
     }
 
     fn writable_file(&self, handle: u64) -> Result<Arc<File>> {
@@ -149,7 +184,8 @@ impl Vfs {
     /// # Errors
     /// `NXIO` beyond the end.
     pub fn seek(&self, handle: u64, id: NodeId, from: SeekFrom) -> Result<u64> {
-        if let Some(file) = self.handles.get(handle)?.file() {
+        let partial = self.lower.partial(id).is_some();
+        if let Some(file) = self.handles.get(handle)?.file().filter(|_| !partial) {
             return Ok(rustix::fs::seek(&*file, from)?);
         }
         let size = self.getattr(id, None)?.size;
@@ -172,6 +208,11 @@ impl Vfs {
         to: (u64, u64),
         len: usize,
     ) -> Result<usize> {
+        for handle in [from.0, to.0] {
+            if self.lower.partial(self.handles.get(handle)?.inode.id).is_some() {
+                return Err(Errno::OPNOTSUPP.into());
+            }
+        }
         let source = self.handles.get(from.0)?.file().ok_or(Errno::OPNOTSUPP)?;
         let target = self.writable_file(to.0)?;
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
@@ -180,6 +221,30 @@ impl Vfs {
             rustix::fs::copy_file_range(&*source, Some(&mut at), &*target, Some(&mut into), len)?;
         Ok(copied)
     }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+pub(super) fn kernel(error: std::io::Error) -> VfsError {
+    VfsError::Kernel(errno(&error))
+}
+
+fn write_local(caller: Caller, file: &File, offset: u64, bytes: &[u8]) -> Result<usize> {
+    let _as_the_caller = WithoutReserve::for_caller(caller.uid);
+    let mut done = 0;
+    faults::fail("lower.write")?;
+    while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
+        match rustix::io::pwrite(file, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
 }
 
 fn read_local(file: &File, offset: u64, len: usize) -> Result<Bytes> {
@@ -191,10 +256,7 @@ fn read_local(file: &File, offset: u64, len: usize) -> Result<Bytes> {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => {
-                let errno = e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-                return Err(errno.into());
-            }
+            Err(e) => return Err(kernel(e)),
         }
     }
     buffer.truncate(done);

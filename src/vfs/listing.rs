@@ -2,7 +2,7 @@
 //! that a directory of a million names answers as fast as a small one.
 
 use super::inode::Inode;
-use super::lookup::{Found, released_attr};
+use super::lookup::Found;
 use super::table::Position;
 use super::{Caller, Entry, Result, Vfs, VfsError};
 use crate::lower::DirStream;
@@ -192,7 +192,7 @@ impl Vfs {
                     Err(error @ VfsError::Kernel(_)) => return Err(error),
                     Err(_) => continue,
                 };
-                if matches!(found, Found::Released(_)) {
+                if matches!(found, Found::Released(..)) {
                     continue;
                 }
                 if !self.give(listing, name, cursor, found, attrs, take) {
@@ -206,20 +206,30 @@ impl Vfs {
         let mut seen: Option<HashSet<u64>> = None;
         let mut after = listing.before().filter(|g| !g.below).map_or(0, |g| g.cursor);
         loop {
+            let placed = self.lower.placed();
             let rows = match self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE) {
                 Ok(rows) => rows,
                 // What is below was listed; the catalog's trouble is told elsewhere.
                 Err(_unusable) => return Ok(()),
             };
             let Some(last) = rows.last().map(|r| r.cursor) else { return Ok(()) };
-            for row in rows {
+            for mut row in rows {
                 if row.moved {
                     let seen = seen.get_or_insert_with(|| listing.seen_below());
                     if seen.contains(&listing.hasher.hash_one(&row.name)) {
                         continue;
                     }
                 }
-                let found = Found::Released(Box::new(row.row));
+                let partial = self.lower.partial(row.row.id);
+                if attrs && partial.is_none() && self.lower.placed() != placed {
+                    // It may have become whole since the row was read.
+                    let dir = self.dir(&listing.dir)?;
+                    match self.find(&listing.dir, &dir, &row.name) {
+                        Ok(found) if found.id() == row.row.id => row.row.attr = found.attr(),
+                        _ => {}
+                    }
+                }
+                let found = Found::Released(Box::new(row.row), partial);
                 if !self.give(listing, row.name, row.cursor, found, attrs, take) {
                     return Ok(());
                 }
@@ -239,13 +249,7 @@ impl Vfs {
     ) -> bool {
         let next = listing.at as u64 + DOTS + 1;
         let entry = ListEntry { id: found.id(), kind: found.kind(), name, next };
-        let full = attrs.then(|| {
-            let attr = match &found {
-                Found::Local(_, stat) => stat.attr.clone(),
-                Found::Released(row) => released_attr(row),
-            };
-            Entry { id: entry.id, attr }
-        });
+        let full = attrs.then(|| Entry { id: entry.id, attr: found.attr() });
         if !take(&entry, full.as_ref()) {
             return false;
         }

@@ -1,9 +1,10 @@
 //! Finding nodes.
 
 use super::inode::{Inode, Place};
+use super::partial::live_attr;
 use super::{Entry, Result, Vfs, VfsError};
 use crate::catalog::{NodeRow, Op};
-use crate::lower::{Dir, LowerStat};
+use crate::lower::{Dir, LowerStat, Partial};
 use crate::recording::{Attr, Kind, NodeId, State};
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -13,28 +14,30 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) enum Found {
     Local(NodeId, LowerStat),
-    Released(Box<NodeRow>),
+    /// With the partial recording that it is.
+    Released(Box<NodeRow>, Option<Arc<Partial>>),
 }
 
 impl Found {
     pub fn id(&self) -> NodeId {
         match self {
             Found::Local(id, _) => *id,
-            Found::Released(row) => row.id,
+            Found::Released(row, _) => row.id,
         }
     }
 
     pub fn kind(&self) -> Kind {
         match self {
             Found::Local(_, stat) => stat.attr.kind,
-            Found::Released(row) => row.attr.kind,
+            Found::Released(row, _) => row.attr.kind,
         }
     }
 
-    pub fn into_attr(self) -> Attr {
+    /// What `stat` shows.
+    pub fn attr(&self) -> Attr {
         match self {
-            Found::Local(_, stat) => stat.attr,
-            Found::Released(row) => released_attr(&row),
+            Found::Local(_, stat) => stat.attr.clone(),
+            Found::Released(row, partial) => live_attr(partial.as_deref(), released_attr(row)),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Vfs {
     /// # Errors
     /// `STALE` if it is gone.
     pub fn getattr(&self, id: NodeId, handle: Option<u64>) -> Result<Attr> {
+        let handle = handle.filter(|_| self.lower.partial(id).is_none());
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).and_then(|h| h.file()) {
             let held = self.inodes.get(id).is_some_and(|i| matches!(*i.place(), Place::Held));
             let attr = crate::lower::stat_file(&*file)?.attr;
@@ -84,7 +88,7 @@ impl Vfs {
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
         let place = inode.place();
         if let Place::Gone(ghost) = &*place {
-            return Ok(ghost.attr());
+            return Ok(live_attr(self.lower.partial(inode.id).as_deref(), ghost.attr()));
         }
         match self.whereabouts(inode, &place)? {
             Whereabouts::Root(dir) => Ok(dir.stat_self()?.attr),
@@ -93,7 +97,7 @@ impl Vfs {
                 if found.id() != inode.id {
                     return Err(Errno::STALE.into());
                 }
-                Ok(found.into_attr())
+                Ok(found.attr())
             }
             Whereabouts::Held(stat) => Ok(self.without_hold(stat.attr)),
         }
@@ -106,12 +110,23 @@ impl Vfs {
 
     /// Looks below first, then asks the catalog for a released recording.
     pub(super) fn find(&self, parent: &Inode, dir: &Dir, name: &[u8]) -> Result<Found> {
+        let placed = self.lower.placed();
         match self.find_below(parent, dir, name) {
             Err(VfsError::Kernel(Errno::NOENT)) => {}
             found => return found,
         }
         match self.catalog.lookup(parent.id, name) {
-            Ok(Some(row)) if is_released(&row) => Ok(Found::Released(Box::new(row))),
+            Ok(Some(row)) if is_released(&row) => {
+                let partial = self.lower.partial(row.id);
+                if partial.is_none() && self.lower.placed() != placed {
+                    // It may have become whole between the looks, and the catalog not know yet.
+                    match self.find_below(parent, dir, name) {
+                        Err(VfsError::Kernel(Errno::NOENT)) => {}
+                        found => return found,
+                    }
+                }
+                Ok(Found::Released(Box::new(row), partial))
+            }
             // It came back between the two looks.
             Ok(Some(_)) => self.find_below(parent, dir, name),
             Ok(None) => Err(Errno::NOENT.into()),
@@ -157,7 +172,7 @@ impl Vfs {
         if inode.id != NodeId::ROOT && !inode.is_at(parent.id, name) {
             self.another_name(&inode, parent, name, &found);
         }
-        Entry { id: inode.id, attr: found.into_attr() }
+        Entry { id: inode.id, attr: found.attr() }
     }
 
     /// A known node was found under another name than the one it is looked for at: a further
@@ -167,7 +182,7 @@ impl Vfs {
         let mut place = inode.moving();
         let still = match found {
             Found::Local(..) => dir.stat(name).is_ok_and(|s| s.node.is_none_or(|n| n == inode.id)),
-            Found::Released(_) => {
+            Found::Released(..) => {
                 matches!(self.catalog.lookup(parent.id, name), Ok(Some(r)) if r.id == inode.id)
             }
         };

@@ -18,6 +18,7 @@ mod listing;
 mod lookup;
 mod names;
 mod open;
+mod partial;
 mod rename;
 mod resume;
 mod table;
@@ -106,7 +107,7 @@ pub struct RemoteError {
 }
 
 /// The archive, as far as the file system needs it. Calls may wait for the network and are made
-/// on workers only; each ends within its own deadline.
+/// on workers only, but for `complete`; each ends within its own deadline.
 pub trait Archive: Send + Sync {
     /// Verified bytes of a released recording. `path` is for messages.
     ///
@@ -125,6 +126,10 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// If no target could give it in time, or there is no room.
     fn recall(&self, id: NodeId) -> std::result::Result<(), RemoteError>;
+
+    /// A released recording was opened for writing, or closed again: what it lacks is to be
+    /// fetched (`Lower::partials`). Returns at once.
+    fn complete(&self);
 
     /// The address of an object for people.
     fn url(&self, target: &str, key: &str) -> String;
@@ -224,7 +229,9 @@ impl Vfs {
             Some(dir) => Table::open(&dir.join(TABLE_FILE), false)?.0,
             None => Table::in_memory(),
         };
-        Ok(Vfs::with_table(parts, table))
+        let vfs = Vfs::with_table(parts, table);
+        vfs.settle_partials();
+        Ok(vfs)
     }
 
     fn with_table(parts: Parts, table: Table) -> Vfs {

@@ -243,7 +243,7 @@ impl Vfs {
         let mut place = inode.as_ref().map(|i| i.moving());
         let last = match &found {
             Found::Local(_, stat) => stat.attr.nlink <= 1,
-            Found::Released(row) => row.attr.nlink <= 1,
+            Found::Released(row, _) => row.attr.nlink <= 1,
         };
         let intent = self.intend(
             caller,
@@ -255,7 +255,7 @@ impl Vfs {
         let removed = match &found {
             Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
             Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
-            Found::Released(_) => Ok(false),
+            Found::Released(..) => Ok(false),
         };
         faults::point("unlink.after_removal");
         self.settle(intent, removed.is_ok());
@@ -263,6 +263,9 @@ impl Vfs {
         let held = removed?.then_some(id);
         let node = inode.as_deref().zip(place.as_deref_mut());
         self.name_is_gone(node, (parent.id, name), held, ghost);
+        if last {
+            self.let_go_partial(id);
+        }
         Ok(())
     }
 
@@ -388,7 +391,7 @@ impl Vfs {
                     Err(CatalogError::LogFull { bytes }.into())
                 }
                 Found::Local(..) => Ok(None),
-                Found::Released(_) => Err(CatalogError::LogFull { bytes }.into()),
+                Found::Released(..) => Err(CatalogError::LogFull { bytes }.into()),
             },
             Err(other) => Err(other.into()),
         }

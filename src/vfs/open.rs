@@ -3,12 +3,13 @@
 use super::handle::OpenKind;
 use super::inode::{Inode, Mode as OpenMode, Opens, Place};
 use super::lookup::{Found, Whereabouts};
+use super::partial::live_attr;
 use super::table::{Record, Use};
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
 use crate::catalog::Op;
 use crate::faults;
 use crate::lower::{Dir, Looks, LowerStat, identify_file, stat_file};
-use crate::recording::{Kind, LowerVersion, NodeId};
+use crate::recording::{Attr, Kind, LowerVersion, NodeId};
 use crate::sys::WithoutReserve;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ struct OpenFile {
 /// stays away because the kernel gives the position of each write, and Linux would ignore it on a
 /// descriptor opened for appending; O_DIRECT because our buffers are not aligned; O_SYNC because a
 /// write that syncs belongs on a worker.
-fn lower_flags(flags: OFlags) -> OFlags {
+pub(super) fn lower_flags(flags: OFlags) -> OFlags {
     if flags & OFlags::ACCMODE == OFlags::RDONLY && writes(flags) {
         return OFlags::RDWR;
     }
@@ -46,7 +47,7 @@ fn lower_flags(flags: OFlags) -> OFlags {
 }
 
 /// O_TRUNC cuts also what is opened for reading only.
-fn writes(flags: OFlags) -> bool {
+pub(super) fn writes(flags: OFlags) -> bool {
     flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
@@ -111,7 +112,7 @@ impl Vfs {
 
     /// The kernel gets a handle: how it will get at the bytes, and the record of it. Called under
     /// the lock of `opens`, which count the handle already.
-    fn kernel_opens(
+    pub(super) fn kernel_opens(
         &self,
         caller: Caller,
         opens: &mut Opens,
@@ -142,7 +143,13 @@ impl Vfs {
         }
     }
 
-    fn add_local(&self, inode: Arc<Inode>, file: File, record: Record, keep_cache: bool) -> Opened {
+    pub(super) fn add_local(
+        &self,
+        inode: Arc<Inode>,
+        file: File,
+        record: Record,
+        keep_cache: bool,
+    ) -> Opened {
         let backing = (record.what == Use::Passthrough).then_some(record.backing);
         let handle = self.handles.add(inode, Some(file), record);
         Opened { handle, kind: OpenKind::Local, keep_cache, backing }
@@ -213,7 +220,15 @@ impl Vfs {
         if !writes(flags) {
             return self.open_remote(caller, &inode);
         }
-        self.make_local(&inode, flags, patience)?;
+        if flags.contains(OFlags::TRUNC) && self.lower.partial(id).is_none() {
+            if patience == Patience::None {
+                // It needs no target, but syncs.
+                return Err(VfsError::MustWait(Waits::Disk));
+            }
+            self.begin_anew(&inode)?;
+        } else if let Some(opened) = self.open_partial(caller, &inode, flags, patience)? {
+            return Ok(opened);
+        }
         self.open_local(caller, &inode, flags)?.ok_or(Errno::STALE.into())
     }
 
@@ -229,21 +244,6 @@ impl Vfs {
         })
     }
 
-    /// Gives a released recording a local file to write to.
-    fn make_local(&self, inode: &Arc<Inode>, flags: OFlags, patience: Patience) -> Result<()> {
-        let truncate = flags.contains(OFlags::TRUNC);
-        if patience == Patience::None {
-            // Cutting it to nothing needs no target, but syncs.
-            let waits = if truncate { Waits::Disk } else { Waits::Archive };
-            return Err(VfsError::MustWait(waits));
-        }
-        if truncate {
-            self.begin_anew(inode)
-        } else {
-            self.archive.recall(inode.id).map_err(VfsError::Remote)
-        }
-    }
-
     /// Cuts a file by its name: as if it were opened for writing, cut and closed.
     pub(super) fn cut(
         &self,
@@ -253,20 +253,19 @@ impl Vfs {
         patience: Patience,
     ) -> Result<()> {
         let inode = self.inode(id)?;
-        let flags = OFlags::WRONLY | if size == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let opened = match self.open_lower(caller, &inode, flags, &mut |_, _, _| ())? {
+        let opened = match self.open_lower(caller, &inode, OFlags::WRONLY, &mut |_, _, _| ())? {
             Some(opened) => opened,
             None => {
-                self.make_local(&inode, flags, patience)?;
-                self.open_lower(caller, &inode, flags, &mut |_, _, _| ())?.ok_or(Errno::STALE)?
+                if self.cut_partial(caller, &inode, size, patience)? {
+                    return Ok(());
+                }
+                let opened = self.open_lower(caller, &inode, OFlags::WRONLY, &mut |_, _, _| ())?;
+                opened.ok_or(Errno::STALE)?
             }
         };
-        let result = {
-            let _as_the_caller = WithoutReserve::for_caller(caller.uid);
-            rustix::fs::ftruncate(&opened.file, size)
-        };
+        let result = self.resize(caller, id, &opened.file, size);
         self.close(&inode, true, Some(&opened.file));
-        Ok(result?)
+        result
     }
 
     /// Whether the node has no local copy.
@@ -354,7 +353,7 @@ impl Vfs {
             Whereabouts::Named(parent, dir, name) => match dir.open(&name, flags) {
                 Ok(file) => Ok(Some(file)),
                 Err(Errno::NOENT) => match self.find(&parent, &dir, &name)? {
-                    Found::Released(row) if row.id == inode.id => Ok(None),
+                    Found::Released(row, _) if row.id == inode.id => Ok(None),
                     // Recalled between the two looks.
                     Found::Local(id, _) if id == inode.id => Ok(Some(dir.open(&name, flags)?)),
                     _ => Err(Errno::STALE.into()),
@@ -372,15 +371,10 @@ impl Vfs {
             return Err(Errno::BUSY.into());
         }
         opens.mode = Some(OpenMode::Plain);
+        let version = stamp(&live_attr(self.lower.partial(inode.id).as_deref(), row.attr));
+        let keep_cache = opens.kernel > 0 || same_content(opens.cached.as_ref(), &version);
         opens.kernel += 1;
         opens.handles += 1;
-        let version = LowerVersion {
-            ino: 0,
-            size: row.attr.size,
-            mtime: row.attr.mtime,
-            ctime: row.attr.ctime,
-        };
-        let keep_cache = same_content(opens.cached.as_ref(), &version);
         opens.cached = Some(version);
         drop(opens);
         let record = Record::new(Use::Remote, inode.id, caller.unique);
@@ -399,7 +393,8 @@ impl Vfs {
         };
         let wanted = || {
             let row = self.catalog.lookup(parent.id, &name).ok().flatten()?;
-            let here = row.id == inode.id && inode.is_at(parent.id, &name);
+            let partial = self.lower.partial(inode.id).is_some();
+            let here = row.id == inode.id && inode.is_at(parent.id, &name) && !partial;
             here.then_some(Looks { attr: row.attr, xattrs: row.xattrs })
         };
         match self.lower.install(stage, (parent.id, &path), &wanted) {
@@ -445,7 +440,8 @@ impl Vfs {
                 opens.writers = opens.writers.saturating_sub(1);
                 // Looked at and said under the lock: after every other writer's last write, and
                 // before the next first writer is recorded.
-                if let Some(stat) = file.and_then(|f| stat_file(f).ok()) {
+                if self.close_partial(inode.id, &mut opens) {
+                } else if let Some(stat) = file.and_then(|f| stat_file(f).ok()) {
                     opens.cached = Some(stat.version);
                     if opens.writers == 0 {
                         faults::point("close.before_record");
@@ -457,8 +453,10 @@ impl Vfs {
             opens.handles == 0
         };
         if last_handle {
-            if matches!(*inode.place(), Place::Held) {
-                self.let_go(inode.id);
+            match &*inode.place() {
+                Place::Held => self.let_go(inode.id),
+                Place::Gone(_) => self.let_go_partial(inode.id),
+                _ => {}
             }
             self.inodes.forget(inode.id, 0);
         }
@@ -487,9 +485,14 @@ impl Vfs {
     }
 }
 
+/// The stamp of what has no lower file of its own.
+pub(super) fn stamp(attr: &Attr) -> LowerVersion {
+    LowerVersion { ino: 0, size: attr.size, mtime: attr.mtime, ctime: attr.ctime }
+}
+
 /// Whether the kernel's pages of `cached` are right for `now`. A recalled or released copy is
 /// another lower file with the same content.
-fn same_content(cached: Option<&LowerVersion>, now: &LowerVersion) -> bool {
+pub(super) fn same_content(cached: Option<&LowerVersion>, now: &LowerVersion) -> bool {
     cached.is_some_and(|c| {
         c.size == now.size && c.mtime == now.mtime && (c.ino != now.ino || c.ctime == now.ctime)
     })

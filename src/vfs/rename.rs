@@ -95,7 +95,7 @@ impl Vfs {
         self.may_replace(from, to)?;
         let last = to.found.as_ref().is_none_or(|f| match f {
             Found::Local(_, s) => s.attr.nlink <= 1 || s.attr.kind == Kind::Dir,
-            Found::Released(row) => row.attr.nlink <= 1,
+            Found::Released(row, _) => row.attr.nlink <= 1,
         });
         let intent = self.intend(
             caller,
@@ -124,6 +124,9 @@ impl Vfs {
             self.inodes.drop_dir(gone);
             let node = replaced.as_deref().zip(replaced_place.as_deref_mut());
             self.name_is_gone(node, (to.parent.id, to.name), held.then_some(gone), ghost);
+            if last {
+                self.let_go_partial(gone);
+            }
         }
         if let Some(place) = &mut place {
             **place = Place::Named(to.parent.clone(), to.name.into());

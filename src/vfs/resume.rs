@@ -62,6 +62,7 @@ impl Vfs {
         }
         self.give_back(&resumption, &numbers);
         self.lower.clear_held(&held);
+        self.settle_partials();
     }
 
     /// Backing files that nobody has open any more.
@@ -77,13 +78,7 @@ impl Vfs {
     fn resume_file(&self, number: u64, record: Record) -> Arc<Inode> {
         let inode = self.resume_inode(record.node);
         let flags = OFlags::from_bits_retain(record.flags);
-        let opened = {
-            let place = inode.place();
-            match (record.what, &*place) {
-                (Use::Remote, _) | (_, Place::Gone(_)) => None,
-                _ => self.same_file(&inode, &place, flags),
-            }
-        };
+        let opened = self.reopen(&inode, &record, flags);
         if opened.is_none() && record.what != Use::Remote {
             tracing::error!(
                 node = %record.node,
@@ -105,6 +100,21 @@ impl Vfs {
         }
         self.handles.resume(number, inode.clone(), opened, record);
         inode
+    }
+
+    fn reopen(&self, inode: &Inode, record: &Record, flags: OFlags) -> Option<File> {
+        if record.what == Use::Remote {
+            return None;
+        }
+        let by_name = || {
+            let place = inode.place();
+            match &*place {
+                Place::Gone(_) => None,
+                place => self.same_file(inode, place, flags),
+            }
+        };
+        // A partial recording, perhaps deleted; it may get its name between the two looks.
+        self.resume_partial(record.node, flags, record.writable).or_else(by_name)
     }
 
     /// The lower file, if it is this node's: a name may be another's by now.

@@ -34,6 +34,8 @@ impl Archive for NoArchive {
         Err(none())
     }
 
+    fn complete(&self) {}
+
     fn url(&self, _: &str, key: &str) -> String {
         key.to_owned()
     }

@@ -187,7 +187,7 @@ impl Vfs {
             }
             Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {
                 Found::Local(..) => Ok(Owner::Below(dir, name.to_vec())),
-                Found::Released(row) => Ok(Owner::Released(row)),
+                Found::Released(row, _) => Ok(Owner::Released(row)),
             },
         }
     }
