@@ -303,3 +303,143 @@ fn a_listener_hears_a_recording_that_is_appended_to_and_released() {
     mount.stop();
     mount.fsck();
 }
+
+/// Who has it open goes on through the deaths of daemons, also while what it lacks is fetched.
+#[test]
+fn what_is_written_to_a_released_recording_survives_kills() {
+    if support::no_mount("what_is_written_to_a_released_recording_survives_kills") {
+        return;
+    }
+    for mode in ["resend = \"auto\"\n", "resend = \"never\"\npassthrough = \"never\"\n"] {
+        let keeper: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
+        let mount = Setup { keeper: Some(keeper), top: mode.to_owned(), ..setup() }.mount();
+        let (path, gone) = (mount.path("call.wav"), mount.path("gone.wav"));
+        let (mut bytes, deleted) = (noise(LEN, 5), noise(LEN, 6));
+        for (path, bytes) in [(&path, &bytes), (&gone, &deleted)] {
+            fs::write(path, bytes).unwrap();
+            release(&mount, path);
+        }
+        let hung = Hung::all(&mount, LEN);
+        let mut call = OpenOptions::new().read(true).append(true).open(&path).unwrap();
+        let header = OpenOptions::new().write(true).open(&path).unwrap();
+        // Deleted while it is written to: seen by who has it open, and by nobody else.
+        let last = OpenOptions::new().read(true).write(true).open(&gone).unwrap();
+        last.write_all_at(b"deleted", LEN as u64 + 9_000).unwrap();
+        fs::remove_file(&gone).unwrap();
+        let mut hung = Some(hung);
+        for n in 0..12_u8 {
+            if n % 2 == 0 {
+                let before = mount.server().unwrap();
+                rustix::process::kill_process(before, rustix::process::Signal::KILL).unwrap();
+                wait(&mount, "nobody takes over", || mount.server().is_some_and(|p| p != before));
+            }
+            if n == 6 {
+                hung = None;
+            }
+            let more = noise(5_000, u64::from(n));
+            call.write_all(&more).unwrap();
+            bytes.extend(&more);
+            let at = usize::from(n) * 50_000;
+            header.write_all_at(&[n; 100], at as u64).unwrap();
+            bytes[at..at + 100].fill(n);
+            // The kernel reads pages: one with archived bytes in it has to be fetched.
+            if n > 0 {
+                let mut end = vec![0; 5_000];
+                call.read_exact_at(&mut end, bytes.len() as u64 - 5_000).unwrap();
+                assert_eq!(end, more);
+            }
+            let mut tail = [0; 7];
+            last.read_exact_at(&mut tail, LEN as u64 + 9_000).unwrap();
+            assert_eq!((&tail, last.metadata().unwrap().len()), (b"deleted", LEN as u64 + 9_007));
+        }
+        assert!(hung.is_none() && !gone.exists());
+        let mut all = vec![0; LEN];
+        wait(&mount, "the archive does not come back", || last.read_exact_at(&mut all, 0).is_ok());
+        assert!(all == deleted);
+        drop((call, header, last));
+        settles(&mount, &path, &bytes);
+    }
+}
+
+/// What programs do with a file, on one that is released, with an archive that answers late or not
+/// at all.
+#[test]
+fn a_partial_recording_is_a_file_like_any_other() {
+    use rustix::fs::FallocateFlags;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if support::no_mount("a_partial_recording_is_a_file_like_any_other") {
+        return;
+    }
+    let mut mount = setup().mount();
+    fs::create_dir(mount.path("d")).unwrap();
+    let path = mount.path("call.wav");
+    let mut bytes = noise(LEN, 7);
+    fs::write(&path, &bytes).unwrap();
+    release(&mount, &path);
+    let hung = Hung::all(&mount, LEN);
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let write = |bytes: &mut Vec<u8>, at: usize, piece: &[u8]| {
+        file.write_all_at(piece, at as u64).unwrap();
+        bytes.resize(bytes.len().max(at + piece.len()), 0);
+        bytes[at..at + piece.len()].copy_from_slice(piece);
+    };
+    write(&mut bytes, 1000, &noise(3_333, 8));
+    write(&mut bytes, LEN + 5_000, b"behind a hole");
+    for (mode, at, len) in [
+        (FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 30_000, 10_000),
+        (FallocateFlags::ZERO_RANGE, 100_001, 7_777),
+    ] {
+        rustix::fs::fallocate(&file, mode, at as u64, len as u64).unwrap();
+        bytes[at..at + len].fill(0);
+    }
+    file.set_len(600_000).unwrap();
+    bytes.truncate(600_000);
+    file.set_len(650_000).unwrap();
+    bytes.resize(650_000, 0);
+    // Names and attributes, as of any released recording.
+    let moved = mount.path("d/moved.wav");
+    fs::rename(&path, &moved).unwrap();
+    fs::set_permissions(&moved, fs::Permissions::from_mode(0o604)).unwrap();
+    rustix::fs::setxattr(&moved, "user.who", b"me", rustix::fs::XattrFlags::empty()).unwrap();
+    let seek = |from| rustix::fs::seek(&file, from).unwrap();
+    assert_eq!(seek(rustix::fs::SeekFrom::Data(5)), 5);
+    assert_eq!(seek(rustix::fs::SeekFrom::Hole(5)), 650_000);
+    let mut end = vec![1; 40_000];
+    file.read_exact_at(&mut end, 610_000).unwrap();
+    assert!(end.iter().all(|b| *b == 0));
+    file.sync_all().unwrap();
+    let look = |path: &Path| {
+        let m = fs::metadata(path).unwrap();
+        (m.ino(), m.len(), m.mode(), m.mtime(), m.mtime_nsec())
+    };
+    let before = look(&moved);
+    mount.kill9();
+    mount.start();
+    assert_eq!(look(&moved), before);
+    assert!(fs::read_dir(mount.path("d")).unwrap().count() == 1 && !path.exists());
+    // Cut by its name, without a handle.
+    File::options().write(true).open(&moved).unwrap().set_len(640_000).unwrap();
+    bytes.truncate(640_000);
+    assert_eq!(fs::metadata(&moved).unwrap().len(), 640_000);
+    drop((file, hung));
+    wait(&mount, "it can not be linked", || fs::hard_link(&moved, mount.path("link.wav")).is_ok());
+    assert_eq!(source(&moved), "local");
+    assert!(fs::read(&moved).unwrap() == bytes);
+    assert_eq!(look(&moved).2 & 0o777, 0o604);
+    assert_eq!(xattr(&moved, "user.who"), "me");
+    fs::remove_file(mount.path("link.wav")).unwrap();
+    release(&mount, &moved);
+    assert!(fs::read(&moved).unwrap() == bytes);
+    // Opened and closed without a change, it is as it was.
+    drop(append(&moved));
+    assert_eq!(source(&moved), "archive");
+    // Overwritten while it is partial, and deleted.
+    append(&moved).write_all(b"more").unwrap();
+    fs::write(&moved, b"new").unwrap();
+    settles(&mount, &moved, b"new");
+    append(&moved).write_all(b"gone").unwrap();
+    fs::remove_file(&moved).unwrap();
+    mount.stop();
+    assert_eq!(fs::read_dir(mount.path(".spl/partial")).unwrap().count(), 0);
+    mount.fsck();
+}

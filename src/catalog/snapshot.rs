@@ -190,6 +190,15 @@ impl Snapshot {
         read().map_err(self.unusable())
     }
 
+    /// State and current generation of a node.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn standing(&self, id: NodeId) -> Result<Option<(State, Generation)>> {
+        let stored = sql_row::load(&self.conn, id).map_err(self.unusable())?;
+        Ok(stored.map(|stored| (stored.node.row.state, stored.node.row.generation)))
+    }
+
     /// Every object of a target, in the order of the keys, and whether it is what its node is
     /// archived or released as.
     ///

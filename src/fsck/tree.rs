@@ -2,7 +2,7 @@
 
 use super::{Cure, Findings, Result, Severity};
 use crate::catalog::{Candidate, Snapshot};
-use crate::lower::{Inspection, LowerStat, Room, is_as_released};
+use crate::lower::{Inspection, LowerStat, Room, is_as_released, partial_of};
 use crate::recording::{Hasher, Kind, NodeId, State};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -240,6 +240,38 @@ impl Look<'_> {
         }
     }
 
+    fn partials(&mut self) -> Result<()> {
+        for (name, stat) in self.lower.private(Room::Partial)? {
+            // Logs go with what they belong to.
+            let Some((id, generation)) = partial_of(&name) else { continue };
+            let fits = match self.snapshot.standing(id)? {
+                Some((State::Released, now)) => now == generation,
+                // Nobody has it open any more.
+                Some((State::Deleted, _)) => true,
+                _ => false,
+            };
+            let (severity, cure) = match fits {
+                true => (Severity::Pending, "start spoolfs: what it lacks is fetched"),
+                false => (
+                    Severity::Wrong,
+                    "start spoolfs: if another file has its name it is moved to .spl/found; compare \
+                     the two",
+                ),
+            };
+            self.findings.add(
+                (severity, 24),
+                format!(".spl/partial/{name}"),
+                "nothing",
+                format!(
+                    "{} bytes of a recording that was written to while released",
+                    stat.attr.size
+                ),
+                cure,
+            );
+        }
+        Ok(())
+    }
+
     fn private(&mut self) -> Result<()> {
         for (name, stat) in self.lower.private(Room::Gone)? {
             let id = name.split('-').next().and_then(|id| id.parse().ok()).map(NodeId);
@@ -278,6 +310,7 @@ impl Look<'_> {
             );
             self.findings.repairable(Some(Cure::Leftovers));
         }
+        self.partials()?;
         for (name, stat) in self.lower.private(Room::Open)? {
             self.findings.add(
                 (Severity::Pending, 22),

@@ -6,8 +6,8 @@ use super::inode::{Inode, Mode as OpenMode, Opens};
 use super::io::kernel;
 use super::lookup::{Found, Whereabouts};
 use super::open::{Opened, lower_flags, same_content, stamp, writes};
-use super::{Caller, Patience, Result, Vfs, VfsError, Waits};
-use crate::catalog::NodeRow;
+use super::{Caller, Patience, Result, SetAttr, Vfs, VfsError, Waits};
+use crate::catalog::{NodeRow, Op};
 use crate::lower::{Partial, stat_file};
 use crate::recording::{Attr, NodeId, State};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ impl Vfs {
         flags: OFlags,
         patience: Patience,
     ) -> Result<Option<Opened>> {
-        let opened = self.with_partial(inode, patience, |partial, row, opens| {
+        let opened = self.with_partial(caller, inode, patience, |partial, row, opens| {
             if !matches!(opens.mode, None | Some(OpenMode::Plain)) {
                 // It is open and its lower file is gone: taken away behind the mount.
                 return Err(Errno::BUSY.into());
@@ -61,7 +61,7 @@ impl Vfs {
         size: u64,
         patience: Patience,
     ) -> Result<bool> {
-        let cut = self.with_partial(inode, patience, |partial, _, opens| {
+        let cut = self.with_partial(caller, inode, patience, |partial, _, opens| {
             opens.cached = None;
             self.resize(caller, inode.id, &partial.open(OFlags::WRONLY)?, size)
         })?;
@@ -73,6 +73,7 @@ impl Vfs {
     /// neither placed nor dropped, nor opened or closed by another.
     fn with_partial<T>(
         &self,
+        caller: Caller,
         inode: &Arc<Inode>,
         patience: Patience,
         run: impl FnOnce(&Partial, &NodeRow, &mut Opens) -> Result<T>,
@@ -111,7 +112,15 @@ impl Vfs {
             );
             return Err(Errno::BUSY.into());
         }
-        run(&partial, &row, &mut opens).map(Some)
+        let done = run(&partial, &row, &mut opens)?;
+        if caller.uid != 0 && row.attr.mode & 0o6000 != 0 {
+            // The file itself has no such bits to be taken away by a write.
+            let now = self.clock.now();
+            let attr = SetAttr::default().on(&row.attr, now);
+            let (id, version, before) = (row.id, None, None);
+            self.catalog.record(Op::SetAttr { id, attr, version, before });
+        }
+        Ok(Some(done))
     }
 
     /// A handle that may write was closed, and is not counted any more. Tells whether the

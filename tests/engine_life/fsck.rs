@@ -248,6 +248,36 @@ fn rules_21_to_23_what_is_in_the_private_directory() {
 }
 
 #[test]
+fn rule_24_what_was_written_to_while_it_was_released() {
+    let (mut world, archived, released) = sound();
+    let name = |id: NodeId, generation| format!(".spl/partial/{id}-{generation}-3000");
+    let make = |world: &World, id, generation| {
+        let path = world.below(&name(id, generation));
+        fs::File::create(&path).unwrap().set_len(4000).unwrap();
+        fs::write(format!("{}.log", path.display()), b"").unwrap();
+        path
+    };
+    let generation = |world: &World, id| world.row(id).generation.0;
+    world.open();
+    let (one, other) = (generation(&world, released), generation(&world, archived));
+    world.die();
+    let paths = [
+        (make(&world, released, one), Pending),
+        (make(&world, released, one + 1), Wrong),
+        (make(&world, archived, other), Wrong),
+        (make(&world, NodeId(1 << 40), 1), Wrong),
+    ];
+    for (path, _) in &paths {
+        fs::rename(path, path.with_extension("aside")).unwrap();
+    }
+    for (path, severity) in &paths {
+        fs::rename(path.with_extension("aside"), path).unwrap();
+        finds(&mut world, &[(*severity, 24)]);
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
 fn rules_30_and_31_a_target_that_is_away_or_another() {
     let (mut world, ..) = sound();
     world.store().set_down(true);
