@@ -385,7 +385,7 @@ impl Partial {
             let state = self.state.lock();
             state.here.gaps(offset..offset.saturating_add(len as u64).min(state.base))
         };
-        faults::fail("lower.read")?;
+        faults::fail("partial.read")?;
         let mut buffer = vec![0u8; len];
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|r| !r.is_empty()) {
@@ -441,7 +441,7 @@ impl Partial {
         for gap in state.here.gaps(offset..end) {
             let at = |position: u64| usize::try_from(position - offset).unwrap_or(usize::MAX);
             let part = bytes.get(at(gap.start)..at(gap.end)).unwrap_or_default();
-            faults::fail("lower.write")?;
+            faults::fail("partial.write")?;
             self.file.write_all_at(part, gap.start)?;
             state.here.insert(gap);
         }
@@ -493,7 +493,7 @@ impl Partial {
     }
 
     fn sync_parts(&self, upto: Option<u64>, log: Option<File>) -> io::Result<()> {
-        faults::fail("lower.sync_file")?;
+        faults::fail("partial.sync")?;
         self.file.sync_all()?;
         if let Some(upto) = upto
             && let Some(log) = &mut self.state.lock().log
@@ -540,9 +540,9 @@ impl PartialChange<'_> {
     ///
     /// # Errors
     /// If it can not be remembered: the caller must be told that he did not write.
-    pub fn wrote(&mut self, offset: u64, len: u64, now: Timestamp) -> io::Result<()> {
+    pub fn wrote(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let state = &mut *self.state;
-        state.changed(now);
+        state.changed(&self.partial.file);
         let range = offset..offset.saturating_add(len).min(state.base);
         if state.end.is_some() || range.is_empty() || state.own.covers(&range) {
             return Ok(());
@@ -558,9 +558,9 @@ impl PartialChange<'_> {
     ///
     /// # Errors
     /// As [`PartialChange::wrote`].
-    pub fn resized(&mut self, len: u64, now: Timestamp) -> io::Result<()> {
+    pub fn resized(&mut self, len: u64) -> io::Result<()> {
         let state = &mut *self.state;
-        state.changed(now);
+        state.changed(&self.partial.file);
         if state.end.is_some() || len >= state.base {
             return Ok(());
         }
@@ -574,9 +574,12 @@ impl PartialChange<'_> {
 }
 
 impl State {
-    fn changed(&mut self, now: Timestamp) {
-        (self.mtime, self.ctime) = (now, now);
+    /// The times are those of the change, and stay so when bytes are fetched.
+    fn changed(&mut self, file: &File) {
         (self.touched, self.unsynced) = (true, true);
+        if let Ok(stat) = stat_file(file) {
+            (self.mtime, self.ctime) = (stat.attr.mtime, stat.attr.ctime);
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Vfs {
         let change = partial.as_ref().map(|p| p.change());
         let done = write_local(caller, &file, offset, bytes)?;
         if let Some(mut change) = change {
-            change.wrote(offset, done as u64, self.clock.now()).map_err(kernel)?;
+            change.wrote(offset, done as u64).map_err(kernel)?;
         }
         Ok(done)
     }
@@ -88,10 +88,9 @@ impl Vfs {
         let partial = self.lower.partial(id);
         let change = partial.as_ref().map(|p| p.change());
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
-        faults::fail("lower.truncate")?;
         rustix::fs::ftruncate(file, size)?;
         if let Some(mut change) = change {
-            change.resized(size, self.clock.now()).map_err(kernel)?;
+            change.resized(size).map_err(kernel)?;
         }
         Ok(())
     }
@@ -168,7 +167,7 @@ impl Vfs {
         let zeros = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
         if let Some(mut change) = change {
             let zeroed = if mode.intersects(zeros) { len } else { 0 };
-            change.wrote(offset, zeroed, self.clock.now()).map_err(kernel)?;
+            change.wrote(offset, zeroed).map_err(kernel)?;
         }
         Ok(())
     }

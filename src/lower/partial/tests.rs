@@ -46,14 +46,14 @@ fn write(partial: &Partial, offset: u64, bytes: &[u8]) {
     let file = partial.open(OFlags::WRONLY).unwrap();
     let mut change = partial.change();
     file.write_all_at(bytes, offset).unwrap();
-    change.wrote(offset, bytes.len() as u64, Timestamp(1)).unwrap();
+    change.wrote(offset, bytes.len() as u64).unwrap();
 }
 
 fn resize(partial: &Partial, len: u64) {
     let file = partial.open(OFlags::WRONLY).unwrap();
     let mut change = partial.change();
     file.set_len(len).unwrap();
-    change.resized(len, Timestamp(1)).unwrap();
+    change.resized(len).unwrap();
 }
 
 fn put_all(partial: &Partial, archived: &[u8]) {
@@ -124,6 +124,8 @@ fn a_whole_one_gets_its_name_and_an_incomplete_one_does_not() {
     let archived = vec![7; ARCHIVED as usize];
     partial.writer_came();
     write(&partial, ARCHIVED, b"more");
+    let written = partial.live().unwrap().mtime;
+    assert!(written > attr(0).mtime);
     let place = |wanted: bool| {
         let looks = Looks { attr: Attr { mode: 0o640, ..attr(ARCHIVED) }, xattrs: Vec::new() };
         let wanted = || wanted.then(|| looks.clone());
@@ -141,7 +143,7 @@ fn a_whole_one_gets_its_name_and_an_incomplete_one_does_not() {
     let (stat, writers) = place(true);
     let stat = stat.unwrap();
     assert_eq!((stat.node, stat.attr.mode, writers), (Some(ID), 0o640, Some(1)));
-    assert_eq!(stat.attr.mtime, Timestamp(1));
+    assert_eq!(stat.attr.mtime, written);
     let bytes = std::fs::read(dir.path().join("a.wav")).unwrap();
     assert!(bytes == [&archived[..], b"more"].concat());
     assert!(below.partial(ID).is_none() && partial.writer_left().is_none());
