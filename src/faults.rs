@@ -36,6 +36,7 @@ pub const POINTS: &[&str] = &[
     "create.after_intent",
     "create.after_make",
     "create.after_record",
+    "encode.after_copy",
     "exchange.after_move",
     "handover.after_closing",
     "handover.after_connection",

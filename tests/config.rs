@@ -333,6 +333,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__SYNC_AFTER", "10s"),
             ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
             ("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "30d"),
+            ("SPOOLFS_WRITE_BACK__REPAIR_HEADERS", "true"),
             ("SPOOLFS_SPACE__HIGH_WATER", "70%"),
             ("SPOOLFS_SPACE__LOW_WATER", "60%"),
             ("SPOOLFS_SPACE__RESERVE", "2GiB"),
@@ -349,6 +350,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.uploads, 9);
     assert_eq!(config.write_back.keep_local, Age::Forever);
     assert_eq!(config.write_back.scrub_every, Age::For(Duration::from_secs(30 * 86_400)));
+    assert!(config.write_back.repair_headers);
     assert_eq!(config.cache.max_size, 1 << 30);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));

@@ -6,7 +6,7 @@ mod support;
 use spoolfs::catalog::{self, ObjectRow, ObjectState};
 use spoolfs::clock::SystemClock;
 use spoolfs::content::{Content, Objects, Options};
-use spoolfs::recording::{ErrorClass, Generation, Hasher, NodeId};
+use spoolfs::recording::{ErrorClass, Generation, Hasher, NodeId, Stored};
 use spoolfs::store::{Body, ObjectMeta, open};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ fn a_recording_is_read_from_a_server_and_its_death_is_an_error_within_a_second()
         state,
         size,
         sha256,
+        stored: Stored::plain(size, sha256),
         chunks,
         verified_at: None,
     };

@@ -77,6 +77,7 @@ const WORK: &[Step] = &[
     Step::Write("d/del.wav", 4),
     Step::Unlink("d/del.wav"),
     Step::Nameless("d/held.wav"),
+    Step::Write("d/cut.wav", CUT),
     Step::Mkdir("e"),
     Step::Rmdir("e"),
     Step::Command("archive", "d"),
@@ -94,8 +95,16 @@ fn more(seed: u8) -> Vec<u8> {
     vec![seed; 3000]
 }
 
+/// As `seed`: the bytes are those of a call that was cut.
+const CUT: u8 = 255;
+
 fn bytes(seed: u8) -> Vec<u8> {
-    (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect()
+    let mut bytes: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect();
+    if seed == CUT {
+        let header = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\0\0\0\0";
+        bytes[..header.len()].copy_from_slice(header);
+    }
+    bytes
 }
 
 impl Step {
@@ -212,7 +221,7 @@ fn files_below(root: &Path) -> Tree {
 
 fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
     let end = "\n".to_owned();
-    let settle = "10ms\"\njournal_interval = \"1s".to_owned();
+    let settle = "10ms\"\nrepair_headers = true\njournal_interval = \"1s".to_owned();
     // Soon enough to be passed twice.
     Setup { keeper, end, settle, sync_after: "1s".into(), ..Setup::default() }
 }

@@ -106,3 +106,75 @@ fn recordings_on_a_mount_are_what_was_played() {
     mount.stop();
     assert_eq!(std::fs::read(&path).unwrap(), source, "in the lower directory");
 }
+
+/// Everything that a player takes from the header: where the audio begins and how much there is.
+fn audio_of(wav: &[u8]) -> &[u8] {
+    let le = |at: usize| u32::from_le_bytes(wav[at..at + 4].try_into().unwrap()) as usize;
+    assert_eq!((&wav[..4], le(4), &wav[36..40]), (&b"RIFF"[..], wav.len() - 8, &b"data"[..]));
+    &wav[44..44 + le(40)]
+}
+
+#[test]
+fn a_cut_call_plays_from_the_archive_and_is_what_asterisk_left_through_the_mount() {
+    const NAME: &str =
+        "a_cut_call_plays_from_the_archive_and_is_what_asterisk_left_through_the_mount";
+    if support::no_mount(NAME) {
+        return;
+    }
+    let settle = "10ms\"\nrepair_headers = true\njournal_interval = \"60s".to_owned();
+    let mut mount = support::mount::Setup { settle, ..Default::default() }.mount();
+    play_the_crash(&mount.mountpoint);
+    let below = &fixtures("crashed")[0];
+    let (path, cut) = (mount.path(below), std::fs::read(fixture("crashed").join(below)).unwrap());
+    let sum = |path: &Path| {
+        let out = std::process::Command::new("sha256sum").arg(path).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()[..64].to_owned()
+    };
+    let before = sum(&path);
+    let command = |what: &str| mount.cli([what.as_ref(), path.as_os_str()]).ok();
+    command("archive");
+    assert_eq!(sum(&path), before, "archived");
+    command("release");
+    assert_eq!(sum(&path), before, "released");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), cut.len() as u64);
+    let mut archived = Vec::new();
+    let mut dirs = vec![mount.target.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+            match entry.is_dir() {
+                true => dirs.push(entry),
+                false if entry.file_name() == below.file_name() => {
+                    archived.push(entry);
+                }
+                false => {}
+            }
+        }
+    }
+    // The object, and what is told beside it.
+    archived.retain(|path| !path.components().any(|c| c.as_os_str() == ".spoolfs"));
+    assert_eq!(archived.len(), 1, "{archived:?}");
+    let object = std::fs::read(&archived[0]).unwrap();
+    assert_eq!(audio_of(&object), &cut[44..], "all of it is played");
+    assert_ne!(sum(&archived[0]), before);
+    if let Ok(out) = std::process::Command::new("soxi").arg("-s").arg(&archived[0]).output() {
+        let samples = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(samples.trim(), ((cut.len() - 44) / 2).to_string());
+    }
+    // As docs/FORMAT.md says it.
+    let copy = mount.root.join("cut.wav");
+    std::fs::copy(&archived[0], &copy).unwrap();
+    let words = "for at in 4 40; do printf '\\0\\0\\0\\0' | dd of=cut.wav bs=1 seek=$at conv=notrunc status=none; done";
+    let format = std::fs::read_to_string("docs/FORMAT.md").unwrap();
+    assert!(format.contains(words));
+    let mut shell = std::process::Command::new("sh");
+    assert!(shell.args(["-c", words]).current_dir(&mount.root).status().unwrap().success());
+    assert_eq!(sum(&copy), before);
+    command("verify");
+    command("recall");
+    assert_eq!(sum(&path), before, "recalled");
+    command("release");
+    mount.restart();
+    assert_eq!(sum(&path), before, "after a restart");
+    mount.stop();
+    mount.fsck();
+}

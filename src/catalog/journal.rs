@@ -13,7 +13,7 @@ use super::sql_row::{self, path_of, sql, unsigned};
 use super::tx::{Change, Tx};
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::recording::{Attr, Generation, Kind, NodeId, State};
+use crate::recording::{Attr, Generation, Kind, NodeId, State, Stored};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -53,6 +53,15 @@ fn merge(mut into: Value, from: Value) -> Value {
         into.extend(from);
     }
     into
+}
+
+/// What an object is that is not the recording itself.
+fn encoded(stored: &Stored) -> Value {
+    json!({
+        "encoding": stored.encoding.to_string(),
+        "stored_size": stored.size,
+        "stored_sha256": stored.sha256,
+    })
 }
 
 impl Tx<'_> {
@@ -230,11 +239,15 @@ impl Tx<'_> {
 
     fn verified_keys(&self, id: NodeId, generation: Generation) -> rusqlite::Result<Vec<Value>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT target, key FROM object
+            "SELECT target, key, encoding, stored_size, stored_sha256 FROM object
              WHERE node = ?1 AND generation = ?2 AND state = 2 ORDER BY target",
         )?;
         let rows = statement.query_map(params![sql(id.0), generation.0], |r| {
-            Ok(json!({"target": r.get::<_, String>(0)?, "key": r.get::<_, String>(1)?}))
+            let mut one = json!({"target": r.get::<_, String>(0)?, "key": r.get::<_, String>(1)?});
+            if let Some(stored) = sql_row::stored_bytes(r, 2)? {
+                one = merge(one, encoded(&stored));
+            }
+            Ok(one)
         })?;
         rows.collect()
     }

@@ -51,7 +51,7 @@ pub use row::{
 pub use rules::RULES;
 pub use scrub::Remedy;
 pub use snapshot::{Broken, Snapshot, Unreadable};
-pub use told::{Archive, Attributes, Told, What};
+pub use told::{Archive, Attributes, Told, ToldObject, What};
 pub use unsynced::Unsynced;
 
 use crate::clock::SharedClock;

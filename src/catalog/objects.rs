@@ -9,7 +9,7 @@ use super::row::{ObjectRow, ObjectState};
 use super::sql_row::{self, OBJECT, object_code, sql};
 use super::tx::Tx;
 use crate::clock::Timestamp;
-use crate::recording::{Generation, NodeId};
+use crate::recording::{Generation, NodeId, Stored};
 use rusqlite::{Connection, OptionalExtension, params};
 
 impl Catalog {
@@ -24,8 +24,8 @@ impl Catalog {
         })
     }
 
-    /// Takes a key for an object: the first of `keys` that no object of this target ever had. If
-    /// the generation has an `Assigned` or `Verified` object in the target, that is returned.
+    /// Takes a key for an object that is going to be the recording as it is: see
+    /// [`Catalog::assign_key_for`].
     ///
     /// # Errors
     /// `Unusable`; also if the generation is not known, or every key is taken.
@@ -36,9 +36,38 @@ impl Catalog {
         target: &str,
         keys: &[String],
     ) -> Result<ObjectRow> {
+        self.assign(id, generation, target, keys, None)
+    }
+
+    /// Takes a key for an object: the first of `keys` that no object of this target ever had. If
+    /// the generation has an `Assigned` or `Verified` object in the target, that is returned,
+    /// whatever it is; a new one is going to be `stored`.
+    ///
+    /// # Errors
+    /// `Unusable`; also if the generation is not known, or every key is taken.
+    pub fn assign_key_for(
+        &self,
+        id: NodeId,
+        generation: Generation,
+        target: &str,
+        keys: &[String],
+        stored: &Stored,
+    ) -> Result<ObjectRow> {
+        self.assign(id, generation, target, keys, Some(stored.clone()))
+    }
+
+    fn assign(
+        &self,
+        id: NodeId,
+        generation: Generation,
+        target: &str,
+        keys: &[String],
+        stored: Option<Stored>,
+    ) -> Result<ObjectRow> {
         let (to, keys) = (target.to_owned(), keys.to_vec());
-        let assigned =
-            self.shared.write(false, move |tx| assign(tx, id, generation, &to, &keys))?;
+        let assigned = self
+            .shared
+            .write(false, move |tx| assign(tx, id, generation, &to, &keys, stored.as_ref()))?;
         assigned.ok_or_else(|| {
             let g = generation.0;
             self.shared.unusable(format!(
@@ -96,6 +125,7 @@ fn assign(
     generation: Generation,
     target: &str,
     keys: &[String],
+    stored: Option<&Stored>,
 ) -> rusqlite::Result<Option<ObjectRow>> {
     let present = objects_of(tx.conn, id)?.into_iter().find(|o| {
         o.generation == generation && o.target == target && o.state != ObjectState::Abandoned
@@ -103,12 +133,14 @@ fn assign(
     if present.is_some() {
         return Ok(present);
     }
+    let (encoding, size, sha256) = stored.map(sql_row::stored_columns).unwrap_or_default();
     for key in keys {
         let taken = tx
             .conn
             .prepare_cached(
-                "INSERT INTO object(node, generation, target, key, state, size, sha256)
-                 SELECT node, generation, ?3, ?4, ?5, size, sha256 FROM generation
+                "INSERT INTO object(node, generation, target, key, state, size, sha256,
+                    encoding, stored_size, stored_sha256)
+                 SELECT node, generation, ?3, ?4, ?5, size, sha256, ?6, ?7, ?8 FROM generation
                  WHERE node = ?1 AND generation = ?2
                  ON CONFLICT(target, key) DO NOTHING",
             )?
@@ -117,7 +149,10 @@ fn assign(
                 generation.0,
                 target,
                 key,
-                object_code(ObjectState::Assigned)
+                object_code(ObjectState::Assigned),
+                encoding,
+                size,
+                sha256
             ])?;
         if taken > 0 {
             let object = tx.conn.last_insert_rowid();

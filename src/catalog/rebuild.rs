@@ -15,7 +15,7 @@ use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
 use super::{database, settings, shared};
 use crate::clock::{SharedClock, Timestamp};
-use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State};
+use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, TransactionBehavior, params};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -37,8 +37,23 @@ pub struct Content {
     pub sha256: Sha256,
     /// SHA-256 of each chunk.
     pub chunks: ChunkHashes,
-    /// Its objects: target, key, where they stand, and when they were verified.
-    pub objects: Vec<(String, String, ObjectState, Option<Timestamp>)>,
+    /// Its objects.
+    pub objects: Vec<NewObject>,
+}
+
+/// An object of a content.
+#[derive(Clone, Debug)]
+pub struct NewObject {
+    /// The target.
+    pub target: String,
+    /// Full key.
+    pub key: String,
+    /// Where it stands.
+    pub state: ObjectState,
+    /// What is there.
+    pub stored: Stored,
+    /// When it was verified.
+    pub verified_at: Option<Timestamp>,
 }
 
 /// A node to be written.
@@ -307,21 +322,26 @@ fn add_content(tx: &Tx<'_>, id: NodeId, content: &Content) -> rusqlite::Result<(
             content.sha256.0.to_vec(),
             content.chunks.to_bytes(),
         ])?;
-    for (target, key, state, verified_at) in &content.objects {
+    for object in &content.objects {
+        let (encoding, size, sha256) = sql_row::stored_columns(&object.stored);
         tx.conn
             .prepare_cached(
-                "INSERT INTO object(node, generation, target, key, state, size, sha256, verified_at)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO object(node, generation, target, key, state, size, sha256, verified_at,
+                    encoding, stored_size, stored_sha256)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 sql(id.0),
                 content.generation.0,
-                target,
-                key,
-                object_code(*state),
+                object.target,
+                object.key,
+                object_code(object.state),
                 sql(content.size),
                 content.sha256.0.to_vec(),
-                verified_at.map(|t| t.0),
+                object.verified_at.map(|t| t.0),
+                encoding,
+                size,
+                sha256,
             ])?;
     }
     Ok(())

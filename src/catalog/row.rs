@@ -1,7 +1,9 @@
 //! What the catalog answers with.
 
 use crate::clock::Timestamp;
-use crate::recording::{Attr, ChunkHashes, Generation, LowerVersion, NodeId, Sha256, State, Stem};
+use crate::recording::{
+    Attr, ChunkHashes, Generation, LowerVersion, NodeId, Sha256, State, Stem, Stored,
+};
 use std::path::PathBuf;
 
 /// A node as the catalog knows it.
@@ -113,11 +115,13 @@ pub struct ObjectRow {
     pub key: String,
     /// Where it stands.
     pub state: ObjectState,
-    /// Length of the stored bytes.
+    /// Length of the recording.
     pub size: u64,
-    /// SHA-256 of the stored bytes.
+    /// SHA-256 of the recording.
     pub sha256: Sha256,
-    /// SHA-256 of each chunk of the original.
+    /// What the target has of it.
+    pub stored: Stored,
+    /// SHA-256 of each chunk of the recording.
     pub chunks: ChunkHashes,
     /// When it was verified.
     pub verified_at: Option<Timestamp>,

@@ -122,4 +122,10 @@ pub const RULES: &[(u32, &str, &str)] = &[
         "only a file with a local copy is suspect",
         "SELECT id FROM node WHERE suspect IS NOT NULL AND (kind <> 1 OR state IN (4, 5))",
     ),
+    (
+        21,
+        "an object that is not the recording itself has a length and a hash of its own",
+        "SELECT id FROM object WHERE (encoding IS NULL) <> (stored_size IS NULL)
+             OR (encoding IS NULL) <> (stored_sha256 IS NULL) OR encoding IN ('', 'plain')",
+    ),
 ];

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -174,6 +174,14 @@ INSERT INTO node(id, kind, state, generation, mode, uid, gid, size, mtime, atime
 const V2: &str = "
 ALTER TABLE node ADD COLUMN suspect INTEGER;
 CREATE INDEX node_suspect ON node(suspect, id) WHERE suspect IS NOT NULL;
+";
+
+// An object whose bytes are not the recording's: how they come to be (docs/FORMAT.md, "Encodings"),
+// and their length and SHA-256. NULL: they are; `size` and `sha256` are the recording's either way.
+const V3: &str = "
+ALTER TABLE object ADD COLUMN encoding TEXT;
+ALTER TABLE object ADD COLUMN stored_size INTEGER;
+ALTER TABLE object ADD COLUMN stored_sha256 BLOB;
 ";
 
 /// Why a database could not be opened.

@@ -6,7 +6,7 @@
 use super::identity::{self, Identity};
 use super::op::Op;
 use super::row::{Candidate, JournalRow, ObjectRow};
-use super::sql_row::{self, NODE, NODE_COLUMNS, OBJECT, Paths, sql, unsigned};
+use super::sql_row::{self, NODE, NODE_COLUMNS, OBJECT, OBJECT_COLUMNS, Paths, sql, unsigned};
 use super::{Catalog, CatalogError, Options, RULES, Result, schema, settings};
 use crate::limits;
 use crate::recording::{Generation, NodeId, State};
@@ -219,7 +219,7 @@ impl Snapshot {
             let mut statement = self.conn.prepare_cached(&text)?;
             let mut rows = statement.query([target])?;
             while let Some(row) = rows.next()? {
-                let state: Option<i64> = row.get(10)?;
+                let state: Option<i64> = row.get(OBJECT_COLUMNS)?;
                 each(sql_row::object(row)?, state.and_then(State::from_code));
             }
             Ok(())

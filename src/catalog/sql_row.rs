@@ -5,7 +5,8 @@ use super::encode::xattrs;
 use super::row::{Candidate, NodeRow, ObjectRow, ObjectState};
 use crate::clock::Timestamp;
 use crate::recording::{
-    Attr, ChunkHashes, Generation, Kind, LowerVersion, NodeId, Sha256, State, Stem,
+    Attr, ChunkHashes, Encoding, Generation, Kind, LowerVersion, NodeId, Sha256, State, Stem,
+    Stored as StoredBytes,
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -272,7 +273,9 @@ pub(super) fn stem_of(name: &[u8]) -> Stem {
 
 /// Columns of `object o LEFT JOIN generation g`, as [`object`] expects them.
 pub(super) const OBJECT: &str = "o.id, o.node, o.generation, o.target, o.key, o.state, o.size, \
-     o.sha256, g.chunks, o.verified_at";
+     o.sha256, g.chunks, o.verified_at, o.encoding, o.stored_size, o.stored_sha256";
+/// How many those are.
+pub(super) const OBJECT_COLUMNS: usize = 13;
 
 pub(super) fn object_code(state: ObjectState) -> i64 {
     match state {
@@ -290,6 +293,7 @@ pub(super) fn object(row: &Row<'_>) -> rusqlite::Result<ObjectRow> {
         .find(|s| object_code(*s) == code)
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(5, code))?;
     let chunks: Option<Vec<u8>> = row.get(8)?;
+    let (size, whole) = (number(row, 6)?, sha256(row, 7)?.ok_or_else(|| bad(7))?);
     Ok(ObjectRow {
         id: row.get(0)?,
         node: NodeId(number(row, 1)?),
@@ -297,9 +301,30 @@ pub(super) fn object(row: &Row<'_>) -> rusqlite::Result<ObjectRow> {
         target: row.get(3)?,
         key: row.get(4)?,
         state,
-        size: number(row, 6)?,
-        sha256: sha256(row, 7)?.ok_or_else(|| bad(7))?,
+        size,
+        sha256: whole,
+        stored: stored_bytes(row, 10)?.unwrap_or_else(|| StoredBytes::plain(size, whole)),
         chunks: ChunkHashes::from_bytes(&chunks.unwrap_or_default()).ok_or_else(|| bad(8))?,
         verified_at: time_opt(row, 9)?,
     })
+}
+
+/// What a target has, from three columns; `None` if that is the recording itself.
+pub(super) fn stored_bytes(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<StoredBytes>> {
+    let Some(text) = row.get::<_, Option<String>>(at)? else { return Ok(None) };
+    let size = number(row, at + 1)?;
+    let encoding = Encoding::parse(&text, size).map_err(|_| bad(at))?;
+    let sha256 = sha256(row, at + 2)?.ok_or_else(|| bad(at + 2))?;
+    Ok(Some(StoredBytes { encoding, size, sha256 }))
+}
+
+/// The three columns of what a target has: NULL if that is the recording itself.
+pub(super) fn stored_columns(
+    stored: &StoredBytes,
+) -> (Option<String>, Option<i64>, Option<Vec<u8>>) {
+    if stored.is_plain() {
+        return (None, None, None);
+    }
+    let (size, sha256) = (sql(stored.size), stored.sha256.0.to_vec());
+    (Some(stored.encoding.to_string()), Some(size), Some(sha256))
 }

@@ -2,7 +2,7 @@
 
 use super::encode::{unpercent, xattrs};
 use crate::clock::Timestamp;
-use crate::recording::{ChunkHashes, Generation, NodeId, Sha256};
+use crate::recording::{ChunkHashes, Encoding, Generation, NodeId, Sha256, Stored};
 use serde::Deserialize;
 
 /// One row of a journal.
@@ -59,8 +59,19 @@ pub struct Archive {
     pub attributes: Attributes,
     /// Extended attributes at that time.
     pub xattrs: xattrs::Pairs,
-    /// Target and key of each verified object.
-    pub objects: Vec<(String, String)>,
+    /// Each verified object.
+    pub objects: Vec<ToldObject>,
+}
+
+/// An object as the journal tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldObject {
+    /// The target, as it was called then.
+    pub target: String,
+    /// Full key.
+    pub key: String,
+    /// What is there.
+    pub stored: Stored,
 }
 
 /// What `stat` showed.
@@ -107,6 +118,9 @@ struct Raw {
 struct RawObject {
     target: String,
     key: String,
+    encoding: Option<String>,
+    stored_size: Option<u64>,
+    stored_sha256: Option<Sha256>,
 }
 
 impl Told {
@@ -131,13 +145,17 @@ fn what(raw: &Raw) -> Result<What, String> {
     Ok(match raw.kind.as_str() {
         "archived" => {
             let objects = raw.objects.as_ref().ok_or_else(|| lacks("objects"))?;
+            let sha256 = raw.sha256.ok_or_else(|| lacks("sha256"))?;
+            let attributes = attributes(raw)?;
+            let plain = Stored::plain(attributes.size, sha256);
+            let objects = objects.iter().map(|o| object(o, &plain));
             What::Archived(Box::new(Archive {
                 generation: raw.generation.ok_or_else(|| lacks("generation"))?,
-                sha256: raw.sha256.ok_or_else(|| lacks("sha256"))?,
+                sha256,
                 chunks: raw.chunks.clone().ok_or_else(|| lacks("chunks"))?,
-                attributes: attributes(raw)?,
+                attributes,
                 xattrs: pairs(raw)?,
-                objects: objects.iter().map(|o| (o.target.clone(), o.key.clone())).collect(),
+                objects: objects.collect::<Result<_, String>>()?,
             }))
         }
         "renamed" => What::Renamed { from: name(raw.from.as_ref(), "from")?, dir: raw.dir },
@@ -148,6 +166,18 @@ fn what(raw: &Raw) -> Result<What, String> {
         "xattrs" => What::Xattrs(pairs(raw)?),
         _ => What::Other,
     })
+}
+
+fn object(raw: &RawObject, plain: &Stored) -> Result<ToldObject, String> {
+    let stored = match &raw.encoding {
+        None => plain.clone(),
+        Some(words) => {
+            let size = raw.stored_size.ok_or_else(|| lacks("stored_size"))?;
+            let sha256 = raw.stored_sha256.ok_or_else(|| lacks("stored_sha256"))?;
+            Stored { encoding: Encoding::parse(words, size)?, size, sha256 }
+        }
+    };
+    Ok(ToldObject { target: raw.target.clone(), key: raw.key.clone(), stored })
 }
 
 fn lacks(field: &str) -> String {
@@ -195,6 +225,33 @@ mod tests {
         assert_eq!(told.what, What::Renamed { from: b"c".to_vec(), dir: true });
         let other = Told::parse(r#"{"seq":8,"at":"1.000000000","kind":"held"}"#).unwrap();
         assert_eq!(other.what, What::Other);
+    }
+
+    #[test]
+    fn an_object_is_the_recording_unless_its_line_says_otherwise() {
+        let (whole, other) = (Sha256::of(b"a"), Sha256::of(b"b"));
+        let line = |rest: &str| {
+            format!(
+                r#"{{"seq":1,"at":"1.000000000","kind":"archived","id":9,"path":"a","generation":1,
+                "sha256":"{whole}","chunks":[],"mode":"0640","uid":0,"gid":0,"size":50,
+                "mtime":"1.000000000","atime":"1.000000000",
+                "objects":[{{"target":"t","key":"k"{rest}}}]}}"#
+            )
+        };
+        let of = |rest: &str| match Told::parse(&line(rest)).map(|told| told.what) {
+            Ok(What::Archived(archive)) => Ok(archive.objects[0].stored.clone()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(of(""), Ok(Stored::plain(50, whole)));
+        let patched = format!(
+            r#","encoding":"patched:4=00000000","stored_size":50,"stored_sha256":"{other}""#
+        );
+        let stored = of(&patched).unwrap();
+        assert_eq!((stored.size, stored.sha256), (50, other));
+        assert_eq!(stored.encoding.to_string(), "patched:4=00000000");
+        assert!(of(r#","encoding":"patched:4=00000000""#).unwrap_err().contains("stored_size"));
+        assert!(of(&patched.replace("patched:", "folded:")).unwrap_err().contains("folded"));
     }
 
     #[test]

@@ -231,6 +231,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
             Duration::from_millis(100)..=HOUR,
         )?,
         scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
+        repair_headers: raw.repair_headers.unwrap_or(false),
     })
 }
 

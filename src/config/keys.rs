@@ -78,6 +78,7 @@ pub const KEYS: &[Key] = &[
     key("write_back.sync_after", Kind::Age, "\"5s\""),
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),
     key("write_back.scrub_every", Kind::Age, "\"90d\""),
+    key("write_back.repair_headers", Kind::Flag, "false"),
     key("space.high_water", Kind::Percent, "\"90%\""),
     key("space.low_water", Kind::Percent, "\"85%\""),
     key("space.reserve", Kind::Size, "\"1GiB\""),

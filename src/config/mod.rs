@@ -70,6 +70,8 @@ pub struct WriteBack {
     pub journal_interval: Duration,
     /// Every archived object is read once in this time.
     pub scrub_every: Age,
+    /// The archived copy of a cut call is given the sizes that its header lacks.
+    pub repair_headers: bool,
 }
 
 /// `[space]`: room on the disk of the recordings directory.
@@ -212,6 +214,10 @@ impl Config {
                 self.write_back.journal_interval != new.write_back.journal_interval,
             ),
             ("write_back.scrub_every", self.write_back.scrub_every != new.write_back.scrub_every),
+            (
+                "write_back.repair_headers",
+                self.write_back.repair_headers != new.write_back.repair_headers,
+            ),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

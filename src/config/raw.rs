@@ -52,6 +52,7 @@ pub(super) struct RawWriteBack {
     pub sync_after: Option<Age>,
     pub journal_interval: Option<Span>,
     pub scrub_every: Option<Age>,
+    pub repair_headers: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

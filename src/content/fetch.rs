@@ -258,6 +258,7 @@ impl Fetcher {
         sum: Sha256,
         bytes: Bytes,
     ) -> Result<Bytes, Failure> {
+        let bytes = restored(copy, range.start, bytes);
         if bytes.len() as u64 == range.end - range.start && Sha256::of(&bytes) == sum {
             return Ok(bytes);
         }
@@ -311,6 +312,16 @@ impl Parts {
             }
         }
     }
+}
+
+/// The recording's bytes, of those that are stored.
+fn restored(copy: &Copy, start: u64, stored: Bytes) -> Bytes {
+    if !copy.encoding.changes(start, start.saturating_add(stored.len() as u64)) {
+        return stored;
+    }
+    let mut bytes = BytesMut::from(stored);
+    copy.encoding.restore(start, &mut bytes);
+    bytes.freeze()
 }
 
 /// Asks, and once more if it failed quickly: a connection kept open may just have been closed.

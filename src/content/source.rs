@@ -3,7 +3,7 @@
 use super::ContentError;
 use crate::catalog::{self, Catalog, ObjectRow, ObjectState};
 use crate::limits;
-use crate::recording::{ChunkHashes, ErrorClass, Generation, NodeId, chunk_at};
+use crate::recording::{ChunkHashes, Encoding, ErrorClass, Generation, NodeId, chunk_at};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ pub(super) struct Stored {
 pub(super) struct Copy {
     pub(super) target: String,
     pub(super) key: String,
+    /// How the recording is made of what is there.
+    pub(super) encoding: Encoding,
 }
 
 /// The catalog, with what was asked last.
@@ -110,6 +112,7 @@ fn gather(
     }
     let (size, sha256, hashes) = (first.size, first.sha256, first.chunks.clone());
     let same = verified.into_iter().filter(|r| r.sha256 == sha256 && r.size == size);
-    let copies = same.map(|r| Copy { target: r.target, key: r.key }).collect();
+    let copies = same.map(|r| Copy { target: r.target, key: r.key, encoding: r.stored.encoding });
+    let copies = copies.collect();
     Ok(Stored { id, generation, size, chunks: hashes, copies })
 }

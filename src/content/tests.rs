@@ -3,7 +3,9 @@ mod requests;
 use super::*;
 use crate::catalog::{self, ObjectRow, ObjectState};
 use crate::clock::{ManualClock, Timestamp};
-use crate::recording::{CHUNK_BYTES, FIRST_CHUNK_BYTES, Generation, Hasher};
+use crate::recording::{
+    CHUNK_BYTES, Encoding, FIRST_CHUNK_BYTES, Generation, Hasher, Patch, Sha256, Stored,
+};
 use crate::store::memory::{Fault, MemoryStore, Operation};
 use crate::store::{Body, ObjectMeta};
 use parking_lot::Mutex;
@@ -73,6 +75,7 @@ impl World {
             state: ObjectState::Verified,
             size: audio.len() as u64,
             sha256,
+            stored: Stored::plain(audio.len() as u64, sha256),
             chunks,
             verified_at: None,
         });
@@ -359,4 +362,34 @@ fn reading_works_from_inside_a_runtime_too() {
     let content = world.plain();
     let other = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert_eq!(other.block_on(async { read(&content, 0, 1000).unwrap() }), world.audio);
+}
+
+#[test]
+fn bytes_that_are_stored_otherwise_are_put_back_before_they_are_checked() {
+    let world = World::with(400_000);
+    let stored: Vec<u8> = {
+        let mut bytes = world.audio.clone();
+        [4, 5, 65_535, 65_536].into_iter().for_each(|at: usize| bytes[at] ^= 0xff);
+        bytes
+    };
+    world.rows.0.lock().truncate(1);
+    let key = world.rows.0.lock()[0].key.clone();
+    world.stores[0].tamper(&key, Some(&stored));
+    let content = world.plain();
+    assert_eq!(read(&content, 0, 10).unwrap_err().class, ErrorClass::Corrupt);
+    let original = |at: usize, len: usize| (at as u64, world.audio[at..at + len].to_vec());
+    // The second place lies in two chunks.
+    let patch = Patch::new(vec![original(4, 2), original(65_535, 2)]).unwrap();
+    let sha256 = Sha256::of(&stored);
+    let encoding = Encoding::Patched(patch);
+    world.rows.0.lock()[0].stored = Stored { encoding, size: 400_000, sha256 };
+    for content in [world.plain(), world.cached(), world.cached()] {
+        for (offset, len) in [(0, 10), (5, 1), (65_530, 10), (65_536, 300_000), (0, 400_000)] {
+            let start = usize::try_from(offset).unwrap();
+            assert_eq!(read(&content, offset, len).unwrap(), world.audio[start..start + len]);
+        }
+    }
+    // A wrong byte stays one.
+    world.stores[0].corrupt(&key, 100);
+    assert_eq!(read(&world.plain(), 0, 10).unwrap_err().class, ErrorClass::Corrupt);
 }

@@ -307,6 +307,7 @@ fn assemble(
             journal_interval: config.write_back.journal_interval,
             uploads: config.write_back.uploads,
             scrub_every: config.write_back.scrub_every.duration(),
+            repair_headers: config.write_back.repair_headers,
             reserve: config.space.reserve,
         },
         engine::Parts {

@@ -4,15 +4,17 @@
 //! was left under; and a recording counts as archived only if exactly the hashed version was
 //! proved in every required target and is still what is there.
 
+use super::encode::{self, Encoded};
 use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
-use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State};
+use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
 use crate::{faults, limits};
+use std::cell::OnceCell;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +40,23 @@ struct Job {
     quiet: Quiet,
     /// It is archived already, and some target lacks it.
     archived: bool,
+    /// What a target is given instead of its bytes; made when the first one lacks it.
+    encoded: OnceCell<Option<Encoded>>,
+}
+
+impl Job {
+    fn encoded(&self, shared: &Shared) -> Result<Option<&Encoded>> {
+        if self.encoded.get().is_none() {
+            let encoded = encode::encode(shared, &self.quiet, &self.path, self.sha256)?;
+            let _not_set_before = self.encoded.set(encoded);
+        }
+        Ok(self.encoded.get().and_then(Option::as_ref))
+    }
+
+    fn stored(&self, shared: &Shared) -> Result<Stored> {
+        let plain = || Stored::plain(self.quiet.stat.version.size, self.sha256);
+        Ok(self.encoded(shared)?.map_or_else(plain, |encoded| encoded.stored.clone()))
+    }
 }
 
 /// Archives one hashed candidate, or brings an archived one to the targets that lack it. A target
@@ -117,7 +136,8 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     };
     let (path, generation) = (it.path.clone(), row.generation);
     let archived = row.state == State::Archived;
-    Ok(Some(Job { id, path, generation, sha256, hashed, quiet, archived }))
+    let encoded = OnceCell::new();
+    Ok(Some(Job { id, path, generation, sha256, hashed, quiet, archived, encoded }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog
@@ -174,8 +194,11 @@ fn put_under_a_free_key(
     let node = shared.catalog.identity().node;
     let prefix = target.store.prefix();
     let keys = key::candidates(prefix, &node, &job.path, job.generation, &random);
+    let stored = job.stored(shared)?;
     for _ in &keys {
-        let object = shared.catalog.assign_key(job.id, job.generation, target.name(), &keys)?;
+        let (id, generation) = (job.id, job.generation);
+        let object =
+            shared.catalog.assign_key_for(id, generation, target.name(), &keys, &stored)?;
         faults::point("archive.after_key");
         if object.state == ObjectState::Verified {
             return Ok(true);
@@ -213,12 +236,16 @@ fn put_under(
     left_over: bool,
 ) -> Result<Put> {
     if left_over {
-        match verify(shared, job, target, object) {
+        match verify(shared, target, object) {
             Ok(()) => return Ok(Put::Proved),
             Err(Answer::Not(e)) if e.kind == StoreErrorKind::NotFound => {}
             Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => return Ok(Put::Taken),
             Err(other) => return Err(other.into()),
         }
+    }
+    // It was to be given otherwise, and what is still under way to it may arrive.
+    if object.stored != job.stored(shared)? {
+        return Ok(Put::Taken);
     }
     let written = match put(shared, job, target, object) {
         Ok(()) => true,
@@ -229,7 +256,7 @@ fn put_under(
         Err(other) => return Err(other.into()),
     };
     faults::point("archive.after_put");
-    match verify(shared, job, target, object) {
+    match verify(shared, target, object) {
         Ok(()) => Ok(Put::Proved),
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
             if !written {
@@ -290,23 +317,21 @@ fn put(
         sha256: job.sha256,
         size: stat.version.size,
         mtime: stat.version.mtime,
+        stored: object.stored.clone(),
     };
-    if !shared.keep_pace(stat.version.size) {
+    if !shared.keep_pace(object.stored.size) {
         return Err(Answer::Stopping);
     }
-    let body = Body::File { file: Arc::clone(&job.quiet.file), len: stat.version.size };
+    let encoded = job.encoded.get().and_then(Option::as_ref);
+    let file = encoded.map_or(&job.quiet.file, |encoded| &encoded.file);
+    let body = Body::File { file: Arc::clone(file), len: object.stored.size };
     let meta = label.to_meta(&job.path);
-    in_flight(shared, target.store.put(&object.key, body, job.sha256, &meta))
+    in_flight(shared, target.store.put(&object.key, body, object.stored.sha256, &meta))
 }
 
-fn verify(
-    shared: &Shared,
-    job: &Job,
-    target: &Target,
-    object: &ObjectRow,
-) -> std::result::Result<(), Answer> {
-    let size = job.quiet.stat.version.size;
-    let proof = store::verify(&*target.store, &object.key, size, job.sha256);
+fn verify(shared: &Shared, target: &Target, object: &ObjectRow) -> std::result::Result<(), Answer> {
+    let stored = &object.stored;
+    let proof = store::verify(&*target.store, &object.key, stored.size, stored.sha256);
     in_flight(shared, proof).map(|_| ())
 }
 

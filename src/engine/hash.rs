@@ -75,6 +75,18 @@ pub(super) fn hash(shared: &Shared, it: &Candidate) -> Result<Hashed> {
 
 /// Reads a file to its end, or a little further than `size`.
 pub(super) fn read(shared: &Shared, file: &File, path: &Path, size: u64) -> Result<Hasher> {
+    read_into(shared, file, path, size, &mut |_, _| Ok(()))
+}
+
+/// The same, and hands on what it reads with its offset.
+pub(super) fn read_into(
+    shared: &Shared,
+    file: &File,
+    path: &Path,
+    size: u64,
+    sink: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
+) -> Result<Hasher> {
+    let failed = |source| LowerError::Io { path: path.into(), source };
     let _advice = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
     let mut pace = Pace::new(limits::HASH_BYTES_PER_SECOND);
     let mut hasher = Hasher::default();
@@ -83,9 +95,10 @@ pub(super) fn read(shared: &Shared, file: &File, path: &Path, size: u64) -> Resu
         let read = match file.read_at(&mut piece, hasher.len()) {
             Ok(read) => read,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(LowerError::Io { path: path.into(), source }.into()),
+            Err(error) => return Err(failed(error).into()),
         };
         let Some(bytes) = piece.get(..read).filter(|b| !b.is_empty()) else { return Ok(hasher) };
+        sink(hasher.len(), bytes).map_err(failed)?;
         hasher.update(bytes);
         // A writer that came meanwhile may append without end.
         if hasher.len() > size {

@@ -159,12 +159,13 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         StoreError::new(StoreErrorKind::Corrupt, target.name(), "get", &object.key, what)
     };
     let head = until_stop(shared, target.store.head(&object.key))?;
-    if head.size != object.size {
-        return Err(wrong(format!("{} bytes, {} were archived", head.size, object.size)).into());
+    let stored = &object.stored;
+    if head.size != stored.size {
+        return Err(wrong(format!("{} bytes, {} were archived", head.size, stored.size)).into());
     }
     let (mut hasher, mut offset) = (sha2::Sha256::new(), 0);
-    while offset < object.size {
-        let end = object.size.min(offset + limits::READ_BACK_BYTES);
+    while offset < stored.size {
+        let end = stored.size.min(offset + limits::READ_BACK_BYTES);
         let bytes = until_stop(shared, target.store.get(&object.key, offset..end))?;
         if bytes.len() as u64 != end - offset {
             return Err(wrong(format!("it ends after {}", offset + bytes.len() as u64)).into());
@@ -175,10 +176,10 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         let _stops_at_the_next_request = shared.keep_pace(bytes.len() as u64);
     }
     let found = Sha256(hasher.finalize().into());
-    if found == object.sha256 {
+    if found == stored.sha256 {
         return Ok(());
     }
-    Err(wrong(format!("SHA-256 {found}, {} was archived", object.sha256)).into())
+    Err(wrong(format!("SHA-256 {found}, {} was archived", stored.sha256)).into())
 }
 
 fn until_stop<T>(shared: &Shared, request: impl Future<Output = store::Result<T>>) -> Result<T> {
@@ -228,12 +229,12 @@ fn replace(
     path: &Path,
 ) -> Result<std::result::Result<String, String>> {
     let (spare, why_not) = good_copy(shared, object, path)?;
-    let Some((file, from)) = spare else {
+    let Some((file, other)) = spare else {
         return Ok(Err(format!("there is no other copy that can be read{why_not}")));
     };
-    write_again(shared, target, object, path, Arc::new(file))?;
-    tracing::info!(path = %path.display(), from, "a bad copy was replaced");
-    Ok(Ok(from))
+    write_again(shared, target, &other, path, Arc::new(file))?;
+    tracing::info!(path = %path.display(), from = other.target, "a bad copy was replaced");
+    Ok(Ok(other.target))
 }
 
 fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) -> Result<Check> {
@@ -259,9 +260,9 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
             shared.wake();
             "it is archived again from the local copy".to_owned()
         }
-        (Remedy::Elsewhere, Some((file, from))) => {
-            match write_again(shared, target, object, &path, Arc::new(file)) {
-                Ok(()) => format!("it was replaced from target {from:?}"),
+        (Remedy::Elsewhere, Some((file, other))) => {
+            match write_again(shared, target, &other, &path, Arc::new(file)) {
+                Ok(()) => format!("it was replaced from target {:?}", other.target),
                 Err(EngineError::Stopping) => return Err(EngineError::Stopping),
                 Err(error) => {
                     tracing::error!(%error, "a bad copy could not be replaced; it is tried again");
@@ -284,9 +285,9 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
     Ok(Check::Replaced(format!("{reason}; {how}")))
 }
 
-type Spare = Option<(File, String)>;
+type Spare = Option<(File, ObjectRow)>;
 
-/// The same bytes from another target, in a file without a name, and which target; else why not.
+/// What another target has of the same, in a file without a name, and its object; else why not.
 /// One that was given up is read too, if it is the last hope: it may have been brought back.
 fn good_copy(shared: &Shared, object: &ObjectRow, path: &Path) -> Result<(Spare, String)> {
     let all = shared.catalog.objects(object.node, Some(object.generation))?;
@@ -299,14 +300,14 @@ fn good_copy(shared: &Shared, object: &ObjectRow, path: &Path) -> Result<(Spare,
         if other.state == ObjectState::Abandoned && !revive(shared, &target, other)? {
             continue;
         }
-        if let Err(error) = check_room(shared, path, object.size) {
+        if let Err(error) = check_room(shared, path, other.stored.size) {
             why_not = format!(" now: {error}");
             break;
         }
         let file = shared.lower.scratch()?;
         let copied = read(shared, &target, other, &mut |at, bytes| file.write_all_at(bytes, at));
         match copied {
-            Ok(()) => return Ok((Some((file, other.target.clone())), why_not)),
+            Ok(()) => return Ok((Some((file, other.clone())), why_not)),
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
             Err(error) => tracing::warn!(%error, "another copy can not be had either"),
         }
@@ -328,7 +329,7 @@ fn revive(shared: &Shared, target: &Target, object: &ObjectRow) -> Result<bool> 
     Ok(revived)
 }
 
-/// Writes the bytes to a target under a key that was never used.
+/// Writes the bytes of an object to another target, under a key that was never used.
 fn write_again(
     shared: &Shared,
     target: &Arc<Target>,
@@ -346,24 +347,30 @@ fn write_again(
         sha256: object.sha256,
         size: object.size,
         mtime,
+        stored: object.stored.clone(),
     };
     let random: Vec<u32> =
         std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
     let keys = key::candidates(target.store.prefix(), &node, path, generation, &random);
-    let meta = label.to_meta(path);
+    let (meta, stored) = (label.to_meta(path), &object.stored);
     for _ in &keys {
-        let new = shared.catalog.assign_key(id, generation, target.name(), &keys)?;
+        let new = shared.catalog.assign_key_for(id, generation, target.name(), &keys, stored)?;
         if new.state == ObjectState::Verified {
             return Ok(());
         }
-        let body = Body::File { file: Arc::clone(&file), len: object.size };
-        let put = target.store.put(&new.key, body, object.sha256, &meta);
+        // A key that was taken for the same to be given otherwise.
+        if new.stored != *stored {
+            shared.catalog.abandon_key(new.id)?;
+            continue;
+        }
+        let body = Body::File { file: Arc::clone(&file), len: stored.size };
+        let put = target.store.put(&new.key, body, stored.sha256, &meta);
         match until_stop(shared, put) {
             Ok(()) => {}
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
             Err(error) => return Err(error),
         }
-        let proof = store::verify(&*target.store, &new.key, object.size, object.sha256);
+        let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match until_stop(shared, proof) {
             Ok(_) => return Ok(shared.catalog.verified(new.id, shared.now())?),
             Err(error) if is_bad(&error) => shared.catalog.abandon_key(new.id)?,

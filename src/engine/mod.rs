@@ -18,6 +18,7 @@ mod command;
 mod complete;
 mod contain;
 mod drain;
+mod encode;
 mod error;
 mod explain;
 mod fill;
@@ -86,6 +87,8 @@ pub struct Options {
     pub uploads: usize,
     /// Every archived object is read once in this time; none: never.
     pub scrub_every: Option<Duration>,
+    /// The archived copy of a cut call is given the sizes that its header lacks.
+    pub repair_headers: bool,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
     pub reserve: u64,
 }
@@ -193,6 +196,7 @@ impl Engine {
             configured: RwLock::new(Arc::clone(&rules)),
             rules: RwLock::new(rules),
             space: space::Space::default(),
+            repair_headers: options.repair_headers,
             reserve: options.reserve,
             targets,
             required: options.required,

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     /// The rules in force: others while the disk is too full.
     pub rules: RwLock<Arc<Rules>>,
     pub space: Space,
+    /// The archived copy of a cut call is given the sizes that its header lacks.
+    pub repair_headers: bool,
     /// Bytes that a recall leaves free below, for calls in progress.
     pub reserve: u64,
     pub targets: Vec<Arc<Target>>,

@@ -77,7 +77,9 @@ async fn is_archived(options: &Options, catalog: &Catalog, id: NodeId) -> Result
                 && Some(o.sha256) == row.sha256
         });
         let proof = match object {
-            Some(o) => store::verify(&**store, &o.key, o.size, o.sha256).await.is_ok(),
+            Some(o) => {
+                store::verify(&**store, &o.key, o.stored.size, o.stored.sha256).await.is_ok()
+            }
             None => false,
         };
         if *required && !proof {

@@ -122,7 +122,7 @@ async fn one(
         None => store.head(&object.key).await.map(|head| head.size),
     };
     let found = match size {
-        Ok(size) if size != object.size => Some((33, format!("{size} bytes"))),
+        Ok(size) if size != object.stored.size => Some((33, format!("{size} bytes"))),
         Ok(_) if deep => match read(store, object, findings).await {
             Ok(wrong) => wrong.map(|found| (34, found)),
             Err(error) => Some((30, error.to_string())),
@@ -148,8 +148,8 @@ async fn one(
     let path = snapshot.node(object.node)?.and_then(|(_, path)| path).unwrap_or_default();
     let expected = format!(
         "{} bytes with SHA-256 {}: generation {} of {}",
-        object.size,
-        object.sha256,
+        object.stored.size,
+        object.stored.sha256,
         object.generation.0,
         path.display()
     );
@@ -164,9 +164,9 @@ async fn read(
     findings: &mut Findings,
 ) -> std::result::Result<Option<String>, StoreError> {
     let mut hasher = Hasher::default();
-    while hasher.len() < object.size {
+    while hasher.len() < object.stored.size {
         let at = hasher.len();
-        let end = object.size.min(at + limits::READ_BACK_BYTES);
+        let end = object.stored.size.min(at + limits::READ_BACK_BYTES);
         let bytes = store.get(&object.key, at..end).await?;
         if bytes.is_empty() {
             return Ok(Some(format!("it ends after {at} bytes")));
@@ -175,5 +175,5 @@ async fn read(
     }
     findings.looked.bytes_hashed += hasher.len();
     let sha256 = hasher.finish().0;
-    Ok((sha256 != object.sha256).then(|| format!("SHA-256 {sha256}")))
+    Ok((sha256 != object.stored.sha256).then(|| format!("SHA-256 {sha256}")))
 }

@@ -3,9 +3,9 @@
 //! **Invariant:** pure; no I/O. What two rows say differently of one recording is settled by the
 //! later one, and a name is lost only to another recording or to a row that says so.
 
-use crate::catalog::{Archive, Attributes, ObjectState, Told, What};
+use crate::catalog::{Archive, Attributes, ObjectState, Told, ToldObject, What};
 use crate::clock::Timestamp;
-use crate::recording::{ChunkHashes, NodeId, Sha256};
+use crate::recording::{ChunkHashes, NodeId, Sha256, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// One content that a recording has had.
@@ -19,7 +19,14 @@ pub(super) struct Content {
     /// When it was first told to be archived; `None` if no journal says so.
     pub archived_at: Option<Timestamp>,
     /// By target and key.
-    pub objects: BTreeMap<(String, String), ObjectState>,
+    pub objects: BTreeMap<(String, String), Object>,
+}
+
+/// An object of a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Object {
+    pub state: ObjectState,
+    pub stored: Stored,
 }
 
 /// A recording as the journals know it.
@@ -131,14 +138,18 @@ impl History {
             objects: BTreeMap::new(),
         });
         content.archived_at.get_or_insert(row.at);
-        for state in content.objects.values_mut() {
-            *state = ObjectState::Abandoned;
+        for object in content.objects.values_mut() {
+            object.state = ObjectState::Abandoned;
         }
-        for object in &archive.objects {
-            content.objects.insert(object.clone(), ObjectState::Verified);
+        let name = |told: &ToldObject| (told.target.clone(), told.key.clone());
+        for told in &archive.objects {
+            let plain = || Stored::plain(content.size, content.sha256);
+            let stored = if told.stored.is_plain() { plain() } else { told.stored.clone() };
+            let object = Object { state: ObjectState::Verified, stored };
+            content.objects.insert(name(told), object);
         }
-        for object in &archive.objects {
-            self.own(object, row.id, number);
+        for told in &archive.objects {
+            self.own(&name(told), row.id, number);
         }
     }
 
@@ -166,17 +177,11 @@ impl History {
     }
 
     /// Gives a content an object that no row tells of.
-    pub fn add_object(
-        &mut self,
-        id: NodeId,
-        number: u32,
-        object: (String, String),
-        state: ObjectState,
-    ) {
-        self.own(&object, id, number);
+    pub fn add_object(&mut self, id: NodeId, number: u32, name: (String, String), object: Object) {
+        self.own(&name, id, number);
         let content = self.recordings.get_mut(&id).and_then(|r| r.contents.get_mut(&number));
         if let Some(content) = content {
-            content.objects.insert(object, state);
+            content.objects.insert(name, object);
         }
     }
 

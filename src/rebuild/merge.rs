@@ -8,7 +8,7 @@ use super::history::{self, History, Recording};
 use super::objects::Findings;
 use super::tree::{LocalFile, Tree};
 use super::{Report, path};
-use crate::catalog::rebuild::{Content, NewNode};
+use crate::catalog::rebuild::{Content, NewNode, NewObject};
 use crate::catalog::{NodeRow, ObjectState};
 use crate::clock::Timestamp;
 use crate::lower::Lower;
@@ -101,9 +101,10 @@ impl Merge<'_> {
         }
         let contents = self.contents(one, true);
         let archived_at = one.current().and_then(|(number, content)| {
-            let held = contents.iter().find(|c| c.generation.0 == number).is_some_and(|c| {
-                c.objects.iter().any(|(_, _, state, _)| *state == ObjectState::Verified)
-            });
+            let held = contents
+                .iter()
+                .find(|c| c.generation.0 == number)
+                .is_some_and(|c| c.objects.iter().any(|o| o.state == ObjectState::Verified));
             content.archived_at.filter(|_| held)
         });
         let moved = !file.names.iter().all(|p| one.names.contains(p.as_os_str().as_bytes()));
@@ -165,23 +166,29 @@ impl Merge<'_> {
         let content = |(number, content): (&u32, &history::Content)| {
             let there = |object: &(String, String)| self.findings.is_there(object);
             let verified = |s: &ObjectState| *s == ObjectState::Verified;
-            let any_there = content.objects.iter().any(|(o, s)| verified(s) && there(o));
+            let any_there = content.objects.iter().any(|(n, o)| verified(&o.state) && there(n));
             let read = |object: &(String, String)| self.findings.is_read(object);
             // The last hope of a released recording stays, so that it is shown: what is in a target
             // that was not read, else what is read in vain.
             let keep_lost = !local && Some(*number) == last && !any_there;
-            let hope = content.objects.iter().any(|(o, s)| verified(s) && !read(o));
-            let objects = content.objects.iter().map(|(object, state)| {
+            let hope = content.objects.iter().any(|(n, o)| verified(&o.state) && !read(n));
+            let objects = content.objects.iter().map(|(name, object)| {
                 // Also of one that is gone: so it is known that there was something to lose.
-                let at = verified(state).then_some(content.archived_at.unwrap_or(self.now));
-                let state = match (verified(state), there(object), read(object)) {
-                    (false, ..) | (_, true, _) => *state,
-                    (_, _, read) if keep_lost && read != hope => *state,
+                let at = verified(&object.state).then_some(content.archived_at.unwrap_or(self.now));
+                let state = match (verified(&object.state), there(name), read(name)) {
+                    (false, ..) | (_, true, _) => object.state,
+                    (_, _, read) if keep_lost && read != hope => object.state,
                     (.., true) => ObjectState::Abandoned,
                     // Nobody has seen it: proved before anything rests on it.
                     (.., false) => ObjectState::Assigned,
                 };
-                (object.0.clone(), object.1.clone(), state, at)
+                NewObject {
+                    target: name.0.clone(),
+                    key: name.1.clone(),
+                    state,
+                    stored: object.stored.clone(),
+                    verified_at: at,
+                }
             });
             Content {
                 generation: Generation(*number),
@@ -230,8 +237,8 @@ impl Merge<'_> {
         if current.archived_at.is_none() {
             self.report.found.push(shown.clone());
         }
-        let whole = |(o, s): (&(String, String), &ObjectState)| {
-            *s == ObjectState::Verified && self.findings.is_there(o)
+        let whole = |(name, object): (&(String, String), &history::Object)| {
+            object.state == ObjectState::Verified && self.findings.is_there(name)
         };
         if !current.objects.iter().any(whole) {
             self.report.lost.push(shown);
@@ -359,12 +366,13 @@ fn aside(wanted: &Path, generation: u32, id: NodeId, attempt: u32) -> PathBuf {
 /// Puts away contents of which nothing was ever proved, above the last one of which something was;
 /// their keys stay taken. The number of that one.
 fn keep_held(contents: &mut Vec<Content>) -> Option<u32> {
-    let verified = |c: &Content| c.objects.iter().any(|o| o.2 == ObjectState::Verified);
+    let verified = |c: &Content| c.objects.iter().any(|o| o.state == ObjectState::Verified);
     let last = contents.iter().rposition(verified)?;
     let above = contents.split_off(last + 1);
     let kept = contents.last_mut()?;
-    for (target, key, ..) in above.into_iter().flat_map(|c| c.objects) {
-        kept.objects.push((target, key, ObjectState::Abandoned, None));
+    for object in above.into_iter().flat_map(|c| c.objects) {
+        let state = ObjectState::Abandoned;
+        kept.objects.push(NewObject { state, verified_at: None, ..object });
     }
     Some(kept.generation.0)
 }

@@ -2,7 +2,7 @@
 //! and objects that no journal tells of.
 
 use super::error::Result;
-use super::history::{Content, History};
+use super::history::{Content, History, Object};
 use super::read::{Source, each};
 use crate::catalog::ObjectState;
 use crate::recording::{ChunkHashes, NodeId, Sha256};
@@ -92,14 +92,14 @@ async fn told(
 ) -> Result<()> {
     let mut ask = Vec::new();
     for content in history.recordings.values().flat_map(|r| r.contents.values()) {
-        for ((target, key), state) in &content.objects {
-            if target != source.name() || *state != ObjectState::Verified {
+        for ((target, key), object) in &content.objects {
+            if target != source.name() || object.state != ObjectState::Verified {
                 continue;
             }
             match listed.get(key) {
-                Some(size) if *size == content.size => {}
+                Some(size) if *size == object.stored.size => {}
                 Some(_) => drop(findings.changed.insert((target.clone(), key.clone()))),
-                None => ask.push((source.clone(), key.clone(), content.size)),
+                None => ask.push((source.clone(), key.clone(), object.stored.size)),
             }
         }
     }
@@ -159,18 +159,19 @@ async fn place(
     let newer = current.is_none_or(|(number, mtime)| {
         label.generation.0 > number || (label.generation.0 == number && label.mtime > mtime)
     });
-    let whole = object.size == label.size;
+    let stored = label.stored.clone();
+    let whole = object.size == stored.size;
     let buried = one.deleted.is_some();
-    let mut proved = whole && object.sha256 == Some(label.sha256);
+    let mut proved = whole && object.sha256 == Some(stored.sha256);
     let number = match (same, current) {
         (Some(number), _) => number,
         // Its key is kept from being used again; the bytes are nobody's.
         (None, Some((number, _))) if !newer || !whole || (local(id) && !proved) => {
-            history.add_object(id, number, name, ObjectState::Abandoned);
+            history.add_object(id, number, name, Object { state: ObjectState::Abandoned, stored });
             return Ok(());
         }
         _ if !whole => {
-            let reason = format!("{} bytes, its metadata says {}", object.size, label.size);
+            let reason = format!("{} bytes, its metadata says {}", object.size, stored.size);
             findings.unknown.push((url, reason));
             return Ok(());
         }
@@ -178,7 +179,7 @@ async fn place(
             let number = one.number_for(label.generation.0, label.sha256);
             let mut chunks = ChunkHashes::default();
             if !local(id) && !buried {
-                let read = source.read_back(&object.key, label.size, label.sha256).await?;
+                let read = source.read_back(&object.key, &stored, label.sha256).await?;
                 let Some(read) = read else {
                     findings.unknown.push((url, "its bytes are not what its metadata says".into()));
                     return Ok(());
@@ -204,14 +205,14 @@ async fn place(
     };
     let content = history.recordings.get(&id).and_then(|r| r.contents.get(&number));
     let rival = content.is_some_and(|c| {
-        c.objects.iter().any(|((t, _), s)| *t == name.0 && *s != ObjectState::Abandoned)
+        c.objects.iter().any(|((t, _), o)| *t == name.0 && o.state != ObjectState::Abandoned)
     });
     let state = match (rival, proved) {
         (true, _) => ObjectState::Abandoned,
         (false, true) => ObjectState::Verified,
         (false, false) => ObjectState::Assigned,
     };
-    history.add_object(id, number, name, state);
+    history.add_object(id, number, name, Object { state, stored });
     Ok(())
 }
 

@@ -4,9 +4,9 @@
 use super::error::{RebuildError, Result};
 use crate::catalog::Told;
 use crate::limits;
-use crate::recording::{ChunkHashes, ErrorClass, Hasher, Sha256};
+use crate::recording::{ChunkHashes, ErrorClass, Hasher, Sha256, Stored};
 use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, journal, key};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -112,19 +112,24 @@ impl Source {
         }
     }
 
-    /// Reads an object and hashes it; `None` if it does not have this length and digest.
+    /// Reads an object and hashes the recording that it holds; `None` if it is not what was stored,
+    /// or the recording does not have this digest.
     pub async fn read_back(
         &self,
         key: &str,
-        size: u64,
+        stored: &Stored,
         sha256: Sha256,
     ) -> Result<Option<ChunkHashes>> {
         let mut hasher = Hasher::default();
-        while hasher.len() < size {
-            let range = hasher.len()..size.min(hasher.len() + limits::READ_BACK_BYTES);
+        while hasher.len() < stored.size {
+            let range = hasher.len()..stored.size.min(hasher.len() + limits::READ_BACK_BYTES);
             let wanted = range.end - range.start;
             match self.ask(|| self.store.get(key, range.clone())).await {
-                Ok(bytes) if bytes.len() as u64 == wanted => hasher.update(&bytes),
+                Ok(bytes) if bytes.len() as u64 == wanted => {
+                    let mut bytes = BytesMut::from(bytes);
+                    stored.encoding.restore(range.start, &mut bytes);
+                    hasher.update(&bytes);
+                }
                 Ok(_) => return Ok(None),
                 Err(e) if e.class() == ErrorClass::Corrupt => return Ok(None),
                 Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),

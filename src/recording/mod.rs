@@ -2,11 +2,14 @@
 //!
 //! **Invariant:** nothing here does I/O.
 
+mod encoding;
 mod group;
 mod hash;
 mod permit;
 mod version;
+pub mod wav;
 
+pub use encoding::{Encoding, Patch, Stored};
 pub use group::{Stem, stem};
 pub use hash::{
     CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, Hasher, Sha256, chunk_at, chunk_range,

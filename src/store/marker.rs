@@ -3,7 +3,7 @@
 //! **Invariant:** nothing is written to a target before it was found to be ours: the marker of
 //! the archive that this node remembers, or of the configured name, and this node's own.
 
-use super::meta::FORMAT_VERSION;
+use super::meta::{FORMAT_PLAIN, FORMAT_VERSION};
 use super::{Body, ObjectMeta, Store, StoreError, StoreErrorKind, key};
 use crate::clock::Timestamp;
 use crate::recording::{ErrorClass, Sha256};
@@ -181,7 +181,7 @@ pub async fn attach(store: &dyn Store, claim: &Claim<'_>) -> Result<String, Atta
     if found.is_none() {
         let new = Archive {
             spoolfs: ARCHIVE.into(),
-            format: FORMAT_VERSION,
+            format: FORMAT_PLAIN,
             archive: random_hex(),
             name: claim.archive_name.to_owned(),
             created: claim.now.secs(),
@@ -267,7 +267,7 @@ async fn claim_node(
         None => {
             let new = Node {
                 spoolfs: NODE.into(),
-                format: FORMAT_VERSION,
+                format: FORMAT_PLAIN,
                 archive: archive.to_owned(),
                 node: claim.node.to_owned(),
                 instance: claim.instance.to_owned(),

@@ -3,11 +3,13 @@
 
 use super::ObjectMeta;
 use crate::clock::Timestamp;
-use crate::recording::{ErrorClass, Generation, NodeId, Sha256};
+use crate::recording::{Encoding, ErrorClass, Generation, NodeId, Sha256, Stored};
 use std::path::Path;
 
-/// The version of the format that this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version of the format that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// The version of everything in which nothing is encoded: older programs read it.
+pub(super) const FORMAT_PLAIN: u32 = 1;
 
 const FORMAT: &str = "spoolfs-format";
 const NODE: &str = "spoolfs-node";
@@ -16,6 +18,9 @@ const GENERATION: &str = "spoolfs-generation";
 const SHA256: &str = "spoolfs-sha256";
 const SIZE: &str = "spoolfs-size";
 const MTIME: &str = "spoolfs-mtime";
+const ENCODING: &str = "spoolfs-encoding";
+const STORED_SHA256: &str = "spoolfs-stored-sha256";
+const STORED_SIZE: &str = "spoolfs-stored-size";
 
 /// The way home of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Label {
     pub size: u64,
     /// Last change of its content.
     pub mtime: Timestamp,
+    /// What is stored of it.
+    pub stored: Stored,
 }
 
 /// Why metadata can not be read.
@@ -66,18 +73,23 @@ impl Label {
     /// As it is written beside the object of the recording at `path`.
     pub fn to_meta(&self, path: &Path) -> ObjectMeta {
         let field = |name: &str, value: String| (name.to_owned(), value);
-        ObjectMeta {
-            content_type: content_type(path).to_owned(),
-            user: vec![
-                field(FORMAT, FORMAT_VERSION.to_string()),
-                field(NODE, ascii(&super::key::node_component(&self.node))),
-                field(ID, self.id.to_string()),
-                field(GENERATION, self.generation.0.to_string()),
-                field(SHA256, self.sha256.to_string()),
-                field(SIZE, self.size.to_string()),
-                field(MTIME, self.mtime.0.to_string()),
-            ],
+        let plain = self.stored.is_plain();
+        let format = if plain { FORMAT_PLAIN } else { FORMAT_VERSION };
+        let mut user = vec![
+            field(FORMAT, format.to_string()),
+            field(NODE, ascii(&super::key::node_component(&self.node))),
+            field(ID, self.id.to_string()),
+            field(GENERATION, self.generation.0.to_string()),
+            field(SHA256, self.sha256.to_string()),
+            field(SIZE, self.size.to_string()),
+            field(MTIME, self.mtime.0.to_string()),
+        ];
+        if !plain {
+            user.push(field(ENCODING, self.stored.encoding.to_string()));
+            user.push(field(STORED_SHA256, self.stored.sha256.to_string()));
+            user.push(field(STORED_SIZE, self.stored.size.to_string()));
         }
+        ObjectMeta { content_type: content_type(path).to_owned(), user }
     }
 
     /// From the user metadata of an object. `node` comes back as it is in keys.
@@ -90,7 +102,11 @@ impl Label {
             return Err(LabelError::Newer(format));
         }
         let node = text(user, NODE)?;
-        let sha256 = text(user, SHA256)?;
+        let (size, sha256) = (number(user, SIZE)?, digest(user, SHA256)?);
+        let stored = match format {
+            FORMAT_PLAIN => Stored::plain(size, sha256),
+            _ => stored(user)?,
+        };
         let node = super::key::decode(node)
             .and_then(|bytes| String::from_utf8(bytes).ok())
             .ok_or_else(|| invalid(NODE, node))?;
@@ -98,11 +114,23 @@ impl Label {
             node,
             id: NodeId(number(user, ID)?),
             generation: Generation(number(user, GENERATION)?),
-            sha256: Sha256::from_hex(sha256).ok_or_else(|| invalid(SHA256, sha256))?,
-            size: number(user, SIZE)?,
+            sha256,
+            size,
             mtime: Timestamp(number(user, MTIME)?),
+            stored,
         })
     }
+}
+
+fn stored(user: &[(String, String)]) -> Result<Stored, LabelError> {
+    let (words, size) = (text(user, ENCODING)?, number(user, STORED_SIZE)?);
+    let encoding = Encoding::parse(words, size).map_err(|_| invalid(ENCODING, words))?;
+    Ok(Stored { encoding, size, sha256: digest(user, STORED_SHA256)? })
+}
+
+fn digest(user: &[(String, String)], field: &'static str) -> Result<Sha256, LabelError> {
+    let value = text(user, field)?;
+    Sha256::from_hex(value).ok_or_else(|| invalid(field, value))
 }
 
 fn text<'a>(user: &'a [(String, String)], field: &'static str) -> Result<&'a str, LabelError> {
@@ -163,7 +191,16 @@ mod tests {
             sha256: Sha256::of(b"x"),
             size: u64::MAX,
             mtime: Timestamp(-1),
+            stored: Stored::plain(u64::MAX, Sha256::of(b"x")),
         }
+    }
+
+    /// The longest that an encoding can be.
+    fn encoded(node: &str) -> Label {
+        let places = (0..16).map(|i| (u64::MAX / 32 + 16 * i, vec![255; 16])).collect();
+        let encoding = Encoding::Patched(crate::recording::Patch::new(places).unwrap());
+        let stored = Stored { encoding, size: u64::MAX, sha256: Sha256::of(b"y") };
+        Label { stored, ..label(node) }
     }
 
     #[test]
@@ -175,14 +212,18 @@ mod tests {
             assert!(bytes <= 2000, "{bytes}");
             assert!(meta.user.iter().all(|(k, v)| k.is_ascii() && v.is_ascii()));
             assert_eq!(Label::from_user(&meta.user).unwrap(), label(node));
+            assert_eq!(meta.user[0].1, "1", "older programs read it");
+            let meta = encoded(node).to_meta(Path::new("a"));
+            assert_eq!(Label::from_user(&meta.user).unwrap(), encoded(node));
+            assert_eq!(meta.user[0].1, "2", "older programs leave it alone");
         }
-        let longest = label(&"\u{1}".repeat(300)).to_meta(Path::new(""));
+        let longest = encoded(&"\u{1}".repeat(300)).to_meta(Path::new(""));
         assert!(longest.user.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= 2000);
     }
 
     #[test]
     fn what_is_missing_wrong_or_newer_is_named() {
-        let user = label("n").to_meta(Path::new("x")).user;
+        let user = encoded("n").to_meta(Path::new("x")).user;
         for i in 0..user.len() {
             let mut less = user.clone();
             let (name, _) = less.remove(i);
@@ -193,7 +234,7 @@ mod tests {
             assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
         }
         let mut newer = user;
-        newer[0].1 = "2".into();
-        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(2)));
+        newer[0].1 = "3".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(3)));
     }
 }

@@ -9,6 +9,7 @@ mod support;
 mod archive;
 mod faults;
 mod fsck;
+mod headers;
 mod outage;
 mod panics;
 mod rebuild;

@@ -66,8 +66,8 @@ fn all_objects(world: &World, ids: &[NodeId]) -> Vec<String> {
     let mut lines: Vec<String> = all
         .map(|o| {
             format!(
-                "{} {} {} {} {:?} {:?} {:?}",
-                o.node, o.generation.0, o.target, o.key, o.state, o.sha256, o.chunks
+                "{} {} {} {} {:?} {:?} {:?} {:?}",
+                o.node, o.generation.0, o.target, o.key, o.state, o.sha256, o.chunks, o.stored
             )
         })
         .collect();

@@ -37,6 +37,7 @@ pub struct World {
     pub journal_interval: Duration,
     pub scrub_every: Option<Duration>,
     pub reserve: u64,
+    pub repair_headers: bool,
     pub runtime: Runtime,
     pub dir: TempDir,
     state: TempDir,
@@ -83,6 +84,7 @@ impl World {
             journal_interval: Duration::from_secs(60),
             scrub_every: None,
             reserve: 0,
+            repair_headers: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -132,6 +134,7 @@ impl World {
             uploads: 4,
             scrub_every: self.scrub_every,
             reserve: self.reserve,
+            repair_headers: self.repair_headers,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),

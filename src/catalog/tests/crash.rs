@@ -203,6 +203,22 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
 }
 
 #[test]
+fn an_object_of_before_there_were_encodings_is_the_recording_itself() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.options().state_dir).expect("made");
+    let conn = schema::open_at(&place.database(), 2).expect("version 2");
+    conn.execute_batch(
+        "INSERT INTO generation VALUES(7, 1, 44, 2, zeroblob(32), zeroblob(32));
+         INSERT INTO object VALUES(9, 7, 1, 't', 'k', 2, 44, zeroblob(32), 5);",
+    )
+    .expect("written");
+    drop(conn);
+    let catalog = place.open();
+    let object = catalog.objects(NodeId(7), None).expect("usable").pop().expect("one");
+    assert_eq!(object.stored, crate::recording::Stored::plain(44, Sha256([0; 32])));
+}
+
+#[test]
 fn the_identity_outlives_the_database_and_a_restored_copy_is_noticed() {
     let place = Place::new();
     let catalog = place.open();

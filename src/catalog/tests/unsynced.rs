@@ -212,7 +212,9 @@ fn if_it_is_not_known_what_failed_everything_since_the_last_sync_is_suspect() {
 fn to_version_1(database: &Path) {
     let conn = rusqlite::Connection::open(database).expect("opens");
     conn.execute_batch(
-        "DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect; PRAGMA user_version = 1;",
+        "DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect;
+         ALTER TABLE object DROP COLUMN encoding; ALTER TABLE object DROP COLUMN stored_size;
+         ALTER TABLE object DROP COLUMN stored_sha256; PRAGMA user_version = 1;",
     )
     .expect("version 1");
 }

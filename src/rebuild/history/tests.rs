@@ -15,7 +15,11 @@ fn archive(generation: u32, bytes: &[u8], key: &str) -> What {
             atime: Timestamp(6),
         },
         xattrs: Vec::new(),
-        objects: vec![("one".into(), key.into())],
+        objects: vec![ToldObject {
+            target: "one".into(),
+            key: key.into(),
+            stored: Stored::plain(0, Sha256::of(b"")),
+        }],
     }))
 }
 
@@ -46,7 +50,8 @@ fn names(history: &History, id: u64) -> Vec<String> {
 }
 
 fn contents(history: &History, id: u64) -> Vec<(u32, Sha256, usize)> {
-    let live = |c: &Content| c.objects.values().filter(|s| **s == ObjectState::Verified).count();
+    let live =
+        |c: &Content| c.objects.values().filter(|o| o.state == ObjectState::Verified).count();
     let one = &history.recordings[&NodeId(id)];
     one.contents.iter().map(|(n, c)| (*n, c.sha256, live(c))).collect()
 }
@@ -122,5 +127,5 @@ fn the_last_list_of_objects_counts_and_other_keys_stay_taken() {
     assert_eq!(contents(&history, 10), [(1, Sha256::of(b"one"), 1)]);
     assert!(history.knows("one", "a") && history.knows("one", "a~1"));
     let content = &history.recordings[&NodeId(10)].contents[&1];
-    assert_eq!(content.objects[&("one".into(), "a".into())], ObjectState::Abandoned);
+    assert_eq!(content.objects[&("one".into(), "a".into())].state, ObjectState::Abandoned);
 }
