@@ -255,6 +255,12 @@ pub const SCRUB_CATCHES_UP: u32 = 4;
 pub const SCRUB_ALARMS_EVERY: Duration = Duration::from_secs(3600);
 /// Bad copies that are remembered one by one.
 pub const BAD_COPIES_MAX: usize = 1000;
+/// Longest snapshot of a catalog, compressed; there is none of a catalog that needs more.
+pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
+/// Snapshots in one target whose keys are remembered, to be deleted some day.
+pub const SNAPSHOTS_REMEMBERED: usize = 1000;
+/// Time until a snapshot that came to nothing is tried again.
+pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(600);
 /// Requests of a rebuild in flight.
 pub const REBUILD_REQUESTS: usize = 8;
 /// Tries of each request of a rebuild.

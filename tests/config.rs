@@ -334,6 +334,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "5s"),
             ("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "30d"),
             ("SPOOLFS_WRITE_BACK__REPAIR_HEADERS", "true"),
+            ("SPOOLFS_WRITE_BACK__SNAPSHOT_EVERY", "2d"),
+            ("SPOOLFS_WRITE_BACK__SNAPSHOT_KEEP", "3"),
             ("SPOOLFS_SPACE__HIGH_WATER", "70%"),
             ("SPOOLFS_SPACE__LOW_WATER", "60%"),
             ("SPOOLFS_SPACE__RESERVE", "2GiB"),
@@ -351,6 +353,8 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.keep_local, Age::Forever);
     assert_eq!(config.write_back.scrub_every, Age::For(Duration::from_secs(30 * 86_400)));
     assert!(config.write_back.repair_headers);
+    let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
+    assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
     assert_eq!(config.cache.max_size, 1 << 30);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));

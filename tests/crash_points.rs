@@ -98,6 +98,14 @@ fn more(seed: u8) -> Vec<u8> {
 /// As `seed`: the bytes are those of a call that was cut.
 const CUT: u8 = 255;
 
+/// For a second snapshot, with which the first one goes.
+const ONCE_MORE: &[Step] = &[Step::Command("archive", "d"), Step::Rest(2500)];
+
+fn work(point: &str) -> impl Iterator<Item = &'static Step> {
+    let more: &[Step] = if point.starts_with("snapshot.") { ONCE_MORE } else { &[] };
+    WORK.iter().chain(more)
+}
+
 fn bytes(seed: u8) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect();
     if seed == CUT {
@@ -221,7 +229,9 @@ fn files_below(root: &Path) -> Tree {
 
 fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
     let end = "\n".to_owned();
-    let settle = "10ms\"\nrepair_headers = true\njournal_interval = \"1s".to_owned();
+    let settle = "10ms\"\nrepair_headers = true\nsnapshot_every = \"1s\"\nsnapshot_keep = 1\n\
+        journal_interval = \"1s"
+        .to_owned();
     // Soon enough to be passed twice.
     Setup { keeper, end, settle, sync_after: "1s".into(), ..Setup::default() }
 }
@@ -282,7 +292,7 @@ fn until_death(mount: &mut Mount, point: &str, tree: &mut Tree) -> Step {
         dies(mount, point);
         return Step::Rest(0);
     }
-    for step in WORK {
+    for step in work(point) {
         let done = step.run(mount);
         if done.is_err() || mount.exited().is_some() {
             dies(mount, point);
@@ -400,7 +410,7 @@ fn nobody_notices(point: &str) {
     if TAKE_OVER.contains(&point) {
         kill_process(mount.server().unwrap(), Signal::KILL).unwrap();
     }
-    for step in WORK {
+    for step in work(point) {
         call.write_all(b"20 ms of somebody's voice").unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while let Err(error) = step.run(&mount) {
@@ -412,7 +422,7 @@ fn nobody_notices(point: &str) {
         step.apply(&mut tree);
     }
     assert!(mark.exists(), "{point} was not passed\n{}", mount.said());
-    tree.insert("call.wav".into(), b"20 ms of somebody's voice".repeat(WORK.len()));
+    tree.insert("call.wav".into(), b"20 ms of somebody's voice".repeat(work(point).count()));
     drop(call);
     settle(&mount, point);
     let found = files_below(&mount.mountpoint);

@@ -193,6 +193,41 @@ fn find_shows_the_same_tree_after_the_catalog_was_deleted_and_rebuilt() {
         std::thread::sleep(Duration::from_millis(200));
     }
     mount.stop();
+    begins_with_a_snapshot(&mut mount, &before, count);
+}
+
+/// The same once more, with a snapshot and without.
+fn begins_with_a_snapshot(mount: &mut Mount, before: &str, count: usize) {
+    let config = fs::read_to_string(&mount.config).unwrap();
+    let every = "journal_interval = \"2s\"\nsnapshot_every = \"1s\"";
+    fs::write(&mount.config, config.replace("journal_interval = \"2s\"", every)).unwrap();
+    mount.start();
+    let until = Instant::now() + PATIENCE;
+    while !mount.said().contains("the target has a snapshot of the catalog") {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("{}", mount.said().lines().filter(|l| l.contains("a snapshot")).collect::<String>());
+    mount.stop();
+    fs::write(&mount.config, config).unwrap();
+    let mut rows = Vec::new();
+    for arguments in [&["rebuild", "--json"][..], &["rebuild", "--json", "--whole-journal"]] {
+        lose_catalog(mount);
+        let ran = cli(mount, arguments).ok();
+        let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(report["complete"], true, "{}", ran.out);
+        let begun = report["snapshot"].is_string();
+        println!(
+            "{count} recordings, snapshot: {begun}: {} s, {} requests, {} rows of {} segments",
+            report["seconds"], report["requests"], report["rows"], report["segments"]
+        );
+        assert_eq!(begun, arguments.len() == 2, "{}", ran.out);
+        rows.push(report["rows"].as_u64().unwrap());
+        mount.start();
+        assert_eq!(find(&mount.mountpoint), before);
+        mount.stop();
+    }
+    assert!(rows[0] < rows[1] / 10, "{rows:?}");
 }
 
 #[test]

@@ -33,11 +33,11 @@ struct Line<'a> {
 
 /// A time as seconds since 1970 with nine decimals: `date -d @...` reads it, and no reader of
 /// JSON rounds it.
-fn time(at: Timestamp) -> String {
+pub(super) fn time(at: Timestamp) -> String {
     format!("{}.{:09}", at.secs(), at.subsec_nanos())
 }
 
-fn attributes(attr: &Attr) -> Value {
+pub(super) fn attributes(attr: &Attr) -> Value {
     json!({
         "mode": format!("{:04o}", attr.mode),
         "uid": attr.uid,
@@ -48,7 +48,7 @@ fn attributes(attr: &Attr) -> Value {
     })
 }
 
-fn merge(mut into: Value, from: Value) -> Value {
+pub(super) fn merge(mut into: Value, from: Value) -> Value {
     if let (Value::Object(into), Value::Object(from)) = (&mut into, from) {
         into.extend(from);
     }
@@ -228,38 +228,47 @@ impl Tx<'_> {
             "generation": row.generation.0,
             "sha256": row.sha256,
             "xattrs": xattrs::to_text(&row.xattrs),
-            "objects": self.verified_keys(row.id, row.generation)?,
-            "chunks": self.chunks(row.id, row.generation)?,
+            "objects": verified_keys(self.conn, row.id, row.generation)?,
+            "chunks": chunks(self.conn, row.id, row.generation)?,
         });
         self.conn
             .prepare_cached("UPDATE node SET told = 1 WHERE id = ?1")?
             .execute([sql(row.id.0)])?;
         self.journal_row(at, kind, &merge(body, attributes(&row.attr)))
     }
+}
 
-    fn verified_keys(&self, id: NodeId, generation: Generation) -> rusqlite::Result<Vec<Value>> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT target, key, encoding, stored_size, stored_sha256 FROM object
-             WHERE node = ?1 AND generation = ?2 AND state = 2 ORDER BY target",
-        )?;
-        let rows = statement.query_map(params![sql(id.0), generation.0], |r| {
-            let mut one = json!({"target": r.get::<_, String>(0)?, "key": r.get::<_, String>(1)?});
-            if let Some(stored) = sql_row::stored_bytes(r, 2)? {
-                one = merge(one, encoded(&stored));
-            }
-            Ok(one)
-        })?;
-        rows.collect()
-    }
+/// The verified objects of a generation, as rows tell of them.
+pub(super) fn verified_keys(
+    conn: &Connection,
+    id: NodeId,
+    generation: Generation,
+) -> rusqlite::Result<Vec<Value>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT target, key, encoding, stored_size, stored_sha256 FROM object
+         WHERE node = ?1 AND generation = ?2 AND state = 2 ORDER BY target",
+    )?;
+    let rows = statement.query_map(params![sql(id.0), generation.0], |r| {
+        let mut one = json!({"target": r.get::<_, String>(0)?, "key": r.get::<_, String>(1)?});
+        if let Some(stored) = sql_row::stored_bytes(r, 2)? {
+            one = merge(one, encoded(&stored));
+        }
+        Ok(one)
+    })?;
+    rows.collect()
+}
 
-    fn chunks(&self, id: NodeId, generation: Generation) -> rusqlite::Result<Vec<String>> {
-        let bytes: Option<Vec<u8>> = self
-            .conn
-            .prepare_cached("SELECT chunks FROM generation WHERE node = ?1 AND generation = ?2")?
-            .query_row(params![sql(id.0), generation.0], |r| r.get(0))
-            .optional()?;
-        Ok(bytes.unwrap_or_default().chunks(32).map(hex::encode).collect())
-    }
+fn chunks(conn: &Connection, id: NodeId, generation: Generation) -> rusqlite::Result<Vec<String>> {
+    let bytes: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT chunks FROM generation WHERE node = ?1 AND generation = ?2")?
+        .query_row(params![sql(id.0), generation.0], |r| r.get(0))
+        .optional()?;
+    Ok(hex_of(&bytes.unwrap_or_default()))
+}
+
+/// Chunk hashes as rows tell of them.
+pub(super) fn hex_of(chunks: &[u8]) -> Vec<String> {
+    chunks.chunks(32).map(hex::encode).collect()
 }
 
 /// Segments count from 1 in each epoch.

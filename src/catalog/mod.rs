@@ -30,6 +30,7 @@ mod shared;
 mod snapshot;
 mod sql_row;
 mod status;
+mod summary;
 mod tend;
 mod thread;
 mod told;
@@ -51,6 +52,7 @@ pub use row::{
 pub use rules::RULES;
 pub use scrub::Remedy;
 pub use snapshot::{Broken, Snapshot, Unreadable};
+pub use summary::Summary;
 pub use told::{Archive, Attributes, Told, ToldObject, What};
 pub use unsynced::Unsynced;
 

@@ -11,6 +11,7 @@ use super::log::Log;
 use super::row::{NodeRow, ObjectState};
 use super::rules::RULES;
 use super::schema::{self, OpenFault};
+pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
 use super::{database, settings, shared};

@@ -11,6 +11,8 @@ const INSTANCE: &str = "catalog.instance";
 const EPOCH: &str = "catalog.epoch";
 /// When this catalog was begun in the place of one that knew more, in seconds since 1970.
 const LOST: &str = "catalog.lost";
+/// It was rebuilt from some of the targets only.
+pub const PARTIAL: &str = "catalog.partial";
 
 pub(super) fn get(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.prepare_cached("SELECT value FROM setting WHERE key = ?1")?
@@ -52,6 +54,11 @@ pub(super) fn store_identity(conn: &Connection, identity: &Identity) -> rusqlite
 /// Remembers that an earlier catalog knew more than this one.
 pub(super) fn remember_loss(conn: &Connection, at: Timestamp) -> rusqlite::Result<()> {
     set(conn, LOST, &at.secs().to_string())
+}
+
+/// Whether the journals may know more than this catalog.
+pub(super) fn is_partial(conn: &Connection) -> rusqlite::Result<bool> {
+    Ok(get(conn, LOST)?.is_some() || get(conn, PARTIAL)?.is_some())
 }
 
 impl Catalog {

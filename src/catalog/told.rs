@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// One row of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Order of the change on its machine, within an epoch.
+    /// Order of the change on its machine, within an epoch, from 1; 0: a line of a snapshot.
     pub seq: u64,
     /// When it happened.
     pub at: Timestamp,
@@ -93,6 +93,8 @@ pub struct Attributes {
 
 #[derive(Deserialize)]
 struct Raw {
+    /// A line of a snapshot has none.
+    #[serde(default)]
     seq: u64,
     at: String,
     kind: String,

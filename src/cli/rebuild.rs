@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     /// the scrub or `spoolfs verify` has proved them
     #[arg(long, value_name = "TARGET")]
     from: Vec<String>,
+    /// Read the journals from their beginning, and no snapshot
+    #[arg(long)]
+    whole_journal: bool,
 }
 
 /// What `--json` prints. Lists are cut at a thousand.
@@ -47,6 +50,10 @@ struct Document {
     seconds: f64,
     requests: u64,
     targets: Vec<String>,
+    /// The snapshot that it began with.
+    snapshot: Option<String>,
+    /// Snapshots that could not be used: address and reason.
+    bad_snapshots: Vec<(String, String)>,
     segments: usize,
     rows: usize,
     objects: usize,
@@ -120,6 +127,7 @@ fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
         archive_name: config.archive.clone(),
         node: arguments.node.clone(),
         from: arguments.from.clone(),
+        whole_journal: arguments.whole_journal,
     };
     let parts = Parts {
         lower: config.mountpoint.clone(),
@@ -148,6 +156,8 @@ fn document(report: &Report, took: Duration) -> Document {
         seconds: took.as_secs_f64(),
         requests: report.requests,
         targets: report.targets.clone(),
+        snapshot: report.snapshot.clone(),
+        bad_snapshots: first(&report.bad_snapshots),
         segments: report.segments,
         rows: report.rows,
         objects: report.objects,
@@ -211,6 +221,11 @@ fn words(report: &Report, took: Duration) -> String {
             report.unproved
         ));
     }
+    if let Some(url) = &report.snapshot {
+        text.push_str(&format!("began with the snapshot {url}\n"));
+    }
+    let bad = report.bad_snapshots.iter().map(|(url, reason)| format!("{url}: {reason}"));
+    section(&mut text, "Snapshots set aside; what they tell is in the journal", bad);
     let shown = |p: &PathBuf| p.display().to_string();
     let lost = report.lost.iter().map(shown);
     section(&mut text, "LOST: no target that was read has a whole copy of", lost);

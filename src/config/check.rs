@@ -213,6 +213,15 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
     if let Some(time) = sync_after.duration() {
         within(source, "write_back.sync_after", time, Duration::from_secs(1)..=MINUTE)?;
     }
+    let snapshot_every = raw.snapshot_every.unwrap_or(Age::For(DAY));
+    if let Some(time) = snapshot_every.duration() {
+        within(source, "write_back.snapshot_every", time, Duration::from_secs(1)..=365 * DAY)?;
+    }
+    let snapshot_keep = raw.snapshot_keep.map_or(7, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    if !(1..=365).contains(&snapshot_keep) {
+        let message = format_args!("{snapshot_keep} is out of bounds");
+        return Err(source.fault("write_back.snapshot_keep", message, "choose from 1 to 365"));
+    }
     let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
     Ok(WriteBack {
         archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
@@ -232,6 +241,8 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         )?,
         scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
         repair_headers: raw.repair_headers.unwrap_or(false),
+        snapshot_every,
+        snapshot_keep,
     })
 }
 

@@ -72,6 +72,10 @@ pub struct WriteBack {
     pub scrub_every: Age,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
+    /// Each target gets a snapshot of the catalog once in this time.
+    pub snapshot_every: Age,
+    /// How many snapshots a target keeps.
+    pub snapshot_keep: usize,
 }
 
 /// `[space]`: room on the disk of the recordings directory.
@@ -214,6 +218,14 @@ impl Config {
                 self.write_back.journal_interval != new.write_back.journal_interval,
             ),
             ("write_back.scrub_every", self.write_back.scrub_every != new.write_back.scrub_every),
+            (
+                "write_back.snapshot_every",
+                self.write_back.snapshot_every != new.write_back.snapshot_every,
+            ),
+            (
+                "write_back.snapshot_keep",
+                self.write_back.snapshot_keep != new.write_back.snapshot_keep,
+            ),
             (
                 "write_back.repair_headers",
                 self.write_back.repair_headers != new.write_back.repair_headers,

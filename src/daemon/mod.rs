@@ -294,31 +294,35 @@ fn assemble(
         runtime.handle().clone(),
         clock.clone(),
     );
-    let engine = Arc::new(Engine::start(
-        engine::Options {
-            rules,
-            required: config
-                .targets
-                .iter()
-                .filter(|t| t.required)
-                .map(|t| t.name.clone())
-                .collect(),
-            archive_name: config.archive.clone(),
-            journal_interval: config.write_back.journal_interval,
-            uploads: config.write_back.uploads,
-            scrub_every: config.write_back.scrub_every.duration(),
-            repair_headers: config.write_back.repair_headers,
-            reserve: config.space.reserve,
-        },
-        engine::Parts {
-            catalog: catalog.clone(),
-            lower: lower.clone(),
-            content: content.clone(),
-            stores: stores.clone(),
-            runtime: runtime.handle().clone(),
-            clock: clock.clone(),
-        },
-    )?);
+    let engine =
+        Arc::new(Engine::start(
+            engine::Options {
+                rules,
+                required: config
+                    .targets
+                    .iter()
+                    .filter(|t| t.required)
+                    .map(|t| t.name.clone())
+                    .collect(),
+                archive_name: config.archive.clone(),
+                journal_interval: config.write_back.journal_interval,
+                uploads: config.write_back.uploads,
+                scrub_every: config.write_back.scrub_every.duration(),
+                repair_headers: config.write_back.repair_headers,
+                snapshots: config.write_back.snapshot_every.duration().map(|every| {
+                    engine::Snapshots { every, keep: config.write_back.snapshot_keep }
+                }),
+                reserve: config.space.reserve,
+            },
+            engine::Parts {
+                catalog: catalog.clone(),
+                lower: lower.clone(),
+                content: content.clone(),
+                stores: stores.clone(),
+                runtime: runtime.handle().clone(),
+                clock: clock.clone(),
+            },
+        )?);
     let archive = EngineArchive {
         content: content.clone(),
         engine: engine.clone(),

@@ -35,6 +35,7 @@ mod reconcile;
 mod release;
 mod scrub;
 mod shared;
+mod snapshot;
 mod space;
 mod stop;
 mod sync;
@@ -47,6 +48,7 @@ pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
 pub use error::{EngineError, Result};
 pub use scrub::Round;
+pub use snapshot::Snapshots;
 pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
 
@@ -87,6 +89,8 @@ pub struct Options {
     pub uploads: usize,
     /// Every archived object is read once in this time; none: never.
     pub scrub_every: Option<Duration>,
+    /// Snapshots of the catalog in the targets; none: never.
+    pub snapshots: Option<Snapshots>,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
@@ -224,6 +228,7 @@ impl Engine {
         let started =
             engine.start_threads(woken, again, &options.archive_name, options.journal_interval);
         let started = started.and_then(|()| engine.start_scrub(options.scrub_every));
+        let started = started.and_then(|()| engine.start_snapshots(options.snapshots));
         if let Err(error) = started {
             engine.stop();
             return Err(EngineError::Thread(error));
@@ -273,6 +278,12 @@ impl Engine {
             self.spawn("scrub", move || scrub.run())?;
         }
         Ok(())
+    }
+
+    fn start_snapshots(&self, options: Option<Snapshots>) -> std::io::Result<()> {
+        let Some(options) = options else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        self.spawn("snapshot", move || snapshot::run(&shared, options))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -65,15 +65,18 @@ impl Recording {
 
 impl History {
     /// Takes rows in the order of epochs, and of `seq` within an epoch.
-    pub fn of<'a>(rows: impl IntoIterator<Item = (u64, &'a Told)>) -> History {
-        let mut history = History::default();
-        for (epoch, row) in rows {
-            history.apply(epoch, row);
-        }
-        history
+    pub fn take<'a>(&mut self, rows: impl IntoIterator<Item = (u64, &'a Told)>) {
+        rows.into_iter().for_each(|(epoch, row)| self.apply(epoch, row));
     }
 
-    fn apply(&mut self, epoch: u64, row: &Told) {
+    /// Everything that is deleted so far was so in this epoch.
+    pub fn deleted_in(&mut self, epoch: u64) {
+        for one in self.recordings.values_mut() {
+            one.deleted = one.deleted.map(|(_, at)| (epoch, at));
+        }
+    }
+
+    pub fn apply(&mut self, epoch: u64, row: &Told) {
         let known = self.recordings.contains_key(&row.id);
         match &row.what {
             What::Other => return,

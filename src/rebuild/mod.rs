@@ -4,6 +4,7 @@
 //! **Invariant:** no target is written to, and no byte below is changed; the old catalog is only
 //! set aside, when the new one is whole; and what can not be reached is never taken for empty.
 
+mod base;
 mod error;
 mod history;
 mod merge;
@@ -15,13 +16,14 @@ pub use error::{RebuildError, Result};
 pub use read::{Damage, Gap};
 
 use crate::catalog::Identity;
-use crate::catalog::rebuild::{Before, Rebuild};
+use crate::catalog::rebuild::{Before, PARTIAL, Rebuild};
 use crate::clock::SharedClock;
 use crate::lower::Lower;
 use crate::recording::NodeId;
 use crate::store::{Store, marker};
+use base::{Base, Snapshots};
 use history::History;
-use read::Source;
+use read::{Journals, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +43,8 @@ pub struct Options {
     pub node: Option<String>,
     /// Names of the targets to read; none: all.
     pub from: Vec<String>,
+    /// Read the journals from their beginning, whatever snapshots there are.
+    pub whole_journal: bool,
 }
 
 /// What it is rebuilt from.
@@ -68,6 +72,10 @@ pub struct Report {
     pub targets: Vec<String>,
     /// Where the old catalog is now.
     pub set_aside: Option<PathBuf>,
+    /// The snapshot that it began with.
+    pub snapshot: Option<String>,
+    /// Snapshots that could not be used: address and reason.
+    pub bad_snapshots: Vec<(String, String)>,
     /// Journal segments that were read.
     pub segments: usize,
     /// Rows in them.
@@ -139,9 +147,11 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     let whose = parts.runtime.block_on(whose(options, &before, &sources))?;
     let node = whose.identity.node.clone();
     progress(&format!("the tree of node {node:?} is made anew"));
-    let journals = parts.runtime.block_on(read::journals(&sources, &node, progress))?;
-    let rows = journals.rows.iter();
-    let mut history = History::of(rows.map(|((epoch, _), told)| (*epoch, told)));
+    let mut known = parts.runtime.block_on(base::list(&sources, &node, parts.clock.now()))?;
+    known.unread = options.whole_journal;
+    let told = told(&sources, &lower, &whose.identity, &mut known, progress);
+    let (journals, mut history, url) = parts.runtime.block_on(told)?;
+    report.snapshot = url;
     let mut tree = Tree::read(&lower, catalog.first_id())?;
     progress(&format!("{} files are local", tree.looked_at));
     let files = &tree.files;
@@ -165,9 +175,12 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     catalog.follow(journals.last_seq())?;
     catalog.add(&merged.nodes)?;
     catalog.tell(&merged.tell)?;
-    let epoch = whose.identity.epoch.max(journals.epoch).saturating_add(1);
+    let epoch = whose.identity.epoch.max(journals.epoch).max(known.epoch).saturating_add(1);
     let identity = Identity { epoch, ..whose.identity };
-    report.set_aside = catalog.finish(&identity, &whose.settings)?;
+    let unread = sources.len() < parts.stores.len();
+    let settings = settings(whose.settings, known.settings, &before, unread);
+    report.set_aside = catalog.finish(&identity, &settings)?;
+    report.bad_snapshots = known.set_aside;
     report.node = node;
     report.epoch = epoch;
     report.objects = findings.listed;
@@ -179,6 +192,61 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     report.left_out = std::mem::take(&mut tree.left_out);
     report.directories = std::mem::take(&mut tree.made);
     Ok(report)
+}
+
+/// What is told: by the newest snapshot that is whole and the journals after it, else by the
+/// journals alone. And which snapshot that was.
+async fn told(
+    sources: &[Source],
+    lower: &Lower,
+    identity: &Identity,
+    known: &mut Snapshots,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<(Journals, History, Option<String>)> {
+    let node = &identity.node;
+    let whole = |journals: Journals| {
+        let mut history = History::default();
+        history.take(journals.in_order());
+        (journals, history, None)
+    };
+    let base = known.newest(lower, identity).await?;
+    for (url, reason) in &known.set_aside {
+        progress(&format!("{url} is set aside: {reason}"));
+    }
+    if let Some(Base { url, header, mut history }) = base {
+        progress(&format!("{url} tells of {} recordings", history.recordings.len()));
+        match read::journals(sources, node, Some(&header), progress).await? {
+            Ok(journals) => {
+                history.take(journals.in_order());
+                return Ok((journals, history, Some(url)));
+            }
+            Err(read::Repeated) => {
+                let reason = "a later epoch repeats journal rows that it holds";
+                progress(&format!("{url} is set aside: {reason}"));
+                known.set_aside.push((url, reason.into()));
+            }
+        }
+    }
+    // Without a snapshot nothing can repeat what is in it.
+    let journals = read::journals(sources, node, None, progress).await?;
+    Ok(whole(journals.unwrap_or_default()))
+}
+
+/// The settings of the new catalog.
+fn settings(
+    mut all: Vec<(String, String)>,
+    snapshots: Vec<(String, String)>,
+    before: &Before,
+    unread: bool,
+) -> Vec<(String, String)> {
+    let is_known = |key: &str| snapshots.iter().any(|(known, _)| known == key);
+    let others = before.settings.iter().filter(|(key, _)| key.starts_with("snapshot."));
+    all.extend(others.filter(|(key, _)| !is_known(key)).cloned());
+    all.extend(snapshots);
+    if unread {
+        all.push((PARTIAL.to_owned(), "1".to_owned()));
+    }
+    all
 }
 
 fn sources(options: &Options, parts: &Parts, requests: &Arc<AtomicU64>) -> Result<Vec<Source>> {

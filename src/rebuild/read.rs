@@ -5,6 +5,7 @@ use super::error::{RebuildError, Result};
 use crate::catalog::Told;
 use crate::limits;
 use crate::recording::{ChunkHashes, ErrorClass, Hasher, Sha256, Stored};
+use crate::store::snapshot::Header;
 use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, journal, key};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,19 +54,25 @@ pub(super) struct Journals {
     pub segments: usize,
     /// The highest epoch that any target has heard of.
     pub epoch: u64,
+    /// What they follow: epoch and last row of a snapshot.
+    after: Option<(u64, u64)>,
 }
+
+/// Rows that a snapshot may hold already were told again in a later epoch: it can not be told which.
+#[derive(Debug)]
+pub(super) struct Repeated;
 
 impl Source {
     pub fn name(&self) -> &str {
         self.store.name()
     }
 
-    fn failed(&self, error: StoreError) -> RebuildError {
+    pub fn failed(&self, error: StoreError) -> RebuildError {
         RebuildError::Target { target: self.name().to_owned(), error: error.to_string() }
     }
 
     /// A request, counted and tried again.
-    async fn ask<T, F: Future<Output = std::result::Result<T, StoreError>>>(
+    pub async fn ask<T, F: Future<Output = std::result::Result<T, StoreError>>>(
         &self,
         request: impl Fn() -> F,
     ) -> std::result::Result<T, StoreError> {
@@ -174,14 +181,16 @@ where
     }
 }
 
-/// Reads the journals of a node: all of the first target that has one, and of the others what
-/// the first lacks.
+/// Reads the journals of a node, or what follows a snapshot in them: all of the first target that
+/// has one, and of the others what the first lacks.
 pub(super) async fn journals(
     sources: &[Source],
     node: &str,
+    base: Option<&Header>,
     progress: &(dyn Fn(&str) + Sync),
-) -> Result<Journals> {
-    let mut found = Journals::default();
+) -> Result<std::result::Result<Journals, Repeated>> {
+    let after = base.map(|b| (b.epoch, b.seq));
+    let mut found = Journals { after, ..Journals::default() };
     for source in sources {
         let directory = journal::directory(source.store.prefix(), node);
         let mut segments: BTreeMap<(u64, u64), String> = BTreeMap::new();
@@ -192,6 +201,10 @@ pub(super) async fn journals(
             }
         }
         found.epoch = found.epoch.max(segments.keys().last().map_or(0, |(epoch, _)| *epoch));
+        if let Some(base) = base {
+            let shipped = base.segments.get(source.name()).copied().unwrap_or(0);
+            segments.retain(|number, _| *number > (base.epoch, shipped));
+        }
         progress(&format!("target {:?}: {} journal segments", source.name(), segments.len()));
         let whole = found.rows.is_empty() || !found.damage.is_empty() || !found.gaps().is_empty();
         if whole {
@@ -200,8 +213,11 @@ pub(super) async fn journals(
             found.take_newer(source, segments).await?;
         }
     }
+    if base.is_some_and(|base| found.leave_out(base)) {
+        return Ok(Err(Repeated));
+    }
     found.forget_repeated();
-    Ok(found)
+    Ok(Ok(found))
 }
 
 impl Journals {
@@ -235,6 +251,9 @@ impl Journals {
             }
             for (line, text) in salvaged.lines {
                 match Told::parse(&text) {
+                    Ok(told) if told.seq == 0 => {
+                        self.damaged(source, &key, line, "it has no number")
+                    }
                     Ok(told) => drop(self.rows.entry((epoch, told.seq)).or_insert(told)),
                     Err(reason) => self.damaged(source, &key, line, reason),
                 }
@@ -261,6 +280,16 @@ impl Journals {
         Ok(())
     }
 
+    /// Leaves out what a snapshot holds. Tells whether a later epoch has rows that may be from before
+    /// it: those that were shipped again, which only their first copies would tell from new ones.
+    fn leave_out(&mut self, base: &Header) -> bool {
+        self.rows.retain(|number, _| *number > (base.epoch, base.seq));
+        let old = |((epoch, seq), told): (&(u64, u64), &Told)| {
+            *epoch > base.epoch && *seq <= base.seq && told.at.0 <= base.at
+        };
+        self.rows.iter().any(old)
+    }
+
     /// Rows that were shipped again in a later epoch, unchanged.
     fn forget_repeated(&mut self) {
         let mut first: BTreeMap<u64, (u64, &Told)> = BTreeMap::new();
@@ -279,11 +308,17 @@ impl Journals {
         }
     }
 
+    /// The rows as they followed one another, each with its epoch.
+    pub fn in_order(&self) -> impl Iterator<Item = (u64, &Told)> {
+        self.rows.iter().map(|((epoch, _), told)| (*epoch, told))
+    }
+
     /// Rows that are nowhere. Each epoch goes on where an earlier one was, or begins anew.
     pub fn gaps(&self) -> Vec<Gap> {
         let mut gaps = Vec::new();
-        let mut present = None;
-        let (mut last, mut highest) = (0, 0);
+        let mut present = self.after.map(|(epoch, _)| epoch);
+        let mut last = self.after.map_or(0, |(_, seq)| seq);
+        let mut highest = last;
         for (epoch, seq) in self.rows.keys().copied() {
             if present != Some(epoch) {
                 // A restored or new catalog counts from a number that was there before.
@@ -301,6 +336,7 @@ impl Journals {
 
     /// The highest number of a row.
     pub fn last_seq(&self) -> u64 {
-        self.rows.keys().map(|(_, seq)| *seq).max().unwrap_or(0)
+        let rows = self.rows.keys().map(|(_, seq)| *seq);
+        rows.chain(self.after.map(|(_, seq)| seq)).max().unwrap_or(0)
     }
 }

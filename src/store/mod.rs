@@ -11,6 +11,7 @@ pub mod memory;
 pub mod meta;
 mod proof;
 pub mod s3;
+pub mod snapshot;
 mod target;
 
 pub use proof::verify;

@@ -17,6 +17,7 @@ mod reconcile;
 mod release;
 mod restart;
 mod scrub;
+mod snapshots;
 mod space;
 mod sync;
 mod world;

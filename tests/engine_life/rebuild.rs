@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Renames as the mount does it; a released recording has nothing below.
-fn rename(world: &World, from: &str, to: &str) {
+pub fn rename(world: &World, from: &str, to: &str) {
     let place = |path: &str| {
         let path = Path::new(path);
         let dir = path.parent().unwrap().to_str().unwrap();
@@ -31,7 +31,7 @@ fn rename(world: &World, from: &str, to: &str) {
     world.catalog().record(Op::Rename { id, parent, name, new_parent, new_name, replaced, at });
 }
 
-fn delete(world: &World, path: &str) -> NodeId {
+pub fn delete(world: &World, path: &str) -> NodeId {
     let row = world.find(path).unwrap();
     let _released = fs::remove_file(world.below(path));
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -42,7 +42,7 @@ fn delete(world: &World, path: &str) -> NodeId {
 }
 
 /// What users see of each file, its content, and its identity; of directories their identity.
-fn seen(tree: &BTreeMap<String, NodeRow>) -> Vec<String> {
+pub fn seen(tree: &BTreeMap<String, NodeRow>) -> Vec<String> {
     let line = |(path, row): (&String, &NodeRow)| {
         let a = &row.attr;
         if a.kind == Kind::Dir {
@@ -61,7 +61,7 @@ fn seen(tree: &BTreeMap<String, NodeRow>) -> Vec<String> {
     tree.iter().map(line).collect()
 }
 
-fn all_objects(world: &World, ids: &[NodeId]) -> Vec<String> {
+pub fn all_objects(world: &World, ids: &[NodeId]) -> Vec<String> {
     let all = ids.iter().flat_map(|id| world.catalog().objects(*id, None).unwrap());
     let mut lines: Vec<String> = all
         .map(|o| {
@@ -85,7 +85,7 @@ fn touch(world: &World, path: &str, change: impl FnOnce(&Path)) {
     world.catalog().record(Op::SetAttr { id, attr, version, before: Some(before) });
 }
 
-fn set_looks(world: &World, path: &str, mode: u32, secs: i64) {
+pub fn set_looks(world: &World, path: &str, mode: u32, secs: i64) {
     use std::os::unix::fs::PermissionsExt;
     touch(world, path, |below| {
         fs::set_permissions(below, fs::Permissions::from_mode(mode)).unwrap();
@@ -96,7 +96,7 @@ fn set_looks(world: &World, path: &str, mode: u32, secs: i64) {
 }
 
 /// A world with a bit of everything, all of it told; the identities of what has objects.
-fn lived_in(targets: &[&str]) -> (World, Vec<NodeId>) {
+pub fn lived_in(targets: &[&str]) -> (World, Vec<NodeId>) {
     let mut world = World::with(targets);
     world.start();
     for dir in ["d", "d/e", "f", "z"] {
@@ -222,6 +222,7 @@ fn the_old_catalog_is_set_aside_and_a_rebuild_that_fails_changes_nothing() {
     // A daemon has it: nothing is done.
     let state = database.parent().unwrap().to_owned();
     let options = spoolfs::rebuild::Options {
+        whole_journal: false,
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),
@@ -246,6 +247,7 @@ fn regression_a_refused_rebuild_leaves_the_private_directory_alone() {
     fs::write(&staged, b"being fetched").unwrap();
     let state = world.database().parent().unwrap().to_owned();
     let options = spoolfs::rebuild::Options {
+        whole_journal: false,
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),

@@ -4,7 +4,9 @@
 use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
-use spoolfs::engine::{Command, Engine, Options, Outcome, Parts, Progress, Standing, Summary};
+use spoolfs::engine::{
+    Command, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
+};
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
 use spoolfs::policy::{Marks, Rules};
@@ -38,6 +40,9 @@ pub struct World {
     pub scrub_every: Option<Duration>,
     pub reserve: u64,
     pub repair_headers: bool,
+    pub snapshots: Option<Snapshots>,
+    /// A rebuild passes snapshots over.
+    pub whole_journal: bool,
     pub runtime: Runtime,
     pub dir: TempDir,
     state: TempDir,
@@ -85,6 +90,8 @@ impl World {
             scrub_every: None,
             reserve: 0,
             repair_headers: false,
+            snapshots: None,
+            whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -135,6 +142,7 @@ impl World {
             scrub_every: self.scrub_every,
             reserve: self.reserve,
             repair_headers: self.repair_headers,
+            snapshots: self.snapshots,
         };
         let parts = Parts {
             catalog: running.catalog.clone(),
@@ -207,6 +215,7 @@ impl World {
             archive_name: self.archive_name.clone(),
             node: node.map(str::to_owned),
             from: from.iter().map(|n| (*n).to_owned()).collect(),
+            whole_journal: self.whole_journal,
         };
         let parts = rebuild::Parts {
             lower: self.dir.path().to_owned(),

@@ -41,7 +41,9 @@ fn history(rows: &[(u64, u64, &str, What)]) -> History {
             )
         })
         .collect();
-    History::of(told.iter().map(|(epoch, told)| (*epoch, told)))
+    let mut history = History::default();
+    history.take(told.iter().map(|(epoch, told)| (*epoch, told)));
+    history
 }
 
 fn names(history: &History, id: u64) -> Vec<String> {

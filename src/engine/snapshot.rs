@@ -1,0 +1,231 @@
+//! A snapshot of the catalog in each target now and then, so that a rebuild need not read the
+//! journal of years.
+//!
+//! **Invariant:** a snapshot's key is written down before anything is put under it, and only keys
+//! that were written down are ever deleted: those older than the newest `keep` that were proved.
+
+use super::contain::contained;
+use super::error::{EngineError, Result};
+use super::recall::check_room;
+use super::shared::Shared;
+use super::space::Pressure;
+use super::target::Target;
+use crate::clock::Timestamp;
+use crate::recording::Sha256;
+use crate::store::snapshot::{self, Given, Header, Known, Writer};
+use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind};
+use crate::{faults, limits};
+use std::fs::File;
+use std::future::Future;
+use std::io::{BufWriter, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the thread looks whether one is due. Also what a test waits at most.
+const POLL: Duration = Duration::from_millis(500);
+
+/// How snapshots are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshots {
+    /// Time between two.
+    pub every: Duration,
+    /// How many a target keeps.
+    pub keep: usize,
+}
+
+/// A snapshot to be given, in a file without a name.
+struct Made {
+    header: Header,
+    file: Arc<File>,
+    size: u64,
+    sha256: Sha256,
+}
+
+/// Makes and gives snapshots until the engine stops.
+pub(super) fn run(shared: &Shared, options: Snapshots) {
+    let mut again = Timestamp(i64::MIN);
+    loop {
+        if shared.now() >= again {
+            match contained("taking a snapshot of the catalog", || step(shared, options)) {
+                Ok(()) => {}
+                Err(EngineError::Stopping) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "no snapshot of the catalog; it is tried again");
+                    again = shared.now().plus(limits::SNAPSHOT_RETRY);
+                }
+            }
+        }
+        if shared.stop.wait(POLL) {
+            return;
+        }
+    }
+}
+
+fn step(shared: &Shared, options: Snapshots) -> Result<()> {
+    let due = due(shared, options.every)?;
+    if due.is_empty() || shared.uploads_are_off() || shared.space.pressure() != Pressure::None {
+        return Ok(());
+    }
+    let Some(made) = make(shared)? else { return Ok(()) };
+    let mut failed = Ok(());
+    for target in due {
+        match give(shared, &target, &made).and_then(|()| prune(shared, &target, options.keep)) {
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => failed = Err(error),
+            Ok(()) => {}
+        }
+    }
+    failed
+}
+
+fn known(shared: &Shared, target: &Target) -> Result<Known> {
+    Ok(Known::parse(shared.catalog.setting(&Known::setting(target.name()))?))
+}
+
+fn keep(shared: &Shared, target: &Target, known: &Known) -> Result<()> {
+    Ok(shared.catalog.set_setting(&Known::setting(target.name()), &known.text())?)
+}
+
+/// The targets that are up and have none that is young enough. Nothing is due of a catalog that
+/// lacks something, or of which there is nothing to tell that was not told.
+fn due(shared: &Shared, every: Duration) -> Result<Vec<Arc<Target>>> {
+    let (now, epoch) = (shared.now(), shared.catalog.identity().epoch);
+    let mut due = Vec::new();
+    let Some(last) = shared.catalog.told_so_far()?.filter(|last| *last > 0) else {
+        return Ok(due);
+    };
+    for target in shared.targets.iter().filter(|t| t.is_up()) {
+        let mut known = known(shared, target)?;
+        if known.newest().is_none() && known.since.is_none() {
+            known.since = Some(now);
+            keep(shared, target, &known)?;
+        }
+        if !known.is_due(now, every, epoch) {
+            continue;
+        }
+        match known.given.iter_mut().rev().find(|g| g.proved) {
+            Some(same) if (same.epoch, same.seq) == (epoch, last) => {
+                same.at = now;
+                keep(shared, target, &known)?;
+            }
+            _ => due.push(Arc::clone(target)),
+        }
+    }
+    Ok(due)
+}
+
+/// Writes a snapshot into a file, and reads it back as a rebuild would.
+fn make(shared: &Shared) -> Result<Option<Made>> {
+    let file = shared.lower.scratch()?;
+    // Shorter than the database, as a rule; what is too long for the disk fails by itself.
+    check_room(shared, Path::new(".spl/stage"), shared.catalog.database_bytes())?;
+    let begin = |summary: &crate::catalog::Summary| {
+        // After everything that is in it.
+        let now = shared.now();
+        let (identity, segments) = (&summary.identity, summary.segments.clone());
+        let names = (identity.node.as_str(), identity.instance.as_str());
+        let header = Header::new(names, (identity.epoch, summary.seq), now.0, segments);
+        let writer = Writer::begin(BufWriter::new(file.try_clone()?), &header)?;
+        Ok((header, writer))
+    };
+    let line = |to: &mut (Header, Writer<BufWriter<File>>), text: &str| {
+        if shared.stop.is_set() {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        to.1.line(text)
+    };
+    let told = shared.catalog.summarise(begin, line);
+    shared.check_stop()?;
+    let Some((_, (header, writer))) = told? else { return Ok(None) };
+    let failed = |e: std::io::Error| StoreError::unreadable("any", "a snapshot", &e);
+    let (written, size, sha256) = writer.finish().map_err(failed)?;
+    written.into_inner().map_err(|e| failed(e.into_error()))?;
+    let mut copy = file.try_clone().map_err(failed)?;
+    copy.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let parse = |text: &str| crate::catalog::Told::parse(text).map(|_| ());
+    match snapshot::read(&copy, &mut |text| parse(text)) {
+        Ok(found) if found == header => {}
+        other => {
+            let detail = format!("the snapshot that was written can not be read back: {other:?}");
+            return Err(EngineError::Corrupt { path: "a snapshot".into(), detail });
+        }
+    }
+    // A power cut must not take back rows that a target has: their numbers would be given again.
+    shared.catalog.sync()?;
+    faults::point("snapshot.after_made");
+    Ok(Some(Made { header, file: Arc::new(file), size, sha256 }))
+}
+
+fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
+    let key = snapshot::key_of(target.store.prefix(), &made.header, fastrand::u32(..));
+    let mut known = known(shared, target)?;
+    let Header { epoch, seq, at, .. } = made.header;
+    let given = Given { key: key.clone(), epoch, seq, at: Timestamp(at), proved: false };
+    known.given.push(given);
+    let forgotten = known.given.len().saturating_sub(limits::SNAPSHOTS_REMEMBERED);
+    known.given.drain(..forgotten);
+    keep(shared, target, &known)?;
+    faults::point("snapshot.after_key");
+    if !shared.keep_pace(made.size) {
+        return Err(EngineError::Stopping);
+    }
+    let body = Body::File { file: Arc::clone(&made.file), len: made.size };
+    let meta = ObjectMeta { content_type: "application/zstd".into(), user: Vec::new() };
+    ask(shared, target, target.store.put(&key, body, made.sha256, &meta))?;
+    faults::point("snapshot.after_put");
+    ask(shared, target, store::verify(&*target.store, &key, made.size, made.sha256))?;
+    if let Some(last) = known.given.last_mut() {
+        last.proved = true;
+    }
+    keep(shared, target, &known)?;
+    faults::point("snapshot.after_proof");
+    tracing::info!(
+        target = target.name(),
+        key,
+        bytes = made.size,
+        "the target has a snapshot of the catalog"
+    );
+    Ok(())
+}
+
+fn prune(shared: &Shared, target: &Target, newest: usize) -> Result<()> {
+    let mut known = known(shared, target)?;
+    for key in known.too_old(newest) {
+        match ask(shared, target, target.store.delete(&key)) {
+            Ok(()) => {}
+            // An archive that nobody may delete from keeps them all.
+            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Denied => {
+                tracing::info!(target = target.name(), key, "an old snapshot may not be deleted");
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        faults::point("snapshot.after_delete");
+        known.given.retain(|g| g.key != key);
+        keep(shared, target, &known)?;
+    }
+    Ok(())
+}
+
+/// The answer, unless the engine stops first.
+fn ask<T>(
+    shared: &Shared,
+    target: &Target,
+    request: impl Future<Output = store::Result<T>>,
+) -> Result<T> {
+    let answer = shared.runtime.block_on(async {
+        // Never closed.
+        let _permit = shared.uploads.acquire().await;
+        tokio::select! {
+            answer = request => Ok(answer),
+            () = shared.stop.reached() => Err(EngineError::Stopping),
+        }
+    })?;
+    if let Err(error) = &answer
+        && error.kind == StoreErrorKind::Unreachable
+    {
+        target.failed(error.to_string(), shared.now());
+    }
+    Ok(answer?)
+}
