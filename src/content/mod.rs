@@ -260,7 +260,7 @@ impl Content {
         sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), ContentError> {
         let stored = self.inner.sources.stored(id, path)?;
-        self.stream(&stored, path, sink)
+        self.stream(&stored, path, 0..stored.size, sink)
     }
 
     /// The same for a part of it.
@@ -276,7 +276,7 @@ impl Content {
     ) -> Result<(), ContentError> {
         let stored = self.inner.sources.stored(id, path)?;
         let range = range.start..range.end.min(stored.size);
-        self.stream(&stored, path, range, Deadline::EachChunk, false, sink)
+        self.stream(&stored, path, range, sink)
     }
 
     /// Makes room on a file system (`st_dev`) that is too full, if the disk cache is on it: removes
@@ -310,10 +310,11 @@ impl Content {
         &self,
         stored: &Arc<Stored>,
         path: &Path,
+        range: Range<u64>,
         sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), ContentError> {
-        let count = stored.size.checked_sub(1).map_or(0, |last| chunk_at(last) + 1);
-        let mut next = 0;
+        let Some(last) = range.end.checked_sub(1) else { return Ok(()) };
+        let (mut next, count) = (chunk_at(range.start), chunk_at(last) + 1);
         let mut flying: VecDeque<(u64, Arc<Flight>)> = VecDeque::new();
         loop {
             let most = (self.inner.pace.most() / CHUNK_BYTES).clamp(2, limits::CHUNKS_AHEAD as u64);
@@ -327,10 +328,13 @@ impl Content {
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
             let bytes = self.wait(&flight, path, Deadline::EachChunk)?;
-            sink(chunk_range(index, stored.size).start, &bytes).map_err(|e| ContentError {
-                path: path.display().to_string(),
-                detail: format!("the recording could not be written locally: {e}"),
-                class: ErrorClass::Transient,
+            let start = chunk_range(index, stored.size).start;
+            sink(start.max(range.start), &part(&bytes, start, &range)).map_err(|e| {
+                ContentError {
+                    path: path.display().to_string(),
+                    detail: format!("the recording could not be written locally: {e}"),
+                    class: ErrorClass::Transient,
+                }
             })?;
         }
     }

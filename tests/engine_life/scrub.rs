@@ -406,8 +406,11 @@ fn regression_an_alarm_of_what_was_written_anew_or_deleted_is_over() {
             world.engine().status().bad.is_empty()
         });
         if !deleted {
+            // If it was looked at before the new content was hashed, it was given up then.
+            let objects = world.catalog().objects(id, None).unwrap();
+            let counts = objects.iter().filter(|o| o.state == ObjectState::Verified).count() > 1;
             let outcome = world.run_one(Command::Verify, path);
-            assert!(matches!(&outcome, Outcome::Failed(_)), "it is told: {outcome:?}");
+            assert_eq!(matches!(&outcome, Outcome::Failed(_)), counts, "it is told: {outcome:?}");
             assert!(world.engine().status().bad.is_empty(), "and wakes nobody");
         }
     }
