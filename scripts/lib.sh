@@ -39,6 +39,8 @@ install_tools() {
   need python3 python3 "unpacks the S3 server the tests talk to"
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
     "keeps the S3 server apart from the system's Python"
+  need sox sox "joins recordings, to compare with"
+  need ffmpeg ffmpeg "joins recordings, to compare with"
   need rsync rsync "copies released recordings as a backup would"
   install_packages
   [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true

@@ -269,6 +269,18 @@ pub const REBUILD_TRIES: usize = 3;
 pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
 /// Places named one by one in the report of a rebuild, of each kind.
 pub const REBUILD_NAMED_MAX: usize = 1000;
+/// Legs of a join.
+pub const STITCH_LEGS_MAX: usize = 256;
+/// Calls whose legs are looked at in one go.
+pub const STITCH_LOOK_AHEAD: usize = 256;
+/// Bytes of a join copied at a time.
+pub const STITCH_PIECE_BYTES: usize = 1 << 20;
+/// Notes of open joins, before those that were closed are left out.
+pub const STITCH_NOTES_BYTES: u64 = 1 << 20;
+/// How often new calls are looked at for their legs' formats.
+pub const STITCH_LOOK: Duration = Duration::from_secs(60);
+/// Pause between two such looks while there are more.
+pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest time that an address given away may be valid: the limit of AWS Signature Version 4.
 pub const SHARED_URL_MAX: Duration = Duration::from_secs(7 * 86_400);

@@ -14,9 +14,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
-    "rebuild", "verify", "url",
+    "rebuild", "verify", "url", "stitch",
 ];
 
 /// A configuration in a directory of its own.

@@ -42,7 +42,7 @@ fn defaults_are_those_of_the_table_of_keys() {
     for key in KEYS.iter().filter(top) {
         written.push_str(&format!("{} = {}\n", key.path, key.default));
     }
-    for table in ["write_back", "cache", "read"] {
+    for table in ["write_back", "cache", "read", "stitched"] {
         written.push_str(&format!("[{table}]\n"));
         for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
             if let Some((of, name)) = key.path.split_once('.').filter(|(of, _)| *of == table) {
@@ -113,6 +113,14 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         (
             format!("{MINIMAL}[write_back]\nsettle = \"5m\""),
             "f.toml:4:1: write_back.settle \"5m\" is out of bounds; choose from \"0s\" to \"1m\"",
+        ),
+        (
+            format!("{MINIMAL}[stitched]\nlayout = \"mono\""),
+            "f.toml:4:1: stitched.layout \"mono\" is no layout; write \"concat\", \"timeline\" or \"stereo\"",
+        ),
+        (
+            format!("{MINIMAL}[stitched]\ndirectory = \"a/b\""),
+            "f.toml:4:1: stitched.directory \"a/b\" can not be used as a name; use up to 64 letters, digits, \"-\", \"_\" and \".\", not beginning with \".\"",
         ),
         (
             format!("{MINIMAL}[write_back]\nsync_after = \"5m\""),
@@ -342,6 +350,12 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
+            ("SPOOLFS_STITCHED__ENABLED", "false"),
+            ("SPOOLFS_STITCHED__DIRECTORY", "calls"),
+            ("SPOOLFS_STITCHED__LISTED", "false"),
+            ("SPOOLFS_STITCHED__LAYOUT", "stereo"),
+            ("SPOOLFS_STITCHED__RATE", "highest"),
+            ("SPOOLFS_STITCHED__RIFF64", "false"),
         ],
     )
     .expect("from the environment alone");
@@ -356,6 +370,15 @@ fn every_key_can_be_set_by_its_variable() {
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
     assert_eq!(config.cache.max_size, 1 << 30);
+    let stitched = spoolfs::config::Stitched {
+        enabled: false,
+        directory: "calls".into(),
+        listed: false,
+        layout: spoolfs::stitch::Layout::Stereo,
+        rate: spoolfs::stitch::Rate::Highest,
+        riff64: false,
+    };
+    assert_eq!(config.stitched, stitched);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

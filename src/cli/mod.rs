@@ -21,6 +21,7 @@ mod recall;
 mod release;
 mod reload;
 mod status;
+mod stitch;
 mod url;
 mod verify;
 
@@ -71,6 +72,9 @@ enum Command {
     /// Say why a recording is where it is.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Arguments),
+    /// Write the joined recordings of a call to a file.
+    #[command(after_help = stitch::EXAMPLES)]
+    Stitch(stitch::Arguments),
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
@@ -102,6 +106,7 @@ impl Command {
             Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
             Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
+            Command::Stitch(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
             Command::Verify(a) => &a.common,
@@ -122,6 +127,7 @@ impl Command {
             Command::Recall(a) => recall::run(a),
             Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
+            Command::Stitch(a) => stitch::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
             Command::Verify(a) => verify::run(a),

@@ -58,6 +58,7 @@ pub(super) fn resolve(
     let drain_timeout = within(source, "drain_timeout", drain, Duration::ZERO..=60 * MINUTE)?;
     let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
     let space = space(&raw.space, source)?;
+    let stitched = super::stitched::resolve(&raw.stitched, source)?;
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     warnings.extend(doubtful(&targets));
@@ -77,6 +78,7 @@ pub(super) fn resolve(
         space,
         cache,
         read,
+        stitched,
         warnings,
     })
 }

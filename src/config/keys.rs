@@ -88,7 +88,12 @@ pub const KEYS: &[Key] = &[
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),
     key("calls", Kind::Future, ""),
-    key("stitched", Kind::Future, ""),
+    key("stitched.enabled", Kind::Flag, "true"),
+    key("stitched.directory", Kind::Text, "\"stitched\""),
+    key("stitched.listed", Kind::Flag, "true"),
+    key("stitched.layout", Kind::Text, "\"concat\""),
+    key("stitched.rate", Kind::Text, "\"8000\""),
+    key("stitched.riff64", Kind::Flag, "true"),
     key("policy", Kind::Future, ""),
 ];
 

@@ -12,6 +12,7 @@ mod keys;
 mod paths;
 mod raw;
 mod source;
+mod stitched;
 mod target;
 
 pub use environment::Environment;
@@ -19,6 +20,7 @@ pub use error::ConfigError;
 pub use essentials::Essentials;
 pub use keys::{KEYS, Key, Kind};
 pub use paths::{beneath, resolve};
+pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
 use crate::policy::Timetable;
@@ -139,6 +141,8 @@ pub struct Config {
     pub cache: Cache,
     /// Reading released recordings.
     pub read: Read,
+    /// Joined calls.
+    pub stitched: Stitched,
     /// What is legal but probably not meant, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -212,6 +216,7 @@ impl Config {
             ("space.reserve", self.space.reserve != new.space.reserve),
             ("cache", self.cache != new.cache),
             ("read", self.read != new.read),
+            ("stitched", self.stitched != new.stitched),
             ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),
             (
                 "write_back.journal_interval",

@@ -21,7 +21,7 @@ pub(super) struct Raw {
     pub cache: RawCache,
     pub read: RawRead,
     pub calls: toml::Table,
-    pub stitched: toml::Table,
+    pub stitched: RawStitched,
     pub policy: Vec<toml::Table>,
 }
 
@@ -76,4 +76,15 @@ pub(super) struct RawCache {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRead {
     pub read_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawStitched {
+    pub enabled: Option<bool>,
+    pub directory: Option<String>,
+    pub listed: Option<bool>,
+    pub layout: Option<String>,
+    pub rate: Option<String>,
+    pub riff64: Option<bool>,
 }

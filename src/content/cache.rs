@@ -118,6 +118,11 @@ impl DiskCache {
         given.len()
     }
 
+    /// Whether it is here, as far as is known.
+    pub(super) fn contains(&self, sum: Sha256) -> bool {
+        self.index.lock().chunks.contains(&sum)
+    }
+
     /// The chunk with this digest. What does not have it is removed.
     pub(super) fn get(&self, sum: Sha256) -> Option<Bytes> {
         let path = self.path(sum);

@@ -248,6 +248,15 @@ impl Content {
         flights
     }
 
+    /// Whether the beginning of a recording can be read without asking a target.
+    pub fn holds(&self, id: NodeId, path: &Path) -> bool {
+        let Ok(stored) = self.inner.sources.stored(id, path) else { return false };
+        stored.chunks.get(0).is_some_and(|sum| {
+            let disk = self.inner.disk.as_ref();
+            self.inner.memory.contains_key(sum) || disk.is_some_and(|disk| disk.contains(*sum))
+        })
+    }
+
     /// Reads the whole current generation in order and hands it to `sink` with each offset. Each
     /// chunk may take `read_timeout`; nothing is put into the disk cache.
     ///

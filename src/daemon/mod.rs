@@ -6,6 +6,8 @@ mod commands;
 mod drain;
 mod ground;
 mod handover;
+mod joins;
+mod known_calls;
 mod link;
 pub(crate) mod notify;
 pub(crate) mod settled;
@@ -27,6 +29,7 @@ use crate::engine::{self, Engine};
 use crate::fuse::{self, Connection, Server};
 use crate::limits;
 use crate::lower::Lower;
+use crate::stitch::Stitched;
 use crate::store::{self, Store};
 use crate::vfs::{self, Vfs, Workers};
 use archive::EngineArchive;
@@ -70,6 +73,8 @@ pub struct Daemon {
     pub clock: SharedClock,
     /// Where what is asked of targets runs.
     pub runtime: Handle,
+    /// Joined calls, if they are shown.
+    pub stitched: Option<Arc<Stitched>>,
     /// What was agreed on with the kernel, once it is.
     pub link: OnceLock<Link>,
 }
@@ -137,6 +142,7 @@ pub fn run(config: Config) -> Result<()> {
         }
     };
     let space = space::watch(daemon.clone())?;
+    let looking = daemon.stitched.clone().map(joins::look_ahead).transpose()?;
     watchdog::start(watch)?;
     if let Err(error) = settled::ready(&daemon.config.read().runtime_dir, daemon.clock.now()) {
         tracing::warn!(%error, "should it end by itself, that counts as a failure to start");
@@ -181,6 +187,7 @@ pub fn run(config: Config) -> Result<()> {
     }
     handover::forget();
     drop(space);
+    drop(looking);
     control.stop();
     daemon.engine.stop();
     daemon.catalog.close();
@@ -339,9 +346,15 @@ fn assemble(
         runtime: Some(config.runtime_dir.clone()),
     };
     let mountpoint = &config.mountpoint;
+    let places =
+        joins::Places { lower: lower.clone(), catalog: catalog.clone(), content: content.clone() };
+    let resume = matches!(start, Start::Takeover(..));
+    let stitched = joins::directory(&config, places, known_calls::source(&catalog), resume);
+    let show = |vfs: &Vfs| stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));
     let (vfs, server) = match start {
         Start::Fresh => {
             let vfs = Arc::new(Vfs::new(parts)?);
+            show(&vfs);
             let options = fuse::Options {
                 passthrough: config.passthrough == Choice::Auto,
                 resend: config.resend == Choice::Auto,
@@ -354,6 +367,7 @@ fn assemble(
         Start::Takeover(device, connection) => {
             let (vfs, resumption) = Vfs::resumed(parts, connection.mark)?;
             let vfs = Arc::new(vfs);
+            show(&vfs);
             tracing::info!(open = resumption.len(), "going on with the mount of the daemon before");
             let server = Server::take_over(
                 &vfs,
@@ -381,6 +395,7 @@ fn assemble(
         content,
         clock,
         runtime,
+        stitched,
         link,
     };
     Ok((Arc::new(daemon), server))

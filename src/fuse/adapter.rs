@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub(super) struct Adapter {
-    vfs: Arc<Vfs>,
+    pub(super) vfs: Arc<Vfs>,
     want: Wanted,
     handshake: Arc<Mutex<Handshake>>,
     watch: Arc<Watch>,
@@ -46,7 +46,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.watch.contain("lookup", parent.0, || {
-            entry(self.vfs.lookup(node(parent), name.as_bytes()), reply);
+            self.look_up(node(parent), name.as_bytes(), reply);
         });
     }
 
@@ -224,7 +224,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.watch.contain("read", ino.0, || {
-            let len = size as usize;
+            let (id, len) = (node(ino), size as usize);
+            if Vfs::is_virtual(id) {
+                return self.read_join(id, offset, len, reply);
+            }
             match self.vfs.source(fh.0, offset, len) {
                 Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
                 Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
@@ -286,7 +289,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.watch.contain("release", ino.0, || {
-            self.vfs.release(fh.0);
+            match Vfs::is_virtual(node(ino)) {
+                true => self.vfs.release_join(node(ino)),
+                false => self.vfs.release(fh.0),
+            }
             reply.ok();
         });
     }
@@ -322,6 +328,9 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         self.watch.contain("readdir", ino.0, || {
+            if Vfs::is_virtual(node(ino)) {
+                return self.list_joins(offset, reply);
+            }
             let listed = self.vfs.list(fh.0, offset, false, &mut |e, _| {
                 let name = OsStr::from_bytes(&e.name);
                 !reply.add(INodeNo(e.id.0), e.next, listed_type(e.kind), name)
@@ -342,6 +351,9 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.watch.contain("readdirplus", ino.0, || {
+            if Vfs::is_virtual(node(ino)) {
+                return self.list_joins_plus(offset, reply);
+            }
             let listed = self.vfs.list(fh.0, offset, true, &mut |e, full| {
                 let name = OsStr::from_bytes(&e.name);
                 match full {
@@ -372,7 +384,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.watch.contain("releasedir", ino.0, || {
-            self.vfs.release_dir(fh.0);
+            if !Vfs::is_virtual(node(ino)) {
+                self.vfs.release_dir(fh.0);
+            }
             reply.ok();
         });
     }

@@ -136,7 +136,7 @@ pub(super) fn data(result: crate::vfs::Result<bytes::Bytes>, reply: ReplyData) {
         Ok(bytes) => reply.data(&bytes),
         Err(error) => {
             if let crate::vfs::VfsError::Remote(remote) = &error {
-                tracing::warn!(%remote, "a released recording could not be read");
+                tracing::warn!(%remote, "a released recording, or a join, could not be read");
             }
             reply.error(errno(&error));
         }

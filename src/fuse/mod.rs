@@ -9,6 +9,7 @@ mod connection;
 mod contain;
 mod convert;
 mod errno;
+mod joins;
 mod mount;
 mod on_worker;
 mod relay;

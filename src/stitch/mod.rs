@@ -7,15 +7,19 @@
 //!
 //! docs/STITCHED.md is the contract.
 
+mod memory;
 mod name;
+mod notes;
 mod plan;
 mod read;
+mod service;
 #[cfg(test)]
 mod tests;
 
 pub use name::{file_name, is_hashed, linkedid};
 pub use plan::{Form, LargeFiles, Layout, Leg, Options, Placed, Plan, Rate, Side};
 pub use read::{Join, LegReader};
+pub use service::{CallLeg, Calls, Missing, Recordings, Setting, Source, Standing, Stitched, Tier};
 
 use crate::recording::ErrorClass;
 

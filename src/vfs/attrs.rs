@@ -88,6 +88,9 @@ impl Vfs {
         handle: Option<u64>,
         patience: Patience,
     ) -> Result<Attr> {
+        if Vfs::is_virtual(id) {
+            return self.set_attr_virtual(id, set);
+        }
         if let Some(size) = set.size {
             self.truncate(caller, id, size, handle, patience)?;
             if set.is_only_size() {

@@ -116,6 +116,9 @@ impl Vfs {
     /// # Errors
     /// As `fsync`.
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        if handle == super::virtual_dir::HANDLE {
+            return Ok(());
+        }
         let handle = self.handles.get(handle)?;
         let Some(file) = handle.file() else { return Ok(()) };
         let synced = faults::fail("vfs.fsync").and_then(|()| match data_only {
@@ -139,6 +142,9 @@ impl Vfs {
     /// # Errors
     /// As `fsync`.
     pub fn fsync_dir(&self, id: NodeId) -> Result<()> {
+        if Vfs::is_virtual(id) {
+            return Ok(());
+        }
         let inode = self.inode(id)?;
         if matches!(*inode.place(), Place::Gone(_)) {
             return Ok(());
@@ -184,7 +190,8 @@ impl Vfs {
     /// `NXIO` beyond the end.
     pub fn seek(&self, handle: u64, id: NodeId, from: SeekFrom) -> Result<u64> {
         let partial = self.lower.partial(id).is_some();
-        if let Some(file) = self.handles.get(handle)?.file().filter(|_| !partial) {
+        let plain = !partial && !Vfs::is_virtual(id);
+        if plain && let Some(file) = self.handles.get(handle)?.file() {
             return Ok(rustix::fs::seek(&*file, from)?);
         }
         let size = self.getattr(id, None)?.size;
@@ -207,6 +214,9 @@ impl Vfs {
         to: (u64, u64),
         len: usize,
     ) -> Result<usize> {
+        if from.0 == super::virtual_dir::HANDLE {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         for handle in [from.0, to.0] {
             if self.lower.partial(self.handles.get(handle)?.inode.id).is_some() {
                 return Err(Errno::OPNOTSUPP.into());

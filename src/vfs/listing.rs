@@ -20,7 +20,7 @@ const PAGE: usize = 256;
 const REPLY_TIME: Duration = Duration::from_micros(400);
 /// Longest time spent on finding the place where a predecessor was.
 const SKIP_TIME: Duration = Duration::from_secs(5);
-/// Positions of `.` and `..`.
+/// Positions of `.` and `..`, and of the directory of joins where it is listed.
 const DOTS: u64 = 2;
 
 /// One entry of a listing.
@@ -41,6 +41,8 @@ pub struct ListEntry {
 #[derive(Debug)]
 pub(super) struct Listing {
     dir: Arc<Inode>,
+    /// Positions before the first name that is below or released.
+    dots: u64,
     stream: DirStream,
     /// Tells what was released or recalled since the listing began.
     mark: u64,
@@ -78,6 +80,9 @@ impl Vfs {
         if let Some(handle) = self.opened_before(caller) {
             return Ok(handle);
         }
+        if Vfs::is_virtual(id) {
+            return Ok(super::virtual_dir::HANDLE);
+        }
         let listing = self.listing(id)?;
         Ok(self.handles.add_listing(id, caller.unique, listing))
     }
@@ -87,6 +92,7 @@ impl Vfs {
         let stream = self.dir(&dir)?.stream()?;
         Ok(Listing {
             dir,
+            dots: DOTS + u64::from(self.listed_virtual(id).is_some()),
             stream,
             mark: self.catalog.tier_mark(),
             base: None,
@@ -113,11 +119,18 @@ impl Vfs {
         if position == 0 {
             listing.rewind(self.catalog.tier_mark());
         }
-        self.go_to(&mut listing, position.saturating_sub(DOTS))?;
+        let dots = listing.dots;
+        self.go_to(&mut listing, position.saturating_sub(dots))?;
         self.handles.note_position(handle, listing.dir.id, listing.position());
         listing.until = Instant::now() + REPLY_TIME;
         for (at, name) in [(0, &b"."[..]), (1, b"..")] {
             if position <= at && !self.list_dot(&listing, name, at + 1, take)? {
+                return Ok(());
+            }
+        }
+        if let Some((name, id)) = self.listed_virtual(listing.dir.id).filter(|_| position < dots) {
+            let entry = ListEntry { name: name.to_vec(), id, kind: Kind::Dir, next: dots };
+            if !take(&entry, None) {
                 return Ok(());
             }
         }
@@ -247,7 +260,7 @@ impl Vfs {
         attrs: bool,
         take: Take<'_>,
     ) -> bool {
-        let next = listing.at as u64 + DOTS + 1;
+        let next = listing.at as u64 + listing.dots + 1;
         let entry = ListEntry { id: found.id(), kind: found.kind(), name, next };
         let full = attrs.then(|| Entry { id: entry.id, attr: found.attr() });
         if !take(&entry, full.as_ref()) {

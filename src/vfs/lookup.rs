@@ -58,8 +58,11 @@ impl Vfs {
     /// The node named `name` in a directory.
     ///
     /// # Errors
-    /// `NOENT` if there is none.
+    /// `NOENT` if there is none; `MustWait` for the name of a join.
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        if let Some(found) = self.lookup_virtual(parent, name) {
+            return found;
+        }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let found = self.find(&parent, &dir, name)?;
@@ -68,6 +71,9 @@ impl Vfs {
 
     /// The kernel gave back `count` references to a node.
     pub fn forget(&self, id: NodeId, count: u64) {
+        if Vfs::is_virtual(id) {
+            return self.forget_virtual(id, count);
+        }
         self.inodes.forget(id, count);
     }
 
@@ -76,6 +82,9 @@ impl Vfs {
     /// # Errors
     /// `STALE` if it is gone.
     pub fn getattr(&self, id: NodeId, handle: Option<u64>) -> Result<Attr> {
+        if Vfs::is_virtual(id) {
+            return self.attr_virtual(id);
+        }
         let handle = handle.filter(|_| self.lower.partial(id).is_none());
         if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).and_then(|h| h.file()) {
             let held = self.inodes.get(id).is_some_and(|i| matches!(*i.place(), Place::Held));
@@ -203,6 +212,9 @@ impl Vfs {
     pub(super) fn inode(&self, id: NodeId) -> Result<Arc<Inode>> {
         if let Some(inode) = self.inodes.get(id) {
             return Ok(inode);
+        }
+        if Vfs::is_virtual(id) {
+            return Err(Errno::PERM.into());
         }
         let (parent, name) = self.catalog.name_of(id)?.ok_or(Errno::STALE)?;
         let row = self.catalog.node(id)?.ok_or(Errno::STALE)?;

@@ -24,6 +24,7 @@ mod resume;
 mod table;
 #[cfg(test)]
 mod tests;
+mod virtual_dir;
 mod workers;
 mod xattrs;
 
@@ -38,6 +39,7 @@ use crate::catalog::{Catalog, CatalogError, Op};
 use crate::clock::SharedClock;
 use crate::lower::{Lower, LowerError};
 use crate::recording::{Attr, ErrorClass, NodeId};
+use crate::stitch::Stitched;
 use bytes::Bytes;
 use handle::Handles;
 use inode::Inodes;
@@ -213,6 +215,7 @@ pub struct Vfs {
     /// Bytes of local copies that could be released if room were needed.
     releasable: AtomicU64,
     passthrough: OnceLock<Arc<dyn Passthrough>>,
+    stitched: OnceLock<Arc<Stitched>>,
     /// What requests came to that a predecessor did not answer.
     answers: Mutex<HashMap<u64, Op>>,
     /// The kernel may know nodes from before.
@@ -242,6 +245,7 @@ impl Vfs {
             adopting: Mutex::new(()),
             releasable: AtomicU64::new(0),
             passthrough: OnceLock::new(),
+            stitched: OnceLock::new(),
             answers: Mutex::default(),
             taken_over: false,
             lower,

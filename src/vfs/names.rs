@@ -234,6 +234,7 @@ impl Vfs {
         if self.done_before(caller) {
             return Ok(());
         }
+        self.must_not_be_virtual(parent, name)?;
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);
@@ -335,6 +336,7 @@ impl Vfs {
         if self.done_before(caller) {
             return Ok(());
         }
+        self.must_not_be_virtual(parent, name)?;
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let _names = self.lower.names_change(parent.id, parent.id);

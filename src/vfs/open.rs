@@ -192,6 +192,9 @@ impl Vfs {
 
     /// The name must be free of released recordings too.
     pub(super) fn must_not_be_released(&self, parent: &Inode, name: &[u8]) -> Result<()> {
+        if self.is_virtual_name(parent.id, name) {
+            return Err(Errno::EXIST.into());
+        }
         match self.catalog.lookup(parent.id, name) {
             Ok(Some(row)) if super::lookup::is_released(&row) => Err(Errno::EXIST.into()),
             // Unusable: a call must be able to make its file.
@@ -210,6 +213,9 @@ impl Vfs {
         flags: OFlags,
         patience: Patience,
     ) -> Result<Opened> {
+        if Vfs::is_virtual(id) {
+            return self.open_virtual(id, flags);
+        }
         if let Some(handle) = self.opened_before(caller) {
             return self.opened_again(handle);
         }

@@ -58,6 +58,8 @@ impl Vfs {
         if !known.contains(flags) || flags == known {
             return Err(Errno::INVAL.into());
         }
+        self.must_not_be_virtual(from.0, from.1)?;
+        self.must_not_be_virtual(to.0, to.1)?;
         let _names = self.lower.names_change(from.0, to.0);
         let from = self.end(from)?;
         let to = self.end(to)?;

@@ -75,6 +75,9 @@ impl Vfs {
     /// # Errors
     /// `NODATA` if there is none.
     pub fn getxattr(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
+        if Vfs::is_virtual(id) {
+            return self.xattr_virtual(id, key);
+        }
         if let Some(what) = key.strip_prefix(VIRTUAL) {
             return self.virtual_xattr(id, what);
         }
@@ -101,6 +104,9 @@ impl Vfs {
     /// # Errors
     /// As `listxattr`.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {
+        if Vfs::is_virtual(id) {
+            return Ok(Vec::new());
+        }
         let inode = self.inode(id)?;
         let place = inode.place();
         if let Place::Gone(ghost) = &*place {

@@ -59,6 +59,7 @@ struct Script {
     long: u64,
     requests: u64,
     spoiled: u64,
+    asked: Vec<String>,
 }
 
 /// The proxy; its threads end with the process.
@@ -74,7 +75,14 @@ impl Proxy {
         let server = server.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("address"));
-        let script = Script { spoil: Spoil::Busy, first: 0, long: 0, requests: 0, spoiled: 0 };
+        let script = Script {
+            spoil: Spoil::Busy,
+            first: 0,
+            long: 0,
+            requests: 0,
+            spoiled: 0,
+            asked: Vec::new(),
+        };
         let script = Arc::new(Mutex::new(script));
         let told = script.clone();
         std::thread::spawn(move || {
@@ -95,7 +103,8 @@ impl Proxy {
 
     /// Spoils `long` requests from the `first` on; counting begins anew.
     pub fn set(&self, spoil: Spoil, first: u64, long: u64) {
-        *self.script.lock().unwrap() = Script { spoil, first, long, requests: 0, spoiled: 0 };
+        *self.script.lock().unwrap() =
+            Script { spoil, first, long, requests: 0, spoiled: 0, asked: Vec::new() };
     }
 
     /// How many requests were spoiled, of how many.
@@ -103,10 +112,16 @@ impl Proxy {
         let script = self.script.lock().unwrap();
         (script.spoiled, script.requests)
     }
+
+    /// The first lines of all requests since counting began.
+    pub fn asked(&self) -> Vec<String> {
+        self.script.lock().unwrap().asked.clone()
+    }
 }
 
-fn turn(script: &Mutex<Script>) -> Option<Spoil> {
+fn turn(script: &Mutex<Script>, head: &str) -> Option<Spoil> {
     let mut script = script.lock().unwrap();
+    script.asked.push(head.lines().next().unwrap_or_default().to_owned());
     script.requests += 1;
     let now = (script.first..script.first + script.long).contains(&script.requests);
     script.spoiled += u64::from(now);
@@ -118,7 +133,7 @@ fn serve(client: TcpStream, server: &str, script: &Mutex<Script>) -> std::io::Re
     let mut client = client;
     loop {
         let Some(head) = read_head(&mut from)? else { return Ok(()) };
-        let spoil = turn(script);
+        let spoil = turn(script, &head);
         let mut body = vec![0; field(&head, "content-length").unwrap_or(0)];
         if spoil == Some(Spoil::ResetInBody) {
             let half = body.len() / 2;

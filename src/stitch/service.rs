@@ -1,0 +1,600 @@
+//! The directory of joins: names, attributes, open files, and what tells about their legs.
+//!
+//! A join's inode number is a hash of its plan. So a number means the same bytes for ever, a
+//! join that changed is another file at the next lookup, and what was opened before goes on
+//! unchanged, in the kernel's pages too.
+
+use super::memory::{Key, Memory};
+use super::notes::{Note, Notes};
+use super::plan::{Leg, Options, Plan, Side};
+use super::read::{Join, LegReader};
+use super::{Result, StitchError, name};
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::limits;
+use crate::recording::{Attr, ErrorClass, Kind, NodeId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Inode numbers of this directory and of joins have these three upper bits; no row of the
+/// catalog comes so far, and a file that can not be given an identity has the second one set.
+const RANGE: u64 = 0b001 << 61;
+
+/// A recording of a call, as call records have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallLeg {
+    /// Identity.
+    pub node: NodeId,
+    /// When its audio begins.
+    pub start: Option<Timestamp>,
+    /// Whose voice it has.
+    pub side: Option<Side>,
+}
+
+/// Calls, as far as joins need them. Answers come from local records and wait for no network.
+pub trait Calls: Send + Sync {
+    /// The recordings of a call in the order of their time; none if there is no such call.
+    ///
+    /// # Errors
+    /// If the records can not be read now.
+    fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>>;
+
+    /// Calls of two recordings or more behind a cursor, each with its own; 0 is the beginning.
+    ///
+    /// # Errors
+    /// If the records can not be read now.
+    fn after(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>>;
+}
+
+/// Where a leg's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// In the recordings directory.
+    Local,
+    /// In a target, and at least their beginning in the disk cache.
+    Cache,
+    /// In a target.
+    Target,
+}
+
+impl Tier {
+    fn word(self) -> &'static str {
+        match self {
+            Tier::Local => "local",
+            Tier::Cache => "cache",
+            Tier::Target => "target",
+        }
+    }
+}
+
+/// A recording as it stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its path, relative to the mount.
+    pub path: PathBuf,
+    /// What `stat` shows.
+    pub attr: Attr,
+    /// Where its bytes are.
+    pub tier: Tier,
+    /// It is being recorded.
+    pub growing: bool,
+}
+
+/// Recordings, as far as joins need them.
+pub trait Recordings: Send + Sync {
+    /// How a recording stands; none if it is gone. Waits for no target.
+    ///
+    /// # Errors
+    /// If it can not be told now.
+    fn standing(&self, node: NodeId) -> Result<Option<Standing>>;
+
+    /// Its bytes. Waits for no target; reading may.
+    ///
+    /// # Errors
+    /// If it is not what it was: another length, another time of change.
+    fn open(&self, leg: &Leg) -> Result<Box<dyn Source>>;
+
+    /// What `stat` shows of the root of the mount.
+    ///
+    /// # Errors
+    /// As `stat`.
+    fn root(&self) -> Result<Attr>;
+}
+
+/// An open recording.
+pub trait Source: Send + Sync {
+    /// Bytes; fewer only where it ends.
+    ///
+    /// # Errors
+    /// If they can not be had, or it is not what it was when it was opened.
+    fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// Whether reading may wait for a target.
+    fn is_remote(&self) -> bool;
+}
+
+/// How the directory looks.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Its name in the root.
+    pub directory: String,
+    /// Whether the root's listing has it.
+    pub listed: bool,
+    /// How joins are made.
+    pub join: Options,
+}
+
+/// A join that the kernel may know.
+#[derive(Debug)]
+struct Node {
+    /// As the last lookup found it: rights may change, the rest does not.
+    attr: Mutex<Attr>,
+    join: Join,
+    /// While it is open.
+    sources: Mutex<Option<Arc<Sources>>>,
+    uses: Mutex<Uses>,
+}
+
+#[derive(Debug, Default)]
+struct Uses {
+    /// References that the kernel was given.
+    lookups: u64,
+    /// How often it is open.
+    opens: u64,
+    /// The kernel had more of both when this daemon took the mount over.
+    from_before: bool,
+}
+
+/// The legs of an open join.
+struct Sources(Vec<std::result::Result<Box<dyn Source>, StitchError>>);
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sources({})", self.0.len())
+    }
+}
+
+impl LegReader for Sources {
+    fn read(&self, leg: usize, offset: u64, len: usize) -> Result<Bytes> {
+        match self.0.get(leg) {
+            Some(Ok(source)) => source.read(offset, len),
+            Some(Err(error)) => Err(error.clone()),
+            // Plans name legs that they have.
+            None => Ok(Bytes::new()),
+        }
+    }
+}
+
+/// Why a name of the directory was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// There is no such call, or it has no recording.
+    #[error("there is no such call")]
+    NoCall,
+    /// A header must be read from a target first: ask again where that may be waited for.
+    #[error("it has to wait for a target")]
+    MustWait,
+    /// Something failed.
+    #[error(transparent)]
+    Failed(#[from] StitchError),
+}
+
+/// The directory.
+pub struct Stitched {
+    setting: Setting,
+    calls: Arc<dyn Calls>,
+    recordings: Arc<dyn Recordings>,
+    memory: Memory,
+    notes: Notes,
+    nodes: Mutex<HashMap<NodeId, Arc<Node>>>,
+}
+
+impl std::fmt::Debug for Stitched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stitched").field("setting", &self.setting).finish_non_exhaustive()
+    }
+}
+
+impl Stitched {
+    /// The inode number of the directory.
+    pub const DIR: NodeId = NodeId(RANGE);
+
+    /// The directory. `runtime` is where open joins are noted; with `resume` those of a
+    /// predecessor go on.
+    pub fn new(
+        setting: Setting,
+        calls: Arc<dyn Calls>,
+        recordings: Arc<dyn Recordings>,
+        state_dir: &Path,
+        runtime: Option<&Path>,
+        resume: bool,
+    ) -> Stitched {
+        let (notes, before) = Notes::open(runtime, resume);
+        let nodes = before.into_iter().map(|note| {
+            let node = Node {
+                attr: Mutex::new(note.attr),
+                join: Join::new(note.plan),
+                sources: Mutex::default(),
+                uses: Mutex::new(Uses { from_before: true, ..Uses::default() }),
+            };
+            (note.id, Arc::new(node))
+        });
+        let nodes = Mutex::new(nodes.collect());
+        let memory = Memory::open(state_dir);
+        Stitched { setting, calls, recordings, memory, notes, nodes }
+    }
+
+    /// Whether an inode number is of this directory or what is in it.
+    pub fn owns(id: NodeId) -> bool {
+        id.0 >> 61 == RANGE >> 61
+    }
+
+    /// Its name in the root.
+    pub fn directory(&self) -> &[u8] {
+        self.setting.directory.as_bytes()
+    }
+
+    /// Whether the root's listing has it.
+    pub fn listed(&self) -> bool {
+        self.setting.listed
+    }
+
+    /// What `stat` shows of the directory: the root's owner, and who may look into the root.
+    ///
+    /// # Errors
+    /// As `stat`.
+    pub fn dir_attr(&self) -> Result<Attr> {
+        let root = self.recordings.root()?;
+        Ok(Attr { mode: root.mode & 0o555, nlink: 2, size: 0, blocks: 0, ..root })
+    }
+
+    /// Names behind a cursor, each with its own.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn list(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, String)>> {
+        let calls = self.calls.after(cursor, limit)?;
+        Ok(calls.into_iter().map(|(next, id)| (next, name::file_name(&id))).collect())
+    }
+
+    /// A number for an entry of a listing: what its join is, is found out when it is looked at.
+    pub fn listed_id(name: &str) -> NodeId {
+        let sum = crate::recording::Sha256::of(name.as_bytes());
+        in_range(sum.0.first_chunk().map_or(0, |b| u64::from_le_bytes(*b)))
+    }
+
+    /// The join of this name, with one reference of the kernel counted.
+    ///
+    /// # Errors
+    /// `MustWait` unless `may_wait`; as reading a header.
+    pub fn lookup(
+        &self,
+        name: &[u8],
+        may_wait: bool,
+    ) -> std::result::Result<(NodeId, Attr), Missing> {
+        let (plan, attr) = self.plan(&self.id_of(name)?, may_wait)?;
+        let id = in_range(plan.digest());
+        let mut nodes = self.nodes.lock();
+        let node = nodes.entry(id).or_insert_with(|| {
+            Arc::new(Node {
+                attr: Mutex::new(attr.clone()),
+                join: Join::new(plan),
+                sources: Mutex::default(),
+                uses: Mutex::default(),
+            })
+        });
+        *node.attr.lock() = attr.clone();
+        node.uses.lock().lookups += 1;
+        Ok((id, attr))
+    }
+
+    /// The kernel gave back references.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        let mut nodes = self.nodes.lock();
+        let Some(node) = nodes.get(&id) else { return };
+        let gone = {
+            let mut uses = node.uses.lock();
+            let gone = if uses.from_before {
+                count > uses.lookups
+            } else {
+                uses.lookups <= count && uses.opens == 0
+            };
+            uses.lookups = uses.lookups.saturating_sub(count);
+            gone
+        };
+        if gone {
+            nodes.remove(&id);
+        }
+    }
+
+    fn node(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.nodes.lock().get(&id).cloned()
+    }
+
+    /// What `stat` shows of a join; none if this daemon never heard of it.
+    pub fn attr(&self, id: NodeId) -> Option<Attr> {
+        Some(self.node(id)?.attr.lock().clone())
+    }
+
+    /// Opens a join: its legs are held as they are. None if this daemon never heard of it; an
+    /// error if it is too large for its format.
+    ///
+    /// # Errors
+    /// The sentence for the log.
+    pub fn open(&self, id: NodeId) -> Option<Result<()>> {
+        let node = self.node(id)?;
+        if node.join.plan().too_large {
+            return Some(Err(StitchError {
+                leg: String::new(),
+                detail: "the join is larger than a WAV file may be; set stitched.riff64".to_owned(),
+                class: ErrorClass::Refused,
+            }));
+        }
+        let known = {
+            let mut uses = node.uses.lock();
+            uses.opens += 1;
+            uses.opens > 1 || uses.from_before
+        };
+        self.sources(&node);
+        if known {
+            return Some(Ok(()));
+        }
+        let note = |id: NodeId, node: &Node| Note {
+            id,
+            attr: node.attr.lock().clone(),
+            plan: node.join.plan().clone(),
+        };
+        let mut open = || {
+            let nodes = self.nodes.lock();
+            let open = nodes.iter().filter(|(_, n)| {
+                let uses = n.uses.lock();
+                uses.opens > 0 || uses.from_before
+            });
+            open.map(|(id, node)| note(*id, node)).collect()
+        };
+        self.notes.add(&note(id, &node), &mut open);
+        Some(Ok(()))
+    }
+
+    /// Closes it once.
+    pub fn close(&self, id: NodeId) {
+        let Some(node) = self.node(id) else { return };
+        let closed = {
+            let mut nodes = self.nodes.lock();
+            let mut uses = node.uses.lock();
+            uses.opens = uses.opens.saturating_sub(1);
+            let closed = uses.opens == 0 && !uses.from_before;
+            if closed && uses.lookups == 0 {
+                nodes.remove(&id);
+            }
+            closed
+        };
+        if closed {
+            // Who opens it at this moment opens its legs once more.
+            *node.sources.lock() = None;
+        }
+    }
+
+    /// The legs of a join that is open.
+    fn sources(&self, node: &Node) -> Arc<Sources> {
+        let mut sources = node.sources.lock();
+        let opened = sources.get_or_insert_with(|| {
+            let plan = node.join.plan();
+            let open = |leg: &Leg| match &leg.audio {
+                Ok(_) => self.recordings.open(leg),
+                Err(why) => Err(error(leg, why.clone(), ErrorClass::Permanent)),
+            };
+            Arc::new(Sources(plan.legs.iter().map(open).collect()))
+        });
+        opened.clone()
+    }
+
+    /// Whether reading a join may wait for a target.
+    pub fn is_remote(&self, id: NodeId) -> bool {
+        let remote = |s: &Sources| s.0.iter().flatten().any(|s| s.is_remote());
+        self.node(id).is_some_and(|node| remote(&self.sources(&node)))
+    }
+
+    /// Bytes of a join; none if this daemon never heard of it.
+    ///
+    /// # Errors
+    /// If a leg's bytes can not be had, or it changed since.
+    pub fn read(&self, id: NodeId, offset: u64, len: usize) -> Option<Result<Bytes>> {
+        let node = self.node(id)?;
+        Some(node.join.read(&*self.sources(&node), offset, len))
+    }
+
+    /// The value of `user.spoolfs.legs` or `user.spoolfs.source`.
+    pub fn xattr(&self, id: NodeId, what: &[u8]) -> Option<String> {
+        let node = self.node(id)?;
+        let plan = node.join.plan();
+        let tiers = plan.legs.iter().map(|leg| {
+            let standing = self.recordings.standing(leg.node).ok().flatten();
+            standing.map(|s| s.tier)
+        });
+        let tiers: Vec<Option<Tier>> = tiers.collect();
+        match what {
+            b"legs" => Some(told(plan, &tiers)),
+            b"source" => {
+                let heard = plan.placed.iter().filter_map(|p| tiers.get(p.leg).copied().flatten());
+                let heard: Vec<Tier> = heard.collect();
+                let first = heard.first()?;
+                let same = heard.iter().all(|t| t == first);
+                Some(format!("stitched-{}", if same { first.word() } else { "mixed" }))
+            }
+            _ => None,
+        }
+    }
+
+    /// All of a join, in order, for a file of somebody's.
+    ///
+    /// # Errors
+    /// `Missing`; what `sink` fails with is transient.
+    pub fn export(
+        &self,
+        linkedid: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::result::Result<u64, Missing> {
+        let (id, _) = self.lookup(name::file_name(linkedid).as_bytes(), true)?;
+        let copied = match self.open(id) {
+            Some(Ok(())) => self.export_node(id, sink),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(Missing::NoCall),
+        };
+        self.close(id);
+        self.forget(id, 1);
+        copied
+    }
+
+    fn export_node(
+        &self,
+        id: NodeId,
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::result::Result<u64, Missing> {
+        let mut at = 0;
+        loop {
+            let bytes = self.read(id, at, limits::STITCH_PIECE_BYTES).ok_or(Missing::NoCall)??;
+            if bytes.is_empty() {
+                return Ok(at);
+            }
+            at += bytes.len() as u64;
+            sink(&bytes).map_err(|e| StitchError {
+                leg: String::new(),
+                detail: format!("the join could not be written: {e}"),
+                class: ErrorClass::Transient,
+            })?;
+        }
+    }
+
+    /// Finds out what the legs of calls behind a cursor are while they are local, so that nobody
+    /// has to fetch a header later. Answers the cursor to go on from; none at the end.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn look_ahead(&self, cursor: u64) -> Result<Option<u64>> {
+        let calls = self.calls.after(cursor, limits::STITCH_LOOK_AHEAD)?;
+        let last = calls.last().map(|(cursor, _)| *cursor);
+        for (_, linkedid) in calls {
+            // What is not local is found out when somebody asks.
+            let _not_now = self.plan(&linkedid, false);
+        }
+        Ok(last)
+    }
+
+    /// The call that a name means.
+    fn id_of(&self, name: &[u8]) -> std::result::Result<Vec<u8>, Missing> {
+        if let Some(id) = name::linkedid(name) {
+            return Ok(id);
+        }
+        if !name.starts_with(b"%-") {
+            return Err(Missing::NoCall);
+        }
+        let mut cursor = 0;
+        loop {
+            let calls = self.calls.after(cursor, limits::STITCH_LOOK_AHEAD)?;
+            let Some((last, _)) = calls.last() else { return Err(Missing::NoCall) };
+            cursor = *last;
+            if let Some((_, id)) = calls.iter().find(|(_, id)| name::is_hashed(name, id)) {
+                return Ok(id.clone());
+            }
+        }
+    }
+
+    /// The plan of a call as it is now, and what `stat` shows of it.
+    fn plan(&self, linkedid: &[u8], wait: bool) -> std::result::Result<(Plan, Attr), Missing> {
+        let mut legs = Vec::new();
+        let mut attrs = Vec::new();
+        for found in self.calls.legs(linkedid)?.into_iter().take(limits::STITCH_LEGS_MAX) {
+            let Some(standing) = self.recordings.standing(found.node)? else { continue };
+            legs.push(self.leg(&found, &standing, wait)?);
+            attrs.push(standing.attr);
+        }
+        let Some(attr) = joined_attr(&attrs) else { return Err(Missing::NoCall) };
+        let plan = Plan::new(legs, &self.setting.join);
+        let mtime = plan.mtime();
+        let attr = Attr { size: plan.len(), mtime, ctime: mtime, atime: mtime, ..attr };
+        Ok((plan, attr))
+    }
+
+    fn leg(
+        &self,
+        found: &CallLeg,
+        standing: &Standing,
+        wait: bool,
+    ) -> std::result::Result<Leg, Missing> {
+        let path = standing.path.to_string_lossy().into_owned();
+        let (size, mtime) = (standing.attr.size, standing.attr.mtime);
+        let CallLeg { node, start, side } = *found;
+        let mut leg = Leg { node, path, size, mtime, start, side, audio: Err(String::new()) };
+        if standing.growing {
+            leg.audio = Err("it is still being recorded".to_owned());
+            return Ok(leg);
+        }
+        let name = standing.path.file_name().unwrap_or_default().to_string_lossy();
+        let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+        let key = Key { node, size, mtime, suffix };
+        if let Some(known) = self.memory.recall(key) {
+            leg.audio = known;
+            return Ok(leg);
+        }
+        if standing.tier != Tier::Local && !wait {
+            return Err(Missing::MustWait);
+        }
+        let source = self.recordings.open(&leg)?;
+        let mut read = |offset, len| source.read(offset, len);
+        leg.audio = codec::probe(name.as_bytes(), size, &mut read)?.map_err(|e| e.to_string());
+        self.memory.keep(key, &leg.audio);
+        Ok(leg)
+    }
+}
+
+fn in_range(hash: u64) -> NodeId {
+    let id = RANGE | hash & (RANGE - 1);
+    // The directory's own.
+    NodeId(if id == RANGE { RANGE | 1 } else { id })
+}
+
+fn error(leg: &Leg, detail: String, class: ErrorClass) -> StitchError {
+    StitchError { leg: leg.path.clone(), detail, class }
+}
+
+/// Who may read a join: who may read every leg. Nobody may write it.
+fn joined_attr(legs: &[Attr]) -> Option<Attr> {
+    let first = legs.first()?;
+    let mode = legs.iter().fold(0o444, |mode, leg| mode & leg.mode);
+    let same = legs.iter().all(|l| (l.uid, l.gid) == (first.uid, first.gid));
+    let everybody = mode & 0o004;
+    // Owners that differ have no right in common but everybody's.
+    let (uid, gid, mode) = match same {
+        true => (first.uid, first.gid, mode),
+        false => (0, 0, 0o400 | everybody | everybody << 3),
+    };
+    Some(Attr { kind: Kind::File, mode, uid, gid, nlink: 1, blocks: 1, ..first.clone() })
+}
+
+/// `user.spoolfs.legs`: a line of JSON for each leg.
+fn told(plan: &Plan, tiers: &[Option<Tier>]) -> String {
+    let rate = f64::from(plan.form.rate());
+    let lines = plan.legs.iter().enumerate().map(|(index, leg)| {
+        let tier = tiers.get(index).copied().flatten().map_or("gone", Tier::word);
+        let placed = plan.placed.iter().find(|p| p.leg == index);
+        let mut line = serde_json::json!({ "path": leg.path, "tier": tier });
+        if let Some(line) = line.as_object_mut() {
+            match (placed, &leg.audio) {
+                (Some(placed), Ok(_)) => {
+                    line.insert("offset".into(), (placed.at as f64 / rate).into());
+                    line.insert("duration".into(), (placed.samples as f64 / rate).into());
+                }
+                (_, Err(why)) => drop(line.insert("left_out".into(), why.as_str().into())),
+                (None, Ok(_)) => {}
+            }
+        }
+        line.to_string()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

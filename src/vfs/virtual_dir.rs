@@ -1,0 +1,188 @@
+//! The directory of joined calls, as the file system shows it.
+//!
+//! Its inode numbers are in a range of their own, and all that is done for them is done here:
+//! everything else asks for a node by its number, and [`Vfs::inode`] refuses these. Nothing here
+//! is on the way of a call. What may take a moment, call records or the bytes of legs, is done on
+//! workers.
+
+use super::handle::OpenKind;
+use super::listing::ListEntry;
+use super::open::Opened;
+use super::{Entry, RemoteError, Result, SetAttr, Vfs, VfsError, Waits};
+use crate::recording::{Attr, Kind, NodeId};
+use crate::stitch::{Missing, StitchError, Stitched};
+use bytes::Bytes;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// The number of every handle of a join: its inode number says all. No other handle has it.
+pub(super) const HANDLE: u64 = 0;
+/// Names asked for at a time.
+const PAGE: usize = 256;
+/// Positions of `.` and `..`.
+const DOTS: u64 = 2;
+
+impl From<StitchError> for VfsError {
+    fn from(error: StitchError) -> VfsError {
+        VfsError::Remote(RemoteError { detail: error.to_string(), class: error.class })
+    }
+}
+
+impl Vfs {
+    /// From now on calls are joined. To be called once, before the first request.
+    pub fn set_stitched(&self, stitched: Arc<Stitched>) {
+        let _only_the_first_counts = self.stitched.set(stitched);
+    }
+
+    /// Whether a node is the directory of joins, or one of them.
+    pub fn is_virtual(id: NodeId) -> bool {
+        Stitched::owns(id)
+    }
+
+    fn stitched(&self) -> Result<&Stitched> {
+        Ok(self.stitched.get().ok_or(Errno::STALE)?)
+    }
+
+    /// Whether a name is that of the directory of joins. Nothing else may have it, and it stays.
+    pub(super) fn is_virtual_name(&self, parent: NodeId, name: &[u8]) -> bool {
+        parent == NodeId::ROOT && self.stitched.get().is_some_and(|s| s.directory() == name)
+    }
+
+    /// What is virtual can not be moved, replaced or removed. Never EXDEV: programs would copy.
+    pub(super) fn must_not_be_virtual(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        let virtual_one = Stitched::owns(parent) || self.is_virtual_name(parent, name);
+        if virtual_one { Err(Errno::PERM.into()) } else { Ok(()) }
+    }
+
+    /// Its name and number, if the listing of the root has it.
+    pub(super) fn listed_virtual(&self, dir: NodeId) -> Option<(&[u8], NodeId)> {
+        let stitched = self.stitched.get().filter(|s| dir == NodeId::ROOT && s.listed())?;
+        Some((stitched.directory(), Stitched::DIR))
+    }
+
+    /// What a name is, if it has to do with joins.
+    pub(super) fn lookup_virtual(&self, parent: NodeId, name: &[u8]) -> Option<Result<Entry>> {
+        if Stitched::owns(parent) {
+            return Some(Err(VfsError::MustWait(Waits::Disk)));
+        }
+        if !self.is_virtual_name(parent, name) {
+            return None;
+        }
+        let dir = self.stitched().and_then(|s| Ok(s.dir_attr()?));
+        Some(dir.map(|attr| Entry { id: Stitched::DIR, attr }))
+    }
+
+    /// The join of this name: call it on a worker of the kind that `waits` says.
+    ///
+    /// # Errors
+    /// `NOENT` if there is no such call; `MustWait` for the archive if that was not granted.
+    pub fn look_up_join(&self, name: &[u8], waits: Waits) -> Result<Entry> {
+        match self.stitched()?.lookup(name, waits == Waits::Archive) {
+            Ok((id, attr)) => Ok(Entry { id, attr }),
+            Err(Missing::NoCall) => Err(Errno::NOENT.into()),
+            Err(Missing::MustWait) => Err(VfsError::MustWait(Waits::Archive)),
+            Err(Missing::Failed(error)) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn forget_virtual(&self, id: NodeId, count: u64) {
+        if let Some(stitched) = self.stitched.get() {
+            stitched.forget(id, count);
+        }
+    }
+
+    pub(super) fn attr_virtual(&self, id: NodeId) -> Result<Attr> {
+        let stitched = self.stitched()?;
+        if id == Stitched::DIR {
+            return Ok(stitched.dir_attr()?);
+        }
+        Ok(stitched.attr(id).ok_or(Errno::STALE)?)
+    }
+
+    /// Owner and mode are accepted and stay: scripts that set them for a whole tree come by here.
+    pub(super) fn set_attr_virtual(&self, id: NodeId, set: SetAttr) -> Result<Attr> {
+        if set.size.is_some() || set.atime.is_some() || set.mtime.is_some() {
+            return Err(Errno::PERM.into());
+        }
+        self.attr_virtual(id)
+    }
+
+    pub(super) fn open_virtual(&self, id: NodeId, flags: OFlags) -> Result<Opened> {
+        if flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
+            return Err(Errno::PERM.into());
+        }
+        match self.stitched()?.open(id) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a join can not be opened");
+                return Err(Errno::FBIG.into());
+            }
+            None => return Err(Errno::STALE.into()),
+        }
+        // The same number is the same bytes: what the kernel has of it is right.
+        Ok(Opened { handle: HANDLE, kind: OpenKind::Remote, keep_cache: true, backing: None })
+    }
+
+    /// What reading a join may wait for.
+    pub fn join_waits(&self, id: NodeId) -> Waits {
+        let remote = self.stitched.get().is_some_and(|s| s.is_remote(id));
+        if remote { Waits::Archive } else { Waits::Disk }
+    }
+
+    /// Reads a join: on a worker of the kind that `join_waits` says.
+    ///
+    /// # Errors
+    /// If a leg's bytes can not be had, or it changed since it was opened.
+    pub fn read_join(&self, id: NodeId, offset: u64, len: usize) -> Result<Bytes> {
+        let read = self.stitched()?.read(id, offset, len).ok_or(Errno::STALE)?;
+        Ok(read?)
+    }
+
+    /// Closes a join.
+    pub fn release_join(&self, id: NodeId) {
+        if let Some(stitched) = self.stitched.get() {
+            stitched.close(id);
+        }
+    }
+
+    /// Gives names of joins from a position on until `take` says no: call it on a worker. What
+    /// they are is found out when somebody looks at one.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn list_joins(
+        &self,
+        position: u64,
+        take: &mut dyn FnMut(&ListEntry) -> bool,
+    ) -> Result<()> {
+        let stitched = self.stitched()?;
+        let dots = [(&b"."[..], Stitched::DIR, 0), (b"..", NodeId::ROOT, 1)];
+        for (name, id, at) in dots {
+            let entry = ListEntry { name: name.to_vec(), id, kind: Kind::Dir, next: at + 1 };
+            if position <= at && !take(&entry) {
+                return Ok(());
+            }
+        }
+        let mut cursor = position.saturating_sub(DOTS);
+        loop {
+            let names = stitched.list(cursor, PAGE)?;
+            let Some((last, _)) = names.last() else { return Ok(()) };
+            let next_page = *last;
+            for (next, name) in names {
+                let (id, next) = (Stitched::listed_id(&name), next + DOTS);
+                let entry = ListEntry { name: name.into_bytes(), id, kind: Kind::File, next };
+                if !take(&entry) {
+                    return Ok(());
+                }
+            }
+            cursor = next_page;
+        }
+    }
+
+    pub(super) fn xattr_virtual(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
+        let what = key.strip_prefix(b"user.spoolfs.").ok_or(Errno::NODATA)?;
+        let value = self.stitched()?.xattr(id, what);
+        Ok(value.map(String::into_bytes).ok_or(Errno::NODATA)?)
+    }
+}
