@@ -172,10 +172,11 @@ impl Recordings for Places {
         let Some((row, path)) = self.row(leg.node)? else {
             return Err(changed(Path::new(&leg.path)));
         };
+        let local = self.local(leg.node, &path)?;
+        // Asked after it was opened: a file that lacks parts is known before it has the name.
         if self.lower.partial(leg.node).is_some() {
             return Err(changed(&path));
         }
-        let local = self.local(leg.node, &path)?;
         let attr = local.as_ref().map_or(&row.attr, |(_, attr)| attr);
         if (attr.size, attr.mtime) != (leg.size, leg.mtime) {
             return Err(changed(&path));
