@@ -5,17 +5,20 @@ use super::inode::Inode;
 use super::lookup::Found;
 use super::table::Position;
 use super::{Caller, Entry, Result, Vfs, VfsError};
+use crate::catalog::ListRow;
 use crate::lower::DirStream;
 use crate::recording::{Kind, NodeId};
 use rustix::io::Errno;
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Rows asked of the catalog at a time.
-const PAGE: usize = 256;
+/// Rows asked of the catalog at a time: more than one reply takes, the rest is for the next.
+const PAGE: usize = 96;
+/// How long that is good: what changes meanwhile is told late by no more.
+const AHEAD_AGE: Duration = Duration::from_millis(20);
 /// Longest time spent on one reply.
 const REPLY_TIME: Duration = Duration::from_micros(400);
 /// Longest time spent on finding the place where a predecessor was.
@@ -56,6 +59,18 @@ pub(super) struct Listing {
     /// and a call may be about to make its recording there.
     until: Instant,
     hasher: RandomState,
+    /// Rows of the catalog that had no room in the reply before.
+    ahead: Option<Ahead>,
+}
+
+/// Rows that follow a cursor.
+#[derive(Debug)]
+struct Ahead {
+    after: u64,
+    rows: VecDeque<ListRow>,
+    at: Instant,
+    /// How many files had been put into their place when it was asked.
+    placed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +115,7 @@ impl Vfs {
             at: 0,
             until: Instant::now(),
             hasher: RandomState::new(),
+            ahead: None,
         })
     }
 
@@ -219,14 +235,10 @@ impl Vfs {
         let mut seen: Option<HashSet<u64>> = None;
         let mut after = listing.before().filter(|g| !g.below).map_or(0, |g| g.cursor);
         loop {
-            let placed = self.lower.placed();
-            let rows = match self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE) {
-                Ok(rows) => rows,
-                // What is below was listed; the catalog's trouble is told elsewhere.
-                Err(_unusable) => return Ok(()),
-            };
-            let Some(last) = rows.last().map(|r| r.cursor) else { return Ok(()) };
-            for mut row in rows {
+            // What is below was listed; the catalog's trouble is told elsewhere.
+            let Ok(mut page) = self.rows_after(listing, after) else { return Ok(()) };
+            let Some(last) = page.rows.back().map(|r| r.cursor) else { return Ok(()) };
+            while let Some(mut row) = page.rows.pop_front() {
                 if row.moved {
                     let seen = seen.get_or_insert_with(|| listing.seen_below());
                     if seen.contains(&listing.hasher.hash_one(&row.name)) {
@@ -234,7 +246,7 @@ impl Vfs {
                     }
                 }
                 let partial = self.lower.partial(row.row.id);
-                if attrs && partial.is_none() && self.lower.placed() != placed {
+                if attrs && partial.is_none() && self.lower.placed() != page.placed {
                     // It may have become whole since the row was read.
                     let dir = self.dir(&listing.dir)?;
                     match self.find(&listing.dir, &dir, &row.name) {
@@ -242,13 +254,33 @@ impl Vfs {
                         _ => {}
                     }
                 }
+                let (again, at) = (row.clone(), listing.at);
                 let found = Found::Released(Box::new(row.row), partial);
-                if !self.give(listing, row.name, row.cursor, found, attrs, take) {
+                let in_time = self.give(listing, row.name, row.cursor, found, attrs, take);
+                if listing.at == at {
+                    page.rows.push_front(again);
+                    listing.ahead = Some(page);
+                    return Ok(());
+                }
+                // What was read is given as far as there is room: asking is what takes time.
+                page.after = again.cursor;
+                if !in_time && page.rows.is_empty() {
                     return Ok(());
                 }
             }
             after = last;
         }
+    }
+
+    /// The rows of the catalog behind a cursor.
+    fn rows_after(&self, listing: &mut Listing, after: u64) -> Result<Ahead> {
+        let known = listing.ahead.take();
+        if let Some(ahead) = known.filter(|a| a.after == after && a.at.elapsed() < AHEAD_AGE) {
+            return Ok(ahead);
+        }
+        let (at, placed) = (Instant::now(), self.lower.placed());
+        let rows = self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE)?;
+        Ok(Ahead { after, rows: rows.into(), at, placed })
     }
 
     fn give(
@@ -294,6 +326,7 @@ impl Listing {
 
     fn rewind(&mut self, mark: u64) {
         self.mark = mark;
+        self.ahead = None;
         self.at = self.first();
         if self.base.is_some() {
             self.forget();

@@ -5,11 +5,13 @@ pub mod differential;
 pub mod faulty_proxy;
 pub mod faulty_store;
 pub mod lossy_disk;
+pub mod many;
 pub mod mixmonitor;
 pub mod mount;
 pub mod run;
 pub mod seaweedfs;
 pub mod sloppy;
+pub mod slow_line;
 
 use std::path::PathBuf;
 

@@ -147,6 +147,11 @@ impl SeaweedFs {
 
     /// A plain client, to look at the server past spoolfs.
     pub fn client(&self) -> aws_sdk_s3::Client {
+        Self::client_at(self.endpoint())
+    }
+
+    /// The same through another address.
+    pub fn client_at(endpoint: String) -> aws_sdk_s3::Client {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .build_https();
@@ -155,7 +160,7 @@ impl SeaweedFs {
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
             .region(Region::new("us-east-1"))
-            .endpoint_url(self.endpoint())
+            .endpoint_url(endpoint)
             .force_path_style(true)
             .credentials_provider(keys)
             .build();

@@ -63,3 +63,42 @@ fn frequent_queries_neither_scan_nor_sort() {
         assert!(steps[0].contains(wanted), "{steps:?} has no {wanted}");
     }
 }
+
+/// Files whose statements are for a look at everything, made on request or offline.
+const LOOK_AT_ALL: &[&str] = &["rules.rs", "rebuild.rs", "salvage.rs", "schema.rs", "snapshot.rs"];
+/// Tables of a few rows.
+const SHORT: &[&str] = &["position", "tally", "setting", "journal_mark"];
+
+/// Text between quotes that is a statement and was not put together from parts.
+fn statements(source: &str) -> Vec<String> {
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = code.flat_map(|line| [line, "\n"]).collect();
+    let verbs = ["SELECT ", "UPDATE ", "DELETE ", "INSERT ", "WITH "];
+    let texts = code.split('"').skip(1).step_by(2).map(|text| text.trim().replace('\\', ""));
+    texts.filter(|t| verbs.iter().any(|v| t.starts_with(v)) && !t.contains('{')).collect()
+}
+
+#[test]
+fn no_statement_of_the_catalog_scans_a_long_table() {
+    let place = Place::new();
+    place.open().close();
+    let conn = schema::open_reader(&place.database()).expect("opens");
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/catalog");
+    let mut seen = 0;
+    for file in std::fs::read_dir(dir).expect("the source").map(|f| f.expect("a file").path()) {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        if !name.ends_with(".rs") || LOOK_AT_ALL.contains(&name.as_str()) {
+            continue;
+        }
+        for sql in statements(&std::fs::read_to_string(&file).expect("text")) {
+            seen += 1;
+            for step in plan(&conn, &sql) {
+                let scanned = step.strip_prefix("SCAN ").map(|rest| rest.split(' ').next());
+                let Some(Some(table)) = scanned else { continue };
+                let index = step.contains("INDEX") || SHORT.contains(&table);
+                assert!(index || table.starts_with("CONSTANT"), "{name}: {sql}\n{step}");
+            }
+        }
+    }
+    assert!(seen > 60, "only {seen} statements were found");
+}
