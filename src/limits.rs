@@ -4,8 +4,11 @@ use std::time::Duration;
 
 /// Threads that answer kernel requests in plain mode.
 pub const FUSE_THREADS: usize = 4;
-/// Threads for requests that may wait: fsync, large unlinks, remote reads, opens that recall.
+/// Threads for requests that may wait for the local disk: fsync, large unlinks.
 pub const WORKER_THREADS: usize = 8;
+/// Threads for requests that may wait for a target. Each reader that waits takes one: those of a
+/// target that hangs must not keep others from what the cache has.
+pub const ARCHIVE_THREADS: usize = 64;
 /// Requests that may wait for a worker; one more is answered EIO at once.
 pub const WORKER_QUEUE_MAX: usize = 1024;
 /// Bytes of undrained operation log at which the catalog counts as unusable.
@@ -84,6 +87,8 @@ pub const DRAIN_SAMPLE_EVERY: Duration = Duration::from_secs(30);
 pub const DRAIN_SAMPLES: usize = 10;
 /// A shorter time tells nothing of a rate.
 pub const DRAIN_TOO_EARLY: Duration = Duration::from_secs(5);
+/// Recordings that are pinned.
+pub const PINS_MAX: usize = 100_000;
 /// Rows of the catalog looked at in one step of planning, for each kind of step.
 pub const PLAN_PAGE_ROWS: usize = 256;
 /// Recordings put off for a moment without an entry in the catalog.
@@ -182,6 +187,18 @@ pub const READERS_WATCHED: u64 = 4096;
 pub const TRACKS_MAX: usize = 4;
 /// A read so near to where the last one ended goes on with it: the kernel reads ahead in any order.
 pub const READ_ORDER_SLACK: u64 = 128 << 10;
+/// Released recordings that one process may begin to read in a minute, unless configured.
+pub const RECORDINGS_PER_MINUTE: u32 = 600;
+/// A process that begins so many in a minute is a scanner.
+pub const SCANS_FROM: u32 = 60;
+/// Processes whose reads are counted.
+pub const PROCESSES_WATCHED: u64 = 1024;
+/// Recordings of a process that are known to have been begun.
+pub const SCANNER_RECENT: usize = 32;
+/// Longest that a read waits because its process reads too many recordings.
+pub const SCANNER_WAIT: Duration = Duration::from_secs(5);
+/// Reads of scanners that wait at a time; more go on at once.
+pub const SCANNERS_WAITING: usize = 16;
 /// Bytes of chunks kept in memory.
 pub const MEMORY_BYTES: u64 = 64 << 20;
 /// Parts of an answer that wait to be taken.

@@ -356,6 +356,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_STITCHED__LAYOUT", "stereo"),
             ("SPOOLFS_STITCHED__RATE", "highest"),
             ("SPOOLFS_STITCHED__RIFF64", "false"),
+            ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
         ],
     )
     .expect("from the environment alone");
@@ -379,6 +380,7 @@ fn every_key_can_be_set_by_its_variable() {
         riff64: false,
     };
     assert_eq!(config.stitched, stitched);
+    assert_eq!(config.read.recordings_per_minute, 7);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

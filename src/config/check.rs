@@ -56,7 +56,13 @@ pub(super) fn resolve(
     let resend = auto_or_never("resend", raw.resend.as_deref(), source)?;
     let drain = raw.drain_timeout.map_or(MINUTE, |s| s.0);
     let drain_timeout = within(source, "drain_timeout", drain, Duration::ZERO..=60 * MINUTE)?;
-    let read = Read { timeout: read_timeout(raw.read.read_timeout, source)? };
+    let read = Read {
+        timeout: read_timeout(raw.read.read_timeout, source)?,
+        recordings_per_minute: raw
+            .read
+            .recordings_per_minute
+            .map_or(limits::RECORDINGS_PER_MINUTE, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+    };
     let space = space(&raw.space, source)?;
     let stitched = super::stitched::resolve(&raw.stitched, source)?;
     let write_back = write_back(raw.write_back, source)?;

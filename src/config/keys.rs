@@ -87,6 +87,7 @@ pub const KEYS: &[Key] = &[
     key("cache.dir", Kind::Text, ""),
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),
+    key("read.recordings_per_minute", Kind::Number, "600"),
     key("calls", Kind::Future, ""),
     key("stitched.enabled", Kind::Flag, "true"),
     key("stitched.directory", Kind::Text, "\"stitched\""),

@@ -105,6 +105,8 @@ pub struct Cache {
 pub struct Read {
     /// How long a read waits for a target before it ends in an error.
     pub timeout: Duration,
+    /// Released recordings that one process may begin to read in a minute; 0: any number.
+    pub recordings_per_minute: u32,
 }
 
 /// The configuration of one mount.

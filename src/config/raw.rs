@@ -76,6 +76,7 @@ pub(super) struct RawCache {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRead {
     pub read_timeout: Option<Span>,
+    pub recordings_per_minute: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

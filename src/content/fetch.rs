@@ -185,6 +185,13 @@ impl Fetcher {
         Err(summary(path, &failures))
     }
 
+    /// The objects of a recording, for people.
+    pub(super) fn objects(&self, stored: &Stored) -> String {
+        let copies = self.in_order(&stored.copies, &mut Vec::new());
+        let urls: Vec<_> = copies.iter().map(|(copy, t)| t.store.url(&copy.key)).collect();
+        urls.join(", ")
+    }
+
     /// The copies in the order of the configuration; those in no configured target fail.
     fn in_order<'a>(
         &self,
@@ -216,19 +223,23 @@ impl Fetcher {
         time: Duration,
     ) -> Result<Bytes, Failure> {
         let name = target.store.name();
+        let url = || target.store.url(&copy.key);
         let transient = |detail| Err(Failure { detail, class: ErrorClass::Transient });
         let begin = Instant::now();
         let Ok(Ok(_room)) = tokio::time::timeout(time, target.room.acquire()).await else {
-            return transient(format!("target {name:?} is busy with other reads"));
+            return transient(format!("target {name:?} is busy with other reads ({})", url()));
         };
         let Some(admission) = target.breaker.admit(self.clock.now()) else {
-            return transient(format!("target {name:?} did not answer a moment ago"));
+            return transient(format!("target {name:?} did not answer a moment ago ({})", url()));
         };
         let left = time.saturating_sub(begin.elapsed());
         let Ok(answer) = tokio::time::timeout(left, get(target, copy, range)).await else {
             admission.unreachable(self.clock.now());
             let waited = left.as_secs_f32();
-            return transient(format!("target {name:?} did not answer in {waited:.1} s"));
+            return transient(format!(
+                "target {name:?} did not answer in {waited:.1} s ({})",
+                url()
+            ));
         };
         match answer {
             Err(e) if e.kind == StoreErrorKind::Unreachable => {

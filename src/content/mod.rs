@@ -10,6 +10,7 @@ mod cache;
 mod fetch;
 mod flight;
 mod journey;
+mod scanners;
 mod segments;
 mod source;
 
@@ -17,7 +18,7 @@ pub use source::Objects;
 
 use crate::clock::SharedClock;
 use crate::limits;
-use crate::recording::{CHUNK_BYTES, ErrorClass, NodeId, Sha256, chunk_at, chunk_range};
+use crate::recording::{CHUNK_BYTES, ErrorClass, NodeId, Reader, Sha256, chunk_at, chunk_range};
 use crate::store::Store;
 use ahead::{Pace, Readers};
 use bytes::{Bytes, BytesMut};
@@ -26,6 +27,7 @@ use fetch::Fetcher;
 use flight::{Flight, Flights};
 use journey::{Journey, Leg};
 use moka::policy::EvictionPolicy;
+use scanners::Scanners;
 use source::{Sources, Stored};
 use std::collections::VecDeque;
 use std::io;
@@ -61,6 +63,8 @@ pub struct Options {
     pub cache_free_min: u64,
     /// Longest time for one read, over all targets.
     pub read_timeout: Duration,
+    /// Recordings that one process may begin to read in a minute; 0: any number.
+    pub recordings_per_minute: u32,
 }
 
 impl Default for Options {
@@ -70,6 +74,7 @@ impl Default for Options {
             cache_bytes_max: 0,
             cache_free_min: limits::RESERVE_BYTES,
             read_timeout: limits::READ_TIMEOUT,
+            recordings_per_minute: limits::RECORDINGS_PER_MINUTE,
         }
     }
 }
@@ -87,6 +92,8 @@ pub struct Stats {
     pub requests: u64,
     /// Chunks that were asked for before anybody wanted them.
     pub ahead: u64,
+    /// Reads that waited because their process reads through the archive.
+    pub held_back: u64,
     /// Chunks that could not be had.
     pub failed: u64,
     /// Answers of targets that were not what was archived.
@@ -106,6 +113,7 @@ struct Counters {
     fetched: AtomicU64,
     requests: AtomicU64,
     ahead: AtomicU64,
+    held_back: AtomicU64,
     failed: AtomicU64,
     corrupt: AtomicU64,
     gone: AtomicU64,
@@ -124,6 +132,7 @@ struct Inner {
     fetcher: Fetcher,
     flights: Flights,
     readers: Readers,
+    scanners: Scanners,
     pace: Pace,
     /// Room for chunks that nobody waits for.
     ahead: Arc<Semaphore>,
@@ -175,6 +184,7 @@ impl Content {
                 fetcher: Fetcher::new(stores, clock, counters.clone()),
                 flights: Flights::default(),
                 readers: Readers::default(),
+                scanners: Scanners::new(options.recordings_per_minute),
                 pace: Pace::default(),
                 ahead: Arc::new(Semaphore::new(limits::AHEAD_CHUNKS_MAX)),
                 memory: memory(),
@@ -212,12 +222,12 @@ impl Content {
         let flights = self.set_out(&stored, path, offset..end);
         let deadline = Deadline::Total(deadline);
         if let [(index, flight)] = &flights[..] {
-            let bytes = self.wait(flight, path, deadline)?;
+            let bytes = self.wait(flight, (&stored, path), deadline)?;
             return Ok(part(&bytes, chunk_range(*index, stored.size).start, &(offset..end)));
         }
         let mut whole = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
         for (index, flight) in flights {
-            let bytes = self.wait(&flight, path, deadline)?;
+            let bytes = self.wait(&flight, (&stored, path), deadline)?;
             let start = chunk_range(index, stored.size).start;
             whole.extend_from_slice(&part(&bytes, start, &(offset..end)));
         }
@@ -244,7 +254,8 @@ impl Content {
             let _nobody_waits = self.board(stored, path, ahead, Wanted::Later, &mut legs);
             room
         });
-        self.launch(stored, path, legs, true, room);
+        let keep = !inner.scanners.is_scanned(stored.id);
+        self.launch(stored, path, legs, keep, room);
         flights
     }
 
@@ -255,6 +266,16 @@ impl Content {
             let disk = self.inner.disk.as_ref();
             self.inner.memory.contains_key(sum) || disk.is_some_and(|disk| disk.contains(*sum))
         })
+    }
+
+    /// Somebody is about to read a recording. Waits, if his process reads through the archive; a
+    /// fraction of `read_timeout` at most.
+    pub fn admit(&self, reader: Reader, id: NodeId) {
+        let patience = limits::SCANNER_WAIT.min(self.inner.read_timeout / 2);
+        let waited = self.inner.scanners.admit(reader, id, patience);
+        if !waited.is_zero() {
+            self.inner.counters.held_back.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Reads the whole current generation in order and hands it to `sink` with each offset. Each
@@ -306,6 +327,7 @@ impl Content {
             fetched: get(&counters.fetched),
             requests: get(&counters.requests),
             ahead: get(&counters.ahead),
+            held_back: get(&counters.held_back),
             failed: get(&counters.failed),
             corrupt: get(&counters.corrupt),
             gone: get(&counters.gone),
@@ -336,7 +358,7 @@ impl Content {
                 self.launch(stored, path, legs, false, None);
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
-            let bytes = self.wait(&flight, path, Deadline::EachChunk)?;
+            let bytes = self.wait(&flight, (stored, path), Deadline::EachChunk)?;
             let start = chunk_range(index, stored.size).start;
             sink(start.max(range.start), &part(&bytes, start, &range)).map_err(|e| {
                 ContentError {
@@ -351,7 +373,7 @@ impl Content {
     fn wait(
         &self,
         flight: &Flight,
-        path: &Path,
+        (stored, path): (&Stored, &Path),
         deadline: Deadline,
     ) -> Result<Bytes, ContentError> {
         let until = match deadline {
@@ -362,8 +384,10 @@ impl Content {
             Err(ContentError {
                 path: path.display().to_string(),
                 detail: format!(
-                    "no target answered within {} s; see `spoolfs check`, or raise `read_timeout`",
-                    self.inner.read_timeout.as_secs_f32()
+                    "no target answered within {} s ({}); see `spoolfs check`, or raise \
+                     `read_timeout`",
+                    self.inner.read_timeout.as_secs_f32(),
+                    self.inner.fetcher.objects(stored)
                 ),
                 class: ErrorClass::Transient,
             })

@@ -97,6 +97,7 @@ impl World {
             cache_bytes_max: 64 << 20,
             cache_free_min: 0,
             read_timeout: Duration::from_secs(5),
+            ..Options::default()
         })
     }
 

@@ -295,6 +295,7 @@ fn assemble(
             cache_bytes_max: config.cache.max_size,
             cache_free_min: config.space.reserve,
             read_timeout: config.read.timeout,
+            recordings_per_minute: config.read.recordings_per_minute,
         },
         catalog.clone(),
         stores.clone(),
@@ -336,7 +337,8 @@ fn assemble(
         stores: stores.clone(),
         read_timeout: config.read.timeout,
     };
-    let workers = Workers::start(limits::WORKER_THREADS, limits::WORKER_QUEUE_MAX)?;
+    let workers =
+        Workers::start(limits::WORKER_THREADS, limits::ARCHIVE_THREADS, limits::WORKER_QUEUE_MAX)?;
     let parts = vfs::Parts {
         lower: lower.clone(),
         catalog: catalog.clone(),

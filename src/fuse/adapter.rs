@@ -8,6 +8,7 @@ use super::convert::{
 };
 use super::errno::errno;
 use super::on_worker::on_worker;
+use crate::recording::Reader;
 use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -214,7 +215,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -228,9 +229,11 @@ impl Filesystem for Adapter {
             if Vfs::is_virtual(id) {
                 return self.read_join(id, offset, len, reply);
             }
+            let reader = Reader { pid: req.pid(), uid: req.uid() };
             match self.vfs.source(fh.0, offset, len) {
                 Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
                 Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
+                    vfs.admit(reader, fh.0);
                     data(vfs.read(fh.0, offset, len), reply);
                 }),
                 Err(error) => reply.error(errno(&error)),

@@ -156,3 +156,12 @@ pub enum ErrorClass {
     /// Forbidden by a rule of ours: a hold, a missing permit, a writer.
     Refused,
 }
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// His process, or the thread of it that reads; 0 if it is the kernel.
+    pub pid: u32,
+    /// His user.
+    pub uid: u32,
+}

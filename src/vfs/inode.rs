@@ -63,6 +63,8 @@ pub(super) struct Opens {
     pub mode: Option<Mode>,
     /// The version whose pages the kernel may keep.
     pub cached: Option<LowerVersion>,
+    /// The kernel read and wrote past its pages since.
+    pub passed: bool,
 }
 
 /// A node the kernel knows.

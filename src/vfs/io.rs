@@ -4,7 +4,7 @@ use super::handle::{Handle, OpenKind};
 use super::inode::Place;
 use super::{Caller, Result, Vfs, VfsError};
 use crate::faults;
-use crate::recording::NodeId;
+use crate::recording::{NodeId, Reader};
 use crate::sys::WithoutReserve;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
@@ -44,6 +44,13 @@ impl Vfs {
             handle.set_file(file.clone());
         }
         Ok(file)
+    }
+
+    /// Somebody is about to read what `source` says is `Remote`: on a worker.
+    pub fn admit(&self, reader: Reader, handle: u64) {
+        if let Ok(handle) = self.handles.get(handle) {
+            self.archive.admit(reader, handle.inode.id);
+        }
     }
 
     /// Reads. Waits for the archive if `source` says `Remote`.

@@ -38,7 +38,7 @@ pub use workers::{Waits, Workers};
 use crate::catalog::{Catalog, CatalogError, Op};
 use crate::clock::SharedClock;
 use crate::lower::{Lower, LowerError};
-use crate::recording::{Attr, ErrorClass, NodeId};
+use crate::recording::{Attr, ErrorClass, NodeId, Reader};
 use crate::stitch::Stitched;
 use bytes::Bytes;
 use handle::Handles;
@@ -122,6 +122,9 @@ pub trait Archive: Send + Sync {
         offset: u64,
         len: usize,
     ) -> std::result::Result<Bytes, RemoteError>;
+
+    /// Somebody is about to read a released recording; who reads through all of them waits.
+    fn admit(&self, _reader: Reader, _id: NodeId) {}
 
     /// Brings the local copy of a released recording back.
     ///

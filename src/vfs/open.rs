@@ -134,6 +134,7 @@ impl Vfs {
             OpenMode::Passthrough { number, .. } => (Use::Passthrough, number),
         };
         opens.mode = Some(mode);
+        opens.passed = mode != OpenMode::Plain;
         opens.kernel += 1;
         Record {
             writable: writes(flags),
@@ -339,7 +340,8 @@ impl Vfs {
         if writable && opens.writers == 0 {
             self.catalog.record(Op::Opened { id: inode.id });
         }
-        let same = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
+        let known = opens.writers > 0 || same_content(opens.cached.as_ref(), &stat.version);
+        let same = known && !opens.passed;
         opens.handles += 1;
         opens.writers += u32::from(writable);
         counted(&mut opens, &file, &stat);
@@ -378,10 +380,11 @@ impl Vfs {
         }
         opens.mode = Some(OpenMode::Plain);
         let version = stamp(&live_attr(self.lower.partial(inode.id).as_deref(), row.attr));
-        let keep_cache = opens.kernel > 0 || same_content(opens.cached.as_ref(), &version);
+        let known = opens.kernel > 0 || same_content(opens.cached.as_ref(), &version);
+        let keep_cache = known && !opens.passed;
         opens.kernel += 1;
         opens.handles += 1;
-        opens.cached = Some(version);
+        (opens.cached, opens.passed) = (Some(version), false);
         drop(opens);
         let record = Record::new(Use::Remote, inode.id, caller.unique);
         let handle = self.handles.add(inode.clone(), None, record);

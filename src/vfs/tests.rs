@@ -7,6 +7,7 @@ use crate::clock::SystemClock;
 use crate::recording::Kind;
 use rustix::fs::{OFlags, RenameFlags};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -41,12 +42,15 @@ impl Archive for NoArchive {
     }
 }
 
-/// A kernel that passes everything through, and what it still has.
+/// A kernel that passes everything through, unless told not to, and what it still has.
 #[derive(Default)]
-struct Kernel(Mutex<(u32, HashSet<u32>)>);
+struct Kernel(Mutex<(u32, HashSet<u32>)>, AtomicBool);
 
 impl Passthrough for Kernel {
     fn register(&self, _: &File, _: u32) -> Option<u32> {
+        if self.1.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut kernel = self.0.lock();
         kernel.0 += 1;
         let number = kernel.0;
@@ -97,7 +101,7 @@ impl World {
             catalog: Catalog::open(options).unwrap(),
             archive: Arc::new(NoArchive),
             clock,
-            workers: Workers::start(1, 8).unwrap(),
+            workers: Workers::start(1, 1, 8).unwrap(),
             runtime: Some(self.dir.path().join("run")),
         }
     }
@@ -158,6 +162,36 @@ fn regression_a_node_known_from_before_is_not_forgotten_early() {
     vfs.lookup(NodeId::ROOT, b"call").unwrap();
     vfs.forget(id, 1);
     assert!(vfs.inodes.get(id).is_none());
+}
+
+#[test]
+fn regression_pages_from_before_a_passthrough_are_not_kept() {
+    let (world, vfs) = World::new();
+    let plain = |yes| world.kernel.1.store(yes, Ordering::Relaxed);
+    let opened_and_closed = |unique| {
+        let opened = vfs.open(
+            caller(unique, false),
+            vfs.lookup(NodeId::ROOT, b"call")?.id,
+            OFlags::RDONLY,
+            Patience::None,
+        )?;
+        vfs.release(opened.handle);
+        Result::Ok(opened.keep_cache)
+    };
+    plain(true);
+    let (_, opened) = made(&vfs, 1, b"call");
+    vfs.release(opened.handle);
+    assert!(opened_and_closed(2).unwrap(), "what the kernel wrote itself");
+    assert!(opened_and_closed(3).unwrap());
+    // The kernel's pages take no part in it.
+    plain(false);
+    opened_and_closed(4).unwrap();
+    plain(true);
+    assert!(!opened_and_closed(5).unwrap(), "the first after another mode");
+    assert!(opened_and_closed(6).unwrap());
+    std::fs::write(world.below("call"), b"of another length").unwrap();
+    assert!(!opened_and_closed(7).unwrap(), "other content");
+    assert!(opened_and_closed(8).unwrap());
 }
 
 #[test]

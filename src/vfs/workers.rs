@@ -23,15 +23,15 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `threads` threads for local work that may wait and as many for the archive, with
+    /// Starts `local` threads for local work that may wait and `remote` ones for the archive, with
     /// room for `queue` waiting jobs each. Slow targets use up only the latter.
     ///
     /// # Errors
     /// If the system has no room for a thread.
-    pub fn start(threads: usize, queue: usize) -> std::io::Result<Workers> {
+    pub fn start(local: usize, remote: usize, queue: usize) -> std::io::Result<Workers> {
         Ok(Workers {
-            local: pool("spoolfs-local", threads, queue)?,
-            remote: pool("spoolfs-remote", threads, queue)?,
+            local: pool("spoolfs-local", local, queue)?,
+            remote: pool("spoolfs-remote", remote, queue)?,
         })
     }
 

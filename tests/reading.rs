@@ -1,0 +1,238 @@
+//! Reading released recordings through the mount: what it costs a server, and what a server that
+//! hangs costs those who read and those who write.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::faulty_proxy::Proxy;
+use support::mount::{Mount, Setup, Target};
+use support::seaweedfs::SeaweedFs;
+
+fn target(server: &SeaweedFs, endpoint: String) -> Target {
+    Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint,
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+fn release(mount: &Mount, what: &Path) {
+    for step in ["archive", "release"] {
+        let ran = mount.cli([step.as_ref(), what.as_os_str()]);
+        assert!(ran.status.success(), "{ran:?}\n{}", mount.said());
+    }
+}
+
+#[test]
+fn what_each_way_of_reading_costs_the_server() {
+    if support::no_mount("what_each_way_of_reading_costs_the_server") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let proxy = Proxy::before(&server.endpoint());
+    let mut mount = Setup { target: target(&server, proxy.endpoint()), ..Setup::default() }.mount();
+    let dir = mount.path("released");
+    fs::create_dir(&dir).unwrap();
+    let sizes = [("player", 10 << 20), ("sox", 40 << 20), ("cat", 40 << 20), ("short", 200 << 10)];
+    for (seed, (name, len)) in sizes.iter().enumerate() {
+        fs::write(dir.join(name), noise(seed as u64, *len)).unwrap();
+    }
+    release(&mount, &dir);
+    let requests = |what: &dyn Fn()| {
+        let before = proxy.spoiled().1;
+        what();
+        proxy.spoiled().1 - before
+    };
+    let looked = requests(&|| {
+        let names = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
+        assert_eq!(names.count(), 4);
+        File::open(dir.join("cat")).unwrap();
+    });
+    assert_eq!(looked, 0, "listing and opening");
+    let player = dir.join("player");
+    let audio = noise(0, 10 << 20);
+    let played = requests(&|| {
+        for at in (0..10 << 20).step_by(8192) {
+            let mut bytes = [0; 8192];
+            File::open(&player).unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
+            assert!(bytes == audio[at..at + 8192], "at {at}");
+        }
+    });
+    println!("1,280 times open, read 8 KiB, close: {played} requests");
+    assert!(played <= 30, "{played} requests for 1,280 reads");
+    let sox = requests(&|| {
+        let file = File::open(dir.join("sox")).unwrap();
+        let audio = noise(1, 40 << 20);
+        for at in [0, (40 << 20) - 4096, 0, 4096] {
+            let mut bytes = [0; 4096];
+            file.read_exact_at(&mut bytes, at as u64).unwrap();
+            assert!(bytes == audio[at..at + 4096]);
+        }
+    });
+    assert!(sox <= 3, "{sox} requests for head, tail and head");
+    assert_eq!(requests(&|| drop(fs::read(dir.join("short")).unwrap())), 1);
+    let cat = requests(&|| assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20)));
+    println!("40 MiB read through: {cat} requests");
+    assert!(cat <= 80, "{cat} requests for 40 MiB");
+    // What the disk cache takes is written behind the answers.
+    let until = Instant::now() + Duration::from_secs(20);
+    let cached = || mount.status()["cache"]["used"].as_u64().unwrap();
+    while cached() < 50 << 20 {
+        assert!(Instant::now() < until, "{}", mount.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    mount.restart();
+    let again = requests(&|| {
+        assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20));
+        assert!(fs::read(&player).unwrap() == audio);
+    });
+    // Others than for content: the daemon looks at its target when it starts.
+    assert!(again <= 20, "{again} requests for what is in the cache");
+}
+
+#[test]
+fn fifty_readers_of_a_target_that_hangs_have_their_error_and_writers_feel_nothing() {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    if support::no_mount("fifty_readers_of_a_target_that_hangs") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let mount = Setup {
+        target: target(&server, server.endpoint()),
+        end: "[read]\nread_timeout = \"3s\"\n".into(),
+        ..Setup::default()
+    }
+    .mount();
+    let dir = mount.path("released");
+    fs::create_dir(&dir).unwrap();
+    for n in 0..51u64 {
+        fs::write(dir.join(format!("{n}.wav")), noise(n, 400_000)).unwrap();
+    }
+    release(&mount, &dir);
+    let healthy = writes(&mount.path("healthy.wav"));
+    let hung = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    kill_process(hung, Signal::STOP).unwrap();
+    let stalled = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..50)
+            .map(|n| {
+                let path = dir.join(format!("{n}.wav"));
+                scope.spawn(move || {
+                    let begin = Instant::now();
+                    let file = File::open(&path).unwrap();
+                    let opened = begin.elapsed();
+                    let read = file.read_exact_at(&mut [0; 4096], 0);
+                    (opened, read.unwrap_err().raw_os_error(), begin.elapsed())
+                })
+            })
+            .collect();
+        let stalled = writes(&mount.path("stalled.wav"));
+        for reader in readers {
+            let (opened, error, took) = reader.join().unwrap();
+            assert!(opened < Duration::from_secs(1), "an open waited {opened:?}");
+            assert_eq!(error, Some(5), "EIO");
+            assert!(took < TIMEOUT + Duration::from_secs(2), "{took:?}");
+        }
+        stalled
+    });
+    println!("write + close, p99.9: {healthy:?} healthy, {stalled:?} with 50 readers stalled");
+    assert!(stalled < healthy * 4 + Duration::from_millis(50), "{healthy:?} {stalled:?}");
+    // Known to be down: at once.
+    let begin = Instant::now();
+    fs::read(dir.join("50.wav")).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    let said = mount.said_all();
+    let line = said.lines().find(|l| l.contains("could not be read")).unwrap();
+    assert!(line.contains("released/") && line.contains("s3://"), "{line}");
+    kill_process(hung, Signal::CONT).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while fs::read(dir.join("7.wav")).ok().is_none_or(|bytes| bytes != noise(7, 400_000)) {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The p99.9 of a thousand and some short recordings, written and closed within two seconds.
+fn writes(path: &Path) -> Duration {
+    let mut took = Vec::new();
+    for _ in 0..1200 {
+        let begin = Instant::now();
+        fs::write(path, [7; 3200]).unwrap();
+        took.push(begin.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    took.sort_unstable();
+    took[took.len() * 999 / 1000]
+}
+
+#[test]
+fn a_reader_that_is_killed_goes_at_once() {
+    if support::no_mount("a_reader_that_is_killed_goes_at_once") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let mount = Setup { target: target(&server, server.endpoint()), ..Setup::default() }.mount();
+    let call = mount.path("call.wav");
+    fs::write(&call, noise(1, 1_000_000)).unwrap();
+    release(&mount, &call);
+    let hung = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    kill_process(hung, Signal::STOP).unwrap();
+    let mut reader = Command::new("cat").arg(&call).stdout(Stdio::null()).spawn().unwrap();
+    // Asleep in the read of a page, which the kernel shows as the system call.
+    let at = format!("/proc/{}/syscall", reader.id());
+    let until = Instant::now() + Duration::from_secs(5);
+    while !fs::read_to_string(&at).unwrap_or_default().starts_with("0 ") {
+        assert!(Instant::now() < until, "it does not read");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(reader.try_wait().unwrap().is_none(), "the target does not hang");
+    let begin = Instant::now();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    let took = begin.elapsed();
+    kill_process(hung, Signal::CONT).unwrap();
+    assert!(took < Duration::from_secs(1), "it was held for {took:?}");
+}
+
+#[test]
+fn who_reads_through_the_archive_is_named_and_waits() {
+    if support::no_mount("who_reads_through_the_archive_is_named_and_waits") {
+        return;
+    }
+    let mount =
+        Setup { end: "[read]\nrecordings_per_minute = 70\n".into(), ..Setup::default() }.mount();
+    let dir = mount.path("released");
+    fs::create_dir(&dir).unwrap();
+    for n in 0..75u64 {
+        fs::write(dir.join(format!("{n}.wav")), noise(n, 3000)).unwrap();
+    }
+    release(&mount, &dir);
+    let begin = Instant::now();
+    let mut tar = Command::new("tar");
+    tar.arg("-cf").arg("/dev/stdout").arg(&dir).stdout(Stdio::piped()).stderr(Stdio::null());
+    let tar = tar.output().unwrap();
+    assert!(tar.status.success() && tar.stdout.len() > 225_000, "{}", tar.stdout.len());
+    // 70 at once, and one of the others every 0.86 s.
+    assert!(begin.elapsed() > Duration::from_secs(3), "{:?}", begin.elapsed());
+    let said = mount.said_all();
+    let line = said.lines().find(|l| l.contains("reads many released recordings")).unwrap();
+    assert!(line.contains("tar") && line.contains("uid"), "{line}");
+    assert_eq!(mount.status()["cache"]["used"].as_u64().unwrap() / 4096, 59);
+    // Somebody else does not wait.
+    let begin = Instant::now();
+    fs::read(dir.join("74.wav")).unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+}
