@@ -29,6 +29,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(nanos))
     }
 
+    /// This instant minus `age`, saturating.
+    pub fn minus(self, age: Duration) -> Timestamp {
+        let nanos = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        Timestamp(self.0.saturating_sub(nanos))
+    }
+
     /// How long before `later` this instant was; zero if it was not.
     pub fn age_at(self, later: Timestamp) -> Duration {
         Duration::from_nanos(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))

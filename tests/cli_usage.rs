@@ -14,9 +14,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
-    "rebuild", "verify", "url", "stitch",
+    "rebuild", "verify", "pin", "unpin", "url", "stitch",
 ];
 
 /// A configuration in a directory of its own.
@@ -119,7 +119,7 @@ impl Handler for Answers {
         if let Some(failure) = &self.refuse {
             return Err(failure.clone());
         }
-        progress(Progress { done: 1, total: 2, bytes: 3, current: None });
+        progress(Progress { done: 1, total: 2, bytes: 3, bytes_total: 0, current: None });
         let value = match request {
             Request::Status { path: None } => serde_json::to_value(status_report()),
             Request::Status { path: Some(path) } | Request::Explain { path } => {
@@ -281,6 +281,9 @@ fn without_a_daemon_commands_exit_1_and_say_how_to_start_one() {
         &["archive", "a.wav"],
         &["release", "a.wav"],
         &["recall", "a.wav"],
+        &["recall", "--since", "7d"],
+        &["pin", "a.wav"],
+        &["unpin", "a.wav"],
         &["explain", "a.wav"],
         &["url", "a.wav"],
         &["reload"],
@@ -338,7 +341,7 @@ fn paths_are_sent_relative_to_the_mount() {
     let asked = answers.asked.lock().expect("lock");
     let want = ["2026/a.wav", "2026/b.wav", "2026/c.wav", "2026/l.wav", "2026/d.wav", ""];
     let paths = want.map(|p| WirePath(p.into())).to_vec();
-    assert_eq!(*asked, [Request::Recall { paths }]);
+    assert_eq!(*asked, [Request::Recall { paths, since: None, until: None }]);
 }
 
 #[test]

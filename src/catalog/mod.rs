@@ -17,6 +17,7 @@ mod log;
 mod objects;
 mod op;
 mod overlay;
+mod pins;
 mod readers;
 mod reads;
 pub mod rebuild;

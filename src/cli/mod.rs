@@ -16,12 +16,14 @@ mod mounts;
 mod moves;
 mod output;
 mod path_report;
+mod pin;
 mod rebuild;
 mod recall;
 mod release;
 mod reload;
 mod status;
 mod stitch;
+mod unpin;
 mod url;
 mod verify;
 
@@ -62,7 +64,13 @@ enum Command {
     Release(moves::Arguments),
     /// Bring released recordings back to the local disk.
     #[command(after_help = recall::EXAMPLES)]
-    Recall(moves::Arguments),
+    Recall(recall::Arguments),
+    /// Bring recordings back and never release them.
+    #[command(after_help = pin::EXAMPLES)]
+    Pin(moves::Arguments),
+    /// Let pinned recordings be released again.
+    #[command(after_help = unpin::EXAMPLES)]
+    Unpin(moves::Arguments),
     /// Read archived copies and compare their hashes.
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
@@ -103,7 +111,9 @@ impl Command {
         let common = match self {
             Command::Mount(a) => &a.common,
             Command::Status(a) => &a.common,
-            Command::Archive(a) | Command::Release(a) | Command::Recall(a) => &a.common,
+            Command::Archive(a) | Command::Release(a) => &a.common,
+            Command::Pin(a) | Command::Unpin(a) => &a.common,
+            Command::Recall(a) => &a.common,
             Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Stitch(a) => &a.common,
@@ -125,6 +135,8 @@ impl Command {
             Command::Archive(a) => archive::run(a),
             Command::Release(a) => release::run(a),
             Command::Recall(a) => recall::run(a),
+            Command::Pin(a) => pin::run(a),
+            Command::Unpin(a) => unpin::run(a),
             Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Stitch(a) => stitch::run(a),

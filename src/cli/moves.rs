@@ -22,7 +22,12 @@ pub(super) fn run(
 ) -> Result<(), Exit> {
     let context = Context::load(&arguments.common)?;
     let paths = context.all_relative(&arguments.paths)?;
-    let report: MoveReport = context.ask(&request(paths), verb)?;
+    ask(&context, verb, &request(paths))
+}
+
+/// The same, of a request that is made already.
+pub(super) fn ask(context: &Context, verb: &str, request: &Request) -> Result<(), Exit> {
+    let report: MoveReport = context.ask(request, verb)?;
     if context.json {
         output::json(&report);
     } else {

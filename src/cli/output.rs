@@ -98,13 +98,14 @@ pub(super) struct ProgressLine {
     verb: String,
     on: bool,
     last: Option<Timestamp>,
+    began: Timestamp,
 }
 
 impl ProgressLine {
     /// A line that is shown only to people.
     pub fn new(verb: &str, json: bool) -> ProgressLine {
         let on = !json && std::io::stderr().is_terminal();
-        ProgressLine { verb: verb.to_owned(), on, last: None }
+        ProgressLine { verb: verb.to_owned(), on, last: None, began: SystemClock.now() }
     }
 
     /// Shows how far it has come, at most ten times a second.
@@ -115,7 +116,8 @@ impl ProgressLine {
             return;
         }
         self.last = Some(now);
-        note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress)));
+        let took = self.began.age_at(now);
+        note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress, took)));
     }
 
     /// Takes the line away.
@@ -126,7 +128,7 @@ impl ProgressLine {
     }
 }
 
-fn progress_text(verb: &str, progress: &Progress) -> String {
+fn progress_text(verb: &str, progress: &Progress, took: Duration) -> String {
     let current = progress.current.as_ref().map_or_else(String::new, |path| {
         // A newline in a name must not break the line.
         let name: String =
@@ -135,7 +137,33 @@ fn progress_text(verb: &str, progress: &Progress) -> String {
     });
     let (done, total) = (progress.done, progress.total);
     let short: String = current.chars().take(60).collect();
-    format!("{verb} {done} of {}, {}{short}", files(total), humane_size(progress.bytes))
+    let bytes = humane_size(progress.bytes);
+    if progress.bytes_total == 0 {
+        return format!("{verb} {done} of {}, {bytes}{short}", files(total));
+    }
+    let all = humane_size(progress.bytes_total);
+    let (bar, left) = (bar(progress), left(progress, took));
+    format!("[{bar}] {verb} {done} of {}, {bytes} of {all}{left}{short}", files(total))
+}
+
+fn bar(progress: &Progress) -> String {
+    const WIDTH: u64 = 20;
+    let share = progress.bytes.min(progress.bytes_total).saturating_mul(WIDTH);
+    let full = usize::try_from(share / progress.bytes_total.max(1)).unwrap_or(0);
+    let mut bar = "#".repeat(full);
+    bar.push_str(&".".repeat(20usize.saturating_sub(full)));
+    bar
+}
+
+/// How long the rest takes at the rate so far; nothing before there is one.
+fn left(progress: &Progress, took: Duration) -> String {
+    let rest = progress.bytes_total.saturating_sub(progress.bytes);
+    if progress.bytes == 0 || took < Duration::from_secs(1) {
+        return String::new();
+    }
+    let seconds = took.as_secs_f64() * rest as f64 / progress.bytes as f64;
+    let left = Duration::from_secs(Duration::try_from_secs_f64(seconds).map_or(0, |d| d.as_secs()));
+    format!(", {} left", humane_duration(left))
 }
 
 #[cfg(test)]
@@ -165,11 +193,18 @@ mod tests {
             done: 12,
             total: 200,
             bytes: 3 << 20,
+            bytes_total: 0,
             current: Some(crate::control::WirePath("a\nb.wav".into())),
         };
+        let took = Duration::from_secs(10);
         assert_eq!(
-            progress_text("archived", &progress),
+            progress_text("archived", &progress, took),
             "archived 12 of 200 files, 3.0 MiB, a?b.wav"
+        );
+        let progress = Progress { bytes_total: 12 << 20, current: None, ..progress };
+        assert_eq!(
+            progress_text("recalled", &progress, took),
+            "[#####...............] recalled 12 of 200 files, 3.0 MiB of 12.0 MiB, 30 seconds left"
         );
     }
 }

@@ -1,6 +1,7 @@
 //! What goes over the socket: a request a line, and for each a line of progress as often as the
 //! daemon likes, then exactly one `done` or `failed`.
 
+use crate::clock::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::ffi::OsString;
@@ -80,6 +81,22 @@ pub enum Request {
     Recall {
         /// Files, or directories with all that is below.
         paths: Vec<WirePath>,
+        /// Only released ones last written at this time or later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Timestamp>,
+        /// Only released ones last written at this time or earlier.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
+    /// Bring recordings back and never release them: a `MoveReport`.
+    Pin {
+        /// Files, or directories with all that is below now.
+        paths: Vec<WirePath>,
+    },
+    /// Let them be released again: a `MoveReport`.
+    Unpin {
+        /// Files, or directories with all that is below.
+        paths: Vec<WirePath>,
     },
     /// Read all archived copies and compare their hashes: a `MoveReport`.
     Verify {
@@ -135,6 +152,9 @@ pub struct Progress {
     pub total: u64,
     /// Bytes moved.
     pub bytes: u64,
+    /// Bytes to be moved in all; 0 if it is not known.
+    #[serde(default)]
+    pub bytes_total: u64,
     /// The file in hand.
     pub current: Option<WirePath>,
 }

@@ -52,7 +52,15 @@ impl Handler for Commands {
             }
             Request::Archive { paths } => json(&moved(daemon, Command::Archive, paths, progress)?),
             Request::Release { paths } => json(&moved(daemon, Command::Release, paths, progress)?),
-            Request::Recall { paths } => json(&moved(daemon, Command::Recall, paths, progress)?),
+            Request::Recall { paths, since: None, until: None } => {
+                json(&moved(daemon, Command::Recall, paths, progress)?)
+            }
+            Request::Recall { paths, since, until } => {
+                let command = Command::RecallBetween { since, until };
+                json(&moved(daemon, command, paths, progress)?)
+            }
+            Request::Pin { paths } => json(&moved(daemon, Command::Pin, paths, progress)?),
+            Request::Unpin { paths } => json(&moved(daemon, Command::Unpin, paths, progress)?),
             Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, &path.0, seconds, target.as_deref())?)
@@ -341,6 +349,7 @@ fn moved(
                     done: through.done as u64,
                     total: through.total as u64,
                     bytes,
+                    bytes_total: through.bytes_total,
                     current: Some(through.path.clone().into()),
                 });
             })

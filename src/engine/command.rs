@@ -3,6 +3,7 @@
 
 use super::archive::{self, Archived};
 use super::claims::Claim;
+use super::collect::collect;
 use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::hash::{self, Hashed};
@@ -12,11 +13,12 @@ use super::release::{self, Wish};
 use super::shared::Shared;
 use super::{explain, recall};
 use crate::catalog::{Candidate, HashOutcome, ObjectState};
+use crate::clock::Timestamp;
 use crate::limits;
 use crate::lower::LowerError;
-use crate::recording::{Kind, NodeId, State};
+use crate::recording::{NodeId, State};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,17 @@ pub enum Command {
     Release,
     /// Bring the local copy back.
     Recall,
+    /// The same of what is released and was last written between these times.
+    RecallBetween {
+        /// Not before.
+        since: Option<Timestamp>,
+        /// Not after.
+        until: Option<Timestamp>,
+    },
+    /// Bring the local copy back and never release it.
+    Pin,
+    /// End that.
+    Unpin,
     /// Read all archived copies and compare their hashes.
     Verify,
 }
@@ -60,6 +73,8 @@ pub struct Progress {
     pub done: usize,
     /// How many there are.
     pub total: usize,
+    /// Bytes to be fetched for all of them, as far as known.
+    pub bytes_total: u64,
 }
 
 /// What a command did.
@@ -86,13 +101,16 @@ pub(super) fn run(
         let total = pages.total;
         return work(shared, command, pages, total, Vec::new(), progress);
     }
-    let (files, missing) = collect(shared, paths)?;
+    let found = collect(shared, command, paths)?;
     let steps = match command {
-        Command::Release => by_group(shared, files)?,
-        _ => files.into_iter().map(|id| vec![id]).collect(),
+        Command::Release => by_group(shared, found.files)?,
+        _ => found.files.into_iter().map(|id| vec![id]).collect(),
     };
-    let total = steps.iter().map(Vec::len).sum::<usize>() + missing.len();
-    work(shared, command, steps.into_iter().map(Ok), total, missing, progress)
+    let total = steps.iter().map(Vec::len).sum::<usize>() + found.missing.len();
+    let progress = &|through: &Progress| {
+        progress(&Progress { bytes_total: found.bytes, ..through.clone() });
+    };
+    work(shared, command, steps.into_iter().map(Ok), total, found.missing, progress)
 }
 
 /// All files, a page at a time: there may be millions.
@@ -153,7 +171,7 @@ fn work(
             Outcome::Failed(_) => tally.failed += 1,
         }
         let done = tally.done + tally.already + tally.failed;
-        progress(&Progress { path, outcome, done, total: total.max(done) });
+        progress(&Progress { path, outcome, done, total: total.max(done), bytes_total: 0 });
     };
     for path in missing {
         tell(path, Outcome::Failed("there is no such file or directory".into()));
@@ -192,61 +210,11 @@ fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf,
         let result = contained("working on a recording", || match command {
             Command::Archive => archive_now(shared, *id),
             Command::Verify => verify_now(shared, *id),
+            Command::Pin => pin_now(shared, *id),
+            Command::Unpin => unpin_now(shared, *id),
             _ => recall_now(shared, *id),
         });
         tell_one(path, result);
-    }
-}
-
-/// The regular files at and below the paths, each once, and the paths that are not there.
-fn collect(shared: &Shared, paths: &[PathBuf]) -> Result<(Vec<NodeId>, Vec<PathBuf>)> {
-    let (mut files, mut missing) = (Vec::new(), Vec::new());
-    let mut seen = HashSet::new();
-    let mut dirs = Vec::new();
-    let mut add = |id: NodeId, kind: Kind, dirs: &mut Vec<NodeId>| match kind {
-        Kind::Dir => dirs.push(id),
-        Kind::File if seen.insert(id) => files.push(id),
-        _ => {}
-    };
-    for path in paths {
-        if path.components().next().is_none() {
-            dirs.push(NodeId::ROOT);
-            continue;
-        }
-        match shared.resolve(path)? {
-            Some((_, row)) => add(row.id, row.attr.kind, &mut dirs),
-            None => missing.push(path.clone()),
-        }
-        while let Some(dir) = dirs.pop() {
-            for (id, kind) in entries(shared, dir)? {
-                add(id, kind, &mut dirs);
-            }
-        }
-    }
-    while let Some(dir) = dirs.pop() {
-        for (id, kind) in entries(shared, dir)? {
-            add(id, kind, &mut dirs);
-        }
-    }
-    Ok((files, missing))
-}
-
-fn entries(shared: &Shared, dir: NodeId) -> Result<Vec<(NodeId, Kind)>> {
-    let mut found = Vec::new();
-    let mut after = Vec::new();
-    loop {
-        shared.check_stop()?;
-        let page = shared.catalog.children(dir, &after, limits::PLAN_PAGE_ROWS)?;
-        let Some((last, _)) = page.last() else { break };
-        after.clone_from(last);
-        found.extend(page.iter().map(|(_, row)| (row.id, row.attr.kind)));
-    }
-    let (mut cursor, mark) = (0, shared.catalog.tier_mark());
-    loop {
-        let page = shared.catalog.list_released(dir, cursor, mark, limits::PLAN_PAGE_ROWS)?;
-        let Some(last) = page.last() else { return Ok(found) };
-        cursor = last.cursor;
-        found.extend(page.iter().map(|r| (r.row.id, r.row.attr.kind)));
     }
 }
 
@@ -478,4 +446,20 @@ fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     }
     recall::recall(shared, id, Instant::now() + recall::patience(row.attr.size))?;
     Ok(Outcome::Done)
+}
+
+/// First pinned, so that it is not released again the moment it is here.
+fn pin_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+    let new = shared.pins.set(&shared.catalog, id, true)?;
+    match recall_now(shared, id)? {
+        Outcome::Already(_) if !new => Ok(Outcome::Already("it is pinned already".into())),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+fn unpin_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+    Ok(match shared.pins.set(&shared.catalog, id, false)? {
+        true => Outcome::Done,
+        false => Outcome::Already("it was not pinned".into()),
+    })
 }

@@ -53,6 +53,9 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     if shared.space.pressure() != Pressure::None {
         out.push("The disk is above its high mark, so local copies are released early.".into());
     }
+    if it.row.state != State::Archived && shared.pins.has(it.row.id) {
+        out.push("It is pinned: once archived it stays local too.".into());
+    }
     if let Some(since) = it.row.suspect {
         out.push(format!(
             "SUSPECT: syncing it to the disk failed {} ago, so that it may be in memory only. It is \
@@ -148,6 +151,7 @@ pub(super) fn reason(why: &Why) -> String {
         Why::Forever => "`keep_local` is \"forever\"".into(),
         Why::Empty => "it is empty, and empty files are not archived".into(),
         Why::NoFile => "only regular files are archived".into(),
+        Why::Pinned => "it is pinned (`spoolfs unpin` ends that)".into(),
         Why::Linked => "it has several names, and such files are not released".into(),
         Why::Released => "it is released already".into(),
         Why::Deleted => "it was deleted".into(),

@@ -14,6 +14,7 @@ mod archive;
 mod backoff;
 mod bandwidth;
 mod claims;
+mod collect;
 mod command;
 mod complete;
 mod contain;
@@ -26,6 +27,7 @@ mod gone;
 mod hash;
 mod keeper;
 mod mend;
+mod pins;
 pub mod plan;
 mod planner;
 mod prove;
@@ -205,6 +207,7 @@ impl Engine {
             targets,
             required: options.required,
             claims: claims::Claims::default(),
+            pins: pins::Pins::default(),
             syncing: claims::Claims::default(),
             tier: Mutex::new(()),
             stop: stop::Stop::new(),

@@ -6,6 +6,7 @@
 //! the rules exclude (such files stay local). A released file of the group does not count any
 //! more, so a sidecar that comes late is released when its own time has come.
 
+use super::pins::Pins;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::policy::Rules;
@@ -19,6 +20,8 @@ pub struct Facts<'a> {
     pub rules: &'a Rules,
     /// Names of the targets that must hold a recording before it counts as archived.
     pub required: &'a [String],
+    /// What an operator keeps local.
+    pub pins: &'a Pins,
     /// The present.
     pub now: Timestamp,
 }
@@ -82,6 +85,8 @@ pub enum Why {
     NoFile,
     /// It has several names.
     Linked,
+    /// An operator wants it local.
+    Pinned,
     /// It is released already.
     Released,
     /// It was deleted.
@@ -161,6 +166,8 @@ fn against_release(it: &Candidate, facts: Facts<'_>) -> Option<Action> {
         Why::Suspect
     } else if it.row.attr.nlink > 1 {
         Why::Linked
+    } else if facts.pins.has(it.row.id) {
+        Why::Pinned
     } else {
         let verdict = facts.rules.for_path(&it.path);
         if verdict.archive {
@@ -203,6 +210,7 @@ pub fn holds_back(other: &Candidate, facts: Facts<'_>) -> Option<Action> {
         State::Recording => Some(Action::Wait { until: None, why: Why::Open }),
         State::Closed => Some(Action::Wait { until: None, why: Why::NotArchived }),
         State::Archived if other.row.attr.nlink > 1 => Some(Action::Keep { why: Why::Linked }),
+        State::Archived if facts.pins.has(other.row.id) => Some(Action::Keep { why: Why::Pinned }),
         State::Archived if other.row.suspect.is_some() => {
             Some(Action::Wait { until: None, why: Why::Suspect })
         }

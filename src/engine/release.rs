@@ -36,11 +36,15 @@ pub(super) fn release_group(
     wish: Wish,
 ) -> Result<Vec<PathBuf>> {
     let rules = shared.rules();
+    shared.pins.load(&shared.catalog)?;
     let mut ready = Vec::new();
     for it in group.iter().filter(|c| counts_in_group(c, &rules)) {
         if it.row.state != State::Archived {
             let why = format!("it is {}, not archived", it.row.state);
             return Err(EngineError::refused(&it.path, why));
+        }
+        if shared.pins.has(it.row.id) {
+            return Err(EngineError::refused(&it.path, "it is pinned; `spoolfs unpin` ends that"));
         }
         ready.push(prepare(shared, it, wish)?);
     }

@@ -6,6 +6,7 @@ use super::claims::Claims;
 use super::complete::Completions;
 use super::drain::Drained;
 use super::error::{EngineError, Result};
+use super::pins::Pins;
 use super::plan::Facts;
 use super::space::{Pressure, Space};
 use super::stop::Stop;
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     /// Names of the targets that must hold a recording.
     pub required: Vec<String>,
     pub claims: Claims,
+    /// What an operator keeps local.
+    pub pins: Pins,
     /// Files that are open to be synced: a release would take that for a reader.
     pub syncing: Claims,
     /// Held while the catalog and the lower directory are moved between local and released, so
@@ -92,7 +95,9 @@ impl Shared {
     }
 
     pub fn facts<'a>(&'a self, rules: &'a Rules) -> Facts<'a> {
-        Facts { rules, required: &self.required, now: self.now() }
+        // Unusable: nothing is released then either.
+        let _asked_again = self.pins.load(&self.catalog);
+        Facts { rules, required: &self.required, pins: &self.pins, now: self.now() }
     }
 
     pub fn wake(&self) {

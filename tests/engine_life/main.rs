@@ -12,6 +12,7 @@ mod fsck;
 mod headers;
 mod outage;
 mod panics;
+mod pins;
 mod rebuild;
 mod reconcile;
 mod release;

@@ -33,6 +33,7 @@ impl Handler for Echo {
                         done: i as u64,
                         total: paths.len() as u64,
                         bytes: 7,
+                        bytes_total: 0,
                         current: Some(path.clone()),
                     });
                 }
@@ -183,7 +184,7 @@ fn one_connection_too_many_is_told_so() {
     let mut waiting: Vec<Client> = Vec::new();
     for _ in 0..CONTROL_CONNECTIONS_MAX {
         let mut client = Client::connect(&socket).expect("connect");
-        client.send(&Request::Recall { paths: vec![] }).expect("send");
+        client.send(&Request::Recall { paths: vec![], since: None, until: None }).expect("send");
         waiting.push(client);
     }
     wait_until("all are in work", || echo.entered.load(Ordering::SeqCst) == waiting.len());
@@ -205,7 +206,7 @@ fn one_connection_too_many_is_told_so() {
 fn a_stop_lets_work_in_hand_answer_and_ends_idle_connections() {
     let (_dir, socket, echo, mut server) = start();
     let mut busy = Client::connect(&socket).expect("connect");
-    busy.send(&Request::Recall { paths: vec![] }).expect("send");
+    busy.send(&Request::Recall { paths: vec![], since: None, until: None }).expect("send");
     wait_until("it is in work", || echo.entered.load(Ordering::SeqCst) == 1);
     let mut idle = Client::connect(&socket).expect("connect");
     idle.call::<VersionReport>(&Request::Version, |_| {}).expect("version");

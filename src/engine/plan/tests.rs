@@ -67,7 +67,8 @@ fn step(it: &Candidate, group: &[Candidate], secs: i64) -> Action {
 }
 
 fn step_with(it: &Candidate, group: &[Candidate], secs: i64, r: &Rules, t: &[String]) -> Action {
-    next(it, group, Facts { rules: r, required: t, now: at(secs) })
+    let pins = Pins::default();
+    next(it, group, Facts { rules: r, required: t, pins: &pins, now: at(secs) })
 }
 
 fn wait(secs: i64, why: Why) -> Action {

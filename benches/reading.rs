@@ -1,0 +1,355 @@
+//! Reading archived recordings, by turns on spoolfs, `rclone mount --vfs-cache-mode full`, s3fs and
+//! with a plain S3 client: the same server, files that none of them has read before, over a local
+//! line and slow ones. `SPOOLFS_TEST_RCLONE` and `SPOOLFS_TEST_S3FS` name the programs.
+//! docs/TESTING.md, "Benchmarks".
+#![allow(clippy::unwrap_used)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use aws_sdk_s3::Client;
+use clap::{Parser, ValueEnum};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup, Target, is_mounted};
+use support::seaweedfs::SeaweedFs;
+use support::slow_line::SlowLine;
+
+const MIB: usize = 1 << 20;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Over which line.
+    #[arg(long, value_enum, default_value = "local")]
+    line: Line,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Line {
+    /// None to speak of.
+    Local,
+    /// 30 ms there and back.
+    Far,
+    /// 30 ms, and 10 Mbit/s.
+    Thin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum System {
+    Spoolfs,
+    Rclone,
+    S3fs,
+    Plain,
+}
+
+const SYSTEMS: [System; 4] = [System::Spoolfs, System::Rclone, System::S3fs, System::Plain];
+
+/// What is measured, and the length of the files that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Case {
+    First8kOf1m,
+    First8kOf60m,
+    Cat,
+    Loop8k,
+    Soxi,
+    List,
+}
+
+const CASES: [Case; 6] =
+    [Case::First8kOf1m, Case::First8kOf60m, Case::Cat, Case::Loop8k, Case::Soxi, Case::List];
+
+struct Scale {
+    cat: usize,
+    looped: usize,
+    soxi: usize,
+    names: usize,
+}
+
+impl Scale {
+    fn of(line: Line) -> Scale {
+        match line {
+            Line::Local | Line::Far => {
+                Scale { cat: 60 * MIB, looped: 10 * MIB, soxi: 200, names: 2000 }
+            }
+            Line::Thin => Scale { cat: 6 * MIB, looped: 2 * MIB, soxi: 20, names: 2000 },
+        }
+    }
+
+    fn files(&self, case: Case) -> (usize, usize) {
+        match case {
+            Case::First8kOf1m => (1, MIB),
+            Case::First8kOf60m => (1, 60 * MIB),
+            Case::Cat => (1, self.cat),
+            Case::Loop8k => (1, self.looped),
+            Case::Soxi => (self.soxi, 120_000),
+            Case::List => (self.names, 10),
+        }
+    }
+}
+
+struct Ground {
+    line: SlowLine,
+    /// Through the line.
+    client: Client,
+    runtime: tokio::runtime::Runtime,
+    bucket: String,
+    mount: Mount,
+    foreign: BTreeMap<System, Foreign>,
+}
+
+/// `rclone mount` or s3fs.
+struct Foreign {
+    child: Child,
+    at: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _gone = rustix::mount::unmount(&self.at, flags);
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let Some(server) = SeaweedFs::start() else { return };
+    let scale = Scale::of(arguments.line);
+    let mut ground = Ground::new(&server);
+    ground.fill(&server, &scale, arguments.rounds);
+    ground.start_foreign();
+    match arguments.line {
+        Line::Local => {}
+        Line::Far => ground.line.set(Duration::from_millis(30), 0),
+        Line::Thin => ground.line.set(Duration::from_millis(30), 10_000_000 / 8),
+    }
+    let mut took: BTreeMap<(Case, System), Vec<Duration>> = BTreeMap::new();
+    for round in 0..arguments.rounds {
+        for case in CASES {
+            for turn in 0..SYSTEMS.len() {
+                let system = SYSTEMS[(turn + round) % SYSTEMS.len()];
+                if let Some(one) = ground.measure(system, case, &scale, round) {
+                    took.entry((case, system)).or_default().push(one);
+                }
+            }
+        }
+    }
+    report(arguments.line, &took);
+}
+
+fn report(line: Line, took: &BTreeMap<(Case, System), Vec<Duration>>) {
+    println!("line {line:?}; medians in ms, and how many times spoolfs");
+    for case in CASES {
+        let median = |system| {
+            let mut all = took.get(&(case, system))?.clone();
+            all.sort_unstable();
+            Some(all[all.len() / 2].as_secs_f64() * 1000.0)
+        };
+        let own = median(System::Spoolfs).unwrap_or(f64::NAN);
+        let cells: Vec<String> = SYSTEMS
+            .iter()
+            .map(|system| match median(*system) {
+                Some(ms) => format!("{system:?} {ms:.1} ({:.2})", ms / own),
+                None => format!("{system:?} -"),
+            })
+            .collect();
+        println!("{:14} {}", format!("{case:?}"), cells.join("  "));
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    // So that soxi takes it for a recording.
+    let data = u32::try_from(len.saturating_sub(44)).unwrap();
+    let mut head = b"RIFF".to_vec();
+    head.extend((data + 36).to_le_bytes());
+    head.extend(b"WAVEfmt ");
+    for word in [16u32, 0x0001_0001, 8000, 16_000, 0x0010_0002] {
+        head.extend(word.to_le_bytes());
+    }
+    head.extend(b"data");
+    head.extend(data.to_le_bytes());
+    let room = head.len().min(len);
+    bytes[..room].copy_from_slice(&head[..room]);
+    bytes
+}
+
+fn dir(case: Case, round: usize) -> String {
+    format!("{case:?}-{round}")
+}
+
+impl Ground {
+    fn new(server: &SeaweedFs) -> Ground {
+        let line = SlowLine::to(&server.endpoint());
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let target = Target::S3 {
+            url: format!("s3://{}/pbx", server.new_bucket()),
+            endpoint: line.endpoint(),
+            id: SeaweedFs::ACCESS_KEY.into(),
+            secret: SeaweedFs::SECRET_KEY.into(),
+        };
+        let end = "[read]\nrecordings_per_minute = 0\n".into();
+        let mount = Setup { target, end, ..Setup::default() }.mount();
+        let client = SeaweedFs::client_at(line.endpoint());
+        let (bucket, foreign) = (server.new_bucket(), BTreeMap::new());
+        Ground { line, client, runtime: runtime.unwrap(), bucket, mount, foreign }
+    }
+
+    /// The same files in the mount, archived and released, and in a bucket of the others.
+    fn fill(&mut self, server: &SeaweedFs, scale: &Scale, rounds: usize) {
+        let direct = server.client();
+        for round in 0..rounds {
+            for (at, case) in CASES.into_iter().enumerate() {
+                let (count, len) = scale.files(case);
+                let below = self.mount.path(dir(case, round));
+                fs::create_dir(&below).unwrap();
+                for n in 0..count {
+                    let bytes = noise((round * 100 + at * 10_000 + n) as u64, len);
+                    fs::write(below.join(format!("{n}.wav")), &bytes).unwrap();
+                    let key = format!("{}/{n}.wav", dir(case, round));
+                    let put = direct.put_object().bucket(&self.bucket).key(key);
+                    self.runtime.block_on(put.body(bytes.into()).send()).unwrap();
+                }
+            }
+        }
+        for step in ["archive", "release"] {
+            let ran = self.mount.cli([step.as_ref(), self.mount.mountpoint.as_os_str()]);
+            assert!(ran.status.success(), "{ran:?}\n{}", self.mount.said());
+        }
+    }
+
+    fn start_foreign(&mut self) {
+        for (system, variable) in
+            [(System::Rclone, "SPOOLFS_TEST_RCLONE"), (System::S3fs, "SPOOLFS_TEST_S3FS")]
+        {
+            match std::env::var_os(variable) {
+                Some(program) => {
+                    let foreign = self.foreign(system, Path::new(&program));
+                    self.foreign.insert(system, foreign);
+                }
+                None => println!("SKIPPED {system:?}: {variable} names no program"),
+            }
+        }
+    }
+
+    fn foreign(&self, system: System, program: &Path) -> Foreign {
+        let scratch = tempfile::tempdir().unwrap();
+        let [at, cache] = ["mount", "cache"].map(|name| scratch.path().join(name));
+        fs::create_dir(&at).unwrap();
+        fs::create_dir(&cache).unwrap();
+        let mut command = Command::new(program);
+        if system == System::Rclone {
+            command
+                .env("RCLONE_CONFIG", "")
+                .env("RCLONE_CONFIG_BENCH_TYPE", "s3")
+                .env("RCLONE_CONFIG_BENCH_PROVIDER", "Other")
+                .env("RCLONE_CONFIG_BENCH_ENDPOINT", self.line.endpoint())
+                .env("RCLONE_CONFIG_BENCH_ACCESS_KEY_ID", SeaweedFs::ACCESS_KEY)
+                .env("RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY", SeaweedFs::SECRET_KEY)
+                .args(["mount", "--vfs-cache-mode", "full", "--cache-dir"])
+                .arg(&cache)
+                .arg(format!("bench:{}", self.bucket))
+                .arg(&at);
+        } else {
+            let keys = scratch.path().join("keys");
+            fs::write(&keys, format!("{}:{}\n", SeaweedFs::ACCESS_KEY, SeaweedFs::SECRET_KEY))
+                .unwrap();
+            fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+            command.arg(&self.bucket).arg(&at).arg("-f");
+            for option in [
+                format!("url={}", self.line.endpoint()),
+                "use_path_request_style".into(),
+                "endpoint=us-east-1".into(),
+                format!("passwd_file={}", keys.display()),
+                format!("use_cache={}", cache.display()),
+            ] {
+                command.arg("-o").arg(option);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !is_mounted(&at) {
+            assert!(Instant::now() < until, "{system:?} did not mount");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Foreign { child, at, _scratch: scratch }
+    }
+
+    fn measure(&self, system: System, case: Case, scale: &Scale, round: usize) -> Option<Duration> {
+        let name = dir(case, round);
+        let (count, len) = scale.files(case);
+        if system == System::Plain {
+            return self.plain(case, &name, count);
+        }
+        let root = match system {
+            System::Spoolfs => self.mount.mountpoint.clone(),
+            other => self.foreign.get(&other)?.at.clone(),
+        };
+        let below = root.join(name);
+        let one = below.join("0.wav");
+        let begin = Instant::now();
+        match case {
+            Case::First8kOf1m | Case::First8kOf60m => read_at(&one, 0),
+            Case::Cat => {
+                assert!(
+                    Command::new("cat").arg(&one).stdout(Stdio::null()).status().ok()?.success()
+                )
+            }
+            Case::Loop8k => (0..len).step_by(8192).for_each(|at| read_at(&one, at as u64)),
+            Case::Soxi => {
+                let files = (0..count).map(|n| below.join(format!("{n}.wav")));
+                let mut soxi = Command::new("soxi");
+                assert!(soxi.arg("-D").args(files).stdout(Stdio::null()).status().ok()?.success());
+            }
+            Case::List => {
+                let out = Command::new("ls").arg("-l").arg(&below).output().ok()?;
+                assert_eq!(out.stdout.split(|b| *b == b'\n').count(), count + 2);
+            }
+        }
+        Some(begin.elapsed())
+    }
+
+    /// The same bytes in one request each; a listing in as many as it takes.
+    fn plain(&self, case: Case, dir: &str, count: usize) -> Option<Duration> {
+        let get = |n: usize, range: Option<&str>| {
+            let key = format!("{dir}/{n}.wav");
+            let get = self.client.get_object().bucket(&self.bucket).key(key);
+            let get = get.set_range(range.map(str::to_owned));
+            self.runtime.block_on(async { get.send().await.unwrap().body.collect().await.unwrap() })
+        };
+        // A connection that is there already, as a mount has.
+        get(0, Some("bytes=0-0"));
+        let begin = Instant::now();
+        match case {
+            Case::First8kOf1m | Case::First8kOf60m => drop(get(0, Some("bytes=0-8191"))),
+            Case::Cat | Case::Loop8k => drop(get(0, None)),
+            Case::Soxi => (0..count).for_each(|n| drop(get(n, Some("bytes=0-8191")))),
+            Case::List => {
+                let list = self.client.list_objects_v2().bucket(&self.bucket);
+                let mut pages =
+                    list.prefix(format!("{dir}/")).into_paginator().page_size(1000).send();
+                self.runtime.block_on(async { while pages.next().await.is_some() {} });
+            }
+        }
+        Some(begin.elapsed())
+    }
+}
+
+fn read_at(path: &Path, at: u64) {
+    File::open(path).unwrap().read_exact_at(&mut [0; 8192], at).unwrap();
+}
