@@ -20,6 +20,7 @@ pub mod stitch;
 
 pub mod content;
 
+pub mod calls;
 pub mod catalog;
 pub mod lower;
 pub mod store;

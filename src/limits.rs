@@ -301,3 +301,41 @@ pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest time that an address given away may be valid: the limit of AWS Signature Version 4.
 pub const SHARED_URL_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Longest wait between two tries at a source of call records.
+pub const CALL_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest text of a call record that is kept.
+pub const CALL_FIELD_BYTES_MAX: usize = 1024;
+/// Rows of a source read, and committed, at once.
+pub const CALL_BATCH_ROWS: usize = 2000;
+/// Bytes of a file of call records read at once; no line is longer.
+pub const CALL_READ_BYTES: usize = 1 << 20;
+/// Batches read ahead of what is committed.
+pub const CALL_BATCHES_AHEAD: usize = 2;
+/// Names beside a file of call records that are looked at for the one it was renamed to.
+pub const CALL_ROTATED_MAX: usize = 10_000;
+/// Longest wait for a lock of Asterisk's database of call records.
+pub const CALL_SQLITE_BUSY: Duration = Duration::from_secs(2);
+/// Records of one call; a tie that would make it larger is left out.
+pub const CALL_RECORDS_MAX: usize = 10_000;
+/// Recordings of one name, or of one call.
+pub const CALL_LEGS_MAX: usize = 1000;
+/// How near records of the same lead of a dialler are one call.
+pub const CALL_LEAD_ADJOINS: Duration = Duration::from_secs(30);
+/// How long ago the leg of a call that goes on may have begun.
+pub const CALL_LEG_LONGEST: Duration = Duration::from_secs(86_400);
+/// Names of the catalog taken into the call records at once.
+pub const CALL_NAMES_PAGE: usize = 1000;
+/// How often the catalog is asked for new names, at least.
+pub const CALL_NAMES_EVERY: Duration = Duration::from_secs(5);
+/// How often names of the catalog are looked at again for those that were moved or removed.
+pub const CALL_SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Connections that read the call records and are kept.
+pub const CALL_READERS_MAX: usize = 4;
+/// Room on the disk below which the call records do not grow.
+pub const CALL_FREE_MIN: u64 = 256 << 20;
+/// Calls, or recordings, in one answer of the call records.
+pub const CALL_ANSWER_MAX: usize = 10_000;
+/// How long `find` waits for what is new.
+pub const CALL_REFRESH_WAIT: Duration = Duration::from_secs(2);
+/// Bad rows of a source that are named; the others are counted.
+pub const CALL_BAD_NAMED: usize = 10;

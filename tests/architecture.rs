@@ -43,6 +43,7 @@ const REMOVAL: &[Exception] = &[
     ("lower/", "owns the lower directory; recordings go only with a permit"),
     ("store/", "owns what a target holds"),
     ("catalog/", "owns the state directory"),
+    ("calls/", "its own cache"),
     ("content/cache.rs", "owns the disk cache"),
     ("control/", "its own socket"),
     ("cli/check/", "the probe files it made itself"),

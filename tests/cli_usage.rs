@@ -14,9 +14,9 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
-    "rebuild", "verify", "pin", "unpin", "url", "stitch",
+    "rebuild", "verify", "pin", "unpin", "url", "stitch", "find", "gaps",
 ];
 
 /// A configuration in a directory of its own.
@@ -199,6 +199,7 @@ fn status_report() -> StatusReport {
             taken_over: 2,
             faults: 1,
         },
+        calls: None,
     }
 }
 

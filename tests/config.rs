@@ -42,7 +42,7 @@ fn defaults_are_those_of_the_table_of_keys() {
     for key in KEYS.iter().filter(top) {
         written.push_str(&format!("{} = {}\n", key.path, key.default));
     }
-    for table in ["write_back", "cache", "read", "stitched"] {
+    for table in ["write_back", "cache", "read", "stitched", "calls"] {
         written.push_str(&format!("[{table}]\n"));
         for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
             if let Some((of, name)) = key.path.split_once('.').filter(|(of, _)| *of == table) {
@@ -142,7 +142,37 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         ),
         (
             format!("{MINIMAL}[calls]\nsource = \"csv\""),
-            "f.toml:4:1: calls.source is not available in this version; remove it",
+            "f.toml:3:2: calls.path is missing; set it to the file, such as path = \
+             \"/var/log/asterisk/cdr-csv/Master.csv\"",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"oracle\""),
+            "f.toml:4:1: calls.source \"oracle\" is no kind of source; write one of none, filename, \
+             csv, sqlite",
+        ),
+        (
+            format!("{MINIMAL}[calls]\npreset = \"3cx\""),
+            "f.toml:4:1: calls.preset \"3cx\" is no preset; write one of asterisk-csv, \
+             asterisk-sqlite",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"csv\"\npath = \"Master.csv\""),
+            "f.toml:5:1: calls.path \"Master.csv\" is not an absolute path; begin it with \"/\"",
+        ),
+        (
+            format!("{MINIMAL}[calls]\npreset = \"asterisk-csv\"\ncolumns = [\"src\", \"mood\"]"),
+            "f.toml:5:1: calls.columns \"mood\" is no column of a call record; write \"-\" for a column \
+             that is not needed",
+        ),
+        (
+            format!("{MINIMAL}[calls]\ntime_zone = \"Mars\""),
+            "f.toml:4:1: calls.time_zone \"Mars\" is no time zone that this machine knows; write \
+             \"local\", \"UTC\" or \"Europe/Berlin\"",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nnames = [\"{{src\"]"),
+            "f.toml:4:1: calls.names \"{src\" is not a pattern for names: a \"{\" is not closed; write \
+             for example \"{timestamp}-{src}-{dst}\"",
         ),
         (
             format!("{MINIMAL}[[policy]]\n[[policy]]\nexpire_after = \"7y\""),
@@ -276,7 +306,7 @@ fn broken_toml_is_placed() {
 
 #[test]
 fn empty_tables_of_later_versions_are_accepted() {
-    parse(&format!("{MINIMAL}[calls]\n[stitched]\n[[policy]]\n")).expect("empty");
+    parse(&format!("{MINIMAL}[stitched]\n[[policy]]\n")).expect("empty");
     parse(&format!("{MINIMAL}policy = []\n")).expect("empty");
 }
 
@@ -357,6 +387,20 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_STITCHED__RATE", "highest"),
             ("SPOOLFS_STITCHED__RIFF64", "false"),
             ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
+            ("SPOOLFS_CALLS__PRESET", "asterisk-sqlite"),
+            ("SPOOLFS_CALLS__SOURCE", "csv"),
+            ("SPOOLFS_CALLS__PATH", "/cdr"),
+            ("SPOOLFS_CALLS__COLUMNS", "start,src,-"),
+            ("SPOOLFS_CALLS__TABLE", "t"),
+            ("SPOOLFS_CALLS__QUERY", "SELECT 1"),
+            ("SPOOLFS_CALLS__CEL", "/cel"),
+            ("SPOOLFS_CALLS__TIME_ZONE", "UTC"),
+            ("SPOOLFS_CALLS__NAMES", "{src}-{dst}"),
+            ("SPOOLFS_CALLS__EVERY", "2s"),
+            ("SPOOLFS_CALLS__TIMEOUT", "3s"),
+            ("SPOOLFS_CALLS__QUIET", "4s"),
+            ("SPOOLFS_CALLS__CACHE_MAX_SIZE", "1MiB"),
+            ("SPOOLFS_CALLS__SAME_ACCOUNT", "false"),
         ],
     )
     .expect("from the environment alone");

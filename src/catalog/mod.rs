@@ -14,6 +14,7 @@ mod identity;
 mod journal;
 mod list;
 mod log;
+mod names;
 mod objects;
 mod op;
 mod overlay;
@@ -45,6 +46,7 @@ pub use due::Behind;
 pub use error::{CatalogError, Result};
 pub use identity::Identity;
 
+pub use names::{Glimpse, NamedRow, NamesPage};
 pub use op::{Intent, Op};
 pub use row::{
     Candidate, Counts, Digest, HashOutcome, JournalRow, ListRow, NodeRow, ObjectRow, ObjectState,

@@ -87,6 +87,18 @@ impl Context {
         })
     }
 
+    /// As [`Context::ask`]; where no daemon runs, looks for itself.
+    pub fn ask_or<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        look: impl FnOnce(&Config) -> Result<T, Failure>,
+    ) -> Result<T, Exit> {
+        match Client::connect(&self.config.socket()) {
+            Err(ClientError::NotRunning(_)) => look(&self.config).map_err(Exit::Failed),
+            _ => self.ask(request, ""),
+        }
+    }
+
     /// Since when recordings go to the plain directory, if the mount was taken out of the way.
     fn emergency(&self) -> String {
         Alarm::read(&self.config.runtime_dir).map_or_else(String::new, |alarm| {

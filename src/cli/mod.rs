@@ -9,7 +9,9 @@ mod bypass;
 mod check;
 mod context;
 mod explain;
+mod find;
 mod fsck;
+mod gaps;
 mod keeper;
 mod mount;
 mod mounts;
@@ -83,6 +85,12 @@ enum Command {
     /// Write the joined recordings of a call to a file.
     #[command(after_help = stitch::EXAMPLES)]
     Stitch(stitch::Arguments),
+    /// Find recordings, or calls, by what the PBX knows of them.
+    #[command(after_help = find::EXAMPLES)]
+    Find(find::Arguments),
+    /// Show answered calls without a recording, and recordings without a call.
+    #[command(after_help = gaps::EXAMPLES)]
+    Gaps(gaps::Arguments),
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
@@ -117,6 +125,8 @@ impl Command {
             Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Stitch(a) => &a.common,
+            Command::Find(a) => &a.common,
+            Command::Gaps(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
             Command::Verify(a) => &a.common,
@@ -140,6 +150,8 @@ impl Command {
             Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Stitch(a) => stitch::run(a),
+            Command::Find(a) => find::run(a),
+            Command::Gaps(a) => gaps::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
             Command::Verify(a) => verify::run(a),

@@ -146,8 +146,33 @@ fn troubles(report: &StatusReport) -> String {
     if let Some(trouble) = &report.catalog_trouble {
         text.push_str(&format!("CATALOG: {trouble}\n"));
     }
+    text.push_str(&calls(report));
     for warning in &report.warnings {
         text.push_str(&format!("Warning: {warning}\n"));
+    }
+    text
+}
+
+/// What is wrong with call records; recordings do not depend on them.
+fn calls(report: &StatusReport) -> String {
+    let Some(calls) = &report.calls else { return String::new() };
+    let mut text = String::new();
+    for source in &calls.sources {
+        match &source.trouble {
+            Some(trouble) => text.push_str(&format!(
+                "Call records: {trouble}; recordings and known calls are not affected\n"
+            )),
+            None => {
+                let behind = if source.caught_up { "" } else { ", still being read" };
+                text.push_str(&format!("Call records: {}{behind}\n", source.place));
+            }
+        }
+        if let Some(bad) = &source.last_bad {
+            text.push_str(&format!("  {} bad rows, the last {bad}\n", source.bad_rows));
+        }
+    }
+    if let Some(trouble) = &calls.trouble {
+        text.push_str(&format!("Call records: {trouble}\n"));
     }
     text
 }

@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
 use super::raw::{Raw, RawSpace, RawWriteBack};
 use super::source::Source;
-use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, target};
+use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, calls, target};
 use crate::limits;
 use crate::policy::Timetable;
 use crate::recording::Sha256;
@@ -67,6 +67,7 @@ pub(super) fn resolve(
     let stitched = super::stitched::resolve(&raw.stitched, source)?;
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
+    let calls = calls::resolve(raw.calls, source, &mut warnings)?;
     warnings.extend(doubtful(&targets));
     Ok(Config {
         file: source.file.clone(),
@@ -85,6 +86,7 @@ pub(super) fn resolve(
         cache,
         read,
         stitched,
+        calls,
         warnings,
     })
 }
@@ -167,7 +169,7 @@ fn auto_or_never(key: &str, text: Option<&str>, source: &Source) -> Result<Choic
     }
 }
 
-fn within(
+pub(super) fn within(
     source: &Source,
     key: &str,
     value: Duration,

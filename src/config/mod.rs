@@ -4,6 +4,7 @@
 //! the mount, every target named once. Nobody below this module knows it exists: the composition
 //! root hands each module its own options.
 
+mod calls;
 mod check;
 mod environment;
 mod error;
@@ -15,6 +16,7 @@ mod source;
 mod stitched;
 mod target;
 
+pub use calls::Calls;
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use essentials::Essentials;
@@ -145,6 +147,8 @@ pub struct Config {
     pub read: Read,
     /// Joined calls.
     pub stitched: Stitched,
+    /// Call records, if there is a source of them.
+    pub calls: Option<Calls>,
     /// What is legal but probably not meant, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -219,6 +223,7 @@ impl Config {
             ("cache", self.cache != new.cache),
             ("read", self.read != new.read),
             ("stitched", self.stitched != new.stitched),
+            ("calls", self.calls != new.calls),
             ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),
             (
                 "write_back.journal_interval",

@@ -20,7 +20,7 @@ pub(super) struct Raw {
     pub space: RawSpace,
     pub cache: RawCache,
     pub read: RawRead,
-    pub calls: toml::Table,
+    pub calls: RawCalls,
     pub stitched: RawStitched,
     pub policy: Vec<toml::Table>,
 }
@@ -88,4 +88,23 @@ pub(super) struct RawStitched {
     pub layout: Option<String>,
     pub rate: Option<String>,
     pub riff64: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCalls {
+    pub preset: Option<String>,
+    pub source: Option<String>,
+    pub path: Option<PathBuf>,
+    pub columns: Vec<String>,
+    pub table: Option<String>,
+    pub query: Option<String>,
+    pub cel: Option<String>,
+    pub time_zone: Option<String>,
+    pub names: Vec<String>,
+    pub every: Option<Span>,
+    pub timeout: Option<Span>,
+    pub quiet: Option<Span>,
+    pub cache_max_size: Option<Size>,
+    pub same_account: Option<bool>,
 }

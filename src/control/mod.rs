@@ -3,6 +3,7 @@
 //! **Invariant:** only root and the daemon's own user are answered, and nobody can make the
 //! daemon hold more than a bounded number of connections and bytes.
 
+mod calls;
 mod client;
 mod protocol;
 mod report;
@@ -10,6 +11,10 @@ mod server;
 pub mod utc;
 mod words;
 
+pub use calls::{
+    CallReport, CallsReport, CallsSource, FindQuery, FindReport, FoundReport, GapsReport,
+    LegReport, MissingReport, UncoveredReport,
+};
 pub use client::{Client, ClientError};
 pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,

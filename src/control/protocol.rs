@@ -1,6 +1,8 @@
 //! What goes over the socket: a request a line, and for each a line of progress as often as the
 //! daemon likes, then exactly one `done` or `failed`.
 
+use super::calls::FindQuery;
+use super::utc;
 use crate::clock::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -116,6 +118,20 @@ pub enum Request {
         seconds: u64,
         /// Which target; none: the first that can.
         target: Option<String>,
+    },
+    /// Recordings or calls by what call records say: a `FindReport`.
+    Find {
+        /// What is looked for.
+        query: FindQuery,
+    },
+    /// Calls without recording and recordings without call: a `GapsReport`.
+    Gaps {
+        /// Began then or later.
+        #[serde(with = "utc")]
+        from: Timestamp,
+        /// Began before.
+        #[serde(with = "utc")]
+        to: Timestamp,
     },
     /// Read the configuration again: a `ReloadReport`.
     Reload,

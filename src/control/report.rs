@@ -1,6 +1,7 @@
 //! What `done` carries, by request. Fields are only ever added, so that scripts that read
 //! `--json` go on working.
 
+use super::calls::CallsReport;
 use super::protocol::{PathFailure, WirePath};
 use super::utc;
 use crate::clock::Timestamp;
@@ -59,6 +60,9 @@ pub struct StatusReport {
     /// The connection to the kernel.
     #[serde(default)]
     pub link: LinkReport,
+    /// Call records; nothing if none are configured.
+    #[serde(default)]
+    pub calls: Option<CallsReport>,
 }
 
 /// The connection to the kernel, and how much of it outlives the daemon.

@@ -1,7 +1,7 @@
 //! Answers the commands that come over the control socket.
 
 use super::link::Link;
-use super::{Daemon, setup};
+use super::{Daemon, calls, setup};
 use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
 use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
@@ -65,6 +65,8 @@ impl Handler for Commands {
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, &path.0, seconds, target.as_deref())?)
             }
+            Request::Find { query } => json(&calls::find(&*calls::fresh(daemon)?, &query)?),
+            Request::Gaps { from, to } => json(&calls::gaps(&*calls::fresh(daemon)?, from, to)?),
             Request::Reload => json(&reload(daemon)?),
         }
     }
@@ -150,6 +152,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         warnings,
         bad_copies: engine.bad.len() as u64,
         link: daemon.link.get().map(Link::report).unwrap_or_default(),
+        calls: calls::report(daemon),
     }
 }
 

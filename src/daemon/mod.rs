@@ -2,6 +2,7 @@
 
 pub(crate) mod alarm;
 mod archive;
+pub(crate) mod calls;
 mod commands;
 mod drain;
 mod ground;
@@ -20,6 +21,7 @@ mod watchdog;
 pub use ground::GroundError;
 pub use setup::target as target_options;
 
+use crate::calls::Calls;
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
 use crate::config::{Choice, Config};
@@ -77,6 +79,8 @@ pub struct Daemon {
     pub stitched: Option<Arc<Stitched>>,
     /// What was agreed on with the kernel, once it is.
     pub link: OnceLock<Link>,
+    /// Call records, if they are configured.
+    pub calls: Option<Arc<Calls>>,
 }
 
 impl Daemon {
@@ -189,6 +193,7 @@ pub fn run(config: Config) -> Result<()> {
     drop(space);
     drop(looking);
     control.stop();
+    daemon.calls.iter().for_each(|calls| calls.stop());
     daemon.engine.stop();
     daemon.catalog.close();
     // No successor does it. Calls do not wait for this: they have the plain directory.
@@ -383,6 +388,7 @@ fn assemble(
         }
     };
     let started = clock.now();
+    let calls = calls::start(&config, &catalog, &clock);
     let config = RwLock::new(config);
     let link = OnceLock::new();
     let runtime = runtime.handle().clone();
@@ -399,6 +405,7 @@ fn assemble(
         runtime,
         stitched,
         link,
+        calls,
     };
     Ok((Arc::new(daemon), server))
 }

@@ -1,0 +1,307 @@
+//! Answers about calls and their recordings.
+//!
+//! **Invariant:** the same cache and the same moment give the same answer, in the same order;
+//! every answer is bounded.
+
+use super::names;
+use super::record::{Call, CallRecord, Facts, Leg, Origin};
+use super::rows::{self, RECORD};
+use super::{Asked, Listed};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::{NodeId, State};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+type Sql<T> = rusqlite::Result<T>;
+
+/// A recording as the cache has it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub node: NodeId,
+    pub path: Vec<u8>,
+    pub stem: Vec<u8>,
+    pub uniqueid: String,
+}
+
+pub(super) const KNOWN: &str = "n.node, n.path, n.stem, n.uniqueid";
+
+pub(super) fn known(row: &rusqlite::Row<'_>) -> Sql<Known> {
+    Ok(Known {
+        node: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
+        path: row.get(1)?,
+        stem: row.get(2)?,
+        uniqueid: row.get(3)?,
+    })
+}
+
+pub(super) fn path_buf(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}
+
+/// Several rows of one statement.
+pub(super) fn all<T>(
+    conn: &Connection,
+    text: &str,
+    parameters: impl rusqlite::Params,
+    read: impl FnMut(&rusqlite::Row<'_>) -> Sql<T>,
+) -> Sql<Vec<T>> {
+    conn.prepare_cached(text)?.query_map(parameters, read)?.collect()
+}
+
+/// The call that an id belongs to.
+pub(super) fn call_of_id(conn: &Connection, id: &str) -> Sql<Option<i64>> {
+    conn.prepare_cached("SELECT call FROM ident WHERE name = ?1")?
+        .query_row([id], |r| r.get(0))
+        .optional()
+}
+
+/// The recording at a path.
+pub(super) fn at_path(conn: &Connection, path: &Path) -> Sql<Option<Known>> {
+    let bytes = path.as_os_str().as_bytes();
+    let text = format!("SELECT {KNOWN} FROM recording n WHERE n.stem = ?1 AND n.path = ?2");
+    conn.prepare_cached(&text)?.query_row(params![names::stem_of(bytes), bytes], known).optional()
+}
+
+/// The call of a recording; of several the one that began first.
+pub(super) fn call_of_node(conn: &Connection, node: NodeId) -> Sql<Option<i64>> {
+    conn.prepare_cached(
+        "SELECT l.call FROM leg l JOIN call c ON c.id = l.call WHERE l.node = ?1
+         ORDER BY c.start, c.id LIMIT 1",
+    )?
+    .query_row([node.0.cast_signed()], |r| r.get(0))
+    .optional()
+}
+
+/// The records of a call, the earliest first.
+fn records_of(conn: &Connection, call: i64) -> Sql<Vec<CallRecord>> {
+    let text = format!(
+        "SELECT {RECORD} FROM record r WHERE r.call = ?1
+         ORDER BY r.start, r.sequence, r.origin, r.id LIMIT ?2"
+    );
+    all(conn, &text, params![call, limits::CALL_RECORDS_MAX as i64], rows::record)
+}
+
+/// A call, whole. `account` is the id that was asked for: legs of another accountcode than its
+/// record's are left out, if that is wanted.
+pub(super) fn call(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    call: i64,
+    account: Option<&str>,
+) -> Sql<Option<Call>> {
+    let head: Option<(String, i64, i64, i64)> = conn
+        .prepare_cached("SELECT name, start, ended, touched FROM call WHERE id = ?1")?
+        .query_row([call], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
+        .optional()?;
+    let Some((linkedid, start, end, touched)) = head else { return Ok(None) };
+    let records = records_of(conn, call)?;
+    let mut legs = legs_of(conn, asked, call, &records)?;
+    let mut apart = 0;
+    if asked.same_account {
+        let wanted = account_of(&records, account.unwrap_or(&linkedid));
+        let before = legs.len();
+        legs.retain(|leg| leg.records.is_empty() || belongs(leg, wanted));
+        apart = before - legs.len();
+    }
+    let open = legs.iter().any(|leg| leg.state == Some(State::Recording));
+    let complete = !open && settled(conn, asked, call, Timestamp(touched.max(end)))?;
+    Ok(Some(Call {
+        id: call.cast_unsigned(),
+        linkedid,
+        start: Timestamp(start),
+        end: Timestamp(end),
+        legs,
+        records: records.into_iter().filter(|r| r.origin == Origin::Cdr).collect(),
+        complete,
+        apart,
+    }))
+}
+
+/// The accountcode of a call: that of the record of its id, or else of its earliest that has one.
+fn account_of<'r>(records: &'r [CallRecord], id: &str) -> &'r str {
+    let own = records.iter().filter(|r| r.uniqueid == id);
+    let linked = records.iter().filter(|r| r.linkedid == id);
+    let mut all = own.chain(linked).chain(records.iter());
+    all.find(|r| !r.accountcode.is_empty()).map_or("", |r| &r.accountcode)
+}
+
+fn belongs(leg: &Leg, account: &str) -> bool {
+    leg.records
+        .iter()
+        .any(|r| r.accountcode.is_empty() || account.is_empty() || r.accountcode == account)
+}
+
+fn legs_of(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    call: i64,
+    records: &[CallRecord],
+) -> Sql<Vec<Leg>> {
+    let text = format!(
+        "SELECT {KNOWN} FROM leg l JOIN recording n ON n.node = l.node
+         WHERE l.call = ?1 ORDER BY l.node LIMIT ?2"
+    );
+    let found = all(conn, &text, params![call, limits::CALL_LEGS_MAX as i64], known)?;
+    // What was made of a recording (`a.mp3`, `a-in.wav`) is the same recording.
+    let mut groups: BTreeMap<Vec<u8>, Vec<(Known, Leg)>> = BTreeMap::new();
+    for known in found {
+        let said = records_naming(&known, records);
+        let Some(leg) = leg(conn, asked, &known, said)? else { continue };
+        groups.entry(known.stem.clone()).or_default().push((known, leg));
+    }
+    let mut legs: Vec<Leg> = groups.into_values().filter_map(best).collect();
+    legs.sort_by(|a, b| (a.start, a.sequence, &a.path).cmp(&(b.start, b.sequence, &b.path)));
+    Ok(legs)
+}
+
+/// The records of a call that tell of a recording.
+fn records_naming(known: &Known, records: &[CallRecord]) -> Vec<CallRecord> {
+    let stem = |r: &CallRecord| names::stem_of(r.recordingfile.as_bytes());
+    let named = |r: &&CallRecord| !r.recordingfile.is_empty() && stem(r) == known.stem;
+    let by_id = |r: &&CallRecord| r.origin == Origin::Cdr && r.uniqueid == known.uniqueid;
+    let mut said: Vec<CallRecord> = records.iter().filter(named).cloned().collect();
+    if !said.iter().any(|r| r.origin == Origin::Cdr) && !known.uniqueid.is_empty() {
+        said.extend(records.iter().filter(by_id).cloned());
+    }
+    said
+}
+
+/// A recording as a leg; `None`: it is gone.
+fn leg(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    known: &Known,
+    mut records: Vec<CallRecord>,
+) -> Sql<Option<Leg>> {
+    let mut path = path_buf(&known.path);
+    let mut state = None;
+    if let Some(standing) = asked.recordings.map(|r| r.standing(known.node)) {
+        match standing {
+            Ok(Some((State::Deleted, _)) | None) => return Ok(None),
+            Ok(Some((now, place))) => (state, path) = (Some(now), place),
+            // The catalog can not say now: as it was when last looked.
+            Err(_) => {}
+        }
+    }
+    if records.is_empty() {
+        records.extend(name_record(conn, known.node)?);
+    }
+    let recorder = records.iter().filter(|r| r.origin == Origin::Cel).map(|r| r.start).min();
+    let first = records.iter().map(|r| (r.start, r.sequence)).min();
+    let (start, sequence) = first.unwrap_or_default();
+    let end = records.iter().map(|r| r.end).max().unwrap_or_default();
+    let start = recorder.unwrap_or(start);
+    records.retain(|r| r.origin != Origin::Cel);
+    Ok(Some(Leg { node: known.node, path, state, start, sequence, end, records }))
+}
+
+/// What the name of a recording says.
+fn name_record(conn: &Connection, node: NodeId) -> Sql<Option<CallRecord>> {
+    let key = super::ingest::name_key(node);
+    let text = format!("SELECT {RECORD} FROM record r WHERE r.key = ?1");
+    conn.prepare_cached(&text)?.query_row([key], rows::record).optional()
+}
+
+/// Of the files of one recording the one to be played.
+fn best(group: Vec<(Known, Leg)>) -> Option<Leg> {
+    let rank = |(known, leg): &(Known, Leg)| {
+        let name = known.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        let exact = leg.records.iter().any(|r| r.recordingfile.as_bytes().ends_with(name));
+        (!exact, names::preference(name), known.path.clone())
+    };
+    group.into_iter().min_by_key(rank).map(|(_, leg)| leg)
+}
+
+/// Whether nothing more is to come of a call: its last channel is gone, or nothing was heard of it
+/// for a while.
+fn settled(conn: &Connection, asked: &Asked<'_>, call: i64, heard: Timestamp) -> Sql<bool> {
+    let (live, gone): (bool, bool) = conn
+        .prepare_cached(
+            "SELECT EXISTS(SELECT 1 FROM ident WHERE call = ?1 AND live = 1),
+                    EXISTS(SELECT 1 FROM ident WHERE call = ?1 AND live = 2)",
+        )?
+        .query_row([call], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let quiet = heard.age_at(asked.now);
+    Ok(match (live, gone) {
+        (false, true) => true,
+        // An Asterisk that dies tells no end.
+        (true, _) => quiet >= limits::CALL_LEG_LONGEST,
+        (false, false) => quiet >= asked.quiet,
+    })
+}
+
+/// Calls with at least so many recordings, after a cursor.
+pub(super) fn list(
+    conn: &Connection,
+    after: u64,
+    at_least: usize,
+    limit: usize,
+) -> Sql<Vec<Listed>> {
+    all(
+        conn,
+        "SELECT c.id, c.name, c.start, c.ended,
+            (SELECT count(DISTINCT n.stem) FROM leg l JOIN recording n ON n.node = l.node
+             WHERE l.call = c.id) AS recordings
+         FROM call c WHERE c.id > ?1 AND c.name <> ''
+            AND (SELECT count(*) FROM leg l WHERE l.call = c.id) >= ?2 AND recordings >= ?2
+         ORDER BY c.id LIMIT ?3",
+        params![after.cast_signed(), at_least as i64, limit.min(limits::CALL_ANSWER_MAX) as i64],
+        |r| {
+            Ok(Listed {
+                id: r.get::<_, i64>(0)?.cast_unsigned(),
+                linkedid: r.get(1)?,
+                start: Timestamp(r.get(2)?),
+                end: Timestamp(r.get(3)?),
+                recordings: usize::try_from(r.get::<_, i64>(4)?).unwrap_or(0),
+            })
+        },
+    )
+}
+
+/// What is known of a recording.
+pub(super) fn facts(conn: &Connection, known: &Known) -> Sql<Option<Facts>> {
+    let call = call_of_node(conn, known.node)?;
+    let linkedid = match call {
+        Some(call) => conn
+            .prepare_cached("SELECT name FROM call WHERE id = ?1")?
+            .query_row([call], |r| r.get(0))?,
+        None => String::new(),
+    };
+    let mut said = records_by_stem(conn, known)?;
+    if said.is_empty()
+        && let Some(call) = call
+        && !known.uniqueid.is_empty()
+    {
+        let records = records_of(conn, call)?;
+        let of = |id: &dyn Fn(&CallRecord) -> bool| -> Vec<CallRecord> {
+            records.iter().filter(|r| r.origin == Origin::Cdr && id(r)).cloned().collect()
+        };
+        said = of(&|r| r.uniqueid == known.uniqueid);
+        if said.is_empty() {
+            said = of(&|_| true);
+        }
+    }
+    let best = said.into_iter().max_by_key(|r| (r.answered, r.billsec, std::cmp::Reverse(r.start)));
+    let matched = best.is_some();
+    let record = match best {
+        Some(record) => Some(record),
+        None => name_record(conn, known.node)?,
+    };
+    Ok(record.map(|record| Facts { record, linkedid, matched }))
+}
+
+fn records_by_stem(conn: &Connection, known: &Known) -> Sql<Vec<CallRecord>> {
+    let text = format!(
+        "SELECT {RECORD} FROM record r
+         WHERE r.stem = ?1 AND r.stem IS NOT NULL AND r.origin = 1
+            AND r.call IN (SELECT call FROM leg WHERE node = ?2)
+         ORDER BY r.start, r.id LIMIT ?3"
+    );
+    let limit = limits::CALL_LEGS_MAX as i64;
+    let found = params![known.stem, known.node.0.cast_signed(), limit];
+    all(conn, &text, found, rows::record)
+}

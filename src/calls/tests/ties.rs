@@ -1,0 +1,259 @@
+//! Which records and recordings are of one call.
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_parts(1_795_228_000 + seconds, 0)
+}
+
+fn row(uniqueid: &str, linkedid: &str, sequence: i64, start: i64, file: &str) -> CallRecord {
+    CallRecord {
+        uniqueid: uniqueid.to_owned(),
+        linkedid: linkedid.to_owned(),
+        sequence: Some(sequence),
+        start: at(start),
+        end: at(start + 10),
+        billsec: 10,
+        answered: true,
+        recordingfile: file.to_owned(),
+        ..CallRecord::default()
+    }
+}
+
+fn event(kind: &str, uniqueid: &str, linkedid: &str, seconds: i64) -> CelEvent {
+    CelEvent {
+        kind: kind.to_owned(),
+        at: at(seconds),
+        uniqueid: uniqueid.to_owned(),
+        linkedid: linkedid.to_owned(),
+        ..CelEvent::default()
+    }
+}
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a test has few")]
+enum Step {
+    Row(CallRecord),
+    Event(CelEvent),
+    Name(u64, &'static str),
+}
+
+/// An attended transfer: a customer (1) calls an agent (2); the agent puts him on hold and calls a
+/// colleague from a second line (7 calls 8): a call of its own, with its own linkedid. Then the
+/// agent hangs up, customer and colleague are bridged, and channel 8 takes the older linkedid. The
+/// record of 7 was finished before and keeps the linkedid 7.
+fn attended_transfer() -> Vec<Step> {
+    vec![
+        Step::Name(21, "external-1.wav"),
+        Step::Name(22, "exten-2.wav"),
+        Step::Name(23, "internal-7.wav"),
+        Step::Name(24, "exten-8.wav"),
+        Step::Row(row("1.7", "1.7", 7, 30, "internal-7.wav")),
+        Step::Row(row("1.2", "1.1", 2, 5, "exten-2.wav")),
+        Step::Row(row("1.8", "1.7", 8, 31, "internal-7.wav")),
+        Step::Row(row("1.8", "1.1", 9, 45, "exten-8.wav")),
+        Step::Row(row("1.1", "1.1", 1, 0, "external-1.wav")),
+    ]
+}
+
+const TRANSFERRED: &str = "1.1 external exten internal exten";
+
+fn with_events() -> Vec<Step> {
+    let mut steps = attended_transfer();
+    // Here the rows alone do not tie the two calls together: only events of channel 8 do.
+    steps.retain(|s| !matches!(s, Step::Row(r) if r.sequence == Some(8)));
+    steps.extend([
+        Step::Event(event("CHAN_START", "1.1", "1.1", 0)),
+        Step::Event(event("CHAN_START", "1.8", "1.7", 31)),
+        Step::Event(event("BRIDGE_ENTER", "1.8", "1.1", 45)),
+        Step::Event(event("LINKEDID_END", "1.7", "1.7", 45)),
+    ]);
+    steps
+}
+
+/// Writes the steps, in this order, and tells the calls.
+fn after(steps: &[Step]) -> (Place, Arc<Calls>) {
+    let place = Place::new();
+    let calls = place.start(Source::Names);
+    calls.stop();
+    let mut conn = Connection::open(&calls.path).expect("open");
+    let tx = conn.transaction().expect("begin");
+    let writer = ingest::Writer {
+        conn: &tx,
+        now: at(0),
+        zone: &Zone::utc(),
+        patterns: &Pattern::usual(),
+        refused: Default::default(),
+    };
+    for step in steps {
+        match step {
+            Step::Row(record) => writer.record(record).map(|_| ()),
+            Step::Event(event) => writer.event(event),
+            Step::Name(node, path) => {
+                place.name(*node, path);
+                let path = path.as_bytes().to_vec();
+                let recording = Recording { node: NodeId(*node), path, at: at(100) };
+                writer.recording(&recording).map(|_| ())
+            }
+        }
+        .expect("written");
+    }
+    tx.commit().expect("commit");
+    (place, calls)
+}
+
+#[test]
+fn regression_an_attended_transfer_drops_no_leg_in_any_order() {
+    for steps in [attended_transfer(), with_events()] {
+        let mut steps = steps;
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..200 {
+            if round > 0 {
+                random.shuffle(&mut steps);
+            }
+            let (_place, calls) = after(&steps);
+            let text = told(&calls, 1);
+            let legs = text.rsplit_once(' ').map_or("", |(legs, _)| legs);
+            assert_eq!(legs, TRANSFERRED, "round {round}");
+            for id in ["1.1", "1.2", "1.7", "1.8"] {
+                let call = calls.legs(id).expect("ask").expect(id);
+                assert_eq!(call.legs.len(), 4, "by {id}");
+            }
+        }
+    }
+}
+
+/// Any set of records gives the components of the graph of their ids, in any order, as a simple
+/// closure finds them.
+#[test]
+fn calls_are_the_closure_over_both_ids() {
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..60 {
+        let mut records: Vec<CallRecord> = (0..random.i64(1..30))
+            .map(|n| {
+                let id = |r: &mut fastrand::Rng| format!("9.{}", r.u8(0..20));
+                row(&id(&mut random), &id(&mut random), n, n, "")
+            })
+            .collect();
+        let mut want: Vec<Vec<i64>> = Vec::new();
+        let mut left: Vec<&CallRecord> = records.iter().collect();
+        while let Some(first) = left.pop() {
+            let mut ids: Vec<String> = first.ids().map(str::to_owned).collect();
+            let mut own = vec![first.sequence.unwrap_or(0)];
+            loop {
+                let (in_it, out): (Vec<&CallRecord>, Vec<&CallRecord>) =
+                    left.iter().partition(|r| r.ids().any(|id| ids.iter().any(|i| i == id)));
+                if in_it.is_empty() {
+                    break;
+                }
+                for record in in_it {
+                    ids.extend(record.ids().map(str::to_owned));
+                    own.push(record.sequence.unwrap_or(0));
+                }
+                left = out;
+            }
+            own.sort_unstable();
+            want.push(own);
+        }
+        want.sort();
+        random.shuffle(&mut records);
+        let steps: Vec<Step> = records.iter().cloned().map(Step::Row).collect();
+        let (_place, calls) = after(&steps);
+        let mut have: Vec<Vec<i64>> = Vec::new();
+        for listed in calls.list(0, 0, 1000).expect("list") {
+            let call = calls.legs(&listed.linkedid).expect("ask").expect("call");
+            have.push(call.records.iter().map(|r| r.sequence.unwrap_or(0)).collect());
+        }
+        have.iter_mut().for_each(|call| call.sort_unstable());
+        have.sort();
+        assert_eq!(have, want, "round {round}");
+    }
+}
+
+#[test]
+fn a_call_is_complete_when_its_last_linkedid_ends() {
+    let (_place, calls) = after(&with_events());
+    let complete = |calls: &Calls| calls.legs("1.1").expect("ask").expect("call").complete;
+    assert!(!complete(&calls), "1.1 still has channels");
+    let mut steps = with_events();
+    steps.push(Step::Event(event("LINKEDID_END", "1.1", "1.1", 60)));
+    let (_place, calls) = after(&steps);
+    assert!(complete(&calls));
+}
+
+#[test]
+fn legs_of_another_account_are_kept_apart() {
+    let mut steps = attended_transfer();
+    for step in &mut steps {
+        if let Step::Row(record) = step {
+            let own = if record.uniqueid == "1.8" { "" } else { "sales" };
+            record.accountcode = if record.uniqueid == "1.7" { "other" } else { own }.to_owned();
+        }
+    }
+    // Both rows of internal-7.wav are of the other account then.
+    steps.retain(|s| !matches!(s, Step::Row(r) if r.sequence == Some(8)));
+    steps.push(Step::Row(CallRecord {
+        accountcode: "other".to_owned(),
+        ..row("1.8", "1.7", 8, 31, "internal-7.wav")
+    }));
+    let (_place, calls) = after(&steps);
+    let call = calls.legs("1.1").expect("ask").expect("call");
+    assert_eq!((call.legs.len(), call.apart), (3, 1));
+    let other = calls.legs("1.7").expect("ask").expect("call");
+    let names: Vec<_> = other.legs.iter().map(|l| l.path.display().to_string()).collect();
+    assert_eq!(names, ["internal-7.wav", "exten-8.wav"], "and the leg of no account");
+}
+
+#[test]
+fn a_linkedid_that_is_the_same_for_everything_does_not_tie_all_calls_together() {
+    let mut steps = Vec::new();
+    for n in 0..40 {
+        let (own, linked) = (format!("5.{n}"), format!("6.{}", n / 2));
+        steps.push(Step::Row(row(&own, &linked, n, n, "")));
+    }
+    let (place, calls) = after(&steps);
+    assert_eq!(calls.list(0, 0, 100).expect("list").len(), 20);
+    drop((place, calls));
+    let (_place, calls) =
+        after(&[Step::Row(row("", "", 1, 1, "")), Step::Row(row("", "", 2, 2, ""))]);
+    assert_eq!(calls.list(0, 0, 100).expect("list").len(), 0, "without an id a call has no name");
+}
+
+#[test]
+fn records_of_one_lead_that_adjoin_are_one_call() {
+    let lead = |id: &str, sequence: i64, start: i64| {
+        let record = row(id, "", sequence, start, &format!("{id}.wav"));
+        Step::Row(CallRecord { lead: "77".to_owned(), ..record })
+    };
+    let steps = [lead("M1", 1, 0), lead("M2", 2, 25), lead("M3", 3, 4000)];
+    let (_place, calls) = after(&steps);
+    let of = |id: &str| calls.legs(id).expect("ask").expect("call").records.len();
+    assert_eq!((of("M1"), of("M2"), of("M3")), (2, 2, 1));
+}
+
+#[test]
+fn a_path_in_a_record_tells_recordings_of_one_name_apart() {
+    let steps = [
+        Step::Name(31, "2026/11/20/1001.wav"),
+        Step::Name(32, "2026/11/21/1001.wav"),
+        Step::Row(row("1.1", "1.1", 1, 0, "/var/spool/asterisk/monitor/2026/11/21/1001.wav")),
+        Step::Row(row("2.1", "2.1", 1, 50, "/var/spool/asterisk/monitor/2026/11/20/1001.wav")),
+    ];
+    let (_place, calls) = after(&steps);
+    for (id, node) in [("1.1", 32), ("2.1", 31)] {
+        let call = calls.legs(id).expect("ask").expect("call");
+        let nodes: Vec<_> = call.legs.iter().map(|l| l.node.0).collect();
+        assert_eq!(nodes, [node]);
+    }
+}
+
+#[test]
+fn a_record_that_changes_is_the_same_record() {
+    let longer = CallRecord { billsec: 99, ..row("1.1", "1.1", 1, 0, "a.wav") };
+    let steps =
+        [Step::Row(row("1.1", "1.1", 1, 0, "a.wav")), Step::Row(longer.clone()), Step::Row(longer)];
+    let (_place, calls) = after(&steps);
+    let call = calls.legs("1.1").expect("ask").expect("call");
+    assert_eq!(call.records.len(), 1);
+    assert_eq!(call.records[0].billsec, 99);
+}

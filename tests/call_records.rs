@@ -1,0 +1,265 @@
+//! Call records on a mount: `find` and `gaps` with and without a daemon, a source that hangs, and how
+//! fast a large file of records is read.
+
+mod support;
+
+use serde_json::Value;
+use spoolfs::calls::{self, Calls, Page, Recording, Recordings};
+use spoolfs::clock::{SystemClock, Timestamp};
+use spoolfs::recording::{NodeId, State};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup};
+use support::{fixture, fixtures, no_mount};
+
+/// The columns of the fixture of cdr_custom.
+const COLUMNS: &str = "start clid src dst dcontext channel dstchannel - - duration billsec \
+    disposition - accountcode uniqueid - did recordingfile - - linkedid - sequence start answer end";
+
+fn setup(source: &str) -> Setup {
+    Setup {
+        end: format!("[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\n{source}\n"),
+        ..Setup::default()
+    }
+}
+
+fn json(mount: &Mount, arguments: &[&str], status: i32) -> Value {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    let ran = mount.cli(all);
+    assert_eq!(ran.status.code(), Some(status), "{}{}\n{}", ran.out, ran.err, mount.said());
+    serde_json::from_str(&ran.out).expect("one document")
+}
+
+/// The kinds of the recordings found, sorted.
+fn kinds(found: &Value) -> Vec<String> {
+    let kind = |one: &Value| {
+        let path = one["path"].as_str().expect("a path");
+        let name = path.rsplit('/').next().expect("a name");
+        name.split('-').next().expect("a kind").to_owned()
+    };
+    let mut kinds: Vec<_> = found.as_array().expect("a list").iter().map(kind).collect();
+    kinds.sort();
+    kinds
+}
+
+fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !is() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn find_and_gaps_answer_from_real_records_with_and_without_a_daemon() {
+    if no_mount("find_and_gaps_answer_from_real_records_with_and_without_a_daemon") {
+        return;
+    }
+    let columns: Vec<_> = COLUMNS.split(' ').map(|c| format!("{c:?}")).collect();
+    let source = format!(
+        "source = \"csv\"\npath = {:?}\ncolumns = [{}]",
+        fixture("cdr/custom-Master.csv"),
+        columns.join(", ")
+    );
+    let mut mount = setup(&source).mount();
+    for path in fixtures("monitor") {
+        let to = mount.path(&path);
+        std::fs::create_dir_all(to.parent().expect("a parent")).expect("mkdir");
+        std::fs::copy(fixture("monitor").join(&path), to).expect("copy");
+    }
+    let all = ["exten", "external", "q"];
+    let number = ["find", "--number", "2079460001"];
+    eventually("the recordings are found", || {
+        kinds(&json(&mount, &number, 0)["recordings"]) == all
+    });
+    let found = json(&mount, &number, 0);
+    let first = &found["recordings"][0];
+    assert_eq!(
+        (&first["src"], &first["matched"]),
+        (&Value::from("02079460001"), &Value::from(true))
+    );
+
+    let external = "2026/11/21/external-3001-02079460001-20261121-022709-1795228029.1.wav";
+    let path = mount.path(external);
+    let path = path.to_str().expect("plain");
+    // It was closed a moment ago, and may be settling still.
+    eventually("it is archived", || {
+        mount.cli(["archive", path]).ok();
+        mount.cli(["release", path]).ok();
+        !json(&mount, &["find", "--state", "released"], 0)["recordings"]
+            .as_array()
+            .expect("a list")
+            .is_empty()
+    });
+    let released = json(&mount, &["find", "--state", "released"], 0);
+    assert_eq!(kinds(&released["recordings"]), ["external"]);
+    assert_eq!(released["recordings"][0]["state"], "released");
+
+    let day = ["--from", "2026-11-20", "--to", "2026-11-22"];
+    let mut gaps = vec!["gaps"];
+    gaps.extend(day);
+    eventually("only the calls without a recording are left", || {
+        let gaps = json(&mount, &gaps, 1);
+        gaps["calls"].as_array().map(Vec::len) == Some(2)
+            && gaps["recordings"].as_array().map(Vec::len) == Some(0)
+    });
+    json(&mount, &["gaps", "--from", "2026-11-22", "--to", "2026-11-23"], 0);
+    let mut by_call = vec!["find", "--calls"];
+    by_call.extend(number.iter().skip(1));
+    let calls = json(&mount, &by_call, 0);
+    assert_eq!(calls["calls"].as_array().map(Vec::len), Some(1), "{calls}");
+    let call = &calls["calls"][0];
+    assert_eq!(call["linkedid"], "1795228029.1");
+    assert_eq!(kinds(&call["legs"]), all);
+    assert_eq!(call["legs"][0]["seconds"], 6, "the longest first");
+
+    let report = mount.status()["calls"].clone();
+    assert_eq!(report["sources"][0]["rows"], 20);
+    assert_eq!(report["sources"][0]["trouble"], Value::Null);
+    let answers =
+        |mount: &Mount| [json(mount, &number, 0), json(mount, &by_call, 0), json(mount, &gaps, 1)];
+    let running = answers(&mount);
+    mount.stop();
+    assert_eq!(answers(&mount), running);
+    mount.start();
+    eventually("a start goes on with it", || answers(&mount) == running);
+    assert_eq!(mount.status()["calls"]["sources"][0]["rows"], 0, "nothing was read twice");
+}
+
+#[test]
+fn a_source_that_hangs_keeps_no_recording_from_the_archive() {
+    if no_mount("a_source_that_hangs_keeps_no_recording_from_the_archive") {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    let pipe = place.path().join("Master.csv");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let source = format!("source = \"csv\"\npath = {pipe:?}\ntimeout = \"1s\"");
+    let mut mount = Setup { archive_after: "0s".into(), ..setup(&source) }.mount();
+    let name = "out-7-8-20261121-022709-1795228029.2.wav";
+    std::fs::write(mount.path(name), b"RIFF").expect("a recording");
+    eventually("it is archived", || {
+        json(&mount, &["status", mount.path(name).to_str().expect("plain")], 0)["state"]
+            == "archived"
+    });
+    let want = format!("Call records: {} has not answered for", pipe.display());
+    eventually("status says so", || mount.cli(["status"]).ok().out.contains(&want));
+    eventually("what is known by the name is found", || {
+        kinds(&json(&mount, &["find", "--linkedid", "1795228029.2"], 0)["recordings"]) == ["out"]
+    });
+    mount.stop();
+}
+
+#[test]
+fn without_a_source_find_says_what_to_set() {
+    let mount = Setup::default().prepare();
+    let ran = mount.cli(["find", "--number", "1"]);
+    assert_eq!(ran.status.code(), Some(1));
+    let want = "spoolfs: no call records are configured: set calls.preset or calls.source in ";
+    assert!(ran.err.starts_with(want), "{}", ran.err);
+    let ran = mount.cli(["find", "--from", "soon"]);
+    assert_eq!(ran.status.code(), Some(2));
+    let mount = setup("source = \"filename\"").prepare();
+    let ran = mount.cli(["gaps", "--from", "2026-11-21"]);
+    assert_eq!(ran.status.code(), Some(1), "there is no catalog: {}", ran.err);
+}
+
+/// As many recordings as asked for, each of a call of its own.
+struct Many(u64);
+
+fn name(number: u64) -> String {
+    format!("2026/11/21/external-3001-0207946{number}-20261121-022709-{}.wav", id(number))
+}
+
+fn id(number: u64) -> String {
+    format!("{}.{number}", 1_790_000_000 + number)
+}
+
+impl Recordings for Many {
+    fn after(&self, cursor: u64, limit: usize) -> Result<Page, String> {
+        let last = (cursor + limit as u64).min(self.0);
+        let of = |number: u64| Recording {
+            node: NodeId(number),
+            path: name(number).into_bytes(),
+            at: Timestamp::from_parts(1_795_228_000, 0),
+        };
+        let recordings = (cursor + 1..=last).map(of).collect();
+        Ok(Page { recordings, cursor: last, more: last < self.0 })
+    }
+
+    fn standing(&self, node: NodeId) -> Result<Option<(State, PathBuf)>, String> {
+        Ok(Some((State::Closed, name(node.0).into())))
+    }
+}
+
+/// Five rows for each call, every second of which has a recording.
+fn write_rows(path: &Path, rows: u64) {
+    let mut text = String::new();
+    for row in 0..rows {
+        let (call, leg) = (row / 5, row % 5);
+        let start =
+            spoolfs::control::utc::people(Timestamp::from_parts((1_790_000_000 + call) as i64, 0));
+        let (own, linked) = (format!("{}.{leg}", id(call)), id(call));
+        let own = if leg == 0 { &linked } else { &own };
+        let _ = writeln!(
+            text,
+            "\"acct\",\"0207946{call}\",\"30{leg}\",\"ctx\",\"\"\"C\"\" <0207946{call}>\",\"SIP/a-{row:08x}\",\
+             \"SIP/b-{row:08x}\",\"Dial\",\"SIP/b,30\",\"{start}\",\"{start}\",\"{start}\",6,3,\
+             \"ANSWERED\",\"DOCUMENTATION\",\"{own}\",\"\",\"\",\"{linked}\",{row}"
+        );
+    }
+    std::fs::write(path, text).expect("rows");
+}
+
+/// 50,000 rows, or as many as `SPOOLFS_TEST_ROWS` says, and a tenth as many recordings.
+#[test]
+fn a_large_file_of_records_is_read_fast() {
+    let rows = std::env::var("SPOOLFS_TEST_ROWS").ok().and_then(|n| n.parse().ok());
+    let rows: u64 = rows.unwrap_or(50_000);
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("Master.csv");
+    write_rows(&path, rows);
+    let options = calls::Options {
+        state_dir: place.path().to_owned(),
+        clock: Arc::new(SystemClock),
+        source: calls::Source::Csv { path, columns: calls::Columns::Asterisk, cel: None },
+        zone: calls::Zone::utc(),
+        names: calls::Pattern::usual(),
+        every: Duration::from_secs(1),
+        timeout: Duration::from_secs(5),
+        quiet: Duration::from_secs(120),
+        bytes_max: 8 << 30,
+        same_account: true,
+    };
+    let begun = Instant::now();
+    let calls = Calls::start(options, Arc::new(Many(rows / 10))).expect("start");
+    assert!(calls.refresh(Duration::from_secs(600)), "{:?}", calls.status());
+    let took = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let mut listed = 0;
+    let mut after = 0;
+    loop {
+        let page = calls.list(after, 1, 10_000).expect("list");
+        let Some(last) = page.last() else { break };
+        (after, listed) = (last.id, listed + page.len() as u64);
+    }
+    let listing = begun.elapsed().as_secs_f64();
+    let rate = rows as f64 / took;
+    let bytes = std::fs::metadata(place.path().join("calls.sqlite")).map_or(0, |m| m.len());
+    eprintln!(
+        "{rows} rows and {} recordings in {took:.1} s: {rate:.0} rows/s, {} bytes a row; {listed} calls \
+         listed in {listing:.2} s",
+        rows / 10,
+        bytes / rows
+    );
+    assert_eq!(calls.status().feeds[0].rows, rows);
+    assert_eq!(listed, rows / 10);
+    // A build without optimisation on a machine that does other things, too.
+    let least = if cfg!(debug_assertions) { 1_000.0 } else { 10_000.0 };
+    assert!(rate >= least, "{rate:.0} rows/s");
+    calls.stop();
+}
