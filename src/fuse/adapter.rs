@@ -226,10 +226,10 @@ impl Filesystem for Adapter {
     ) {
         self.watch.contain("read", ino.0, || {
             let (id, len) = (node(ino), size as usize);
-            if Vfs::is_virtual(id) {
-                return self.read_join(id, offset, len, reply);
-            }
             let reader = Reader { pid: req.pid(), uid: req.uid() };
+            if Vfs::is_virtual(id) {
+                return self.read_join(reader, (id, offset, len), reply);
+            }
             match self.vfs.source(fh.0, offset, len) {
                 Ok(OpenKind::Local) => data(self.vfs.read(fh.0, offset, len), reply),
                 Ok(OpenKind::Remote) => on_worker!(self, Waits::Archive, reply, |vfs| {
@@ -292,10 +292,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.watch.contain("release", ino.0, || {
-            match Vfs::is_virtual(node(ino)) {
-                true => self.vfs.release_join(node(ino)),
-                false => self.vfs.release(fh.0),
-            }
+            self.vfs.release_of(node(ino), fh.0);
             reply.ok();
         });
     }
@@ -387,9 +384,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.watch.contain("releasedir", ino.0, || {
-            if !Vfs::is_virtual(node(ino)) {
-                self.vfs.release_dir(fh.0);
-            }
+            self.vfs.release_dir(fh.0);
             reply.ok();
         });
     }

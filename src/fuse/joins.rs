@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::convert::{data, dot_attr, entry, file_attr, listed_type};
 use super::errno::errno;
 use super::on_worker::on_worker;
-use crate::recording::{Attr, Kind, NodeId};
+use crate::recording::{Attr, Kind, NodeId, Reader};
 use crate::vfs::{Vfs, VfsError, Waits};
 use fuser::{Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry};
 use std::ffi::OsStr;
@@ -29,8 +29,17 @@ impl Adapter {
         }
     }
 
-    pub(super) fn read_join(&self, id: NodeId, offset: u64, len: usize, reply: ReplyData) {
-        on_worker!(self, self.vfs.join_waits(id), reply, |vfs| {
+    pub(super) fn read_join(
+        &self,
+        reader: Reader,
+        (id, offset, len): (NodeId, u64, usize),
+        reply: ReplyData,
+    ) {
+        let waits = self.vfs.join_waits(id);
+        on_worker!(self, waits, reply, |vfs| {
+            if waits == Waits::Archive {
+                vfs.admit_to_join(reader, id);
+            }
             data(vfs.read_join(id, offset, len), reply);
         });
     }

@@ -121,7 +121,9 @@ impl Vfs {
 
     /// Closes a directory.
     pub fn release_dir(&self, handle: u64) {
-        self.handles.remove_listing(handle);
+        if handle != super::virtual_dir::HANDLE {
+            self.handles.remove_listing(handle);
+        }
     }
 
     /// Gives entries from a position on until `take` says no or the directory ends. With `attrs`

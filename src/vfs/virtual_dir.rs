@@ -9,7 +9,7 @@ use super::handle::OpenKind;
 use super::listing::ListEntry;
 use super::open::Opened;
 use super::{Entry, RemoteError, Result, SetAttr, Vfs, VfsError, Waits};
-use crate::recording::{Attr, Kind, NodeId};
+use crate::recording::{Attr, Kind, NodeId, Reader};
 use crate::stitch::{Missing, StitchError, Stitched};
 use bytes::Bytes;
 use rustix::fs::OFlags;
@@ -130,6 +130,12 @@ impl Vfs {
         if remote { Waits::Archive } else { Waits::Disk }
     }
 
+    /// Somebody is about to read a join whose legs are not all local: it counts as one recording
+    /// for a process that reads through the archive. Waits, on a worker for the archive.
+    pub fn admit_to_join(&self, reader: Reader, id: NodeId) {
+        self.archive.admit(reader, id);
+    }
+
     /// Reads a join: on a worker of the kind that `join_waits` says.
     ///
     /// # Errors
@@ -139,10 +145,11 @@ impl Vfs {
         Ok(read?)
     }
 
-    /// Closes a join.
-    pub fn release_join(&self, id: NodeId) {
-        if let Some(stitched) = self.stitched.get() {
-            stitched.close(id);
+    /// Closes a handle of a node: of a join, or any other.
+    pub fn release_of(&self, id: NodeId, handle: u64) {
+        match self.stitched.get() {
+            Some(stitched) if Stitched::owns(id) => stitched.close(id),
+            _ => self.release(handle),
         }
     }
 
