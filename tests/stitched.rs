@@ -38,6 +38,8 @@ fn prepare(setup: Setup) -> Mount {
     let mut mount = setup.prepare();
     let calls = mount.root.join("calls").display().to_string();
     mount.env.push(("SPOOLFS_TEST_CALLS", calls));
+    // Requests are counted; a scrub would make some of its own.
+    mount.env.push(("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "forever".to_owned()));
     write_calls(&mount, &[first_call()]);
     mount
 }
