@@ -50,7 +50,7 @@ pub(super) fn shared(
             url,
             expires_at,
             generation: row.generation,
-            sha256: object.sha256,
+            sha256: object.stored.sha256,
         });
     }
     if !trouble.is_empty() {
