@@ -157,6 +157,9 @@ fn an_append_to_a_released_recording_waits_for_no_target() {
         }
         if round == 1 {
             assert!(fs::read(&paths[0]).is_err(), "holes for bytes");
+            wait(&mount, "nobody is told", || {
+                mount.status()["warnings"].to_string().contains("Written to while released")
+            });
             mount.kill9();
             mount.start();
         }

@@ -109,6 +109,7 @@ fn status(daemon: &Daemon) -> StatusReport {
     warnings.extend(lost(daemon, &config));
     warnings.extend(bad_copies(&engine.bad));
     warnings.extend(refuted(daemon));
+    warnings.extend(incomplete(daemon));
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -180,6 +181,15 @@ fn bad_copies(bad: &[BadCopy]) -> Option<String> {
         bad.len(),
         first.path.display(),
         first.reason
+    ))
+}
+
+/// Recordings that were written to while they were released, and lack what can not be had.
+fn incomplete(daemon: &Daemon) -> Option<String> {
+    let (count, error) = daemon.engine.incomplete()?;
+    Some(format!(
+        "Written to while released, and not archived anew before what is missing can be fetched: \
+         {count}. It is tried again; one failed with: {error}."
     ))
 }
 

@@ -59,6 +59,18 @@ impl Completions {
         self.tried.lock().get(&id).map(|tried| tried.error.clone())
     }
 
+    /// How many failed, and why the one did that was tried most often.
+    pub fn failing(&self) -> Option<(usize, String)> {
+        let tried = self.tried.lock();
+        let worst = tried.values().max_by_key(|tried| tried.attempts)?;
+        Some((tried.len(), worst.error.clone()))
+    }
+
+    /// Forgets those that were deleted, or closed without a change.
+    fn only(&self, partials: &[Arc<Partial>]) {
+        self.tried.lock().retain(|id, _| partials.iter().any(|partial| partial.id() == *id));
+    }
+
     fn is_due(&self, id: NodeId, now: Timestamp) -> bool {
         self.tried.lock().get(&id).is_none_or(|tried| tried.not_before <= now)
     }
@@ -80,7 +92,9 @@ impl Completions {
 /// Runs until the engine stops.
 pub(super) fn run(shared: &Shared) {
     while !shared.stop.is_set() {
-        for partial in shared.lower.partials() {
+        let partials = shared.lower.partials();
+        shared.completions.only(&partials);
+        for partial in partials {
             let id = partial.id();
             // What its writer left is worth as much as what others did, though it may not be
             // whole for long.

@@ -359,6 +359,12 @@ impl Engine {
         self.shared.completions.look();
     }
 
+    /// How many recordings that were written to while they were released can not be completed yet,
+    /// and why one of them can not.
+    pub fn incomplete(&self) -> Option<(usize, String)> {
+        self.shared.completions.failing()
+    }
+
     /// Why a file is where it is and what happens to it next, in sentences.
     ///
     /// # Errors
