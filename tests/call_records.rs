@@ -109,6 +109,9 @@ fn find_and_gaps_answer_from_real_records_with_and_without_a_daemon() {
     json(&mount, &["gaps", "--from", "2026-11-22", "--to", "2026-11-23"], 0);
     let mut by_call = vec!["find", "--calls"];
     by_call.extend(number.iter().skip(1));
+    eventually("the call is complete", || {
+        json(&mount, &by_call, 0)["calls"][0]["complete"] == true
+    });
     let calls = json(&mount, &by_call, 0);
     assert_eq!(calls["calls"].as_array().map(Vec::len), Some(1), "{calls}");
     let call = &calls["calls"][0];

@@ -460,3 +460,35 @@ fn a_directory_that_is_there_is_not_hidden() {
     assert!(mount.said_all().contains("stitched.directory"));
     fs::write(mount.path("stitched/another.wav"), b"y").unwrap();
 }
+
+/// What Asterisk wrote of the fixtures' calls, in three of its formats.
+#[test]
+fn calls_are_joined_as_asterisk_s_own_records_tell() {
+    if support::no_mount("calls_are_joined_as_asterisk_s_own_records_tell") {
+        return;
+    }
+    const CUSTOM: &str = "start clid src dst dcontext channel dstchannel - - duration billsec \
+        disposition - accountcode uniqueid - did recordingfile - - linkedid - sequence start answer \
+        end";
+    let columns: Vec<_> = CUSTOM.split_whitespace().map(|c| format!("{c:?}")).collect();
+    let path = |name: &str| support::fixture("cdr").join(name).display().to_string();
+    for source in [
+        format!(
+            "source = \"csv\"\npath = {:?}\ncolumns = [{}]",
+            path("custom-Master.csv"),
+            columns.join(", ")
+        ),
+        format!("source = \"csv\"\npath = {:?}", path("csv-Master.csv")),
+        format!("source = \"sqlite\"\npath = {:?}", path("master.db")),
+    ] {
+        let end = format!("[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\n{source}\n");
+        let mount = Setup { end, ..Setup::default() }.mount();
+        copy_legs(&mount);
+        let join = joined(&mount, CALL, 3);
+        assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
+        assert_eq!(names(&mount.path("stitched")), [format!("{CALL}.wav")], "{source}");
+        release(&mount, &leg(&mount, 1));
+        assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
+        assert_eq!(fs::read_dir(mount.path(DAY)).unwrap().count(), 3);
+    }
+}

@@ -1,20 +1,54 @@
 //! Where joined calls get their calls from.
 
+use crate::calls;
 use crate::catalog::Catalog;
-use crate::stitch::Calls;
+use crate::recording::ErrorClass;
+use crate::stitch::{CallLeg, Calls, Result, StitchError};
 use std::sync::Arc;
 
 /// The calls; none if there is no source of them, and then no joins are shown.
+pub(super) fn source(
+    calls: Option<&Arc<calls::Calls>>,
+    catalog: &Arc<Catalog>,
+) -> Option<Arc<dyn Calls>> {
+    let written = written(catalog);
+    written.or_else(|| Some(Arc::new(Recorded(calls?.clone()))))
+}
+
 #[cfg(not(feature = "faults"))]
-pub(super) fn source(_catalog: &Arc<Catalog>) -> Option<Arc<dyn Calls>> {
+fn written(_catalog: &Arc<Catalog>) -> Option<Arc<dyn Calls>> {
     None
 }
 
 /// The calls of a file that a test wrote, if there is one.
 #[cfg(feature = "faults")]
-pub(super) fn source(catalog: &Arc<Catalog>) -> Option<Arc<dyn Calls>> {
+fn written(catalog: &Arc<Catalog>) -> Option<Arc<dyn Calls>> {
     let path = std::env::var_os("SPOOLFS_TEST_CALLS")?.into();
     Some(Arc::new(written::Written { path, catalog: catalog.clone() }))
+}
+
+/// Calls as the PBX recorded them.
+struct Recorded(Arc<calls::Calls>);
+
+impl Calls for Recorded {
+    fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
+        let Ok(id) = std::str::from_utf8(linkedid) else { return Ok(Vec::new()) };
+        let call = self.0.legs(id).map_err(unusable)?;
+        let leg = |leg: calls::Leg| CallLeg { node: leg.node, start: Some(leg.start), side: None };
+        Ok(call.into_iter().flat_map(|call| call.legs).map(leg).collect())
+    }
+
+    fn after(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+        /// A call of one recording can be asked for, and is not listed.
+        const AT_LEAST: usize = 2;
+        let page = self.0.list(cursor, AT_LEAST, limit).map_err(unusable)?;
+        Ok(page.into_iter().map(|call| (call.id, call.linkedid.into_bytes())).collect())
+    }
+}
+
+fn unusable(error: calls::CallsError) -> StitchError {
+    let detail = format!("call records can not be read: {error}");
+    StitchError { leg: "calls".into(), detail, class: ErrorClass::Transient }
 }
 
 /// Calls as tests write them down: a line for each, `linkedid<TAB>path@milliseconds@side<TAB>...`.

@@ -356,7 +356,9 @@ fn assemble(
     let places =
         joins::Places { lower: lower.clone(), catalog: catalog.clone(), content: content.clone() };
     let resume = matches!(start, Start::Takeover(..));
-    let stitched = joins::directory(&config, places, known_calls::source(&catalog), resume);
+    let calls = calls::start(&config, &catalog, &clock);
+    let known = known_calls::source(calls.as_ref(), &catalog);
+    let stitched = joins::directory(&config, places, known, resume);
     let show = |vfs: &Vfs| stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));
     let (vfs, server) = match start {
         Start::Fresh => {
@@ -388,7 +390,6 @@ fn assemble(
         }
     };
     let started = clock.now();
-    let calls = calls::start(&config, &catalog, &clock);
     let config = RwLock::new(config);
     let link = OnceLock::new();
     let runtime = runtime.handle().clone();
