@@ -117,6 +117,7 @@ fn find_and_gaps_answer_from_real_records_with_and_without_a_daemon() {
     let call = &calls["calls"][0];
     assert_eq!(call["linkedid"], "1795228029.1");
     assert_eq!(kinds(&call["legs"]), all);
+    assert_eq!(call["seconds"], 6, "the copies of the fixtures are younger than the call");
     assert_eq!(call["legs"][0]["seconds"], 6, "the longest first");
 
     let report = mount.status()["calls"].clone();

@@ -271,6 +271,8 @@ impl Writer<'_> {
             (Origin::Cdr, true) => 2_000_000_000_000_000_000,
             _ => 4_000_000_000_000_000_000,
         };
+        // A copied file was last written to when it was copied: no call is as long as that.
+        let end = if record.origin == Origin::Name { record.start } else { record.end };
         let order = record.sequence.unwrap_or(0).clamp(0, 999_999_999);
         let rank = record.start.0.saturating_add(order).saturating_add(behind);
         let name = if record.linkedid.is_empty() { &record.uniqueid } else { &record.linkedid };
@@ -280,7 +282,7 @@ impl Writer<'_> {
                     rank = min(rank, ?3), start = min(start, ?4), ended = max(ended, ?5),
                     touched = ?6, records = records + 1 WHERE id = ?1",
             )?
-            .execute(params![call, name, rank, record.start.0, record.end.0, self.now.0])
+            .execute(params![call, name, rank, record.start.0, end.0, self.now.0])
             .map(|_| ())
     }
 
