@@ -152,6 +152,8 @@ fn a_catalog_is_rebuilt_with_all_that_was_told() {
     world.lose_database();
     // Nothing tells when one was recalled: it is kept as long as since its archive.
     world.rules.keep_local = Some(std::time::Duration::from_secs(100_000));
+    // What was not archived is as old as its file says, and would be due at once.
+    let usual = world.rules.archive_after.replace(std::time::Duration::from_secs(100_000));
     let (asked, keys) = (requests(&world), world.store().keys());
     let report = world.rebuild(None, &[]).unwrap();
     assert!(report.is_complete() && report.found.is_empty(), "{report:?}");
@@ -186,6 +188,8 @@ fn a_catalog_is_rebuilt_with_all_that_was_told() {
         keys.into_iter().filter(|k| !k.contains(".spoolfs")).collect::<Vec<_>>()
     };
     assert_eq!(recordings(world.store().keys()), recordings(keys));
+    world.rules.archive_after = usual;
+    world.restart();
     assert_eq!(world.archived("f/later.wav", b"later"), world.find("f/later.wav").unwrap().id);
     world.until_told();
     // And once more, from journals of two epochs.
