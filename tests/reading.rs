@@ -222,9 +222,11 @@ fn who_reads_through_the_archive_is_named_and_waits() {
     release(&mount, &dir);
     let begin = Instant::now();
     let mut tar = Command::new("tar");
-    tar.arg("-cf").arg("/dev/stdout").arg(&dir).stdout(Stdio::piped()).stderr(Stdio::null());
+    tar.arg("-cf").arg("/dev/stdout").arg(&dir).stdout(Stdio::piped());
     let tar = tar.output().unwrap();
-    assert!(tar.status.success() && tar.stdout.len() > 225_000, "{}", tar.stdout.len());
+    let complaint = String::from_utf8_lossy(&tar.stderr).into_owned();
+    assert!(tar.status.success(), "{:?} {complaint}", tar.status);
+    assert!(tar.stdout.len() > 225_000, "{}", tar.stdout.len());
     // 70 at once, and one of the others every 0.86 s.
     assert!(begin.elapsed() > Duration::from_secs(3), "{:?}", begin.elapsed());
     let said = mount.said_all();
