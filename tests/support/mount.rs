@@ -54,6 +54,8 @@ pub struct Setup {
     /// `space.high_water`, `space.low_water` and `space.reserve`. By default the disk of the machine
     /// that tests run on may be as full as it likes.
     pub space: (String, String, String),
+    /// Further lines for `[write_back]`.
+    pub write_back: String,
     /// Further lines for the top of the configuration file.
     pub top: String,
     /// Further lines for its end, tables included.
@@ -74,6 +76,7 @@ impl Default for Setup {
             settle: "10ms".into(),
             sync_after: "5s".into(),
             space: ("100%".into(), "100%".into(), "0".into()),
+            write_back: String::new(),
             top: String::new(),
             end: String::new(),
             disk: None,
@@ -132,6 +135,7 @@ impl Setup {
             ("settle", &self.settle),
             ("sync_after", &self.sync_after),
         ]);
+        toml += &self.write_back;
         toml += "\n[space]\n";
         toml += &lines(&[
             ("high_water", &self.space.0),
