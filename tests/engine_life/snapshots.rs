@@ -300,11 +300,12 @@ fn a_target_that_fails_gets_its_snapshot_later_under_another_key() {
         world.snapshots = Some(Snapshots { every: Duration::from_secs(10_000), keep: 1 });
         world.restart();
         world.until_standing(Standing::Up);
-        world.until_told();
         // Nothing but the snapshot is put from now on.
-        world.idle();
+        assert_eq!(world.run_one(Command::Archive, "f/new.wav"), Outcome::Done);
+        world.until_told();
         world.store().fail_next(Operation::Put, 1, fault);
         let setting = || world.catalog().setting("snapshot.one").unwrap().unwrap_or_default();
+        world.until("it is noted since when there is none", || setting().contains("since"));
         world.pass(10_001);
         world.until("one was tried", || setting().contains("jsonl.zst"));
         world.until("it failed", || world.engine().status().targets[0].standing != Standing::Up);
