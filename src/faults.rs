@@ -99,6 +99,8 @@ pub const POINTS: &[&str] = &[
 /// Every call that can be made to fail, sorted.
 #[rustfmt::skip]
 pub const SITES: &[&str] = &[
+    "audit.sync",
+    "audit.write",
     "lower.chmod",
     "lower.identify",
     "lower.link",

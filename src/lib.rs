@@ -20,6 +20,7 @@ pub mod stitch;
 
 pub mod content;
 
+pub mod audit;
 pub mod calls;
 pub mod catalog;
 pub mod lower;

@@ -339,3 +339,24 @@ pub const CALL_ANSWER_MAX: usize = 10_000;
 pub const CALL_REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// Bad rows of a source that are named; the others are counted.
 pub const CALL_BAD_NAMED: usize = 10;
+
+/// Events that wait to be written to the audit log; of more, the log tells only how many there were.
+pub const AUDIT_QUEUE_MAX: usize = 16_384;
+/// Events written to the audit log, and synced, at once.
+pub const AUDIT_BATCH: usize = 1024;
+/// Longest wait for an event to be on the disk, of those that wait for it.
+pub const AUDIT_SYNC_WAIT: Duration = Duration::from_secs(30);
+/// Pause after the audit log could not be written.
+pub const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// How often it is said that the audit log can not be written.
+pub const AUDIT_SAY_EVERY: Duration = Duration::from_secs(60);
+/// Size at which the next file of the audit log is begun.
+pub const AUDIT_SEGMENT_BYTES: u64 = 8 << 20;
+/// Pseudonyms that the event of an erasure names; the others are counted.
+pub const AUDIT_ERASED_NAMED: usize = 1000;
+/// Findings of a check of the audit log that are named; the others are counted.
+pub const AUDIT_FINDINGS_MAX: usize = 100;
+/// Longest line of the audit log that is read.
+pub const AUDIT_LINE_BYTES_MAX: usize = 16 << 20;
+/// How long a stop waits for the last events to be on the disk.
+pub const AUDIT_STOP_WAIT: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ const ROWS: &[Row] = &[
     Row { rooms: &["vfs", "engine", "fsck", "rebuild"], apart: true },
     Row { rooms: &["stitch"], apart: true },
     Row { rooms: &["content"], apart: true },
-    Row { rooms: &["lower", "catalog", "store", "calls"], apart: true },
+    Row { rooms: &["audit", "lower", "catalog", "store", "calls"], apart: true },
     Row { rooms: &["policy", "codec"], apart: true },
     Row {
         rooms: &["recording", "clock", "faults", "limits", "units", "telemetry", "sys"],
@@ -43,6 +43,7 @@ const REMOVAL: &[Exception] = &[
     ("lower/", "owns the lower directory; recordings go only with a permit"),
     ("store/", "owns what a target holds"),
     ("catalog/", "owns the state directory"),
+    ("audit/", "its own key that a crash had cut"),
     ("calls/", "its own cache"),
     ("content/cache.rs", "owns the disk cache"),
     ("control/", "its own socket"),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, LinkReport,
-    MoveReport, ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, Server,
-    StateCount, StatusReport, TargetReport, TargetState, UploadsReport, Waiting, WirePath,
+    MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request,
+    Server, StateCount, StatusReport, TargetReport, TargetState, UploadsReport, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -113,6 +113,7 @@ impl Handler for Answers {
     fn handle(
         &self,
         request: Request,
+        _peer: &Peer,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Value, Failure> {
         self.asked.lock().expect("lock").push(request.clone());

@@ -5,6 +5,7 @@
 
 mod calls;
 mod client;
+mod peer;
 mod protocol;
 mod report;
 mod server;
@@ -16,6 +17,7 @@ pub use calls::{
     LegReport, MissingReport, UncoveredReport,
 };
 pub use client::{Client, ClientError};
+pub use peer::Peer;
 pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
 };

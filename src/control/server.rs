@@ -1,5 +1,6 @@
 //! The daemon's end of the socket.
 
+use super::peer::Peer;
 use super::protocol::{Failure, Progress, Request, Response, VersionReport};
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_IDLE, CONTROL_REQUEST_BYTES_MAX};
 use crate::recording::ErrorClass;
@@ -24,13 +25,14 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// What answers requests: the daemon. It is called on the thread of the connection, several at
 /// a time.
 pub trait Handler: Send + Sync {
-    /// Does what is asked, and tells how far it has come as often as it likes.
+    /// Does what `peer` asks, and tells how far it has come as often as it likes.
     ///
     /// # Errors
     /// Nothing came of it; shown to the person who asked.
     fn handle(
         &self,
         request: Request,
+        peer: &Peer,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Value, Failure>;
 }
@@ -217,11 +219,14 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
 fn admit(shared: &Arc<Shared>, number: u64, stream: UnixStream) {
     let _unset_is_fine = stream.set_read_timeout(Some(CONTROL_IDLE));
     let _unset_is_fine = stream.set_write_timeout(Some(CONTROL_IDLE));
-    if let Err(reason) = permitted(&stream) {
-        tracing::warn!("control socket: {reason}");
-        refuse(stream, reason);
-        return;
-    }
+    let peer = match permitted(&stream) {
+        Ok(peer) => peer,
+        Err(reason) => {
+            tracing::warn!("control socket: {reason}");
+            refuse(stream, reason);
+            return;
+        }
+    };
     let Ok(kept) = stream.try_clone() else { return };
     {
         let mut open = shared.open.lock();
@@ -241,7 +246,7 @@ fn admit(shared: &Arc<Shared>, number: u64, stream: UnixStream) {
     let thread = std::thread::Builder::new().name("control-client".to_owned());
     let started = thread.spawn(move || {
         let _leave = Leave { shared: &inner, number };
-        if let Err(e) = converse(&inner, stream) {
+        if let Err(e) = converse(&inner, &peer, stream) {
             tracing::debug!("control connection: {e}");
         }
     });
@@ -264,14 +269,13 @@ impl Drop for Leave<'_> {
     }
 }
 
-fn permitted(stream: &UnixStream) -> Result<(), String> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(|e| format!("who connects is unknown: {e}"))?;
-    let own = rustix::process::geteuid();
-    if peer.uid.is_root() || peer.uid == own {
-        return Ok(());
+fn permitted(stream: &UnixStream) -> Result<Peer, String> {
+    let peer = Peer::of(stream).map_err(|e| format!("who connects is unknown: {e}"))?;
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid == 0 || peer.uid == own {
+        return Ok(peer);
     }
-    let (uid, own) = (peer.uid.as_raw(), own.as_raw());
+    let uid = peer.uid;
     Err(format!("user {uid} may not control spoolfs; only root and user {own} may"))
 }
 
@@ -288,7 +292,7 @@ fn send(stream: &mut UnixStream, response: &Response) -> std::io::Result<()> {
 }
 
 /// Answers requests until the other end has no more.
-fn converse(shared: &Shared, mut stream: UnixStream) -> std::io::Result<()> {
+fn converse(shared: &Shared, peer: &Peer, mut stream: UnixStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut line = Vec::new();
@@ -302,7 +306,7 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> std::io::Result<()> {
             return send(&mut stream, &Response::Failed(Failure::new(reason)));
         }
         let response = match serde_json::from_slice::<Request>(&line) {
-            Ok(request) => answer(shared, request, &mut stream),
+            Ok(request) => answer(shared, request, peer, &mut stream),
             Err(e) => Response::Failed(Failure::new(format!(
                 "spoolfs {} does not understand this request ({e}); \
                  use the command of the same version",
@@ -313,7 +317,7 @@ fn converse(shared: &Shared, mut stream: UnixStream) -> std::io::Result<()> {
     }
 }
 
-fn answer(shared: &Shared, request: Request, stream: &mut UnixStream) -> Response {
+fn answer(shared: &Shared, request: Request, peer: &Peer, stream: &mut UnixStream) -> Response {
     let done = match request {
         Request::Version => {
             serde_json::to_value(VersionReport::own()).map_err(|e| Failure::new(e.to_string()))
@@ -321,7 +325,7 @@ fn answer(shared: &Shared, request: Request, stream: &mut UnixStream) -> Respons
         request => {
             // Who went away misses the progress; the work goes on.
             let mut gone = false;
-            shared.handler.handle(request, &mut |progress| {
+            shared.handler.handle(request, peer, &mut |progress| {
                 gone = gone || send(stream, &Response::Progress(progress)).is_err();
             })
         }

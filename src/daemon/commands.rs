@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
 use crate::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, MoveReport,
-    ObjectReport, PathFailure, PathReport, Progress, ReloadReport, Request, StateCount,
+    ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request, StateCount,
     StatusReport, TargetName, TargetReport, TargetState, UploadsReport, VersionReport, Waiting,
     WirePath, next_recording,
 };
@@ -41,6 +41,7 @@ impl Handler for Commands {
     fn handle(
         &self,
         request: Request,
+        peer: &Peer,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Value, Failure> {
         let daemon = &*self.daemon;
@@ -63,11 +64,11 @@ impl Handler for Commands {
             Request::Unpin { paths } => json(&moved(daemon, Command::Unpin, paths, progress)?),
             Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
             Request::Url { path, seconds, target } => {
-                json(&super::url::shared(daemon, &path.0, seconds, target.as_deref())?)
+                json(&super::url::shared(daemon, (&path.0, seconds, target.as_deref()), peer)?)
             }
             Request::Find { query } => json(&calls::find(&*calls::fresh(daemon)?, &query)?),
             Request::Gaps { from, to } => json(&calls::gaps(&*calls::fresh(daemon)?, from, to)?),
-            Request::Reload => json(&reload(daemon)?),
+            Request::Reload => json(&reload(daemon, Some(peer))?),
         }
     }
 }
@@ -110,6 +111,7 @@ fn status(daemon: &Daemon) -> StatusReport {
     warnings.extend(bad_copies(&engine.bad));
     warnings.extend(refuted(daemon));
     warnings.extend(incomplete(daemon));
+    warnings.extend(super::record::trouble(&daemon.audit));
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -397,7 +399,7 @@ fn note(report: &mut MoveReport, path: &Path, outcome: &Outcome, size: u64) -> u
 ///
 /// # Errors
 /// What is wrong with it; the old one stays.
-pub fn reload(daemon: &Daemon) -> Result<ReloadReport, Failure> {
+pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Failure> {
     let old = daemon.config.read().clone();
     let new = old
         .reread(&Environment::of_process())
@@ -415,6 +417,7 @@ pub fn reload(daemon: &Daemon) -> Result<ReloadReport, Failure> {
     let mut in_force = daemon.config.write();
     in_force.write_back = new.write_back;
     in_force.warnings = new.warnings;
+    super::record::reloaded(daemon, &report.needs_restart, peer);
     tracing::info!(next = %report.next_recording, "the configuration was read again");
     Ok(report)
 }

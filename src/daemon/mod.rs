@@ -11,6 +11,7 @@ mod joins;
 mod known_calls;
 mod link;
 pub(crate) mod notify;
+mod record;
 pub(crate) mod settled;
 pub mod setup;
 mod signals;
@@ -21,6 +22,7 @@ mod watchdog;
 pub use ground::GroundError;
 pub use setup::target as target_options;
 
+use crate::audit::{self, Audit};
 use crate::calls::Calls;
 use crate::catalog::{self, Catalog};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
@@ -73,6 +75,8 @@ pub struct Daemon {
     pub content: Content,
     /// Source of time.
     pub clock: SharedClock,
+    /// Who did what.
+    pub audit: Arc<Audit>,
     /// Where what is asked of targets runs.
     pub runtime: Handle,
     /// Joined calls, if they are shown.
@@ -153,6 +157,7 @@ pub fn run(config: Config) -> Result<()> {
     }
     // Fed at once: a daemon that hangs right now must be missed, too.
     notify("READY=1\nWATCHDOG=1\nSTATUS=mounted");
+    record::started(&daemon);
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
         tracing::warn!(
@@ -164,7 +169,7 @@ pub fn run(config: Config) -> Result<()> {
 
     let ending = signals.wait(&runtime, &end, || {
         notify("RELOADING=1");
-        if let Err(failure) = commands::reload(&daemon) {
+        if let Err(failure) = commands::reload(&daemon, None) {
             tracing::error!(%failure, "the new configuration is not in force");
         }
         notify("READY=1");
@@ -175,6 +180,7 @@ pub fn run(config: Config) -> Result<()> {
             // As if killed, at once: the engine must stand that anyway, and stopping it would
             // answer those who wait for the archive with an error; unanswered, they ask again.
             tracing::info!("leaving the mount to a successor");
+            daemon.audit.stop();
             std::process::exit(0);
         }
         Ending::Unmounted => {
@@ -195,6 +201,8 @@ pub fn run(config: Config) -> Result<()> {
     control.stop();
     daemon.calls.iter().for_each(|calls| calls.stop());
     daemon.engine.stop();
+    daemon.audit.record(audit::Event::Stopped);
+    daemon.audit.stop();
     daemon.catalog.close();
     // No successor does it. Calls do not wait for this: they have the plain directory.
     if let Err(error) = daemon.lower.sync_all() {
@@ -307,6 +315,8 @@ fn assemble(
         runtime.handle().clone(),
         clock.clone(),
     );
+    let audit =
+        Audit::start(audit::Options { state_dir: config.state_dir.clone(), clock: clock.clone() })?;
     let engine =
         Arc::new(Engine::start(
             engine::Options {
@@ -334,6 +344,7 @@ fn assemble(
                 stores: stores.clone(),
                 runtime: runtime.handle().clone(),
                 clock: clock.clone(),
+                audit: audit.clone(),
             },
         )?);
     let archive = EngineArchive {
@@ -403,6 +414,7 @@ fn assemble(
         stores,
         content,
         clock,
+        audit,
         runtime,
         stitched,
         link,

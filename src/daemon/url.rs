@@ -2,8 +2,10 @@
 
 use super::Daemon;
 use super::commands::{caught_up, find, unusable};
+use super::record::who;
+use crate::audit::{Clear, Entry, Event, Subject};
 use crate::catalog::{ObjectRow, ObjectState};
-use crate::control::{Failure, UrlReport};
+use crate::control::{Failure, Peer, UrlReport};
 use crate::limits;
 use std::path::Path;
 use std::time::Duration;
@@ -14,9 +16,8 @@ use std::time::Duration;
 /// There is no such recording, no archived copy of it, or no target that gives such addresses.
 pub(super) fn shared(
     daemon: &Daemon,
-    path: &Path,
-    seconds: u64,
-    target: Option<&str>,
+    (path, seconds, target): (&Path, u64, Option<&str>),
+    peer: &Peer,
 ) -> Result<UrlReport, Failure> {
     let failed = |what: String| Failure::new(format!("{}: {what}", path.display()));
     let valid = Duration::from_secs(seconds);
@@ -41,6 +42,16 @@ pub(super) fn shared(
                 continue;
             }
         };
+        let subject = Subject {
+            id: row.id,
+            path: path.to_owned(),
+            generation: row.generation,
+            sha256: row.sha256,
+        };
+        let (target, key) = (store.name().to_owned(), Clear::key(&object.key));
+        let event = Event::UrlIssued { target, key, expires_at };
+        let entry = Entry::new(event).by(who(peer)).on(subject);
+        daemon.audit.record_synced(entry).map_err(|error| failed(error.to_string()))?;
         // Without the address itself: who has it can read the recording.
         tracing::info!(path = %path.display(), target = store.name(), seconds, "an address was given out");
         return Ok(UrlReport {

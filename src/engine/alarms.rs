@@ -4,6 +4,7 @@
 use super::error::Result;
 use super::scrub::Round;
 use super::shared::Shared;
+use crate::audit::{Clear, Entry, Event, Subject};
 use crate::catalog::ObjectRow;
 use crate::clock::Timestamp;
 use crate::limits;
@@ -87,8 +88,11 @@ pub(super) fn raise(
         }
         let at = shared.now();
         let (target, key) = name.clone();
+        let path = path.clone();
         alarms.bad.insert(name, BadCopy { path, target, key, reason: reason.into(), at });
     }
+    let event = failed(object);
+    shared.audit.record(Entry::new(event).on(subject(object, path)).why(reason));
     store(shared)?;
     Ok(true)
 }
@@ -107,10 +111,26 @@ pub(super) fn explain(shared: &Shared, object: &ObjectRow, reason: &str) -> Resu
 pub(super) fn clear(shared: &Shared, target: &str, key: &str) -> Result<()> {
     load(shared)?;
     let name = (target.to_owned(), key.to_owned());
-    if shared.alarms.lock().bad.remove(&name).is_some() {
+    let over = shared.alarms.lock().bad.remove(&name);
+    if let Some(over) = over {
+        let (target, key) = (over.target, Clear::key(&over.key));
+        let event = Event::VerificationSettled { target, key };
+        shared.audit.record(Entry::new(event).why(over.path.to_string_lossy()));
         store(shared)?;
     }
     Ok(())
+}
+
+/// An archived copy of a recording, for the audit log.
+pub(super) fn subject(object: &ObjectRow, path: PathBuf) -> Subject {
+    let (id, generation) = (object.node, object.generation);
+    Subject { id, path, generation, sha256: Some(object.sha256) }
+}
+
+/// What is on record of a bad copy.
+pub(super) fn failed(object: &ObjectRow) -> Event {
+    let (target, key) = (object.target.clone(), Clear::key(&object.key));
+    Event::VerificationFailed { target, key }
 }
 
 fn store(shared: &Shared) -> Result<()> {

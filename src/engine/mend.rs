@@ -5,11 +5,12 @@
 //! written over: its replacement has another key. Before it counts as verified no more an alarm is
 //! kept in the catalog, which lasts until the target has the recording again.
 
-use super::alarms::{clear, explain, raise};
+use super::alarms::{clear, explain, failed, raise, subject};
 use super::error::{EngineError, Result};
 use super::recall::check_room;
 use super::shared::Shared;
 use super::target::Target;
+use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
 use crate::limits;
 use crate::recording::{Sha256, State};
@@ -241,6 +242,10 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
     let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
     tracing::error!(path = %path.display(), reason, "an archived object is damaged or gone");
     let row = wanted(shared, object)?;
+    if row.is_none() {
+        let entry = Entry::new(failed(object)).on(subject(object, path.clone()));
+        shared.audit.record(entry.why(reason));
+    }
     // Of an earlier generation, or of a recording that was deleted, nobody is to be woken.
     if row.is_some() && !raise(shared, object, path.clone(), reason)? {
         let why = "there are too many bad copies already to do anything about it";
@@ -372,7 +377,13 @@ fn write_again(
         }
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match until_stop(shared, proof) {
-            Ok(_) => return Ok(shared.catalog.verified(new.id, shared.now())?),
+            Ok(_) => {
+                shared.catalog.verified(new.id, shared.now())?;
+                let (from, to) = (object.target.clone(), target.name().to_owned());
+                let event = Event::ObjectReplaced { target: to, key: Clear::key(&new.key), from };
+                shared.audit.record(Entry::new(event).on(subject(object, path.to_owned())));
+                return Ok(());
+            }
             Err(error) if is_bad(&error) => shared.catalog.abandon_key(new.id)?,
             Err(error) => return Err(error),
         }

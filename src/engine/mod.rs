@@ -54,6 +54,7 @@ pub use snapshot::Snapshots;
 pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
 
+use crate::audit::Audit;
 use crate::catalog::Catalog;
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
@@ -114,6 +115,8 @@ pub struct Parts {
     pub runtime: Handle,
     /// Source of time.
     pub clock: SharedClock,
+    /// Where it is put on record what must be.
+    pub audit: Arc<Audit>,
 }
 
 /// What the engine is doing, for `status`.
@@ -182,7 +185,7 @@ impl Engine {
     /// # Errors
     /// `Thread` if one can not be started.
     pub fn start(options: Options, parts: Parts) -> Result<Engine> {
-        let Parts { catalog, lower, content, stores, runtime, clock } = parts;
+        let Parts { catalog, lower, content, stores, runtime, clock, audit } = parts;
         let now = clock.now();
         let targets = stores
             .into_iter()
@@ -198,6 +201,7 @@ impl Engine {
             lower,
             content,
             clock,
+            audit,
             runtime,
             configured: RwLock::new(Arc::clone(&rules)),
             rules: RwLock::new(rules),

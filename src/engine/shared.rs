@@ -12,6 +12,7 @@ use super::space::{Pressure, Space};
 use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
+use crate::audit::Audit;
 use crate::catalog::{Candidate, Catalog, NodeRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub lower: Arc<Lower>,
     pub content: Content,
     pub clock: SharedClock,
+    pub audit: Arc<Audit>,
     pub runtime: Handle,
     /// The rules as configured.
     pub configured: RwLock<Arc<Rules>>,

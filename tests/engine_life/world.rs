@@ -151,6 +151,7 @@ impl World {
             stores,
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
+            audit: spoolfs::audit::Audit::off(),
         };
         let engine = Engine::start(options, parts).unwrap();
         self.running.as_mut().unwrap().engine = Some(engine);

@@ -24,6 +24,7 @@ impl Handler for Echo {
     fn handle(
         &self,
         request: Request,
+        _peer: &Peer,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Value, Failure> {
         match &request {

@@ -1,0 +1,380 @@
+//! The files of the log, and where it ends.
+//!
+//! **Invariant:** a line that was synced is never changed, moved or removed here. Only what follows
+//! the last of them, and was cut by a crash, is set aside; the log tells of it.
+
+use super::error::{Result, at};
+use super::event::Event;
+use super::line::{Head, Link, NOTHING};
+use crate::faults;
+use crate::recording::Sha256;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const SUFFIX: &str = ".jsonl";
+const ASIDE: &str = "aside";
+const TORN: &str = "torn";
+const TOLD: &str = "told";
+const HEAD: &str = "head.json";
+const DIGITS: usize = 12;
+
+/// The files of a log with the number of the first line of each, the oldest first.
+pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(stem) = name.to_str().and_then(|n| n.strip_suffix(SUFFIX)) else { continue };
+        if stem.len() == DIGITS && stem.bytes().all(|b| b.is_ascii_digit()) {
+            found.extend(stem.parse().ok().map(|first| (first, entry.path())));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:0DIGITS$}{SUFFIX}"))
+}
+
+/// Where the log was last known to end.
+pub(super) fn head(dir: &Path) -> Option<Head> {
+    serde_json::from_slice(&std::fs::read(dir.join(HEAD)).ok()?).ok()
+}
+
+/// The name of the log, from its first line.
+pub(super) fn name_of(line: &[u8]) -> Option<String> {
+    let line: serde_json::Value = serde_json::from_slice(line).ok()?;
+    let begun = line.get("event")?.as_str()? == "chain_begun";
+    begun.then_some(line.get("details")?.get("chain")?.as_str()?.to_owned())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Stands before every change of a file of the log.
+fn may_change() -> io::Result<()> {
+    Ok(faults::fail("audit.write")?)
+}
+
+/// A log that is written to.
+pub(super) struct Chain {
+    dir: PathBuf,
+    file: File,
+    path: PathBuf,
+    /// Bytes of it that are synced.
+    len: u64,
+    head: Head,
+    /// More than `len` may be in the file.
+    dirty: bool,
+    /// The next line begins a new file.
+    renew: bool,
+    /// What was set aside and is not told of yet.
+    untold: Vec<PathBuf>,
+}
+
+/// What was found when the log was opened, to be told before anything else.
+pub(super) type Opened = (Chain, Vec<Event>);
+
+impl Chain {
+    /// Opens the log below `dir`, and sets aside what a crash has cut.
+    pub fn open(dir: &Path) -> Result<Opened> {
+        let failed = at(dir);
+        let aside = dir.join(ASIDE);
+        DirBuilder::new().recursive(true).mode(0o700).create(&aside).map_err(&failed)?;
+        let known = head(dir);
+        let segments = segments(dir).map_err(&failed)?;
+        let Some((first, path)) = segments.last().cloned() else {
+            return Chain::begin(dir, known);
+        };
+        let mut events = Vec::new();
+        let mut bytes = std::fs::read(&path).map_err(at(&path))?;
+        let whole = good_end(&bytes);
+        let untold = set_aside(dir, &path, &bytes, whole, &mut events)?;
+        bytes.truncate(whole);
+        let mut last = last_line(&bytes);
+        let named = segments.first().and_then(|(_, first)| first_line(first));
+        if last.is_none()
+            && let Some((_, before)) = segments.iter().rev().nth(1)
+        {
+            last = last_line(&std::fs::read(before).map_err(at(before))?);
+        }
+        let chain = named.or(known.as_ref().map(|k| k.chain.clone()));
+        let (mut seq, mut sha256) = last.unwrap_or((0, NOTHING));
+        if let Some(known) = known {
+            if known.seq > seq {
+                events.push(Event::Damaged {
+                    what: format!("lines {} to {} at the end are missing", seq + 1, known.seq),
+                });
+                (seq, sha256) = (known.seq, known.sha256);
+            } else if known.seq == seq && known.sha256 != sha256 {
+                let what = format!("line {seq}, the last one, is not what was written");
+                events.push(Event::Damaged { what });
+                sha256 = known.sha256;
+            }
+        }
+        let (chain, began) = match chain {
+            Some(chain) => (chain, None),
+            None => new_name().map(|chain| (chain.clone(), Some(chain)))?,
+        };
+        events.splice(0..0, began.map(|chain| Event::ChainBegun { chain }));
+        let len = bytes.len() as u64;
+        let file = open_segment(&path)?;
+        let chain = Chain {
+            dir: dir.to_owned(),
+            file,
+            path,
+            len,
+            head: Head { chain, seq, sha256 },
+            dirty: false,
+            // An empty one whose name would be a lie is left as it is.
+            renew: len == 0 && first != seq + 1,
+            untold,
+        };
+        Ok((chain, events))
+    }
+
+    fn begin(dir: &Path, known: Option<Head>) -> Result<Opened> {
+        let (head, event) = match known {
+            None => {
+                let chain = new_name()?;
+                let event = Event::ChainBegun { chain: chain.clone() };
+                (Head { chain, seq: 0, sha256: NOTHING }, event)
+            }
+            Some(head) => {
+                let what = format!("lines 1 to {}, all that there were, are missing", head.seq);
+                (head, Event::Damaged { what })
+            }
+        };
+        let first = head.seq + 1;
+        let path = segment(dir, first);
+        let file = make_segment(dir, &path)?;
+        let (dir, untold) = (dir.to_owned(), Vec::new());
+        let chain = Chain { dir, file, path, len: 0, head, dirty: false, renew: false, untold };
+        Ok((chain, vec![event]))
+    }
+
+    /// Where it ends; all of that is synced.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Writes lines, with their ends, and syncs them; `head` is where the log ends then. If it
+    /// fails, none of them is in the log.
+    pub fn append(&mut self, lines: &[u8], head: Head) -> Result<()> {
+        self.undo()?;
+        if self.renew {
+            self.rotate()?;
+        }
+        let path = self.path.clone();
+        let failed = at(&path);
+        self.dirty = true;
+        let written = may_change().and_then(|()| self.file.write_all(lines));
+        if let Err(error) = written {
+            let error = failed(error);
+            let _tried_again_before_the_next = self.undo();
+            return Err(error);
+        }
+        let synced = || -> io::Result<()> {
+            faults::fail("audit.sync")?;
+            self.file.sync_data()
+        };
+        if let Err(error) = synced() {
+            let error = failed(error);
+            // The kernel counts what it could not write as written: this file is not trusted again.
+            self.renew = self.len > 0;
+            let _tried_again_before_the_next = self.undo();
+            return Err(error);
+        }
+        self.dirty = false;
+        self.len += lines.len() as u64;
+        self.head = head;
+        if let Err(error) = self.keep_head() {
+            tracing::warn!(%error, "where the audit log ends could not be noted");
+        }
+        self.told();
+        if self.len >= crate::limits::AUDIT_SEGMENT_BYTES {
+            // If it can not be now, then before the next lines.
+            self.renew = true;
+        }
+        Ok(())
+    }
+
+    /// Takes back what is not synced.
+    fn undo(&mut self) -> Result<()> {
+        if self.dirty {
+            let cut = may_change().and_then(|()| self.file.set_len(self.len));
+            cut.map_err(at(&self.path))?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<()> {
+        let first = self.head.seq + 1;
+        let path = segment(&self.dir, first);
+        self.file = make_segment(&self.dir, &path)?;
+        (self.path, self.len) = (path, 0);
+        self.renew = false;
+        Ok(())
+    }
+
+    /// Notes where the log ends, so that a line missing there is noticed.
+    fn keep_head(&self) -> io::Result<()> {
+        let (path, new) = (self.dir.join(HEAD), self.dir.join("head.new"));
+        may_change()?;
+        std::fs::write(&new, serde_json::to_vec(&self.head)?)?;
+        may_change()?;
+        std::fs::rename(&new, &path)
+    }
+
+    /// What was set aside is on record by now.
+    fn told(&mut self) {
+        for path in std::mem::take(&mut self.untold) {
+            let told =
+                may_change().and_then(|()| std::fs::rename(&path, path.with_extension(TOLD)));
+            if let Err(error) = told {
+                tracing::warn!(%error, "what was set aside is told of once more at the next start");
+            }
+        }
+    }
+}
+
+fn new_name() -> Result<String> {
+    let bytes: [u8; 8] = super::names::random().map_err(at(Path::new("/dev/urandom")))?;
+    Ok(hex::encode(bytes))
+}
+
+fn open_segment(path: &Path) -> Result<File> {
+    OpenOptions::new().append(true).mode(0o600).open(path).map_err(at(path))
+}
+
+fn make_segment(dir: &Path, path: &Path) -> Result<File> {
+    let make = || -> io::Result<File> {
+        may_change()?;
+        // An empty one may be left from a start that was cut off.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        if file.metadata()?.len() > 0 {
+            return Err(io::Error::other("it is there already, and not empty"));
+        }
+        may_change()?;
+        file.sync_all()?;
+        sync_dir(dir)?;
+        Ok(file)
+    };
+    make().map_err(at(path))
+}
+
+/// Where the lines of a file end that a crash can not have cut.
+fn good_end(bytes: &[u8]) -> usize {
+    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    // A power cut may leave zeros where pages were not written.
+    let Some(zero) = bytes.get(..end).and_then(|b| b.iter().position(|b| *b == 0)) else {
+        return end;
+    };
+    let before = bytes.get(..zero).unwrap_or_default();
+    before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1)
+}
+
+/// Copies what follows `whole` to a file of its own, syncs that, and cuts it off. Returns what is
+/// not told of yet.
+fn set_aside(
+    dir: &Path,
+    path: &Path,
+    bytes: &[u8],
+    whole: usize,
+    events: &mut Vec<Event>,
+) -> Result<Vec<PathBuf>> {
+    let torn = bytes.get(whole..).unwrap_or_default();
+    let aside = dir.join(ASIDE);
+    if !torn.is_empty() {
+        put_aside(&aside, path, whole, torn).map_err(at(&aside))?;
+        let cut = || -> io::Result<()> {
+            may_change()?;
+            let file = OpenOptions::new().write(true).open(path)?;
+            file.set_len(whole as u64)?;
+            file.sync_all()
+        };
+        cut().map_err(at(path))?;
+    }
+    let mut untold = Vec::new();
+    for entry in std::fs::read_dir(&aside).map_err(at(&aside))?.flatten() {
+        let place = entry.path();
+        if place.extension().is_none_or(|e| e != TORN) {
+            continue;
+        }
+        let found = std::fs::read(&place).map_err(at(&place))?;
+        untold.push(place.clone());
+        let name = file_name(&place.with_extension(TOLD));
+        let good = bytes.get(..whole).unwrap_or_default();
+        if good.windows(name.len()).any(|part| part == name.as_bytes()) {
+            continue;
+        }
+        let mut parts = name.split('-');
+        let file = format!("{}{SUFFIX}", parts.next().unwrap_or_default());
+        let offset = parts.next().and_then(|at| at.parse().ok()).unwrap_or_default();
+        tracing::warn!(file, offset, "a crash had cut the end of the audit log; it was set aside");
+        events.push(Event::TornTail {
+            file,
+            offset,
+            bytes: found.len() as u64,
+            sha256: Sha256::of(&found),
+            aside: format!("{ASIDE}/{name}"),
+        });
+    }
+    Ok(untold)
+}
+
+fn put_aside(aside: &Path, path: &Path, whole: usize, torn: &[u8]) -> io::Result<()> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    for n in 1.. {
+        let place = aside.join(format!("{stem}-{whole}-{n}.{TORN}"));
+        if place.with_extension(TOLD).exists() {
+            continue;
+        }
+        match std::fs::read(&place) {
+            // From a start that was cut off here.
+            Ok(same) if same == torn => break,
+            Ok(_) => continue,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => {}
+        }
+        let new = place.with_extension("new");
+        may_change()?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(torn)?;
+        file.sync_all()?;
+        may_change()?;
+        std::fs::rename(&new, &place)?;
+        break;
+    }
+    sync_dir(aside)
+}
+
+/// Number and digest of the last line.
+fn last_line(bytes: &[u8]) -> Option<(u64, Sha256)> {
+    let text = bytes.strip_suffix(b"\n")?;
+    let start = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let line = text.get(start..)?;
+    let seq = match Link::of(line) {
+        Some(link) => link.seq,
+        // Its number is that of the one before and one more.
+        None => last_line(text.get(..start)?).map_or(0, |(seq, _)| seq) + 1,
+    };
+    Some((seq, Sha256::of(line)))
+}
+
+fn first_line(path: &Path) -> Option<String> {
+    use std::io::BufRead;
+    let mut line = Vec::new();
+    io::BufReader::new(File::open(path).ok()?).read_until(b'\n', &mut line).ok()?;
+    name_of(line.strip_suffix(b"\n")?)
+}
