@@ -28,6 +28,14 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
 }
 
+# What builds the libraries in C that come with their source: SQLite, libgsm, libFLAC.
+need_compilers() {
+  need cc gcc "links the binaries and compiles SQLite"
+  need c++ g++ "cmake looks for it before it builds libFLAC"
+  need make make "builds libFLAC"
+  need cmake cmake "builds libFLAC"
+}
+
 # Installs what the tests use and this machine does not have.
 install_tools() {
   command -v cargo >/dev/null || die "cargo is missing: install Rust first (version 1.95 or later)"
@@ -35,7 +43,8 @@ install_tools() {
   cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: rustup component add clippy"
 
   packages=()
-  need cc gcc "links the binaries and compiles SQLite"
+  need_compilers
+  need flac flac "restores a recording without spoolfs"
   need python3 python3 "unpacks the S3 server the tests talk to"
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
     "keeps the S3 server apart from the system's Python"

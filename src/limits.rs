@@ -68,6 +68,10 @@ pub const DENIED_MAX: usize = 3;
 pub const HASH_QUEUE_MAX: usize = 32;
 /// Bytes hashed in a second, so that calls have the disk.
 pub const HASH_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Bytes of a recording that is stored as FLAC that are no samples, before and behind them.
+pub const FLAC_AROUND_BYTES_MAX: u64 = 16 << 10;
+/// Bytes before the first frame of a FLAC object: enough for a call of days.
+pub const FLAC_HEAD_BYTES_MAX: u64 = 4 << 20;
 /// Recordings that wait for an upload thread.
 pub const ARCHIVE_QUEUE_MAX: usize = 16;
 /// Groups that wait for the release thread.

@@ -6,6 +6,7 @@
 //! docs/STITCHED.md lists the formats.
 
 mod block;
+pub mod flac;
 mod g711;
 mod resample;
 mod wav;

@@ -4,6 +4,8 @@
 //! can not be undone is not written that way.
 
 use super::Sha256;
+use super::flac::FlacMap;
+use std::sync::Arc;
 
 /// Most places that a patch has, and bytes at each: so that it fits into an object's metadata.
 const PLACES_MAX: usize = 16;
@@ -17,6 +19,9 @@ pub enum Encoding {
     Plain,
     /// Of the same length, with other bytes in a few places.
     Patched(Patch),
+    /// A FLAC file of its PCM, with what was around that. Without a map it has to be looked at
+    /// before parts of the recording can be found in it: beside an object there is no room for one.
+    Flac(Option<Arc<FlacMap>>),
 }
 
 /// What the recording has in the places where the stored bytes are others: offsets and bytes, in
@@ -85,6 +90,23 @@ impl Encoding {
         }
     }
 
+    /// The version of the format (docs/FORMAT.md) that tells of it.
+    pub fn format(&self) -> u32 {
+        match self {
+            Encoding::Plain => 1,
+            Encoding::Patched(_) => 2,
+            Encoding::Flac(_) => 3,
+        }
+    }
+
+    /// As it is written beside the object, where there is room for the essential only.
+    pub fn label(&self) -> String {
+        match self {
+            Encoding::Flac(_) => Encoding::Flac(None).to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// As it is written in the catalog, the journal and beside the object; `plain` is left out
     /// there. `size`: the length of what is stored.
     ///
@@ -92,8 +114,13 @@ impl Encoding {
     /// What is wrong with the words.
     pub fn parse(text: &str, size: u64) -> Result<Encoding, String> {
         let bad = || format!("{text:?} is no encoding that this spoolfs knows");
-        if text == "plain" {
-            return Ok(Encoding::Plain);
+        match text {
+            "plain" => return Ok(Encoding::Plain),
+            "flac" => return Ok(Encoding::Flac(None)),
+            _ => {}
+        }
+        if let Some(words) = text.strip_prefix("flac:") {
+            return FlacMap::parse(words, size).map(Encoding::from).ok_or_else(bad);
         }
         let places = text.strip_prefix("patched:").ok_or_else(bad)?;
         let place = |text: &str| {
@@ -108,7 +135,12 @@ impl Encoding {
 
 impl std::fmt::Display for Encoding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Encoding::Patched(patch) = self else { return f.write_str("plain") };
+        let patch = match self {
+            Encoding::Plain => return f.write_str("plain"),
+            Encoding::Flac(None) => return f.write_str("flac"),
+            Encoding::Flac(Some(map)) => return write!(f, "flac:{}", map.words()),
+            Encoding::Patched(patch) => patch,
+        };
         f.write_str("patched:")?;
         for (i, (offset, bytes)) in patch.0.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
@@ -129,9 +161,11 @@ mod tests {
 
     #[test]
     fn an_encoding_survives_as_words() {
-        for (encoding, words) in
-            [(Encoding::Plain, "plain"), (patched(), "patched:4=00000000,40=01020304")]
-        {
+        for (encoding, words) in [
+            (Encoding::Plain, "plain"),
+            (patched(), "patched:4=00000000,40=01020304"),
+            (Encoding::Flac(None), "flac"),
+        ] {
             assert_eq!(encoding.to_string(), words);
             assert_eq!(Encoding::parse(words, 44), Ok(encoding));
         }
@@ -142,7 +176,8 @@ mod tests {
         let many = format!("patched:{}", vec!["1=00"; 20].join(","));
         for words in [
             "",
-            "flac",
+            "flac:",
+            "flac:1x16,1,1",
             "patched:",
             "patched:4",
             "patched:4=",

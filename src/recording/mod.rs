@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here does I/O.
 
 mod encoding;
+pub mod flac;
 mod group;
 mod hash;
 mod permit;
@@ -10,6 +11,7 @@ mod version;
 pub mod wav;
 
 pub use encoding::{Encoding, Patch, Stored};
+pub use flac::FlacMap;
 pub use group::{Stem, stem};
 pub use hash::{
     CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, Hasher, Sha256, chunk_at, chunk_range,

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod flac;
 pub mod fuse;
 pub mod gsm;
 mod handover;
