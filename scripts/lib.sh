@@ -51,6 +51,11 @@ install_tools() {
   need sox sox "joins recordings, to compare with"
   need ffmpeg ffmpeg "joins recordings, to compare with"
   need rsync rsync "copies released recordings as a backup would"
+  need openssl openssl "makes certificates for the database servers"
+  need mariadb mariadb-client-core "asks MariaDB for call records"
+  need psql postgresql-client "asks PostgreSQL for call records"
+  [ -x /usr/sbin/mariadbd ] || need mariadbd mariadb-server-core "call records are read from it; the tests start their own"
+  postgres_programs >/dev/null || need initdb postgresql "call records are read from it; the tests start their own"
   install_packages
   [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true
 
@@ -61,6 +66,17 @@ install_tools() {
   export SPOOLFS_TEST_WEED=$TOOLS/venv/bin/weed
   export SPOOLFS_TEST_PJDFSTEST=$TOOLS/bin/pjdfstest
   export SPOOLFS_TEST_FSX=$TOOLS/bin/fsx
+  SPOOLFS_TEST_MARIADB=$(PATH=$PATH:/usr/sbin command -v mariadbd) && export SPOOLFS_TEST_MARIADB
+  SPOOLFS_TEST_POSTGRES=$(postgres_programs) && export SPOOLFS_TEST_POSTGRES
+}
+
+# The directory of PostgreSQL's programs, which is on nobody's path.
+postgres_programs() {
+  local bin
+  for bin in /usr/lib/postgresql/*/bin; do
+    if [ -x "$bin/initdb" ]; then printf '%s\n' "$bin"; return; fi
+  done
+  return 1
 }
 
 # cargo_tool CRATE VERSION REASON: builds a tool once, below the tools directory.

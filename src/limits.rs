@@ -339,6 +339,12 @@ pub const CALL_READERS_MAX: usize = 4;
 pub const CALL_FREE_MIN: u64 = 256 << 20;
 /// Calls, or recordings, in one answer of the call records.
 pub const CALL_ANSWER_MAX: usize = 10_000;
+/// Bytes of one answer of the client of a database.
+pub const CALL_ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Rows of a database that are remembered, so as not to be taken again.
+pub const CALL_GIVEN_MAX: usize = 200_000;
+/// How often rows of a database are looked at again far back, for those that came late.
+pub const CALL_FAR_EVERY: Duration = Duration::from_secs(600);
 /// How long `find` waits for what is new.
 pub const CALL_REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// Bad rows of a source that are named; the others are counted.

@@ -158,6 +158,57 @@ fn a_source_that_hangs_keeps_no_recording_from_the_archive() {
     mount.stop();
 }
 
+/// Command lines of all processes that speak of a port.
+fn command_lines(port: u16) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let lines = processes.filter_map(|one| std::fs::read(one.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(&port.to_string())).collect()
+}
+
+#[test]
+fn a_database_that_hangs_keeps_no_recording_from_the_archive() {
+    if no_mount("a_database_that_hangs_keeps_no_recording_from_the_archive") {
+        return;
+    }
+    for (kind, client) in [("mysql", "mariadb"), ("postgres", "psql")] {
+        let installed = std::process::Command::new(client).arg("--version").output();
+        if installed.is_err() {
+            eprintln!("SKIPPED {kind}: {client} is not installed");
+            continue;
+        }
+        // It takes connections and says nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let source = format!(
+            "source = \"{kind}\"\nurl = \"{kind}://reader@127.0.0.1:{port}/pbx\"\n\
+             password = \"hunter-4711\"\ntimeout = \"2s\"\nevery = \"1s\""
+        );
+        let mut mount = Setup { archive_after: "0s".into(), ..setup(&source) }.mount();
+        let record = |number: u32| {
+            let name = format!("out-7-8-20261121-022709-1795228029.{number}.wav");
+            std::fs::write(mount.path(&name), b"RIFF").expect("a recording");
+            eventually("it is archived", || {
+                json(&mount, &["status", mount.path(&name).to_str().expect("plain")], 0)["state"]
+                    == "archived"
+            });
+        };
+        record(1);
+        eventually("it is asked", || !command_lines(port).is_empty());
+        let lines = command_lines(port);
+        assert!(!lines.iter().any(|line| line.contains("hunter")), "{lines:?}");
+        record(2);
+        let want = format!("Call records: {kind}://127.0.0.1:{port}/pbx: no answer within");
+        eventually("status says so", || mount.cli(["status"]).ok().out.contains(&want));
+        eventually("what is known by the name is found", || {
+            kinds(&json(&mount, &["find", "--linkedid", "1795228029.2"], 0)["recordings"])
+                == ["out"]
+        });
+        assert!(!mount.said_all().contains("hunter"), "{}", mount.said_all());
+        mount.stop();
+    }
+}
+
 #[test]
 fn without_a_source_find_says_what_to_set() {
     let mount = Setup::default().prepare();

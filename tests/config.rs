@@ -148,12 +148,12 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         (
             format!("{MINIMAL}[calls]\nsource = \"oracle\""),
             "f.toml:4:1: calls.source \"oracle\" is no kind of source; write one of none, filename, \
-             csv, sqlite",
+             csv, sqlite, mysql, postgres",
         ),
         (
             format!("{MINIMAL}[calls]\npreset = \"3cx\""),
             "f.toml:4:1: calls.preset \"3cx\" is no preset; write one of asterisk-csv, \
-             asterisk-sqlite",
+             asterisk-sqlite, freepbx, vicidial",
         ),
         (
             format!("{MINIMAL}[calls]\nsource = \"csv\"\npath = \"Master.csv\""),
@@ -163,6 +163,30 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             format!("{MINIMAL}[calls]\npreset = \"asterisk-csv\"\ncolumns = [\"src\", \"mood\"]"),
             "f.toml:5:1: calls.columns \"mood\" is no column of a call record; write \"-\" for a column \
              that is not needed",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"mysql\"\nurl = \"mysql://u:hunter2@h/d\""),
+            "f.toml:5:1: calls.url must not contain a password; use calls.password_file, or \
+             calls.password",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"postgres\"\nurl = \"mysql://h/d\""),
+            "f.toml:5:1: calls.url is no postgres:// URL with a database; write for example \
+             postgres://user@db.example.com/asteriskcdrdb",
+        ),
+        (
+            format!("{MINIMAL}[calls]\npreset = \"freepbx\"\nquery = \"SELECT {{after}}\""),
+            "f.toml:5:1: calls.query \"SELECT {after}\" says only one of {after} and {limit}; write \
+             WHERE ... > {after} ORDER BY position LIMIT {limit}, or neither",
+        ),
+        (
+            format!("{MINIMAL}[calls]\npreset = \"freepbx\"\nquery = \"SELECT 1; DROP x\""),
+            "f.toml:5:1: calls.query \"SELECT 1; DROP x\" is more than one statement; write one SELECT",
+        ),
+        (
+            format!("{MINIMAL}[calls]\nsource = \"mysql\"\nurl = \"mysql://h/d?ssl=1\""),
+            "f.toml:5:1: calls.url has \"ssl\" behind the question mark; only socket=/path can be \
+             there",
         ),
         (
             format!("{MINIMAL}[calls]\ntime_zone = \"Mars\""),
@@ -397,6 +421,10 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CALLS__TIME_ZONE", "UTC"),
             ("SPOOLFS_CALLS__NAMES", "{src}-{dst}"),
             ("SPOOLFS_CALLS__EVERY", "2s"),
+            ("SPOOLFS_CALLS__URL", "mysql://h/d"),
+            ("SPOOLFS_CALLS__PASSWORD", "hunter2"),
+            ("SPOOLFS_CALLS__PASSWORD_FILE", "/p"),
+            ("SPOOLFS_CALLS__TLS_CA", "/ca"),
             ("SPOOLFS_CALLS__TIMEOUT", "3s"),
             ("SPOOLFS_CALLS__QUIET", "4s"),
             ("SPOOLFS_CALLS__CACHE_MAX_SIZE", "1MiB"),

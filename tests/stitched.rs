@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::databases::{Database, Engine};
 use support::faulty_proxy::{Proxy, Spoil};
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
@@ -481,14 +482,35 @@ fn calls_are_joined_as_asterisk_s_own_records_tell() {
         format!("source = \"csv\"\npath = {:?}", path("csv-Master.csv")),
         format!("source = \"sqlite\"\npath = {:?}", path("master.db")),
     ] {
-        let end = format!("[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\n{source}\n");
-        let mount = Setup { end, ..Setup::default() }.mount();
-        copy_legs(&mount);
-        let join = joined(&mount, CALL, 3);
-        assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
-        assert_eq!(names(&mount.path("stitched")), [format!("{CALL}.wav")], "{source}");
-        release(&mount, &leg(&mount, 1));
-        assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
-        assert_eq!(fs::read_dir(mount.path(DAY)).unwrap().count(), 3);
+        joined_by(&source);
     }
+}
+
+/// The same rows in real servers, as FreePBX and Asterisk keep them there.
+#[test]
+fn calls_are_joined_as_rows_of_a_database_server_tell() {
+    let test = "calls_are_joined_as_rows_of_a_database_server_tell";
+    if support::no_mount(test) {
+        return;
+    }
+    for engine in Engine::ALL {
+        let Some(database) = Database::start(test, engine) else { continue };
+        database.create_with_fixtures("asteriskcdrdb");
+        let preset = if engine == Engine::Mariadb { "preset = \"freepbx\"\n" } else { "" };
+        joined_by(&format!("{preset}{}", database.toml("asteriskcdrdb")));
+    }
+}
+
+/// The fixtures' first call, with its legs recorded through the mount and the records of `source`.
+#[track_caller]
+fn joined_by(source: &str) {
+    let end = format!("[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\n{source}\n");
+    let mount = Setup { end, ..Setup::default() }.mount();
+    copy_legs(&mount);
+    let join = joined(&mount, CALL, 3);
+    assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
+    assert_eq!(names(&mount.path("stitched")), [format!("{CALL}.wav")], "{source}");
+    release(&mount, &leg(&mount, 1));
+    assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
+    assert_eq!(fs::read_dir(mount.path(DAY)).unwrap().count(), 3);
 }

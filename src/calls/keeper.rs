@@ -75,8 +75,8 @@ impl Keeper {
         let (say, words) = bounded(64);
         let now = Instant::now();
         let mut lines = Vec::new();
-        for (number, source) in source::open(&options.source, &options.zone).into_iter().enumerate()
-        {
+        let feeds = source::open(&options.source, &options.zone, options.timeout);
+        for (number, source) in feeds.into_iter().enumerate() {
             status.lock().feeds.push(FeedStatus { place: source.place(), ..FeedStatus::default() });
             let key = source.key();
             let ask = feed::start(number, source, say.clone())?;
@@ -234,20 +234,21 @@ impl Keeper {
             }
             return;
         }
-        if let Err(error) = self.commit(key, &batch) {
-            return self.close(&error);
-        }
-        self.told(feed, batch, now);
+        let taken = match self.commit(key, &batch) {
+            Ok(taken) => taken,
+            Err(error) => return self.close(&error),
+        };
+        self.told(feed, batch, taken, now);
         self.tend();
     }
 
     /// Writes down in `status` what a batch was.
-    fn told(&self, feed: usize, batch: Batch, now: Timestamp) {
+    fn told(&self, feed: usize, batch: Batch, taken: u64, now: Timestamp) {
         let mut status = self.status.lock();
         let Some(status) = status.feeds.get_mut(feed) else { return };
         status.last_ok = Some(now);
         (status.asked, status.error) = (None, None);
-        status.rows += (batch.records.len() + batch.events.len()) as u64;
+        status.rows += taken;
         status.bad += batch.bad.len() as u64;
         status.caught_up = !batch.more;
         for bad in batch.bad {
@@ -283,17 +284,20 @@ impl Keeper {
         Ok(Some(result))
     }
 
-    fn commit(&mut self, key: &str, batch: &Batch) -> rusqlite::Result<()> {
-        self.transaction(|writer| {
+    /// Takes a batch; how many rows of it were new or had changed.
+    fn commit(&mut self, key: &str, batch: &Batch) -> rusqlite::Result<u64> {
+        let taken = self.transaction(|writer| {
+            let mut taken = batch.events.len() as u64;
             for event in &batch.events {
                 writer.event(event)?;
             }
             for record in &batch.records {
-                writer.record(record)?;
+                taken += u64::from(writer.record(record)?);
             }
-            schema::put(writer.conn, key, &batch.position)
-        })
-        .map(|_| ())
+            schema::put(writer.conn, key, &batch.position)?;
+            Ok(taken)
+        })?;
+        Ok(taken.unwrap_or(0))
     }
 
     /// Takes new names of the catalog, and now and then looks at all of them again.

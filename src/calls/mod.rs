@@ -27,7 +27,7 @@ pub use find::{Filter, Found, Gaps};
 pub use ingest::{CelEvent, Recording};
 pub use names::{Pattern, PatternError, USUAL as USUAL_NAMES, is_audio};
 pub use record::{Call, CallRecord, Facts, Leg, Origin};
-pub use source::{BadRow, Columns, From, Source};
+pub use source::{BadRow, Columns, Engine, From, Server, Source, Wanted};
 pub use time::Zone;
 
 use crate::clock::{SharedClock, Timestamp};

@@ -88,6 +88,8 @@ pub struct CallRecord {
     pub phone: String,
     /// Of a dialler: the queue that calls come in by.
     pub ingroup: String,
+    /// In a table whose rows are numbered and change: the number. It is not kept.
+    pub number: Option<i64>,
 }
 
 impl CallRecord {
@@ -152,6 +154,9 @@ impl CallRecord {
 
     /// What makes it the same record when it is read again.
     pub(super) fn key(&self) -> i64 {
+        if let Some(number) = self.number {
+            return digest(&[&self.origin.code().to_string(), "number", &number.to_string()]);
+        }
         let (sequence, start) = (self.sequence.unwrap_or(-1).to_string(), self.start.0.to_string());
         digest(&[
             &self.origin.code().to_string(),

@@ -4,9 +4,11 @@ use super::check::within;
 use super::error::ConfigError;
 use super::raw::RawCalls;
 use super::source::Source;
-use crate::calls::{self, Columns, Field, From, Pattern, Zone};
+use crate::calls::{self, Columns, Engine, Field, From, Pattern, Server, Wanted, Zone};
+use crate::units::Secret;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use url::Url;
 
 /// Call records, if there is a source of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,22 +29,27 @@ pub struct Calls {
     pub cache_max_size: u64,
     /// A call has only recordings of one accountcode.
     pub same_account: bool,
+    /// The password is in the file or the environment, not in a file of its own.
+    pub password_given: bool,
 }
 
 /// A usual place of call records.
 struct Preset {
     name: &'static str,
     source: &'static str,
+    /// The file, or the database.
     path: &'static str,
 }
 
 const PRESETS: &[Preset] = &[
     Preset { name: "asterisk-csv", source: "csv", path: "/var/log/asterisk/cdr-csv/Master.csv" },
     Preset { name: "asterisk-sqlite", source: "sqlite", path: "/var/log/asterisk/master.db" },
+    Preset { name: "freepbx", source: "mysql", path: "mysql://localhost/asteriskcdrdb" },
+    Preset { name: "vicidial", source: "mysql", path: "mysql://localhost/asterisk" },
 ];
 
 /// The kinds of sources.
-const SOURCES: &[&str] = &["none", "filename", "csv", "sqlite"];
+const SOURCES: &[&str] = &["none", "filename", "csv", "sqlite", "mysql", "postgres"];
 
 pub(super) fn resolve(
     raw: RawCalls,
@@ -92,6 +99,7 @@ pub(super) fn resolve(
             columns: columns(&raw.columns, source)?,
             cel: raw.cel.as_ref().map(PathBuf::from),
         },
+        "mysql" | "postgres" => server(&raw, kind, preset, source)?,
         _ => {
             let path = file()?;
             let cel = raw.cel.as_ref().map(|table| (path.clone(), table.clone()));
@@ -99,8 +107,107 @@ pub(super) fn resolve(
         }
     };
     let names = if names.is_empty() { Pattern::usual() } else { names };
-    let kept = Calls { source, zone, names, every, timeout, quiet, cache_max_size, same_account };
-    Ok(Some(kept))
+    Ok(Some(Calls {
+        source,
+        zone,
+        names,
+        every,
+        timeout,
+        quiet,
+        cache_max_size,
+        same_account,
+        password_given: raw.password.is_some(),
+    }))
+}
+
+/// A database server: what is asked of it, and how it is reached.
+fn server(
+    raw: &RawCalls,
+    kind: &str,
+    preset: Option<&Preset>,
+    source: &Source,
+) -> Result<calls::Source, ConfigError> {
+    let engine = if kind == "mysql" { Engine::Mysql } else { Engine::Postgres };
+    let usual = preset.filter(|p| p.source == kind);
+    let Some(text) = raw.url.as_deref().or(usual.map(|p| p.path)) else {
+        let cure = format!("set it, such as url = \"{kind}://user@db.example.com/asteriskcdrdb\"");
+        return Err(source.fault("calls.url", "is missing", cure));
+    };
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == kind && url.path().len() > 1);
+    let Some(url) = url else {
+        let message = format_args!("is no {kind}:// URL with a database");
+        let cure = format!("write for example {kind}://user@db.example.com/asteriskcdrdb");
+        return Err(source.fault("calls.url", message, cure));
+    };
+    if url.password().is_some() {
+        let cure = "use calls.password_file, or calls.password";
+        return Err(source.fault("calls.url", "must not contain a password", cure));
+    }
+    let mut socket = None;
+    for (key, value) in url.query_pairs() {
+        if key != "socket" {
+            let message = format_args!("has {key:?} behind the question mark");
+            return Err(source.fault("calls.url", message, "only socket=/path can be there"));
+        }
+        socket = Some(PathBuf::from(value.as_ref()));
+    }
+    let vicidial = preset.is_some_and(|p| p.name == "vicidial");
+    let records = match (&raw.query, &raw.table) {
+        (Some(query), _) => Wanted::Query(own(query, source)?),
+        (None, None) if vicidial && engine == Engine::Mysql => Wanted::Vicidial,
+        (None, table) => Wanted::Records(table.clone().unwrap_or_else(|| "cdr".to_owned())),
+    };
+    let freepbx = preset.is_some_and(|p| p.name == "freepbx");
+    let cel = raw.cel.as_deref().or(freepbx.then_some("cel"));
+    let events = cel.filter(|c| !c.is_empty()).map(|table| Wanted::Events(table.to_owned()));
+    let host = url.host_str().filter(|host| !host.is_empty() && *host != "localhost");
+    let user = Some(url.username()).filter(|user| !user.is_empty());
+    let server = Server {
+        engine,
+        host: host.map(|host| host.trim_matches(['[', ']']).to_owned()),
+        port: url.port(),
+        socket,
+        user: user.map(str::to_owned),
+        password: password(raw, source)?,
+        database: url.path().trim_start_matches('/').to_owned(),
+        tls_ca: raw.tls_ca.clone(),
+    };
+    Ok(calls::Source::Server { server, records, events })
+}
+
+/// A query of one's own, if it can be followed.
+fn own(query: &str, source: &Source) -> Result<String, ConfigError> {
+    let query = query.trim().trim_end_matches(';');
+    let beginning: String = query.chars().take(40).collect();
+    if query.contains(';') {
+        let message = format_args!("{beginning:?} is more than one statement");
+        return Err(source.fault("calls.query", message, "write one SELECT"));
+    }
+    if query.contains("{after}") != query.contains("{limit}") {
+        let message = format_args!("{beginning:?} says only one of {{after}} and {{limit}}");
+        let cure = "write WHERE ... > {after} ORDER BY position LIMIT {limit}, or neither";
+        return Err(source.fault("calls.query", message, cure));
+    }
+    Ok(query.to_owned())
+}
+
+fn password(raw: &RawCalls, source: &Source) -> Result<Option<Secret>, ConfigError> {
+    match (&raw.password, &raw.password_file) {
+        (Some(_), Some(_)) => {
+            let cure = "remove one of them";
+            Err(source.fault("calls.password_file", "is set beside calls.password", cure))
+        }
+        (Some(password), None) => Ok(Some(password.clone())),
+        (None, Some(file)) => match std::fs::read_to_string(file) {
+            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
+            Err(error) => {
+                let reason = super::error::reason(&error);
+                let message = format_args!("{} cannot be read: {reason}", file.display());
+                Err(source.fault("calls.password_file", message, "write the password into it"))
+            }
+        },
+        (None, None) => Ok(None),
+    }
 }
 
 fn preset(name: Option<&str>, source: &Source) -> Result<Option<&'static Preset>, ConfigError> {
@@ -162,13 +269,18 @@ fn from(raw: &RawCalls) -> From {
 
 /// Warns about keys that this kind of source does not look at.
 fn means_nothing(raw: &RawCalls, kind: &str, warnings: &mut Vec<String>) {
-    let (file, table) = (matches!(kind, "csv" | "sqlite"), kind == "sqlite");
+    let server = matches!(kind, "mysql" | "postgres");
+    let (file, table) = (matches!(kind, "csv" | "sqlite"), kind == "sqlite" || server);
     let keys = [
         ("path", raw.path.is_some() && !file),
         ("columns", !raw.columns.is_empty() && kind != "csv"),
         ("table", raw.table.is_some() && (!table || raw.query.is_some())),
         ("query", raw.query.is_some() && !table),
-        ("cel", raw.cel.is_some() && !file),
+        ("cel", raw.cel.is_some() && !file && !server),
+        ("url", raw.url.is_some() && !server),
+        ("password", raw.password.is_some() && !server),
+        ("password_file", raw.password_file.is_some() && !server),
+        ("tls_ca", raw.tls_ca.is_some() && !server),
     ];
     for (key, _) in keys.into_iter().filter(|(_, idle)| *idle) {
         let instead =

@@ -195,7 +195,7 @@ impl Source {
 /// A value that does not fit its key. A secret's value is not repeated.
 fn misfit(place: impl std::fmt::Display, path: &str, message: &str) -> ConfigError {
     let key = people(path);
-    if path.ends_with("secret_access_key") {
+    if path.ends_with("secret_access_key") || path.ends_with("password") {
         return ConfigError::new(place, format!("{key} is not text"), "write it in quotes");
     }
     match message.split_once("; ") {

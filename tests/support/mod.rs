@@ -1,6 +1,7 @@
 //! What the integration tests share. Each test binary takes the parts it needs.
 #![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
+pub mod databases;
 pub mod differential;
 pub mod faulty_proxy;
 pub mod faulty_store;
@@ -17,8 +18,8 @@ use std::path::PathBuf;
 
 /// Why a test on a mount cannot run here, if it cannot.
 ///
-/// `scripts/test` sets SPOOLFS_TEST_REQUIRE where a mount must be possible, so that nothing is
-/// skipped there by a mistake in this very check.
+/// `scripts/test` names in SPOOLFS_TEST_REQUIRE what must be possible ("mount", "databases"), so that
+/// nothing is skipped there by a mistake in this very check.
 pub fn no_mount(test: &str) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "needs root to mount"
@@ -27,7 +28,7 @@ pub fn no_mount(test: &str) -> bool {
     } else {
         return false;
     };
-    skip(test, reason);
+    skip(test, "mount", reason);
     true
 }
 
@@ -35,15 +36,17 @@ pub fn no_mount(test: &str) -> bool {
 pub fn tool(test: &str, variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {
-        skip(test, &format!("needs {variable}; scripts/test installs the tool and sets it"));
+        let reason = format!("needs {variable}; scripts/test installs the tool and sets it");
+        skip(test, "mount", &reason);
     }
     path
 }
 
 /// Says past any capturing of output that a test does not run, or fails where it must run.
-fn skip(test: &str, reason: &str) {
+fn skip(test: &str, what: &str, reason: &str) {
+    let required = std::env::var("SPOOLFS_TEST_REQUIRE").unwrap_or_default();
     assert!(
-        std::env::var_os("SPOOLFS_TEST_REQUIRE").is_none(),
+        !required.split(',').any(|one| one == what),
         "{test} {reason}, and SPOOLFS_TEST_REQUIRE forbids to skip it"
     );
     use std::io::Write;

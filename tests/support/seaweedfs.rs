@@ -197,7 +197,7 @@ impl Drop for SeaweedFs {
 }
 
 /// Ports that nothing listens on now.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(super) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("free port"));
     listeners.map(|l| l.local_addr().expect("address of a listener").port())

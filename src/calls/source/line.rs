@@ -23,6 +23,30 @@ pub(super) fn fields(line: &str) -> Option<Vec<String>> {
     }
 }
 
+/// All records of a text that keeps to the rules (RFC 4180), where a field may go over several lines;
+/// `None`: a quote is not closed.
+pub(super) fn records(text: &str) -> Option<Vec<Vec<String>>> {
+    let mut records = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut open = false;
+        let end = rest.bytes().position(|b| {
+            open ^= b == b'"';
+            b == b'\n' && !open
+        });
+        if open && end.is_none() {
+            return None;
+        }
+        let (record, tail) = match end {
+            Some(end) => (rest.get(..end)?, rest.get(end + 1..)?),
+            None => (rest, ""),
+        };
+        records.push(fields(record)?);
+        rest = tail;
+    }
+    Some(records)
+}
+
 /// A field after its first quote, and what follows the comma behind it.
 fn quoted_field(text: &str) -> Option<(String, Option<&str>)> {
     let mut field = String::with_capacity(32);
@@ -63,6 +87,14 @@ mod tests {
         for broken in ["\"a", "a,\"b", "\"a\"\",b"] {
             assert_eq!(fields(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_field_may_go_over_several_lines() {
+        let records = records("a,b\n\"1\n\"\"2\"\"\",\n3,\"\"\n").expect("whole");
+        assert_eq!(records, [["a", "b"], ["1\n\"2\"", ""], ["3", ""]]);
+        assert_eq!(super::records("a\n\"b\n"), None);
+        assert_eq!(super::records(""), Some(vec![]));
     }
 
     trait Owned {

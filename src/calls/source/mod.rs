@@ -4,12 +4,17 @@
 //! so that nothing is missed or counted twice, whenever the daemon dies.
 
 mod cel;
+mod client;
 mod csv;
 mod line;
+mod presets;
+mod server;
 mod sqlite;
 
 pub(super) use cel::Event;
 pub use csv::Columns;
+pub use presets::Wanted;
+pub use server::{Engine, Server};
 
 use super::error::Result;
 use super::fields::Field;
@@ -17,6 +22,7 @@ use super::ingest::CelEvent;
 use super::record::CallRecord;
 use super::time::Zone;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where call records come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +46,15 @@ pub enum Source {
         from: From,
         /// The table of channel events, in the same database or beside it.
         cel: Option<(PathBuf, String)>,
+    },
+    /// A database server.
+    Server {
+        /// Which.
+        server: Server,
+        /// Call records.
+        records: Wanted,
+        /// Channel events.
+        events: Option<Wanted>,
     },
 }
 
@@ -89,8 +104,8 @@ pub(super) trait Feed: Send {
     fn read(&mut self, position: Option<&str>) -> Result<Batch>;
 }
 
-/// The feeds of a source.
-pub(super) fn open(source: &Source, zone: &Zone) -> Vec<Box<dyn Feed>> {
+/// The feeds of a source. One that can be interrupted is, after so long without an answer.
+pub(super) fn open(source: &Source, zone: &Zone, timeout: Duration) -> Vec<Box<dyn Feed>> {
     let mut feeds: Vec<Box<dyn Feed>> = Vec::new();
     match source {
         Source::Names => {}
@@ -106,6 +121,11 @@ pub(super) fn open(source: &Source, zone: &Zone) -> Vec<Box<dyn Feed>> {
                 feeds.push(Box::new(sqlite::SqliteFeed::events(path, table, zone)));
             }
             feeds.push(Box::new(sqlite::SqliteFeed::records(path, from, zone)));
+        }
+        Source::Server { server, records, events } => {
+            for wanted in events.iter().chain([records]) {
+                feeds.push(Box::new(client::ClientFeed::new(server, wanted, zone, timeout)));
+            }
         }
     }
     feeds
