@@ -37,6 +37,7 @@ pub const POINTS: &[&str] = &[
     "create.after_make",
     "create.after_record",
     "encode.after_copy",
+    "encode.after_flac",
     "exchange.after_move",
     "handover.after_closing",
     "handover.after_connection",

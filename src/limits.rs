@@ -70,6 +70,8 @@ pub const HASH_QUEUE_MAX: usize = 32;
 pub const HASH_BYTES_PER_SECOND: u64 = 64 << 20;
 /// Bytes of a recording that is stored as FLAC that are no samples, before and behind them.
 pub const FLAC_AROUND_BYTES_MAX: u64 = 16 << 10;
+/// Bytes of a FLAC object that are read first to see where its frames begin.
+pub const FLAC_HEAD_BYTES: u64 = 16 << 10;
 /// Bytes before the first frame of a FLAC object: enough for a call of days.
 pub const FLAC_HEAD_BYTES_MAX: u64 = 4 << 20;
 /// Recordings that wait for an upload thread.

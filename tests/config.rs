@@ -115,6 +115,10 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.settle \"5m\" is out of bounds; choose from \"0s\" to \"1m\"",
         ),
         (
+            format!("{MINIMAL}[write_back]\ncompress = \"mp3\""),
+            "f.toml:4:1: write_back.compress \"mp3\" is no way to store recordings; write \"flac\" or \"none\"",
+        ),
+        (
             format!("{MINIMAL}[stitched]\nlayout = \"mono\""),
             "f.toml:4:1: stitched.layout \"mono\" is no layout; write \"concat\", \"timeline\" or \"stereo\"",
         ),
@@ -411,6 +415,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_STITCHED__RATE", "highest"),
             ("SPOOLFS_STITCHED__RIFF64", "false"),
             ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
+            ("SPOOLFS_WRITE_BACK__COMPRESS", "flac"),
+            ("SPOOLFS_WRITE_BACK__COMPRESS_MIN_GAIN", "33%"),
             ("SPOOLFS_CALLS__PRESET", "asterisk-sqlite"),
             ("SPOOLFS_CALLS__SOURCE", "csv"),
             ("SPOOLFS_CALLS__PATH", "/cdr"),
@@ -440,6 +446,8 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.keep_local, Age::Forever);
     assert_eq!(config.write_back.scrub_every, Age::For(Duration::from_secs(30 * 86_400)));
     assert!(config.write_back.repair_headers);
+    let min_gain = spoolfs::units::Percent(33);
+    assert_eq!(config.write_back.compress, Some(spoolfs::engine::Compress::Flac { min_gain }));
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
     assert_eq!(config.cache.max_size, 1 << 30);

@@ -213,6 +213,20 @@ fn the_first_8_kib_of_released_legs_are_one_request() {
     if support::no_mount("the_first_8_kib_of_released_legs_are_one_request") {
         return;
     }
+    the_first_8_kib_are_one_request("none");
+}
+
+/// Nothing but what is served is decoded: more would be asked for.
+#[test]
+fn the_first_8_kib_of_legs_stored_as_flac_are_one_request() {
+    if support::no_mount("the_first_8_kib_of_legs_stored_as_flac_are_one_request") {
+        return;
+    }
+    the_first_8_kib_are_one_request("flac");
+}
+
+#[track_caller]
+fn the_first_8_kib_are_one_request(compress: &str) {
     let Some(server) = SeaweedFs::start() else { return };
     let proxy = Proxy::before(&server.endpoint());
     let bucket = server.new_bucket();
@@ -222,9 +236,14 @@ fn the_first_8_kib_of_released_legs_are_one_request() {
         id: SeaweedFs::ACCESS_KEY.to_owned(),
         secret: SeaweedFs::SECRET_KEY.to_owned(),
     };
-    let mut mount = with_call(Setup { target, ..Setup::default() });
+    let mut mount = prepare(Setup { target, ..Setup::default() });
+    mount.env.push(("SPOOLFS_WRITE_BACK__COMPRESS", compress.to_owned()));
+    mount.start();
+    copy_legs(&mount);
     joined(&mount, CALL, 3);
     (0..3).for_each(|n| release(&mount, &leg(&mount, n)));
+    let key = xattr(&leg(&mount, 0), "user.spoolfs.key").unwrap();
+    assert_eq!(key.ends_with(".flac"), compress == "flac", "{key}");
     // Nothing is left in memory; the cache never had them.
     mount.restart();
     let until = Instant::now() + Duration::from_secs(20);
@@ -249,6 +268,7 @@ fn the_first_8_kib_of_released_legs_are_one_request() {
     assert!(head == expected()[..8192]);
     println!("stat, open and the first 8 KiB took {took:?}: {:?}", asked());
     assert_eq!(asked().len(), 1, "{:?}", asked());
+    assert!(fs::read(&path).unwrap() == expected(), "all of it");
 }
 
 #[track_caller]

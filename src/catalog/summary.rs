@@ -30,6 +30,8 @@ pub struct Summary {
     pub seq: u64,
     /// By target, the last segment of the epoch that it has.
     pub segments: BTreeMap<String, u64>,
+    /// It tells of FLAC objects, which older programs do not know.
+    pub flac: bool,
 }
 
 /// Where lines go. An error of it ends the reading.
@@ -94,7 +96,8 @@ impl Catalog {
                 return Ok(None);
             }
             let Some(identity) = settings::identity(&tx)? else { return Ok(None) };
-            let summary = Summary { identity, seq: last_row(&tx)?, segments: segments(&tx)? };
+            let (seq, segments, flac) = (last_row(&tx)?, segments(&tx)?, has_flac(&tx)?);
+            let summary = Summary { identity, seq, segments, flac };
             let Some(begin) = begin.take() else { return Ok(None) };
             let mut to = begin(&summary).map_err(Stop::Sink)?;
             tell(&tx, &mut |text| line(&mut to, text))?;
@@ -105,6 +108,11 @@ impl Catalog {
             Stop::Sink(error) => CatalogError::io(Path::new("a snapshot of the catalog"))(error),
         })
     }
+}
+
+fn has_flac(conn: &Connection) -> rusqlite::Result<bool> {
+    let text = "SELECT EXISTS(SELECT 1 FROM object WHERE encoding GLOB 'flac*')";
+    conn.query_row(text, [], |row| row.get(0))
 }
 
 fn last_row(conn: &Connection) -> rusqlite::Result<u64> {

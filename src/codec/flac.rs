@@ -37,6 +37,13 @@ pub struct Candidate {
 #[error("{0}")]
 pub struct BadFlac(String);
 
+impl BadFlac {
+    /// Of an object whose beginning was not looked at.
+    pub(super) fn without_map() -> BadFlac {
+        BadFlac("it is not known where its parts are; run `spoolfs rebuild`".to_owned())
+    }
+}
+
 fn bad<T>(what: impl Into<String>) -> Result<T, BadFlac> {
     Err(BadFlac(what.into()))
 }

@@ -9,10 +9,12 @@ mod block;
 pub mod flac;
 mod g711;
 mod resample;
+mod stored;
 mod wav;
 
 pub use block::decode;
 pub use resample::{Resampler, resampled};
+pub use stored::{Restorer, restored, stored_range};
 pub use wav::header as wav_header;
 
 use serde::{Deserialize, Serialize};

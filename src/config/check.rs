@@ -5,6 +5,7 @@ use super::paths::{beneath, resolve as real};
 use super::raw::{Raw, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, calls, target};
+use crate::engine::Compress;
 use crate::limits;
 use crate::policy::Timetable;
 use crate::recording::Sha256;
@@ -233,6 +234,15 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         return Err(source.fault("write_back.snapshot_keep", message, "choose from 1 to 365"));
     }
     let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
+    let min_gain = raw.compress_min_gain.unwrap_or(Percent(10));
+    let compress = match raw.compress.as_deref() {
+        None | Some("none") => None,
+        Some("flac") => Some(Compress::Flac { min_gain }),
+        Some(other) => {
+            let message = format_args!("{other:?} is no way to store recordings");
+            return Err(source.fault("write_back.compress", message, "write \"flac\" or \"none\""));
+        }
+    };
     Ok(WriteBack {
         archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
         keep_local: raw.keep_local.unwrap_or(Age::For(DAY)),
@@ -251,6 +261,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         )?,
         scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
         repair_headers: raw.repair_headers.unwrap_or(false),
+        compress,
         snapshot_every,
         snapshot_keep,
     })

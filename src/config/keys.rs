@@ -79,6 +79,8 @@ pub const KEYS: &[Key] = &[
     key("write_back.journal_interval", Kind::Duration, "\"60s\""),
     key("write_back.scrub_every", Kind::Age, "\"90d\""),
     key("write_back.repair_headers", Kind::Flag, "false"),
+    key("write_back.compress", Kind::Text, "\"none\""),
+    key("write_back.compress_min_gain", Kind::Percent, "\"10%\""),
     key("write_back.snapshot_every", Kind::Age, "\"24h\""),
     key("write_back.snapshot_keep", Kind::Number, "7"),
     key("space.high_water", Kind::Percent, "\"90%\""),

@@ -25,6 +25,7 @@ pub use paths::{beneath, resolve};
 pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
+use crate::engine::Compress;
 use crate::policy::Timetable;
 use crate::units::{Age, Percent};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ pub struct WriteBack {
     pub scrub_every: Age,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
+    /// How recordings are stored smaller; none: they are not.
+    pub compress: Option<Compress>,
     /// Each target gets a snapshot of the catalog once in this time.
     pub snapshot_every: Age,
     /// How many snapshots a target keeps.
@@ -242,6 +245,7 @@ impl Config {
                 "write_back.repair_headers",
                 self.write_back.repair_headers != new.write_back.repair_headers,
             ),
+            ("write_back.compress", self.write_back.compress != new.write_back.compress),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

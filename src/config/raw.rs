@@ -53,6 +53,8 @@ pub(super) struct RawWriteBack {
     pub journal_interval: Option<Span>,
     pub scrub_every: Option<Age>,
     pub repair_headers: Option<bool>,
+    pub compress: Option<String>,
+    pub compress_min_gain: Option<Percent>,
     pub snapshot_every: Option<Age>,
     pub snapshot_keep: Option<u64>,
 }

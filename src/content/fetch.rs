@@ -4,6 +4,7 @@ use super::breaker::{Admission, Breaker};
 use super::source::{Copy, Stored};
 use super::{ContentError, Counters};
 use crate::clock::SharedClock;
+use crate::codec;
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256, chunk_range};
 use crate::store::{self, Store, StoreError, StoreErrorKind};
@@ -110,20 +111,24 @@ impl Fetcher {
         let Asking { copy, target, admission } = asking;
         let (first, last) = (chunks.first()?.0, chunks.last()?.0);
         let whole = chunk_range(first, stored.size).start..chunk_range(last, stored.size).end;
+        // One that is not to be read is told of where its chunks are fetched one by one.
+        let there = codec::stored_range(&copy.encoding, &whole).ok().filter(|r| !r.is_empty())?;
         let begin = Instant::now();
         let (sender, receiver) = mpsc::channel(limits::PARTS_MAX);
-        let mut parts = Parts { receiver, rest: Bytes::new() };
-        let mut get = target.store.get_into(&copy.key, whole, sender);
+        let mut parts = Parts { receiver, rest: Bytes::new(), at: there.start, last: Bytes::new() };
+        let mut get = target.store.get_into(&copy.key, there, sender);
         let mut answer = None;
         for (index, sum) in chunks {
             let range = chunk_range(*index, stored.size);
-            let next = parts.next(range.end - range.start, &mut get, &mut answer);
+            let piece = codec::stored_range(&copy.encoding, &range).ok()?;
+            let need = piece.end - piece.start;
+            let next = parts.next(piece, &mut get, &mut answer);
             let Ok(bytes) = tokio::time::timeout(share, next).await else {
                 admission.unreachable(self.clock.now());
                 return None;
             };
             if let Some(Err(e)) = &answer
-                && (bytes.len() as u64) < range.end - range.start
+                && (bytes.len() as u64) < need
             {
                 match e.kind {
                     // A connection kept open may just have been closed.
@@ -224,6 +229,16 @@ impl Fetcher {
     ) -> Result<Bytes, Failure> {
         let name = target.store.name();
         let url = || target.store.url(&copy.key);
+        let piece = match codec::stored_range(&copy.encoding, range) {
+            Ok(piece) => piece,
+            Err(error) => {
+                let detail = format!("{}: {error}", url());
+                return Err(Failure { detail, class: ErrorClass::Permanent });
+            }
+        };
+        if piece.is_empty() {
+            return self.check(target, copy, range, sum, Bytes::new());
+        }
         let transient = |detail| Err(Failure { detail, class: ErrorClass::Transient });
         let begin = Instant::now();
         let Ok(Ok(_room)) = tokio::time::timeout(time, target.room.acquire()).await else {
@@ -233,7 +248,7 @@ impl Fetcher {
             return transient(format!("target {name:?} did not answer a moment ago ({})", url()));
         };
         let left = time.saturating_sub(begin.elapsed());
-        let Ok(answer) = tokio::time::timeout(left, get(target, copy, range)).await else {
+        let Ok(answer) = tokio::time::timeout(left, get(target, copy, &piece)).await else {
             admission.unreachable(self.clock.now());
             let waited = left.as_secs_f32();
             return transient(format!(
@@ -269,14 +284,21 @@ impl Fetcher {
         sum: Sha256,
         bytes: Bytes,
     ) -> Result<Bytes, Failure> {
-        let bytes = restored(copy, range.start, bytes);
-        if bytes.len() as u64 == range.end - range.start && Sha256::of(&bytes) == sum {
-            return Ok(bytes);
-        }
+        let length = bytes.len();
+        let found = match codec::restored(&copy.encoding, range, bytes) {
+            Ok(bytes) => {
+                let found = Sha256::of(&bytes);
+                if bytes.len() as u64 == range.end - range.start && found == sum {
+                    return Ok(bytes);
+                }
+                found.to_string()
+            }
+            Err(error) => error.to_string(),
+        };
         self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
         let url = target.store.url(&copy.key);
         tracing::error!(
-            url, ?range, expected = %sum, found = %Sha256::of(&bytes), length = bytes.len(),
+            url, ?range, expected = %sum, found, length,
             "the target does not hold what was archived"
         );
         let detail = format!("{url} does not hold what was archived (bytes {range:?})");
@@ -288,23 +310,48 @@ impl Fetcher {
 struct Parts {
     receiver: mpsc::Receiver<Bytes>,
     rest: Bytes,
+    /// Where `rest` begins in the object.
+    at: u64,
+    /// What was handed out last, up to there.
+    last: Bytes,
 }
 
 impl Parts {
-    /// The next `len` bytes, fewer only where the answer ends: then it is in `answer`. In memory of
-    /// their own, so that one chunk that is kept does not keep the others.
+    /// The next piece of the object, shorter only where the answer ends: then it is in `answer`. It
+    /// may begin within the one before (a frame of FLAC that two chunks have a part in). In memory
+    /// of its own, so that one chunk that is kept does not keep the others.
     async fn next(
         &mut self,
-        len: u64,
+        piece: Range<u64>,
         get: &mut (impl Future<Output = store::Result<()>> + Unpin),
         answer: &mut Option<store::Result<()>>,
     ) -> Bytes {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let len = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
+        let again = usize::try_from(self.at.saturating_sub(piece.start)).unwrap_or(usize::MAX);
         let mut bytes = BytesMut::with_capacity(len);
+        if len > 0 {
+            let from = self.last.len().saturating_sub(again);
+            bytes.extend_from_slice(self.last.get(from..).unwrap_or_default());
+        }
+        let bytes = self.fill(bytes, len, get, answer).await;
+        if len > 0 {
+            self.last = bytes.clone();
+        }
+        bytes
+    }
+
+    async fn fill(
+        &mut self,
+        mut bytes: BytesMut,
+        len: usize,
+        get: &mut (impl Future<Output = store::Result<()>> + Unpin),
+        answer: &mut Option<store::Result<()>>,
+    ) -> Bytes {
         loop {
-            let now = self.rest.split_to(self.rest.len().min(len - bytes.len()));
+            let now = self.rest.split_to(self.rest.len().min(len.saturating_sub(bytes.len())));
+            self.at += now.len() as u64;
             bytes.extend_from_slice(&now);
-            if bytes.len() == len {
+            if bytes.len() >= len {
                 return bytes.freeze();
             }
             tokio::select! {
@@ -323,16 +370,6 @@ impl Parts {
             }
         }
     }
-}
-
-/// The recording's bytes, of those that are stored.
-fn restored(copy: &Copy, start: u64, stored: Bytes) -> Bytes {
-    if !copy.encoding.changes(start, start.saturating_add(stored.len() as u64)) {
-        return stored;
-    }
-    let mut bytes = BytesMut::from(stored);
-    copy.encoding.restore(start, &mut bytes);
-    bytes.freeze()
 }
 
 /// Asks, and once more if it failed quickly: a connection kept open may just have been closed.

@@ -64,7 +64,9 @@ impl Sources {
         let known = moka::sync::Cache::builder()
             .max_capacity(limits::SOURCES_BYTES)
             .weigher(|_, stored: &Arc<Stored>| {
-                u32::try_from(512 + stored.chunks.0.len() * 32).unwrap_or(u32::MAX)
+                // Of a FLAC object it is known where each chunk begins.
+                let parts = stored.chunks.0.len() * (32 + 16 * stored.copies.len());
+                u32::try_from(512 + parts).unwrap_or(u32::MAX)
             })
             .time_to_live(limits::SOURCES_TTL)
             .build();

@@ -1,3 +1,4 @@
+mod flac;
 mod requests;
 
 use super::*;

@@ -332,6 +332,7 @@ fn assemble(
                 uploads: config.write_back.uploads,
                 scrub_every: config.write_back.scrub_every.duration(),
                 repair_headers: config.write_back.repair_headers,
+                compress: config.write_back.compress,
                 snapshots: config.write_back.snapshot_every.duration().map(|every| {
                     engine::Snapshots { every, keep: config.write_back.snapshot_keep }
                 }),

@@ -193,8 +193,9 @@ fn put_under_a_free_key(
         std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
     let node = shared.catalog.identity().node;
     let prefix = target.store.prefix();
-    let keys = key::candidates(prefix, &node, &job.path, job.generation, &random);
     let stored = job.stored(shared)?;
+    let path = key::object_path(&job.path, &stored.encoding);
+    let keys = key::candidates(prefix, &node, &path, job.generation, &random);
     for _ in &keys {
         let (id, generation) = (job.id, job.generation);
         let object =

@@ -7,13 +7,29 @@
 use super::error::{EngineError, Result};
 use super::hash;
 use super::shared::Shared;
-use crate::faults;
-use crate::lower::Quiet;
-use crate::recording::{Encoding, Patch, Sha256, Stored, wav};
+use crate::codec::{self, flac::BadFlac};
+use crate::lower::{LowerError, Quiet};
+use crate::recording::{
+    Encoding, FlacMap, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav,
+};
+use crate::{faults, units::Percent};
+use bytes::Bytes;
 use std::fs::File;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How recordings are stored smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compress {
+    /// PCM as FLAC.
+    Flac {
+        /// Of what does not become smaller by this share of its length the original is stored.
+        min_gain: Percent,
+    },
+}
 
 /// Bytes to be stored instead of the recording's own.
 #[derive(Debug)]
@@ -31,10 +47,131 @@ pub(super) fn encode(
     path: &Path,
     sha256: Sha256,
 ) -> Result<Option<Encoded>> {
-    let size = quiet.stat.version.size;
-    if !shared.repair_headers {
+    let made = match shared.compress {
+        Some(Compress::Flac { min_gain }) => flac(shared, quiet, path, sha256, min_gain),
+        None => Ok(None),
+    };
+    match or_not(made, "a recording is archived as it is, not as FLAC")? {
+        Some(encoded) => Ok(Some(encoded)),
+        // FLAC says itself how long it is: a cut call plays.
+        None if shared.repair_headers => repaired(shared, quiet, path, sha256),
+        None => Ok(None),
+    }
+}
+
+/// Whatever was in the way: but a stop is one.
+fn or_not(made: Result<Option<Encoded>>, instead: &str) -> Result<Option<Encoded>> {
+    match made {
+        Err(EngineError::Stopping) => Err(EngineError::Stopping),
+        Err(error) => {
+            tracing::warn!(%error, "{instead}");
+            Ok(None)
+        }
+        made => made,
+    }
+}
+
+/// A file without a name that may become as long as the recording.
+fn scratch(shared: &Shared, path: &Path, size: u64) -> Result<File> {
+    let (free, need) = (shared.lower.usage()?.bytes_free, size.saturating_add(shared.reserve));
+    if free < need {
+        return Err(EngineError::NoSpace { path: path.to_owned(), need, free });
+    }
+    Ok(shared.lower.scratch()?)
+}
+
+/// The recording as FLAC, decoded again and compared; `None` if it is no PCM, or gains less than
+/// this share.
+fn flac(
+    shared: &Shared,
+    quiet: &Quiet,
+    path: &Path,
+    sha256: Sha256,
+    min_gain: Percent,
+) -> Result<Option<Encoded>> {
+    let failed = |source| EngineError::from(LowerError::Io { path: path.into(), source });
+    let (size, name) = (quiet.stat.version.size, path.as_os_str().as_bytes());
+    let mut read = |at: u64, len: usize| read_at(&quiet.file, at, len);
+    let candidate = codec::flac::candidate(name, size, &mut read).map_err(failed)?;
+    let Some(candidate) = candidate else { return Ok(None) };
+    // One at a time: calls have the processors.
+    let _turn = shared.encoding.lock();
+    shared.check_stop()?;
+    let file = scratch(shared, path, size)?;
+    let mut encoder = codec::flac::Encoder::new(candidate, &file).map_err(failed)?;
+    hash::read_into(shared, &quiet.file, path, size, &mut |_, bytes| encoder.push(bytes))?;
+    let Some(map) = encoder.finish().map_err(failed)? else { return Ok(None) };
+    let stored_size = file.metadata().map_err(failed)?.len();
+    if u128::from(stored_size) * 100 > u128::from(size) * u128::from(100 - min_gain.0.min(100)) {
+        tracing::debug!(path = %path.display(), size, stored_size, "FLAC would gain too little");
         return Ok(None);
     }
+    let different = |what: String| {
+        let detail = format!("as FLAC it would not come back as it is: {what}");
+        Err(EngineError::Corrupt { path: path.to_owned(), detail })
+    };
+    match decoded(shared, &file, &map)? {
+        Ok(found) if found == sha256 => {}
+        Ok(found) => return different(format!("SHA-256 {found}, it has {sha256}")),
+        Err(error) => return different(error.to_string()),
+    }
+    let start = read_at(&file, 0, map.head() as usize).map_err(failed)?;
+    if codec::flac::head(&start, stored_size) != Ok(codec::flac::Head::Map(map.clone())) {
+        return different("its SEEKTABLE leads elsewhere".to_owned());
+    }
+    let digest = hash::read(shared, &file, path, stored_size)?.finish().0;
+    faults::point("encode.after_flac");
+    let stored = Stored { encoding: map.into(), size: stored_size, sha256: digest };
+    Ok(Some(Encoded { file: Arc::new(file), stored }))
+}
+
+/// The SHA-256 of the recording that a FLAC file holds, read as a reader does: part by part.
+fn decoded(
+    shared: &Shared,
+    file: &File,
+    map: &FlacMap,
+) -> Result<std::result::Result<Sha256, BadFlac>> {
+    let size = map.recording_bytes();
+    let mut hasher = Hasher::default();
+    while hasher.len() < size {
+        shared.check_stop()?;
+        let range = chunk_range(chunk_at(hasher.len()), size);
+        let Range { start, end } = map.piece(&range).stored;
+        let failed = |source| LowerError::Io { path: "a FLAC file".into(), source };
+        let frames = read_at(file, start, (end - start) as usize).map_err(failed)?;
+        match codec::flac::decode(map, &range, &frames) {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => hasher.update(&bytes),
+            Ok(_) => break,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(hasher.finish().0))
+}
+
+/// Up to so many bytes; fewer only where the file ends.
+fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Bytes> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes.into())
+}
+
+/// The recording with the sizes that its header lacks.
+fn repaired(
+    shared: &Shared,
+    quiet: &Quiet,
+    path: &Path,
+    sha256: Sha256,
+) -> Result<Option<Encoded>> {
+    let size = quiet.stat.version.size;
     let mut header = [0; wav::HEADER_BYTES];
     let read = quiet.file.read_at(&mut header, 0).unwrap_or(0);
     let header = header.get(..read).unwrap_or_default();
@@ -49,19 +186,13 @@ pub(super) fn encode(
     let places: Option<Vec<(u64, Vec<u8>)>> =
         sizes.iter().map(|(at, size)| Some((*at, original(*at, size.len())?))).collect();
     let Some(patch) = places.and_then(Patch::new) else { return Ok(None) };
-    match patched(shared, quiet, path, sha256, &sizes) {
-        Ok(Some((file, digest))) => {
-            tracing::info!(path = %path.display(), "the archived copy of a cut call is given its sizes");
-            let stored = Stored { encoding: Encoding::Patched(patch), size, sha256: digest };
-            Ok(Some(Encoded { file: Arc::new(file), stored }))
-        }
-        Ok(None) => Ok(None),
-        Err(EngineError::Stopping) => Err(EngineError::Stopping),
-        Err(error) => {
-            tracing::warn!(%error, "a cut call is archived as it is, without its sizes");
-            Ok(None)
-        }
-    }
+    let made = patched(shared, quiet, path, sha256, &sizes).map(|made| {
+        let (file, digest) = made?;
+        tracing::info!(path = %path.display(), "the archived copy of a cut call is given its sizes");
+        let stored = Stored { encoding: Encoding::Patched(patch), size, sha256: digest };
+        Some(Encoded { file: Arc::new(file), stored })
+    });
+    or_not(made, "a cut call is archived as it is, without its sizes")
 }
 
 /// A copy with other bytes in some places, and its digest; `None` if what was read is not what was
@@ -74,12 +205,8 @@ fn patched(
     changes: &[(u64, [u8; 4])],
 ) -> Result<Option<(File, Sha256)>> {
     let size = quiet.stat.version.size;
-    let (free, need) = (shared.lower.usage()?.bytes_free, size.saturating_add(shared.reserve));
-    if free < need {
-        return Err(EngineError::NoSpace { path: path.to_owned(), need, free });
-    }
-    let copy = shared.lower.scratch()?;
-    let mut digest = crate::recording::Hasher::default();
+    let copy = scratch(shared, path, size)?;
+    let mut digest = Hasher::default();
     let mut piece = Vec::new();
     let read = hash::read_into(shared, &quiet.file, path, size, &mut |start, bytes| {
         piece.clear();

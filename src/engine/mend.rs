@@ -356,7 +356,8 @@ fn write_again(
     };
     let random: Vec<u32> =
         std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
-    let keys = key::candidates(target.store.prefix(), &node, path, generation, &random);
+    let named = key::object_path(path, &object.stored.encoding);
+    let keys = key::candidates(target.store.prefix(), &node, &named, generation, &random);
     let (meta, stored) = (label.to_meta(path), &object.stored);
     for _ in &keys {
         let new = shared.catalog.assign_key_for(id, generation, target.name(), &keys, stored)?;

@@ -48,6 +48,7 @@ mod workers;
 pub use alarms::BadCopy;
 pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
+pub use encode::Compress;
 pub use error::{EngineError, Result};
 pub use scrub::Round;
 pub use snapshot::Snapshots;
@@ -96,6 +97,8 @@ pub struct Options {
     pub snapshots: Option<Snapshots>,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
+    /// Recordings are stored smaller than they are; none: as they are.
+    pub compress: Option<Compress>,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
     pub reserve: u64,
 }
@@ -207,6 +210,8 @@ impl Engine {
             rules: RwLock::new(rules),
             space: space::Space::default(),
             repair_headers: options.repair_headers,
+            compress: options.compress,
+            encoding: Mutex::new(()),
             reserve: options.reserve,
             targets,
             required: options.required,

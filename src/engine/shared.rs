@@ -5,6 +5,7 @@ use super::bandwidth::Bandwidth;
 use super::claims::Claims;
 use super::complete::Completions;
 use super::drain::Drained;
+use super::encode::Compress;
 use super::error::{EngineError, Result};
 use super::pins::Pins;
 use super::plan::Facts;
@@ -47,6 +48,10 @@ pub(super) struct Shared {
     pub space: Space,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
+    /// How recordings are stored smaller.
+    pub compress: Option<Compress>,
+    /// Held while one is encoded: all of them together take one processor at most.
+    pub encoding: Mutex<()>,
     /// Bytes that a recall leaves free below, for calls in progress.
     pub reserve: u64,
     pub targets: Vec<Arc<Target>>,

@@ -126,6 +126,7 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
         let (identity, segments) = (&summary.identity, summary.segments.clone());
         let names = (identity.node.as_str(), identity.instance.as_str());
         let header = Header::new(names, (identity.epoch, summary.seq), now.0, segments);
+        let header = if summary.flac { header.with_flac() } else { header };
         let writer = Writer::begin(BufWriter::new(file.try_clone()?), &header)?;
         Ok((header, writer))
     };

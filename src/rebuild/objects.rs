@@ -5,7 +5,7 @@ use super::error::Result;
 use super::history::{Content, History, Object};
 use super::read::{Source, each};
 use crate::catalog::ObjectState;
-use crate::recording::{ChunkHashes, NodeId, Sha256};
+use crate::recording::{ChunkHashes, Encoding, NodeId, Sha256};
 use crate::store::key;
 use crate::store::meta::Label;
 use std::collections::{BTreeMap, HashSet};
@@ -120,12 +120,18 @@ async fn told(
 async fn look((source, key): (Source, String)) -> Result<Untold> {
     let head = source.head(&key).await?;
     let gone = Err("it was listed and is gone".to_owned());
-    let (label, sha256, size) = match &head {
+    let (mut label, sha256, size) = match &head {
         None => (gone, None, 0),
         Some(head) => {
             (Label::from_user(&head.user).map_err(|e| e.to_string()), head.sha256, head.size)
         }
     };
+    if let Ok(known) = &mut label
+        && size == known.stored.size
+        && let Err(reason) = source.look_into(&key, &mut known.stored).await?
+    {
+        label = Err(reason);
+    }
     Ok(Untold { source, key, label, sha256, size })
 }
 
@@ -198,7 +204,11 @@ async fn place(
             one.contents.insert(number, content);
             one.heard = one.heard.max(label.mtime);
             if one.names.is_empty() && !buried {
-                name_it(history, source, &object.key, node, id, label.generation.0);
+                let suffix = match stored.encoding {
+                    Encoding::Flac(_) => key::FLAC_SUFFIX,
+                    _ => "",
+                };
+                name_it(history, source, (&object.key, suffix), node, (id, label.generation.0));
             }
             number
         }
@@ -216,19 +226,22 @@ async fn place(
     Ok(())
 }
 
-/// The name that a recording had when its key was made.
+/// The name that a recording had when its key was made; `suffix`: what was added to it then.
 fn name_it(
     history: &mut History,
     source: &Source,
-    key: &str,
+    (key, suffix): (&str, &str),
     node: &str,
-    id: NodeId,
-    generation: u32,
+    (id, generation): (NodeId, u32),
 ) {
     let base = format!("{}{}/", source.store.prefix(), key::node_component(node));
     let known = history.recordings.get(&id).map(|r| r.last_path.clone()).unwrap_or_default();
     let path = match known.is_empty() {
-        true => path_of(key.strip_prefix(&base).unwrap_or(key), generation),
+        true => {
+            let path = path_of(key.strip_prefix(&base).unwrap_or(key), generation);
+            let plain = path.strip_suffix(suffix.as_bytes()).map(<[u8]>::to_vec);
+            plain.filter(|plain| !plain.is_empty()).unwrap_or(path)
+        }
         // A row told of it, but not what it was.
         false => known,
     };

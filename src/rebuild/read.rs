@@ -3,11 +3,11 @@
 
 use super::error::{RebuildError, Result};
 use crate::catalog::Told;
-use crate::limits;
-use crate::recording::{ChunkHashes, ErrorClass, Hasher, Sha256, Stored};
+use crate::recording::{ChunkHashes, Encoding, ErrorClass, Hasher, Sha256, Stored};
 use crate::store::snapshot::Header;
 use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, journal, key};
-use bytes::{Bytes, BytesMut};
+use crate::{codec, limits};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -127,15 +127,17 @@ impl Source {
         stored: &Stored,
         sha256: Sha256,
     ) -> Result<Option<ChunkHashes>> {
-        let mut hasher = Hasher::default();
-        while hasher.len() < stored.size {
-            let range = hasher.len()..stored.size.min(hasher.len() + limits::READ_BACK_BYTES);
+        let (mut hasher, mut object) = (Hasher::default(), Hasher::default());
+        let mut restorer = codec::Restorer::new(&stored.encoding);
+        while object.len() < stored.size {
+            let range = object.len()..stored.size.min(object.len() + limits::READ_BACK_BYTES);
             let wanted = range.end - range.start;
             match self.ask(|| self.store.get(key, range.clone())).await {
                 Ok(bytes) if bytes.len() as u64 == wanted => {
-                    let mut bytes = BytesMut::from(bytes);
-                    stored.encoding.restore(range.start, &mut bytes);
-                    hasher.update(&bytes);
+                    object.update(&bytes);
+                    if restorer.push(&bytes, &mut |part| hasher.update(part)).is_err() {
+                        return Ok(None);
+                    }
                 }
                 Ok(_) => return Ok(None),
                 Err(e) if e.class() == ErrorClass::Corrupt => return Ok(None),
@@ -144,7 +146,43 @@ impl Source {
             }
         }
         let (found, chunks) = hasher.finish();
-        Ok((found == sha256).then_some(chunks))
+        let whole = found == sha256 && object.finish().0 == stored.sha256;
+        Ok(whole.then_some(chunks))
+    }
+
+    /// Where the parts of a recording are in a FLAC object, which its metadata has no room for; what
+    /// is wrong with it, if it is none.
+    pub async fn look_into(
+        &self,
+        key: &str,
+        stored: &mut Stored,
+    ) -> Result<std::result::Result<(), String>> {
+        if stored.encoding != Encoding::Flac(None) {
+            return Ok(Ok(()));
+        }
+        let mut bytes = limits::FLAC_HEAD_BYTES.min(stored.size);
+        loop {
+            let start = match self.ask(|| self.store.get(key, 0..bytes)).await {
+                Ok(start) => start,
+                Err(e)
+                    if e.class() == ErrorClass::Corrupt || e.kind == StoreErrorKind::NotFound =>
+                {
+                    return Ok(Err(e.to_string()));
+                }
+                Err(e) => return Err(self.failed(e)),
+            };
+            match codec::flac::head(&start, stored.size) {
+                Ok(codec::flac::Head::Map(map)) => {
+                    stored.encoding = map.into();
+                    return Ok(Ok(()));
+                }
+                Ok(codec::flac::Head::Longer(more)) if more > bytes => bytes = more,
+                Ok(codec::flac::Head::Longer(_)) => {
+                    return Ok(Err("it ends in its metadata".to_owned()));
+                }
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
     }
 
     async fn segment(&self, key: &str) -> Result<Option<Bytes>> {

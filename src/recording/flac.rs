@@ -128,6 +128,11 @@ impl FlacMap {
         &self.suffix
     }
 
+    /// Where the first frame begins in the object.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
     /// Length of the recording in bytes.
     pub fn recording_bytes(&self) -> u64 {
         self.prefix.len() as u64 + self.shape.bytes() + self.suffix.len() as u64

@@ -5,7 +5,7 @@
 //! reserved `.spoolfs/`. Who needs a fresh key takes the first candidate that was never used.
 
 use crate::limits::{KEY_BYTES_MAX, KEY_COMPONENT_BYTES_MAX};
-use crate::recording::{Generation, Sha256};
+use crate::recording::{Encoding, Generation, Sha256};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -13,12 +13,27 @@ use std::path::{Component, Path};
 
 /// The directory of the archive's own objects, below the prefix.
 pub const RESERVED: &str = ".spoolfs";
+/// What is added to the name of a recording that is stored as FLAC.
+pub const FLAC_SUFFIX: &str = ".flac";
 /// Longest prefix of a target's URL, in bytes.
 pub const PREFIX_BYTES_MAX: usize = 512;
 /// Longest component made of a node's name, in bytes.
 pub const NODE_BYTES_MAX: usize = 128;
 /// Longest suffix that is kept when a name is cut, in bytes, with its dot.
 const SUFFIX_BYTES_MAX: usize = 24;
+
+/// The path that the key of an object is made from: that of the recording, with the suffix of what is
+/// stored of it.
+pub fn object_path<'a>(path: &'a Path, encoding: &Encoding) -> Cow<'a, Path> {
+    match encoding {
+        Encoding::Flac(_) => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(FLAC_SUFFIX);
+            Cow::Owned(name.into())
+        }
+        Encoding::Plain | Encoding::Patched(_) => Cow::Borrowed(path),
+    }
+}
 
 /// Keys for one generation of the recording at `path` (relative to the mount), best first: the
 /// plain one; one for each of `random`, told apart by `~<generation>-<8 hex>` before the suffix;
@@ -199,6 +214,8 @@ mod tests {
             ]
         );
         assert_eq!(keys("foo.wav.flac", &[1])[1], "p/pbx-1/foo.wav~2-00000001.flac");
+        let flac = object_path(Path::new("a/foo.wav"), &Encoding::Flac(None));
+        assert_eq!(flac, Path::new("a/foo.wav.flac"));
         assert_eq!(keys(".hidden", &[1])[1], "p/pbx-1/.hidden~2-00000001");
     }
 

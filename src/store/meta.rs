@@ -7,7 +7,9 @@ use crate::recording::{Encoding, ErrorClass, Generation, NodeId, Sha256, Stored}
 use std::path::Path;
 
 /// The newest version of the format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
+/// The version of what holds no FLAC.
+pub(super) const FORMAT_PATCHED: u32 = 2;
 /// The version of everything in which nothing is encoded: older programs read it.
 pub(super) const FORMAT_PLAIN: u32 = 1;
 
@@ -74,9 +76,8 @@ impl Label {
     pub fn to_meta(&self, path: &Path) -> ObjectMeta {
         let field = |name: &str, value: String| (name.to_owned(), value);
         let plain = self.stored.is_plain();
-        let format = if plain { FORMAT_PLAIN } else { FORMAT_VERSION };
         let mut user = vec![
-            field(FORMAT, format.to_string()),
+            field(FORMAT, self.stored.encoding.format().to_string()),
             field(NODE, ascii(&super::key::node_component(&self.node))),
             field(ID, self.id.to_string()),
             field(GENERATION, self.generation.0.to_string()),
@@ -85,14 +86,15 @@ impl Label {
             field(MTIME, self.mtime.0.to_string()),
         ];
         if !plain {
-            user.push(field(ENCODING, self.stored.encoding.to_string()));
+            user.push(field(ENCODING, self.stored.encoding.label()));
             user.push(field(STORED_SHA256, self.stored.sha256.to_string()));
             user.push(field(STORED_SIZE, self.stored.size.to_string()));
         }
-        ObjectMeta { content_type: content_type(path).to_owned(), user }
+        let path = super::key::object_path(path, &self.stored.encoding);
+        ObjectMeta { content_type: content_type(&path).to_owned(), user }
     }
 
-    /// From the user metadata of an object. `node` comes back as it is in keys.
+    /// From the user metadata of an object. `node` comes back as it is in keys, FLAC without a map.
     ///
     /// # Errors
     /// A field is missing or wrong, or the format is newer.
@@ -217,6 +219,11 @@ mod tests {
             assert_eq!(Label::from_user(&meta.user).unwrap(), encoded(node));
             assert_eq!(meta.user[0].1, "2", "older programs leave it alone");
         }
+        let flac = Stored { encoding: Encoding::Flac(None), ..encoded("n").stored };
+        let flac = Label { stored: flac, ..label("n") };
+        let meta = flac.to_meta(Path::new("a/b.wav"));
+        assert_eq!((meta.content_type.as_str(), &*meta.user[0].1), ("audio/flac", "3"));
+        assert_eq!(Label::from_user(&meta.user).unwrap(), flac);
         let longest = encoded(&"\u{1}".repeat(300)).to_meta(Path::new(""));
         assert!(longest.user.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= 2000);
     }
@@ -234,7 +241,7 @@ mod tests {
             assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
         }
         let mut newer = user;
-        newer[0].1 = "3".into();
-        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(3)));
+        newer[0].1 = "4".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(4)));
     }
 }

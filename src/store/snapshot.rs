@@ -9,7 +9,7 @@ mod known;
 pub use known::{Given, Known};
 
 use super::key;
-use super::meta::FORMAT_VERSION;
+use super::meta::{FORMAT_PATCHED, FORMAT_VERSION};
 use crate::limits;
 use crate::recording::Sha256;
 use ruzstd::decoding::StreamingDecoder;
@@ -55,7 +55,7 @@ struct End {
 }
 
 impl Header {
-    /// A header of the present format.
+    /// A header of the oldest format that has snapshots.
     pub fn new(
         (node, instance): (&str, &str),
         (epoch, seq): (u64, u64),
@@ -64,7 +64,7 @@ impl Header {
     ) -> Header {
         Header {
             spoolfs: KIND.into(),
-            format: FORMAT_VERSION,
+            format: FORMAT_PATCHED,
             node: node.to_owned(),
             instance: instance.to_owned(),
             epoch,
@@ -72,6 +72,11 @@ impl Header {
             at,
             segments,
         }
+    }
+
+    /// The header of a snapshot that tells of FLAC objects.
+    pub fn with_flac(self) -> Header {
+        Header { format: FORMAT_VERSION, ..self }
     }
 }
 
@@ -328,10 +333,10 @@ mod tests {
     #[test]
     fn another_kind_and_a_newer_format_are_named() {
         let mut newer = header();
-        newer.format = 3;
+        newer.format = 4;
         let mut other = header();
         other.spoolfs = "journal".into();
-        for (header, word) in [(newer, "version 3"), (other, "journal")] {
+        for (header, word) in [(newer, "version 4"), (other, "journal")] {
             let bytes = Writer::begin(Vec::new(), &header).unwrap().finish().unwrap().0;
             let error = read(&bytes[..], &mut |_| Ok(())).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -8,6 +8,7 @@ mod support;
 
 mod archive;
 mod faults;
+mod flac;
 mod fsck;
 mod headers;
 mod outage;

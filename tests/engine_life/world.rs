@@ -5,7 +5,7 @@ use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{
-    Command, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
+    Command, Compress, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
 };
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
@@ -40,6 +40,7 @@ pub struct World {
     pub scrub_every: Option<Duration>,
     pub reserve: u64,
     pub repair_headers: bool,
+    pub compress: Option<Compress>,
     pub snapshots: Option<Snapshots>,
     /// A rebuild passes snapshots over.
     pub whole_journal: bool,
@@ -90,6 +91,7 @@ impl World {
             scrub_every: None,
             reserve: 0,
             repair_headers: false,
+            compress: None,
             snapshots: None,
             whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
@@ -142,6 +144,7 @@ impl World {
             scrub_every: self.scrub_every,
             reserve: self.reserve,
             repair_headers: self.repair_headers,
+            compress: self.compress,
             snapshots: self.snapshots,
         };
         let parts = Parts {

@@ -84,10 +84,16 @@ fn a_recall_comes_in_large_requests() {
 
 /// A target whose long answers break off, or have one byte wrong in their last chunk.
 #[derive(Debug)]
-struct BreaksOff {
+pub(super) struct BreaksOff {
     inner: Arc<MemoryStore>,
     after: usize,
     wrong: AtomicBool,
+}
+
+impl BreaksOff {
+    pub fn new(inner: Arc<MemoryStore>, after: usize, wrong: bool) -> BreaksOff {
+        BreaksOff { inner, after, wrong: AtomicBool::new(wrong) }
+    }
 }
 
 #[async_trait]
@@ -145,7 +151,7 @@ fn an_answer_that_breaks_off_costs_a_request_for_each_chunk_that_is_missing() {
     for (after, wrong) in [(0, false), (100_000, false), (400_000, false), (0, true)] {
         let world = World::with(700_000);
         let inner = world.stores[0].clone();
-        let breaks = BreaksOff { inner, after, wrong: AtomicBool::new(wrong) };
+        let breaks = BreaksOff::new(inner, after, wrong);
         let stores: Vec<Arc<dyn Store>> = vec![Arc::new(breaks), world.stores[1].clone()];
         let content = Content::new(
             Options { read_timeout: Duration::from_secs(5), ..Options::default() },
