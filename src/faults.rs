@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `SPOOLFS_CRASH_AT` | `name` or `name:N`: abort at the Nth passing of a point of [`POINTS`] |
 //! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts |
+//! | `SPOOLFS_AHEAD` | seconds that the clock is ahead |
 //! | `SPOOLFS_FAIL` | `site:N:ERRNO[:once\|forever]`, several with commas: the Nth call at a site of [`SITES`] fails, and with `forever` all after it |
 //!
 //! Tests in the same process use `set` instead. Each name stands once in the source and once in a
@@ -135,8 +136,15 @@ pub const SITES: &[&str] = &[
 
 /// Whether a variable of the environment is one of these, and heeded.
 pub fn is_heeded(variable: &str) -> bool {
-    let known = ["SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL"];
+    let known = ["SPOOLFS_AHEAD", "SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL"];
     cfg!(feature = "faults") && known.contains(&variable)
+}
+
+/// How far the clock is ahead of the machine's, if the environment asks for it.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn ahead() -> std::time::Duration {
+    std::time::Duration::ZERO
 }
 
 /// Dies here, if the environment asks for it.
@@ -157,6 +165,16 @@ pub fn fail(_site: &'static str) -> Result<(), Errno> {
 
 #[cfg(feature = "faults")]
 pub use chosen::{clear, fail, fired, passed, point, set};
+
+/// How far the clock is ahead of the machine's, if the environment asks for it.
+#[cfg(feature = "faults")]
+pub fn ahead() -> std::time::Duration {
+    static AHEAD: std::sync::OnceLock<std::time::Duration> = std::sync::OnceLock::new();
+    *AHEAD.get_or_init(|| {
+        let text = std::env::var("SPOOLFS_AHEAD").unwrap_or_default();
+        std::time::Duration::from_secs(text.parse().unwrap_or(0))
+    })
+}
 
 #[cfg(feature = "faults")]
 mod chosen {

@@ -6,7 +6,8 @@ use spoolfs::clock::Timestamp;
 use spoolfs::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, LinkReport,
     MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request,
-    Server, StateCount, StatusReport, TargetReport, TargetState, UploadsReport, Waiting, WirePath,
+    Server, StateCount, StatusReport, TargetReport, TargetState, TrashCount, UploadsReport,
+    Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,26 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 17] = [
-    "mount", "status", "archive", "release", "recall", "explain", "check", "fsck", "reload",
-    "rebuild", "verify", "pin", "unpin", "url", "stitch", "find", "gaps",
+const COMMANDS: [&str; 19] = [
+    "mount",
+    "status",
+    "archive",
+    "release",
+    "recall",
+    "explain",
+    "check",
+    "fsck",
+    "reload",
+    "rebuild",
+    "verify",
+    "pin",
+    "unpin",
+    "url",
+    "stitch",
+    "find",
+    "gaps",
+    "trash list",
+    "trash restore",
 ];
 
 /// A configuration in a directory of its own.
@@ -201,6 +219,7 @@ fn status_report() -> StatusReport {
             faults: 1,
         },
         calls: None,
+        trash: TrashCount { files: 5, bytes: 1 << 20 },
     }
 }
 
@@ -235,8 +254,9 @@ fn help_shows_examples_and_wrong_usage_exits_2() {
     let all = command(&["--help"]).output().expect("run");
     assert_eq!(code(&all), Some(0));
     for name in COMMANDS {
-        assert!(out(&all).contains(&format!("  {name} ")), "{name}: {}", out(&all));
-        let help = command(&[name, "--help"]).output().expect("run");
+        let words: Vec<&str> = name.split(' ').chain(["--help"]).collect();
+        assert!(out(&all).contains(&format!("  {} ", words[0])), "{name}: {}", out(&all));
+        let help = command(&words).output().expect("run");
         assert_eq!(code(&help), Some(0));
         let text = out(&help);
         for part in ["Examples:", "--config", "--json", "/etc/spoolfs/spoolfs.toml"] {

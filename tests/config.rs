@@ -405,6 +405,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_SPACE__HIGH_WATER", "70%"),
             ("SPOOLFS_SPACE__LOW_WATER", "60%"),
             ("SPOOLFS_SPACE__RESERVE", "2GiB"),
+            ("SPOOLFS_DELETE__DELETE_MODE", "keep"),
+            ("SPOOLFS_DELETE__TRASH_KEEP", "7d"),
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
@@ -451,6 +453,8 @@ fn every_key_can_be_set_by_its_variable() {
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
     assert_eq!(config.cache.max_size, 1 << 30);
+    let (mode, week) = (spoolfs::policy::DeleteMode::Keep, Duration::from_secs(7 * 86_400));
+    assert_eq!((config.delete.mode, config.delete.trash_keep), (mode, Age::For(week)));
     let stitched = spoolfs::config::Stitched {
         enabled: false,
         directory: "calls".into(),

@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** pure; no I/O, no time.
 
-use super::op::{Name, Op};
+use super::op::{Fate, Name, Op};
 use super::row::NodeRow;
 use crate::clock::Timestamp;
 use crate::recording::{Attr, Generation, Kind, LowerVersion, NodeId, State};
@@ -27,6 +27,7 @@ pub(super) fn touched(op: &Op) -> impl Iterator<Item = NodeId> {
         | Op::Opened { id }
         | Op::Closed { id, .. }
         | Op::Unlink { id, .. }
+        | Op::Restore { id, .. }
         | Op::SetAttr { id, .. }
         | Op::Suspect { id, .. }
         | Op::SetXattrs { id, .. } => (*id, None),
@@ -50,9 +51,10 @@ pub(super) fn apply(op: &Op, id: NodeId, node: Option<Node>) -> Option<Node> {
         Op::Link { .. } => Some(with_links(node, 1)),
         Op::Opened { .. } => Some(opened(node)),
         Op::Closed { attr, version, at, .. } => Some(closed(node, attr, *version, *at)),
-        Op::Unlink { last, at, .. } => depart(node, *last, *at),
+        Op::Unlink { last, fate, at, .. } => depart(node, *last, *fate, *at),
         Op::Rename { id: moved, .. } if *moved == id => Some(touch(node, rename_time(op))),
-        Op::Rename { replaced: Some((_, last)), at, .. } => depart(node, *last, *at),
+        Op::Rename { replaced: Some((_, last)), fate, at, .. } => depart(node, *last, *fate, *at),
+        Op::Restore { attr, at, .. } => Some(restored(node, attr, *at)),
         Op::Rename { .. } | Op::Exchange { .. } => Some(node),
         Op::SetAttr { attr, version, before, .. } => Some(set_attr(node, attr, *version, *before)),
         Op::Suspect { at, .. } => Some(suspect(node, *at)),
@@ -65,7 +67,9 @@ pub(super) fn apply(op: &Op, id: NodeId, node: Option<Node>) -> Option<Node> {
 /// The names of node `id` after the operation, first made first. A moved name keeps its place.
 pub(super) fn apply_names(op: &Op, id: NodeId, names: &mut Vec<(NodeId, Name)>) {
     match op {
-        Op::Create { parent, name, .. } | Op::Link { parent, name, .. }
+        Op::Create { parent, name, .. }
+        | Op::Link { parent, name, .. }
+        | Op::Restore { parent, name, .. }
             if !names.iter().any(|(p, n)| p == parent && n == name) =>
         {
             names.push((*parent, name.clone()));
@@ -169,14 +173,38 @@ fn closed(mut node: Node, attr: &Attr, version: LowerVersion, at: Timestamp) -> 
     node
 }
 
-fn depart(node: Node, last: bool, at: Timestamp) -> Option<Node> {
+fn depart(mut node: Node, last: bool, fate: Fate, at: Timestamp) -> Option<Node> {
     if !last {
         return Some(touch(with_links(node, -1), at));
+    }
+    if fate == Fate::Moved && !matches!(node.row.state, State::Released | State::Deleted) {
+        // Nobody has it open for writing, whatever was heard of it last.
+        if node.row.state == State::Recording {
+            node.row.state = State::Closed;
+            node.row.closed_at = node.row.closed_at.or(Some(at));
+        }
+        return Some(node);
     }
     node.objects.then(|| Node {
         row: NodeRow { state: State::Deleted, suspect: None, ..node.row.clone() },
         ..node
     })
+}
+
+/// Out of the trash: released, if only its objects are left.
+fn restored(mut node: Node, attr: &Attr, at: Timestamp) -> Node {
+    if node.row.state != State::Deleted {
+        return node;
+    }
+    let Attr { size, mtime, .. } = *attr;
+    let fits = |stamp: &LowerVersion| (stamp.size, stamp.mtime) == (size, mtime);
+    // A stamp that no file has: whatever turns up below is hashed.
+    let none = LowerVersion { ino: 0, size, mtime, ctime: mtime };
+    node.row.hashed = Some(node.row.hashed.filter(fits).unwrap_or(none));
+    node.row.state = State::Released;
+    node.row.attr = attr.clone();
+    node.row.archived_at = node.row.archived_at.or(Some(at));
+    node
 }
 
 /// Only of a file that has a local copy. A later failure counts: a proof begun before it is void.

@@ -10,6 +10,7 @@ use super::op::Op;
 use super::row::JournalRow;
 use super::settings;
 use super::sql_row::{self, path_of, sql, unsigned};
+use super::trash;
 use super::tx::{Change, Tx};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -110,14 +111,13 @@ impl Tx<'_> {
         for change in changes {
             let Some(old) = &change.old else { continue };
             let was_there = old.node.row.state != State::Deleted;
-            let gone = change.new.as_ref().is_none_or(|n| n.row.state == State::Deleted);
+            let trash = trash::since(self.conn, change.id)?.is_some();
+            let gone = trash || change.new.as_ref().is_none_or(|n| n.row.state == State::Deleted);
             if gone && was_there && (old.told || old.node.objects) {
-                let body = json!({
-                    "id": change.id.0,
-                    "path": percent(change.path.as_deref().unwrap_or_default()),
-                    "generation": old.node.row.generation.0,
-                });
-                self.journal_row(at, "deleted", &body)?;
+                let path = change.path.as_deref().unwrap_or_default();
+                self.tell_deleted(change.id, path, old.node.row.generation, trash, at)?;
+            } else if gone && was_there {
+                // Nobody has heard of it.
             } else if let Some(new) = &change.new {
                 let dir = new.row.attr.kind == Kind::Dir;
                 if old.told || (dir && self.has_objects()?) {
@@ -126,6 +126,20 @@ impl Tx<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells that the last name of a recording is gone, and whether it is in the trash.
+    pub(super) fn tell_deleted(
+        &self,
+        id: NodeId,
+        path: &[u8],
+        generation: Generation,
+        trash: bool,
+        at: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let body = json!({"id": id.0, "path": percent(path), "generation": generation.0});
+        let body = if trash { merge(body, json!({"trash": true})) } else { body };
+        self.journal_row(at, "deleted", &body)
     }
 
     fn tell_one(
@@ -158,6 +172,10 @@ impl Tx<'_> {
             Op::Link { parent, name, .. } | Op::Create { parent, name, .. } => {
                 let path = at_name(*parent, name)?;
                 self.journal_row(at, "linked", &json!({"id": id, "path": path}))
+            }
+            Op::Restore { parent, name, .. } => {
+                let body = json!({"id": id, "path": at_name(*parent, name)?});
+                self.journal_row(at, "restored", &merge(body, attributes(&new.row.attr)))
             }
             Op::SetAttr { .. } if change.old.as_ref().is_some_and(|o| o.node != *new) => {
                 let body = merge(json!({"id": id, "path": before()}), attributes(&new.row.attr));

@@ -36,6 +36,7 @@ mod summary;
 mod tend;
 mod thread;
 mod told;
+mod trash;
 mod tx;
 mod unsynced;
 
@@ -47,7 +48,7 @@ pub use error::{CatalogError, Result};
 pub use identity::Identity;
 
 pub use names::{Glimpse, NamedRow, NamesPage};
-pub use op::{Intent, Op};
+pub use op::{Fate, Intent, Op};
 pub use row::{
     Candidate, Counts, Digest, HashOutcome, JournalRow, ListRow, NodeRow, ObjectRow, ObjectState,
     Trouble,
@@ -57,6 +58,7 @@ pub use scrub::Remedy;
 pub use snapshot::{Broken, Snapshot, Unreadable};
 pub use summary::Summary;
 pub use told::{Archive, Attributes, Told, ToldObject, What};
+pub use trash::{TrashCursor, TrashRow};
 pub use unsynced::Unsynced;
 
 use crate::clock::SharedClock;

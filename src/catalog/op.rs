@@ -8,6 +8,22 @@ use serde::{Deserialize, Serialize};
 /// A name as bytes; percent-encoded in the log where it is not plain ASCII.
 pub type Name = Vec<u8>;
 
+/// What becomes of a node that loses its last name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It is forgotten, or, if it has objects, a tombstone.
+    #[default]
+    Kept,
+    /// The same; the tombstone of what is archived is in the trash.
+    Trash,
+    /// Its file was moved into the private directory: it is in the trash, and goes on to be
+    /// archived.
+    Moved,
+    /// A tombstone whose objects are to be deleted.
+    Erased,
+}
+
 /// One change of the tree. New variants may be added, and new fields with a default; a daemon
 /// reads the log its predecessor left, also across an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +81,9 @@ pub enum Op {
         id: NodeId,
         /// It was the node's last name.
         last: bool,
+        /// What becomes of it then.
+        #[serde(default)]
+        fate: Fate,
         /// When.
         at: Timestamp,
     },
@@ -84,6 +103,23 @@ pub enum Op {
         new_name: Name,
         /// The node that had the new name before, and whether that was its last name.
         replaced: Option<(NodeId, bool)>,
+        /// What becomes of that then.
+        #[serde(default)]
+        fate: Fate,
+        /// When.
+        at: Timestamp,
+    },
+    /// What was in the trash has a name again.
+    Restore {
+        /// The node.
+        id: NodeId,
+        /// Directory of the name.
+        parent: NodeId,
+        /// The name.
+        #[serde(with = "encode::name")]
+        name: Name,
+        /// What `stat` shows.
+        attr: Attr,
         /// When.
         at: Timestamp,
     },

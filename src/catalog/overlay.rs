@@ -56,7 +56,9 @@ impl Overlay {
     fn push_names(&mut self, effect: &Effect) {
         let seq = effect.seq;
         match &effect.op {
-            Op::Create { id, parent, name, .. } | Op::Link { id, parent, name } => {
+            Op::Create { id, parent, name, .. }
+            | Op::Link { id, parent, name }
+            | Op::Restore { id, parent, name, .. } => {
                 self.set(
                     *parent,
                     name,
@@ -141,6 +143,7 @@ impl Overlay {
         match op {
             Op::Create { parent, name, .. }
             | Op::Link { parent, name, .. }
+            | Op::Restore { parent, name, .. }
             | Op::Unlink { parent, name, .. } => self.drop_name(*parent, name, committed),
             Op::Rename { parent, name, new_parent, new_name, .. } => {
                 self.drop_name(*parent, name, committed);

@@ -14,7 +14,7 @@ use super::schema::{self, OpenFault};
 pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
-use super::{database, settings, shared};
+use super::{database, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -70,6 +70,8 @@ pub struct NewNode {
     pub told: bool,
     /// Of a tombstone: its last path, and when it was deleted.
     pub buried: Option<(Vec<u8>, Timestamp)>,
+    /// The tombstone is in the trash.
+    pub trash: bool,
 }
 
 /// A catalog being made.
@@ -297,6 +299,9 @@ fn add(tx: &Tx<'_>, new: &NewNode) -> rusqlite::Result<()> {
             new.buried.as_ref().map(|(path, _)| path),
             new.buried.as_ref().map(|(_, at)| at.0)
         ])?;
+    if let Some((path, at)) = new.buried.as_ref().filter(|_| new.trash) {
+        trash::put(tx.conn, &node, path, *at)?;
+    }
     for (parent, name) in &new.names {
         tx.conn
             .prepare_cached(

@@ -144,6 +144,8 @@ pub struct Counts {
     pub suspect: u64,
     /// Journal rows not yet shipped.
     pub journal_backlog: u64,
+    /// Recordings in the trash, and their bytes.
+    pub trash: (u64, u64),
 }
 
 /// A recording that can not be archived, for `status` and `explain`.

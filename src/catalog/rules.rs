@@ -128,4 +128,20 @@ pub const RULES: &[(u32, &str, &str)] = &[
         "SELECT id FROM object WHERE (encoding IS NULL) <> (stored_size IS NULL)
              OR (encoding IS NULL) <> (stored_sha256 IS NULL) OR encoding IN ('', 'plain')",
     ),
+    (
+        22,
+        "what is in the trash has no name and is a tombstone with a verified object, or a file in \
+         the private directory",
+        "SELECT t.node FROM trash t LEFT JOIN node n ON n.id = t.node
+         WHERE n.id IS NULL OR n.kind <> 1 OR EXISTS(SELECT 1 FROM entry e WHERE e.node = t.node)
+            OR t.local <> CASE n.state WHEN 5 THEN 0 WHEN 3 THEN 2 WHEN 4 THEN -1 ELSE 1 END
+            OR (n.state = 5 AND NOT EXISTS(SELECT 1 FROM object o
+                WHERE o.node = n.id AND o.generation = n.generation AND o.state = 2))",
+    ),
+    (
+        23,
+        "recordings and bytes in the trash are what is counted",
+        "SELECT y.id FROM trash_tally y, (SELECT count(*) AS files, ifnull(sum(size), 0) AS bytes
+            FROM trash) t WHERE y.files <> t.files OR y.bytes <> t.bytes",
+    ),
 ];

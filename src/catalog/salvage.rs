@@ -62,6 +62,9 @@ pub(super) fn restore(conn: &Connection, path: &Path) -> std::io::Result<()> {
 const TABLES: &[&str] =
     &["position", "node", "entry", "generation", "object", "journal", "journal_mark", "setting"];
 
+/// What versions since the first have besides, copied if both have it.
+const NEWER: &[&str] = &["trash", "trash_dir"];
+
 /// Copies every row that can be read into a new file beside `path`. `VACUUM INTO` will not do: it
 /// copies indexes page by page.
 fn copy(conn: &Connection, path: &Path) -> std::io::Result<PathBuf> {
@@ -82,7 +85,17 @@ fn copy(conn: &Connection, path: &Path) -> std::io::Result<PathBuf> {
 fn copy_rows(conn: &Connection, copy: &Path) -> rusqlite::Result<()> {
     conn.execute("ATTACH ?1 AS copy", [copy.to_str().unwrap_or_default()])?;
     conn.execute_batch("BEGIN; DELETE FROM copy.position; DELETE FROM copy.node;")?;
-    for table in TABLES {
+    let has = |schema: &str, table: &str| -> rusqlite::Result<bool> {
+        let text = format!("SELECT 1 FROM {schema}.sqlite_master WHERE name = ?1");
+        conn.prepare(&text)?.exists([table])
+    };
+    let mut tables = TABLES.to_vec();
+    for table in NEWER {
+        if has("main", table)? && has("copy", table)? {
+            tables.push(table);
+        }
+    }
+    for table in tables {
         // The condition keeps SQLite from copying pages instead of rows.
         conn.execute_batch(&format!(
             "INSERT OR IGNORE INTO copy.{table} SELECT * FROM main.{table} NOT INDEXED WHERE 1"

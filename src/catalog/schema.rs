@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -182,6 +182,43 @@ const V3: &str = "
 ALTER TABLE object ADD COLUMN encoding TEXT;
 ALTER TABLE object ADD COLUMN stored_size INTEGER;
 ALTER TABLE object ADD COLUMN stored_sha256 BLOB;
+";
+
+// Recordings that lost their last name and are kept. `local`: 0 only objects are left, 1 the bytes
+// are in the private directory, 2 they are, and it is archived. `trash_dir`: directories that are
+// gone, and in which some of them were.
+const V4: &str = "
+CREATE TABLE IF NOT EXISTS trash(
+    node INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    path BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    local INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS trash_at ON trash(at, node);
+CREATE INDEX IF NOT EXISTS trash_path ON trash(path);
+CREATE INDEX IF NOT EXISTS trash_spare ON trash(node) WHERE local = 2;
+CREATE TABLE IF NOT EXISTS trash_dir(
+    path BLOB PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trash_tally(
+    id INTEGER PRIMARY KEY CHECK(id = 1), files INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO trash_tally VALUES(1, 0, 0);
+CREATE TRIGGER IF NOT EXISTS trash_insert AFTER INSERT ON trash BEGIN
+    UPDATE trash_tally SET files = files + 1, bytes = bytes + NEW.size;
+END;
+CREATE TRIGGER IF NOT EXISTS trash_delete AFTER DELETE ON trash BEGIN
+    UPDATE trash_tally SET files = files - 1, bytes = bytes - OLD.size;
+END;
+CREATE TRIGGER IF NOT EXISTS trash_update AFTER UPDATE OF size ON trash BEGIN
+    UPDATE trash_tally SET bytes = bytes - OLD.size + NEW.size;
+END;
+CREATE TRIGGER IF NOT EXISTS trash_state AFTER UPDATE OF state ON node
+WHEN NEW.state IN (1, 2, 3) AND OLD.state <> NEW.state BEGIN
+    UPDATE trash SET local = CASE NEW.state WHEN 3 THEN 2 ELSE 1 END
+    WHERE node = NEW.id AND local > 0;
+END;
 ";
 
 /// Why a database could not be opened.

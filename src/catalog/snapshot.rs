@@ -360,4 +360,6 @@ UPDATE tally SET
         WHEN 11 THEN kind = 1 AND state = 2 AND size > 0 AND h_ino IS NULL
         WHEN 12 THEN attempts > 0
         ELSE kind = 1 AND state = tally.bucket AND NOT (state = 2 AND size = 0) END);
+UPDATE trash_tally SET files = (SELECT count(*) FROM trash),
+    bytes = (SELECT ifnull(sum(size), 0) FROM trash);
 ";

@@ -5,6 +5,7 @@ use super::error::Result;
 use super::row::{Counts, Trouble};
 use super::schema::bucket;
 use super::sql_row::{path_buf, path_of, sql, unsigned};
+use super::trash;
 use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::recording::{NodeId, State};
@@ -128,6 +129,7 @@ impl Catalog {
                 failing: tally(bucket::FAILING)?.0,
                 suspect: suspects(conn)?,
                 journal_backlog: unsigned(backlog),
+                trash: trash::counts(conn)?,
             })
         })
     }

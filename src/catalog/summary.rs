@@ -9,7 +9,7 @@ use super::error::{CatalogError, Result};
 use super::identity::Identity;
 use super::journal::{attributes, hex_of, merge, time, verified_keys};
 use super::sql_row::{self, NODE, NODE_COLUMNS, Paths, names_of, sql, unsigned};
-use super::{Catalog, schema, settings};
+use super::{Catalog, schema, settings, trash};
 use crate::clock::Timestamp;
 use crate::recording::{Attr, Generation, Kind, NodeId, State};
 use rusqlite::{Connection, params};
@@ -141,6 +141,10 @@ fn tell(conn: &Connection, line: Sink<'_>) -> std::result::Result<(), Stop> {
         let deleted = sql_row::time_opt(row, NODE_COLUMNS + 1)?;
         match (node.row.attr.kind, node.row.state) {
             (Kind::Dir, _) => teller.directory(&node.row)?,
+            // Without a name, but perhaps not a tombstone yet.
+            (_, State::Closed | State::Archived | State::Recording) if buried.is_some() => {
+                teller.deleted(&node.row, buried, deleted)?;
+            }
             (_, State::Deleted) => teller.deleted(&node.row, buried, deleted)?,
             _ => teller.recording(&node.row)?,
         }
@@ -184,9 +188,12 @@ impl Teller<'_, '_> {
         at: Option<Timestamp>,
     ) -> std::result::Result<(), Stop> {
         let path = percent(&path.unwrap_or_default());
-        let body = json!({"id": row.id.0, "path": path, "generation": row.generation.0});
+        let mut body = json!({"id": row.id.0, "path": path, "generation": row.generation.0});
+        if trash::since(self.conn, row.id)?.is_some() {
+            body = merge(body, json!({"trash": true}));
+        }
         self.line(at.unwrap_or(row.attr.ctime), "deleted", &body)?;
-        self.contents(row, &path, true)
+        self.contents(row, &path, row.state == State::Deleted || row.archived_at.is_some())
     }
 
     fn recording(&mut self, row: &super::NodeRow) -> std::result::Result<(), Stop> {

@@ -37,7 +37,14 @@ pub enum What {
     /// It lost one of several names.
     Unlinked,
     /// Its last name is gone.
-    Deleted,
+    Deleted {
+        /// It is in the trash.
+        trash: bool,
+    },
+    /// It has a name again.
+    Restored(Attributes),
+    /// Its objects were deleted.
+    Erased,
     /// Its attributes changed.
     Attributes(Attributes),
     /// Its extended attributes changed.
@@ -103,6 +110,8 @@ struct Raw {
     from: Option<String>,
     #[serde(default)]
     dir: bool,
+    #[serde(default)]
+    trash: bool,
     generation: Option<Generation>,
     sha256: Option<Sha256>,
     size: Option<u64>,
@@ -163,7 +172,9 @@ fn what(raw: &Raw) -> Result<What, String> {
         "renamed" => What::Renamed { from: name(raw.from.as_ref(), "from")?, dir: raw.dir },
         "linked" => What::Linked,
         "unlinked" => What::Unlinked,
-        "deleted" => What::Deleted,
+        "deleted" => What::Deleted { trash: raw.trash },
+        "restored" => What::Restored(attributes(raw)?),
+        "erased" => What::Erased,
         "attributes" => What::Attributes(attributes(raw)?),
         "xattrs" => What::Xattrs(pairs(raw)?),
         _ => What::Other,

@@ -2,7 +2,7 @@
 
 use super::apply::{self, Node};
 use super::log::Effect;
-use super::op::{Name, Op};
+use super::op::{Fate, Name, Op};
 use super::sql_row::{self, Paths, Stored, kind_code, pairs_text, sql};
 use crate::clock::Timestamp;
 use crate::recording::{Kind, NodeId, State};
@@ -192,6 +192,7 @@ impl<'a> Tx<'a> {
             self.settle(change, at)?;
         }
         self.names(op, seq, &changes)?;
+        self.trash_effect(op, &changes, at)?;
         if let Op::Suspect { id: NodeId::ROOT, at } = op {
             super::unsynced::suspect_all(self, *at)?;
         }
@@ -204,7 +205,7 @@ impl<'a> Tx<'a> {
         let known = old.as_ref().is_some_and(|o| o.told || o.node.objects);
         let dir = old.as_ref().is_some_and(|o| o.node.row.attr.kind == Kind::Dir);
         let path = match named(op, id) {
-            Some((parent, name)) if known || dir => {
+            Some((parent, name)) if known || dir || is_moved(op) => {
                 Some(Paths::default().file(self.conn, parent, name)?)
             }
             None if known => sql_row::path_of(self.conn, id)?,
@@ -220,6 +221,9 @@ impl<'a> Tx<'a> {
         };
         match op {
             Op::Create { id, parent, name, .. } | Op::Link { id, parent, name } if lives(*id) => {
+                self.place(*id, *parent, name, seq)
+            }
+            Op::Restore { id, parent, name, .. } if lives(*id) => {
                 self.place(*id, *parent, name, seq)
             }
             Op::Unlink { parent, name, id, .. } => self.remove_name(*parent, name, *id).map(|_| ()),
@@ -286,7 +290,8 @@ impl<'a> Tx<'a> {
     pub(super) fn lose(&self, id: NodeId, path: Option<Vec<u8>>) -> rusqlite::Result<()> {
         let Some(old) = self.node(id)? else { return Ok(()) };
         let parent = NodeId::ROOT;
-        let op = Op::Unlink { parent, name: Vec::new(), id, last: true, at: self.now };
+        let fate = Fate::Kept;
+        let op = Op::Unlink { parent, name: Vec::new(), id, last: true, fate, at: self.now };
         let new = apply::apply(&op, id, Some(old.node.clone()));
         let change = Change { id, old: Some(old), new, path };
         self.settle(&change, self.now)?;
@@ -352,10 +357,18 @@ impl<'a> Tx<'a> {
     }
 }
 
+/// Whether what lost its name is kept in the private directory.
+fn is_moved(op: &Op) -> bool {
+    matches!(op, Op::Unlink { fate: Fate::Moved, .. } | Op::Rename { fate: Fate::Moved, .. })
+}
+
 /// When the operation happened, if it says.
 fn op_time(op: &Op) -> Option<Timestamp> {
     match op {
-        Op::Closed { at, .. } | Op::Unlink { at, .. } | Op::Rename { at, .. } => Some(*at),
+        Op::Closed { at, .. }
+        | Op::Unlink { at, .. }
+        | Op::Rename { at, .. }
+        | Op::Restore { at, .. } => Some(*at),
         _ => None,
     }
 }

@@ -92,7 +92,9 @@ impl Unsynced {
                     self.itself(*id, attr);
                 }
             }
-            Op::Link { parent, .. } | Op::Unlink { parent, .. } => self.dir(*parent),
+            Op::Link { parent, .. } | Op::Unlink { parent, .. } | Op::Restore { parent, .. } => {
+                self.dir(*parent);
+            }
             Op::Closed { id, .. } => self.file(*id),
             // A file that was closed may be looked for while it is at neither place.
             Op::Rename { id, parent, new_parent, .. } => {

@@ -25,6 +25,7 @@ mod release;
 mod reload;
 mod status;
 mod stitch;
+mod trash;
 mod unpin;
 mod url;
 mod verify;
@@ -94,6 +95,9 @@ enum Command {
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
+    /// Show what was deleted and is kept, and bring it back.
+    #[command(after_help = trash::EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+    Trash(trash::Arguments),
     /// Check, with spoolfs stopped, that directory, catalog, journal and targets agree.
     #[command(after_help = fsck::EXAMPLES)]
     Fsck(fsck::Arguments),
@@ -127,6 +131,7 @@ impl Command {
             Command::Stitch(a) => &a.common,
             Command::Find(a) => &a.common,
             Command::Gaps(a) => &a.common,
+            Command::Trash(a) => a.common(),
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
             Command::Verify(a) => &a.common,
@@ -152,6 +157,7 @@ impl Command {
             Command::Stitch(a) => stitch::run(a),
             Command::Find(a) => find::run(a),
             Command::Gaps(a) => gaps::run(a),
+            Command::Trash(a) => trash::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
             Command::Verify(a) => verify::run(a),

@@ -111,6 +111,10 @@ fn troubles(report: &StatusReport) -> String {
     }
     text.push('\n');
     text.push_str(&drain(backlog));
+    if report.trash.files > 0 {
+        let (count, bytes) = (files(report.trash.files), humane_size(report.trash.bytes));
+        text.push_str(&format!("In the trash: {count}, {bytes}\n"));
+    }
     text.push_str(&uploads(&report.uploads));
     if report.failing > 0 {
         text.push_str(&format!("Failing: {}, tried again later\n", files(report.failing)));

@@ -65,6 +65,7 @@ pub(super) fn resolve(
             .map_or(limits::RECORDINGS_PER_MINUTE, |n| u32::try_from(n).unwrap_or(u32::MAX)),
     };
     let space = space(&raw.space, source)?;
+    let delete = super::delete::resolve(&raw.delete, source)?;
     let stitched = super::stitched::resolve(&raw.stitched, source)?;
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
@@ -84,6 +85,7 @@ pub(super) fn resolve(
         targets,
         write_back,
         space,
+        delete,
         cache,
         read,
         stitched,

@@ -86,6 +86,8 @@ pub const KEYS: &[Key] = &[
     key("space.high_water", Kind::Percent, "\"90%\""),
     key("space.low_water", Kind::Percent, "\"85%\""),
     key("space.reserve", Kind::Size, "\"1GiB\""),
+    key("delete.delete_mode", Kind::Text, "\"trash\""),
+    key("delete.trash_keep", Kind::Age, "\"30d\""),
     key("cache.dir", Kind::Text, ""),
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),

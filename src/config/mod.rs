@@ -6,6 +6,7 @@
 
 mod calls;
 mod check;
+mod delete;
 mod environment;
 mod error;
 mod essentials;
@@ -17,6 +18,7 @@ mod stitched;
 mod target;
 
 pub use calls::Calls;
+pub use delete::Delete;
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use essentials::Essentials;
@@ -144,6 +146,8 @@ pub struct Config {
     pub write_back: WriteBack,
     /// Room on the disk.
     pub space: Space,
+    /// What `rm` does.
+    pub delete: Delete,
     /// Bytes read lately.
     pub cache: Cache,
     /// Reading released recordings.

@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub target: Vec<RawTarget>,
     pub write_back: RawWriteBack,
     pub space: RawSpace,
+    pub delete: RawDelete,
     pub cache: RawCache,
     pub read: RawRead,
     pub calls: RawCalls,
@@ -65,6 +66,13 @@ pub(super) struct RawSpace {
     pub high_water: Option<Percent>,
     pub low_water: Option<Percent>,
     pub reserve: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDelete {
+    pub delete_mode: Option<String>,
+    pub trash_keep: Option<Age>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,6 +9,7 @@ mod peer;
 mod protocol;
 mod report;
 mod server;
+mod trash;
 pub mod utc;
 mod words;
 
@@ -24,7 +25,8 @@ pub use protocol::{
 pub use report::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, LastError, LinkReport, MoveReport,
     ObjectReport, PathReport, ReloadReport, StateCount, StatusReport, TargetReport, TargetState,
-    UploadsReport, UrlReport, Waiting,
+    TrashCount, UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
+pub use trash::{TrashItem, TrashReport, TrashRequest, TrashedReport};
 pub use words::{TargetName, next_recording};

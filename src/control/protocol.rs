@@ -2,6 +2,7 @@
 //! daemon likes, then exactly one `done` or `failed`.
 
 use super::calls::FindQuery;
+use super::trash::TrashRequest;
 use super::utc;
 use crate::clock::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -133,6 +134,8 @@ pub enum Request {
         #[serde(with = "utc")]
         to: Timestamp,
     },
+    /// Something about the trash.
+    Trash(TrashRequest),
     /// Read the configuration again: a `ReloadReport`.
     Reload,
 }

@@ -63,6 +63,18 @@ pub struct StatusReport {
     /// Call records; nothing if none are configured.
     #[serde(default)]
     pub calls: Option<CallsReport>,
+    /// What is in the trash.
+    #[serde(default)]
+    pub trash: TrashCount,
+}
+
+/// How much is in the trash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashCount {
+    /// Recordings.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The connection to the kernel, and how much of it outlives the daemon.

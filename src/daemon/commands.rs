@@ -1,18 +1,18 @@
 //! Answers the commands that come over the control socket.
 
 use super::link::Link;
-use super::{Daemon, calls, setup};
+use super::{Daemon, calls, setup, trash};
 use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
 use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
 use crate::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, MoveReport,
     ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request, StateCount,
-    StatusReport, TargetName, TargetReport, TargetState, UploadsReport, VersionReport, Waiting,
-    WirePath, next_recording,
+    StatusReport, TargetName, TargetReport, TargetState, TrashCount, TrashRequest, UploadsReport,
+    VersionReport, Waiting, WirePath, next_recording,
 };
 use crate::engine::{
-    Amount, BadCopy, Command, Drain, Outcome, Pressure, Standing, Status, TargetStatus,
+    self, Amount, BadCopy, Command, Drain, Outcome, Pressure, Standing, Status, TargetStatus,
 };
 use crate::limits;
 use crate::policy::Rate;
@@ -68,6 +68,12 @@ impl Handler for Commands {
             }
             Request::Find { query } => json(&calls::find(&*calls::fresh(daemon)?, &query)?),
             Request::Gaps { from, to } => json(&calls::gaps(&*calls::fresh(daemon)?, from, to)?),
+            Request::Trash(TrashRequest::List { paths, limit }) => {
+                json(&trash::list(daemon, &paths, limit)?)
+            }
+            Request::Trash(TrashRequest::Restore { items, to }) => {
+                json(&trash::restore(daemon, items, to, progress)?)
+            }
             Request::Reload => json(&reload(daemon, Some(peer))?),
         }
     }
@@ -156,6 +162,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         bad_copies: engine.bad.len() as u64,
         link: daemon.link.get().map(Link::report).unwrap_or_default(),
         calls: calls::report(daemon),
+        trash: TrashCount { files: counts.trash.0, bytes: counts.trash.1 },
     }
 }
 
@@ -348,12 +355,25 @@ fn moved(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<MoveReport, Failure> {
     let paths: Vec<PathBuf> = paths.into_iter().map(|p| p.0).collect();
+    reported(daemon, progress, &|told| daemon.engine.run(command, &paths, told))
+}
+
+/// What does the work, and tells of each recording.
+type Work<'a> =
+    &'a (dyn Fn(&(dyn Fn(&engine::Progress) + Sync)) -> engine::Result<engine::Summary> + Sync);
+
+/// Has the work done, and makes a report of what it tells.
+pub(super) fn reported(
+    daemon: &Daemon,
+    progress: &mut dyn FnMut(Progress),
+    work: Work<'_>,
+) -> Result<MoveReport, Failure> {
     let report = Mutex::new(MoveReport::default());
     let (tell, told) = mpsc::sync_channel::<Progress>(64);
     let result = std::thread::scope(|scope| {
         let work = scope.spawn(|| {
             let tell = tell;
-            daemon.engine.run(command, &paths, &|through| {
+            work(&|through| {
                 let size = find(&daemon.catalog, &through.path)
                     .ok()
                     .flatten()
@@ -412,10 +432,12 @@ pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Fail
         next_recording: next(&new),
     };
     daemon.engine.reload(rules);
+    daemon.vfs.set_deletion(setup::deletion(&new).map_err(|e| Failure::new(e.to_string()))?);
     daemon.engine.nudge();
     // What needs a restart keeps its old value, so that `status` tells what is in force.
     let mut in_force = daemon.config.write();
     in_force.write_back = new.write_back;
+    in_force.delete = new.delete;
     in_force.warnings = new.warnings;
     super::record::reloaded(daemon, &report.needs_restart, peer);
     tracing::info!(next = %report.next_recording, "the configuration was read again");

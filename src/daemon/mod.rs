@@ -16,6 +16,7 @@ pub(crate) mod settled;
 pub mod setup;
 mod signals;
 mod space;
+mod trash;
 mod url;
 mod watchdog;
 
@@ -371,7 +372,11 @@ fn assemble(
     let calls = calls::start(&config, &catalog, &clock);
     let known = known_calls::source(calls.as_ref(), &catalog);
     let stitched = joins::directory(&config, places, known, resume);
-    let show = |vfs: &Vfs| stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));
+    let deletion = setup::deletion(&config)?;
+    let show = |vfs: &Vfs| {
+        stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));
+        vfs.set_deletion(deletion.clone());
+    };
     let (vfs, server) = match start {
         Start::Fresh => {
             let vfs = Arc::new(Vfs::new(parts)?);

@@ -3,6 +3,7 @@
 use crate::config::{Config, Target};
 use crate::policy::{Marks, Patterns, RuleError, Rules};
 use crate::store::{Secret, TargetOptions};
+use crate::vfs::Deletion;
 
 /// The rules of the configuration.
 ///
@@ -21,6 +22,15 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         marks: Marks { high: config.space.high_water.0, low: config.space.low_water.0 },
         bandwidth: write_back.bandwidth.clone(),
     })
+}
+
+/// What deletions do.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn deletion(config: &Config) -> Result<Deletion, RuleError> {
+    let has_target = config.targets.iter().any(|target| target.required);
+    Ok(Deletion { mode: config.delete.mode, rules: rules(config)?, has_target })
 }
 
 /// A target as the store wants it.

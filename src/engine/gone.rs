@@ -82,6 +82,7 @@ fn missing_file(shared: &Shared, place: &Place) -> Result<()> {
     let links = shared.catalog.node(place.id)?.map_or(0, |row| row.attr.nlink);
     if links > 1 {
         shared.catalog.record(Op::Unlink {
+            fate: crate::catalog::Fate::Kept,
             parent: place.parent,
             name: place.name.clone(),
             id: place.id,

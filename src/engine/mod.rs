@@ -42,6 +42,7 @@ mod space;
 mod stop;
 mod sync;
 mod target;
+mod trash;
 mod undecided;
 mod workers;
 
@@ -54,6 +55,7 @@ pub use scrub::Round;
 pub use snapshot::Snapshots;
 pub use space::Pressure;
 pub use target::{Standing, TargetStatus};
+pub use trash::Trashed;
 
 use crate::audit::Audit;
 use crate::catalog::Catalog;
@@ -230,6 +232,7 @@ impl Engine {
             storing_alarms: Mutex::default(),
             wake,
             completions: complete::Completions::default(),
+            trash: Mutex::new(()),
         });
         undecided::settle(&shared);
         if let Err(error) = scrub::load(&shared) {
@@ -351,6 +354,20 @@ impl Engine {
         progress: &(dyn Fn(&Progress) + Sync),
     ) -> Result<Summary> {
         command::run(&self.shared, command, paths, progress)
+    }
+
+    /// Gives what is in the trash its name again, below the directory `to` if it is given. Returns
+    /// when every recording is through. Blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`. What happened to each recording is told to `progress`.
+    pub fn restore(
+        &self,
+        what: &[Trashed],
+        to: Option<&Path>,
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<Summary> {
+        trash::restore(&self.shared, what, to, progress)
     }
 
     /// Brings the local copy of a released recording back; at once if it is there. Blocks.

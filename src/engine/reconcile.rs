@@ -250,6 +250,7 @@ impl<'a> Walk<'a> {
                 let new_name = name.to_vec();
                 match place.filter(|_| old != Some(id)) {
                     Some((old_parent, name)) => Op::Rename {
+                        fate: crate::catalog::Fate::Kept,
                         id,
                         parent: old_parent,
                         name,
@@ -269,7 +270,14 @@ impl<'a> Walk<'a> {
 
     fn unlink(&mut self, parent: NodeId, name: Vec<u8>, row: &NodeRow, at: Timestamp) {
         let last = row.attr.nlink <= 1 || row.attr.kind == Kind::Dir;
-        self.record(Op::Unlink { parent, name, id: row.id, last, at });
+        self.record(Op::Unlink {
+            fate: crate::catalog::Fate::Kept,
+            parent,
+            name,
+            id: row.id,
+            last,
+            at,
+        });
     }
 
     /// Tells the catalog if a file it knows is not as it knows it.

@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub wake: Sender<()>,
     /// Partial recordings that could not be completed yet.
     pub completions: Completions,
+    /// Held while something is taken out of the trash, or moved within it.
+    pub trash: Mutex<()>,
 }
 
 impl Shared {

@@ -65,6 +65,7 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
         // What only the catalog knows was not done; the rest is compared when reconciling.
         Op::Opened { .. }
         | Op::Closed { .. }
+        | Op::Restore { .. }
         | Op::SetAttr { .. }
         | Op::Suspect { .. }
         | Op::SetXattrs { .. } => false,

@@ -268,6 +268,7 @@ fn begun(op: &Op) -> (&'static str, String) {
         Op::Rename { parent, name: n, .. } => ("a rename", name(n, parent)),
         Op::Exchange { a, .. } => ("an exchange", name(&a.2, &a.1)),
         Op::Unlink { parent, name: n, .. } => ("a removal", name(n, parent)),
+        Op::Restore { parent, name: n, .. } => ("a restore", name(n, parent)),
         Op::Opened { id }
         | Op::Closed { id, .. }
         | Op::SetAttr { id, .. }
@@ -281,7 +282,7 @@ fn rules(snapshot: &Snapshot, findings: &mut Findings) -> Result<()> {
     for broken in snapshot.broken()? {
         let more = if broken.rows.len() < limits::FSCK_ROWS_NAMED { "" } else { ", ..." };
         // What mirrors or counts the rest can be made anew from it.
-        let mend = matches!(broken.number, 11 | 18);
+        let mend = matches!(broken.number, 11 | 18 | 23);
         let cure = match mend {
             true => "repair it",
             false => "keep a copy of the catalog, and report it: no operation leaves it so",

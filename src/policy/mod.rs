@@ -2,8 +2,10 @@
 //!
 //! **Invariant:** pure. The same path and rules always give the same verdict.
 
+mod deletion;
 mod timetable;
 
+pub use deletion::{Bytes, DeleteMode, Departure, InTrash, Leaving, YOUNG, departure, may_empty};
 pub use timetable::{Rate, Timetable, TimetableError};
 
 use crate::limits;

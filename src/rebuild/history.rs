@@ -37,6 +37,8 @@ pub(super) struct Recording {
     pub last_path: Vec<u8>,
     /// Epoch and time of its deletion.
     pub deleted: Option<(u64, Timestamp)>,
+    /// It is in the trash since.
+    pub trash: bool,
     /// By number; the last one is the current one.
     pub contents: BTreeMap<u32, Content>,
     pub attributes: Option<Attributes>,
@@ -90,16 +92,22 @@ impl History {
         let one = self.recordings.entry(row.id).or_default();
         one.heard = one.heard.max(row.at);
         one.last_path.clone_from(&row.path);
-        if let What::Deleted = row.what {
+        if let What::Deleted { trash } = row.what {
             one.deleted = Some((epoch, row.at));
+            one.trash = trash;
             for name in std::mem::take(&mut one.names) {
                 self.names.remove(&name);
             }
             return;
         }
         // An older catalog was put back, which knows nothing of the deletion, and went on with it.
-        if one.deleted.is_some_and(|(at, _)| epoch > at) {
+        if one.deleted.is_some_and(|(at, _)| epoch > at) && row.what != What::Erased {
             one.deleted = None;
+        }
+        if let What::Restored(attributes) = &row.what {
+            one.deleted = None;
+            one.attributes = Some(attributes.clone());
+            return self.claim(row.id, &row.path);
         }
         let gone = one.deleted.is_some();
         match &row.what {
@@ -120,6 +128,7 @@ impl History {
                 self.claim(row.id, &row.path);
             }
             What::Linked if !gone => self.claim(row.id, &row.path),
+            What::Erased => one.erased(),
             What::Unlinked => self.drop_name(row.id, &row.path),
             What::Attributes(attributes) => one.attributes = Some(attributes.clone()),
             What::Xattrs(xattrs) => one.xattrs.clone_from(xattrs),
@@ -252,6 +261,13 @@ impl History {
 }
 
 impl Recording {
+    /// Nothing of it is left; the keys stay taken.
+    fn erased(&mut self) {
+        self.trash = false;
+        let objects = self.contents.values_mut().flat_map(|c| c.objects.values_mut());
+        objects.for_each(|object| object.state = ObjectState::Abandoned);
+    }
+
     /// The number under which a content is kept. Catalogs that were made anew count from 1 again,
     /// so a number may come twice with another content; the one that comes later is the newer one.
     pub fn number_for(&self, told: u32, sha256: Sha256) -> u32 {

@@ -86,7 +86,7 @@ impl Merge<'_> {
             xattrs: Vec::new(),
         };
         let names = vec![(parent, path.file_name()?.as_bytes().to_vec())];
-        Some(NewNode { row, names, contents: Vec::new(), told: false, buried: None })
+        Some(NewNode { row, names, contents: Vec::new(), told: false, buried: None, trash: false })
     }
 
     /// A recording that is below. It is hashed again before it counts as archived: nothing but
@@ -123,7 +123,7 @@ impl Merge<'_> {
         for path in paths {
             self.history.claim(id, path.as_os_str().as_bytes());
         }
-        merged.nodes.push(NewNode { row, names, contents, told, buried: None });
+        merged.nodes.push(NewNode { row, names, contents, told, buried: None, trash: false });
         Ok(())
     }
 
@@ -212,7 +212,11 @@ impl Merge<'_> {
                 self.report.deleted += 1;
                 let row = self.remote_row(id, &one, (number, current), State::Deleted);
                 let buried = Some((one.last_path.clone(), at));
-                merged.nodes.push(NewNode { row, names: Vec::new(), contents, told: true, buried });
+                let verified = |o: &NewObject| o.state == ObjectState::Verified;
+                let last = contents.iter().find(|c| c.generation.0 == number);
+                let trash = one.trash && last.is_some_and(|c| c.objects.iter().any(verified));
+                let names = Vec::new();
+                merged.nodes.push(NewNode { row, names, contents, told: true, buried, trash });
             }
             return Ok(());
         }
@@ -245,7 +249,7 @@ impl Merge<'_> {
         }
         self.report.released += 1;
         let names = self.entries(&paths);
-        merged.nodes.push(NewNode { row, names, contents, told: true, buried: None });
+        merged.nodes.push(NewNode { row, names, contents, told: true, buried: None, trash: false });
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 
 mod acl;
 mod attrs;
+mod departure;
 mod ghost;
 mod handle;
 mod inode;
@@ -29,6 +30,7 @@ mod workers;
 mod xattrs;
 
 pub use attrs::SetAttr;
+pub use departure::Deletion;
 pub use handle::OpenKind;
 pub use listing::ListEntry;
 pub use open::Opened;
@@ -43,7 +45,7 @@ use crate::stitch::Stitched;
 use bytes::Bytes;
 use handle::Handles;
 use inode::Inodes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -219,6 +221,7 @@ pub struct Vfs {
     releasable: AtomicU64,
     passthrough: OnceLock<Arc<dyn Passthrough>>,
     stitched: OnceLock<Arc<Stitched>>,
+    deletion: RwLock<Arc<Deletion>>,
     /// What requests came to that a predecessor did not answer.
     answers: Mutex<HashMap<u64, Op>>,
     /// The kernel may know nodes from before.
@@ -249,6 +252,7 @@ impl Vfs {
             releasable: AtomicU64::new(0),
             passthrough: OnceLock::new(),
             stitched: OnceLock::new(),
+            deletion: RwLock::default(),
             answers: Mutex::default(),
             taken_over: false,
             lower,

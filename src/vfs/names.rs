@@ -4,7 +4,7 @@ use super::ghost::Ghost;
 use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Entry, Patience, Result, Vfs, VfsError, Waits};
-use crate::catalog::{CatalogError, Intent, Op};
+use crate::catalog::{CatalogError, Fate, Intent, Op};
 use crate::faults;
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::{Dir, LowerStat};
@@ -246,11 +246,16 @@ impl Vfs {
             Found::Local(_, stat) => stat.attr.nlink <= 1,
             Found::Released(row, _) => row.attr.nlink <= 1,
         };
-        let intent = self.intend(
-            caller,
-            &found,
-            Op::Unlink { parent: parent.id, name: name.to_vec(), id, last, at: self.clock.now() },
-        )?;
+        let fate = self.fate_of(last, &parent, name, &found)?;
+        let op = Op::Unlink {
+            parent: parent.id,
+            name: name.to_vec(),
+            id,
+            last,
+            fate,
+            at: self.clock.now(),
+        };
+        let intent = self.intend(caller, &found, op)?;
         faults::point("unlink.after_intent");
         let ghost = last.then(|| Ghost::of(&dir, name, &found));
         let removed = match &found {
@@ -356,6 +361,7 @@ impl Vfs {
             caller,
             &found,
             Op::Unlink {
+                fate: Fate::Kept,
                 parent: parent.id,
                 name: name.to_vec(),
                 id,

@@ -4,7 +4,7 @@ use super::ghost::Ghost;
 use super::inode::{Inode, Place};
 use super::lookup::Found;
 use super::{Caller, Result, Vfs, VfsError};
-use crate::catalog::Op;
+use crate::catalog::{Fate, Op};
 use crate::faults;
 use crate::limits::LARGE_UNLINK_BYTES;
 use crate::lower::{Dir, LowerStat};
@@ -99,10 +99,15 @@ impl Vfs {
             Found::Local(_, s) => s.attr.nlink <= 1 || s.attr.kind == Kind::Dir,
             Found::Released(row, _) => row.attr.nlink <= 1,
         });
+        let fate = match &to.found {
+            Some(found) => self.fate_of(last, &to.parent, to.name, found)?,
+            None => Fate::Kept,
+        };
         let intent = self.intend(
             caller,
             moved,
             Op::Rename {
+                fate,
                 id,
                 parent: from.parent.id,
                 name: from.name.to_vec(),

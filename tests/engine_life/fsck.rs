@@ -115,7 +115,14 @@ fn rule_4_an_operation_without_an_outcome() {
     world.open();
     let (parent, name, at) =
         (NodeId::ROOT, b"archived.wav".to_vec(), world.row(archived).attr.mtime);
-    let op = Op::Unlink { parent, name, id: archived, last: true, at };
+    let op = Op::Unlink {
+        fate: spoolfs::catalog::Fate::Kept,
+        parent,
+        name,
+        id: archived,
+        last: true,
+        at,
+    };
     std::mem::forget(world.catalog().intend(7, op).unwrap());
     finds(&mut world, &[(Pending, 4)]);
 }

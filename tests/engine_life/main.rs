@@ -22,4 +22,5 @@ mod scrub;
 mod snapshots;
 mod space;
 mod sync;
+mod trash;
 mod world;

@@ -44,7 +44,14 @@ fn cron(world: &World, calls: &mut HashMap<String, NodeId>) -> Vec<NodeId> {
             std::fs::remove_file(below).unwrap();
             let (parent, name) = (NodeId::ROOT, path.clone().into_bytes());
             let at = world.now();
-            world.catalog().record(Op::Unlink { parent, name, id: *id, last: true, at });
+            world.catalog().record(Op::Unlink {
+                fate: spoolfs::catalog::Fate::Kept,
+                parent,
+                name,
+                id: *id,
+                last: true,
+                at,
+            });
             deleted.push(*id);
         }
         keep

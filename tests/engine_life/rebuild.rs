@@ -2,7 +2,7 @@
 //! directory and the targets.
 
 use crate::world::{World, audio};
-use spoolfs::catalog::{NodeRow, ObjectState, Op};
+use spoolfs::catalog::{Fate, NodeRow, ObjectState, Op};
 use spoolfs::clock::{Clock, Timestamp};
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::rebuild::{Gap, RebuildError};
@@ -28,16 +28,23 @@ pub fn rename(world: &World, from: &str, to: &str) {
         fs::rename(world.below(from), world.below(to)).unwrap();
     }
     let at = world.clock.now();
-    world.catalog().record(Op::Rename { id, parent, name, new_parent, new_name, replaced, at });
+    let fate = Fate::Kept;
+    let op = Op::Rename { id, parent, name, new_parent, new_name, replaced, fate, at };
+    world.catalog().record(op);
 }
 
 pub fn delete(world: &World, path: &str) -> NodeId {
+    delete_as(world, path, Fate::Kept)
+}
+
+/// The same, as the mount's `delete_mode` has it.
+pub fn delete_as(world: &World, path: &str, fate: Fate) -> NodeId {
     let row = world.find(path).unwrap();
     let _released = fs::remove_file(world.below(path));
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
     let parent = if dir.is_empty() { NodeId::ROOT } else { world.find(dir).unwrap().id };
     let (name, at) = (name.as_bytes().to_vec(), world.clock.now());
-    world.catalog().record(Op::Unlink { parent, name, id: row.id, last: true, at });
+    world.catalog().record(Op::Unlink { parent, name, id: row.id, last: true, fate, at });
     row.id
 }
 

@@ -242,6 +242,7 @@ fn undecided_operations_are_settled_by_identity() {
     let root = NodeId::ROOT;
     let at = world.clock.now();
     let rename = |id, name: &str, new: &str| Op::Rename {
+        fate: spoolfs::catalog::Fate::Kept,
         id,
         parent: root,
         name: name.into(),
@@ -250,8 +251,14 @@ fn undecided_operations_are_settled_by_identity() {
         replaced: None,
         at,
     };
-    let unlink =
-        |id, name: &str| Op::Unlink { parent: root, name: name.into(), id, last: true, at };
+    let unlink = |id, name: &str| Op::Unlink {
+        fate: spoolfs::catalog::Fate::Kept,
+        parent: root,
+        name: name.into(),
+        id,
+        last: true,
+        at,
+    };
     for op in [
         rename(done, "a.wav", "a2.wav"),
         rename(not_done, "b.wav", "b2.wav"),
@@ -283,6 +290,7 @@ fn an_undecided_operation_is_not_settled_by_what_others_did_since() {
         ["a.wav", "b.wav", "s.wav"].map(|n| world.record(n, n.as_bytes()));
     let (root, at) = (NodeId::ROOT, world.clock.now());
     let rename = |id, name: &str, new: &str| Op::Rename {
+        fate: spoolfs::catalog::Fate::Kept,
         id,
         parent: root,
         name: name.into(),
@@ -291,8 +299,14 @@ fn an_undecided_operation_is_not_settled_by_what_others_did_since() {
         replaced: None,
         at,
     };
-    let unlink =
-        |id, name: &str| Op::Unlink { parent: root, name: name.into(), id, last: true, at };
+    let unlink = |id, name: &str| Op::Unlink {
+        fate: spoolfs::catalog::Fate::Kept,
+        parent: root,
+        name: name.into(),
+        id,
+        last: true,
+        at,
+    };
     // The kernel can not be asked about this one; it must not keep the others undecided.
     let long = "x".repeat(300);
     for op in [

@@ -129,6 +129,7 @@ fn a_recall_that_lost_its_file_leaves_nothing() {
     // Renamed through the mount after the recall was asked for: it is found at its new name.
     let (parent, at) = (NodeId::ROOT, world.clock.now());
     world.catalog().record(spoolfs::catalog::Op::Rename {
+        fate: spoolfs::catalog::Fate::Kept,
         id,
         parent,
         name: b"a.wav".to_vec(),

@@ -391,7 +391,14 @@ fn regression_an_alarm_of_what_was_written_anew_or_deleted_is_over() {
         if deleted {
             let (parent, name) = (NodeId::ROOT, path.as_bytes().to_vec());
             let at = world.now();
-            world.catalog().record(Op::Unlink { parent, name, id, last: true, at });
+            world.catalog().record(Op::Unlink {
+                fate: spoolfs::catalog::Fate::Kept,
+                parent,
+                name,
+                id,
+                last: true,
+                at,
+            });
         } else {
             // As the mount does it with O_TRUNC.
             world.catalog().record(Op::Opened { id });

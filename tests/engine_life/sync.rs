@@ -39,6 +39,7 @@ fn what_was_closed_is_synced_when_half_of_sync_after_is_over() {
     let (root, dir) = (NodeId::ROOT, world.find("d").unwrap().id);
     let id = world.find("c.wav").unwrap().id;
     world.catalog().record(spoolfs::catalog::Op::Rename {
+        fate: spoolfs::catalog::Fate::Kept,
         id,
         parent: root,
         name: b"c.wav".to_vec(),
@@ -117,6 +118,7 @@ fn regression_a_file_that_is_being_renamed_is_synced_later() {
     world.until("it was looked for", || synced(&world).1 == 3);
     assert_eq!(synced(&world).0, 1);
     world.catalog().record(spoolfs::catalog::Op::Rename {
+        fate: spoolfs::catalog::Fate::Kept,
         id: dir,
         parent: NodeId::ROOT,
         name: b"d".to_vec(),

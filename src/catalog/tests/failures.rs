@@ -269,7 +269,14 @@ fn with_damaged_index(page: &[u8], is_set_aside: bool) {
     damage_index(&place, "entry_stem", page);
     let catalog = place.open();
     let name = b"b.wav".to_vec();
-    catalog.record(Op::Unlink { parent: NodeId::ROOT, name, id: plain, last: true, at: at(9) });
+    catalog.record(Op::Unlink {
+        fate: crate::catalog::Fate::Kept,
+        parent: NodeId::ROOT,
+        name,
+        id: plain,
+        last: true,
+        at: at(9),
+    });
     eventually("usable", || catalog.drain().is_ok());
     assert_eq!(set_aside(&place), is_set_aside);
     assert_eq!(look(&catalog, "a.wav").map(|r| (r.id, r.state)), Some((released, State::Released)));
@@ -322,6 +329,7 @@ fn reads_while_effects_are_being_committed_miss_nothing() {
         for i in 0..1500 {
             let (from, to) = if i % 2 == 0 { ("a.wav", "b.wav") } else { ("b.wav", "a.wav") };
             catalog.record(Op::Rename {
+                fate: crate::catalog::Fate::Kept,
                 id,
                 parent: NodeId::ROOT,
                 name: name(from),

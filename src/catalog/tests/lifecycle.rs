@@ -133,6 +133,11 @@ fn attributes_move_the_stamp_along_and_never_make_a_generation() {
     assert_eq!(row.generation, Generation(1));
 }
 
+fn removal((id, parent, name): (NodeId, NodeId, &str), last: bool, at: Timestamp) -> Op {
+    let (name, fate) = (name.as_bytes().to_vec(), crate::catalog::Fate::Kept);
+    Op::Unlink { parent, name, id, last, fate, at }
+}
+
 #[test]
 fn deleting_leaves_a_tombstone_only_where_objects_are() {
     let place = Place::new();
@@ -142,6 +147,7 @@ fn deleting_leaves_a_tombstone_only_where_objects_are() {
     archive(&catalog, kept, "x", 44, 2);
     let name = |n: &str| n.as_bytes().to_vec();
     catalog.record(Op::Rename {
+        fate: crate::catalog::Fate::Kept,
         id: kept,
         parent: NodeId::ROOT,
         name: name("b.wav"),
@@ -150,8 +156,7 @@ fn deleting_leaves_a_tombstone_only_where_objects_are() {
         replaced: None,
         at: at(5),
     });
-    let gone =
-        |id, parent, n: &str| Op::Unlink { parent, name: name(n), id, last: true, at: at(6) };
+    let gone = |id, parent, n: &str| removal((id, parent, n), true, at(6));
     catalog.record(gone(plain, NodeId::ROOT, "a.wav"));
     catalog.record(gone(kept, dir, "b\u{ff}.wav"));
     for _ in 0..2 {
@@ -195,8 +200,7 @@ fn one_recording_with_two_names_goes_with_the_last() {
     let listed = catalog.list_released(NodeId::ROOT, 0, 0, 10).expect("usable");
     assert_eq!(listed.len(), 2);
     let remove = |n: &str, last| {
-        let op = Op::Unlink { parent: NodeId::ROOT, name: name(n), id, last, at: at(800) };
-        catalog.record(op);
+        catalog.record(removal((id, NodeId::ROOT, n), last, at(800)));
     };
     remove("a.wav", false);
     assert_eq!(look(&catalog, "a.wav"), None);
@@ -230,13 +234,7 @@ fn promise_9_no_key_is_given_twice() {
     catalog.abandon_key(first.id).expect("usable");
     assert!(catalog.assign_key(a, Generation(1), "t", &keys).is_err(), "both are used up");
     let third = catalog.assign_key(a, Generation(1), "t", &["k~2".to_owned()]).expect("free");
-    catalog.record(Op::Unlink {
-        parent: NodeId::ROOT,
-        name: b"a.wav".to_vec(),
-        id: a,
-        last: true,
-        at: at(9),
-    });
+    catalog.record(removal((a, NodeId::ROOT, "a.wav"), true, at(9)));
     let taken = [third.key, "k".to_owned()];
     let c = record(&catalog, "a.wav", 44, 2);
     catalog.hashed(c, digest("x", 44, 2)).expect("usable");
@@ -294,6 +292,7 @@ fn the_journal_is_bounded_and_given_out_by_the_megabyte() {
     assert_eq!((pending.len(), pending[0].seq), (16, 1));
     for i in 0..600 {
         let op = |name: &str, new: &str| Op::Rename {
+            fate: crate::catalog::Fate::Kept,
             id,
             parent: NodeId::ROOT,
             name: name.into(),
@@ -479,6 +478,7 @@ fn names_made_or_moved_before_the_commit_are_listed_once_with_their_final_cursor
     let rename = |id, parent, name: &str, new_parent, new_name: &str| {
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         catalog.record(Op::Rename {
+            fate: crate::catalog::Fate::Kept,
             id,
             parent,
             name,

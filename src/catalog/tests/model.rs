@@ -117,7 +117,14 @@ impl World {
     fn unlink(&mut self) {
         let Some(((parent, name), id)) = self.place_of() else { return };
         let last = self.last(id);
-        self.log(Op::Unlink { parent, name: name.clone(), id, last, at: at(self.now) });
+        self.log(Op::Unlink {
+            fate: crate::catalog::Fate::Kept,
+            parent,
+            name: name.clone(),
+            id,
+            last,
+            at: at(self.now),
+        });
         self.names.remove(&(parent, name));
     }
 
@@ -129,6 +136,7 @@ impl World {
         }
         let replaced = there.map(|node| (node, self.last(node)));
         self.log(Op::Rename {
+            fate: crate::catalog::Fate::Kept,
             id,
             parent: from.0,
             name: from.1.clone(),

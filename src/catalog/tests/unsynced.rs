@@ -41,6 +41,7 @@ fn each_operation_says_what_a_power_cut_could_take_back() {
         adopted: false,
     };
     let moved = Op::Rename {
+        fate: crate::catalog::Fate::Kept,
         id,
         parent: old,
         name: name.clone(),
@@ -57,7 +58,14 @@ fn each_operation_says_what_a_power_cut_could_take_back() {
         (create(NodeId(9), "y", 0, 1), vec![9], vec![1]),
         (Op::Link { id, parent: old, name: new_name.clone() }, vec![], vec![7]),
         (
-            Op::Unlink { parent: new, name: new_name.clone(), id, last: false, at: at(1) },
+            Op::Unlink {
+                fate: crate::catalog::Fate::Kept,
+                parent: new,
+                name: new_name.clone(),
+                id,
+                last: false,
+                at: at(1),
+            },
             vec![],
             vec![8],
         ),
@@ -182,7 +190,14 @@ fn a_suspect_recording_that_goes_away_is_no_longer_one() {
     catalog.missing_below(archived).expect("usable");
     catalog.missing_below(lost).expect("usable");
     let name = b"c.wav".to_vec();
-    catalog.record(Op::Unlink { parent: NodeId::ROOT, name, id: deleted, last: true, at: at(9) });
+    catalog.record(Op::Unlink {
+        fate: crate::catalog::Fate::Kept,
+        parent: NodeId::ROOT,
+        name,
+        id: deleted,
+        last: true,
+        at: at(9),
+    });
     assert_eq!(state(&catalog, archived), State::Released);
     assert_eq!(catalog.counts().expect("usable").suspect, 0);
     catalog.close();

@@ -84,7 +84,7 @@ fn an_exchange_and_a_rename_over_another_leave_each_its_name() {
         (1, 10, "b", renamed("a", false)),
         (1, 11, "a", renamed("b", false)),
         (1, 11, "c", renamed("a", false)),
-        (1, 12, "c", What::Deleted),
+        (1, 12, "c", What::Deleted { trash: false }),
     ]);
     assert_eq!(names(&history, 10), ["b"]);
     assert_eq!(names(&history, 11), ["c"]);
@@ -97,7 +97,7 @@ fn a_deletion_is_final_unless_a_later_epoch_goes_on() {
     let late = archive(1, b"a", "a");
     let rows = [
         (1, 10, "a", archive(1, b"a", "a")),
-        (1, 10, "a", What::Deleted),
+        (1, 10, "a", What::Deleted { trash: false }),
         // A further target got it a moment later.
         (1, 10, "a", late),
     ];

@@ -1,0 +1,266 @@
+//! The trash: what lost its last name and is kept, with the path that it had
+//! (docs/SEMANTICS.md, "Deleting").
+//!
+//! **Invariant:** a node in the trash has no name, and is either a tombstone with a verified object,
+//! or a file in the private directory. Who gives it a name again takes it out in the same
+//! transaction.
+
+use super::Catalog;
+use super::apply::Node;
+use super::error::Result;
+use super::op::{Fate, Op};
+use super::row::NodeRow;
+use super::sql_row::{self, NODE, NODE_COLUMNS, path_buf, sql, unsigned};
+use super::tx::{Change, Tx};
+use crate::clock::Timestamp;
+use crate::recording::{Kind, NodeId, State};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A recording in the trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrashRow {
+    /// What the catalog knows of it; `attr` is what it shows when it is restored.
+    pub row: NodeRow,
+    /// The path that it had.
+    pub path: PathBuf,
+    /// When it was deleted.
+    pub at: Timestamp,
+    /// Its bytes are in the private directory.
+    pub local: bool,
+    /// Every required target had it, verified.
+    pub archived: bool,
+}
+
+/// Where a listing of the trash goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrashCursor {
+    at: i64,
+    node: i64,
+}
+
+impl TrashRow {
+    /// A listing goes on behind this row with it.
+    pub fn cursor(&self) -> TrashCursor {
+        TrashCursor { at: self.at.0, node: sql(self.row.id.0) }
+    }
+}
+
+/// Values of `trash.local`.
+mod local {
+    /// Only objects.
+    pub const NO: i64 = 0;
+    /// A file in the private directory, to be archived.
+    pub const WAITS: i64 = 1;
+    /// The same, archived: it may go.
+    pub const SPARE: i64 = 2;
+}
+
+const ROW: &str = "t.path, t.at, t.local, g.size, g.mtime";
+
+fn row(r: &rusqlite::Row<'_>) -> rusqlite::Result<TrashRow> {
+    let mut row = sql_row::node(r)?.node.row;
+    let local = r.get::<_, i64>(NODE_COLUMNS + 2)? != local::NO;
+    let size: Option<i64> = r.get(NODE_COLUMNS + 3)?;
+    // What was written to it after it was archived last is not in the trash.
+    if let Some(size) = size.map(unsigned).filter(|_| !local)
+        && (row.hashed.is_none() || row.attr.size != size)
+    {
+        row.attr.size = size;
+        row.attr.mtime = sql_row::time(r, NODE_COLUMNS + 4)?;
+    }
+    row.attr.nlink = 1;
+    let (path, at) = (path_buf(r.get(NODE_COLUMNS)?), sql_row::time(r, NODE_COLUMNS + 1)?);
+    let archived = matches!(row.state, State::Archived | State::Deleted);
+    Ok(TrashRow { row, path, at, local, archived })
+}
+
+fn select(rest: &str) -> String {
+    format!(
+        "SELECT {NODE}, {ROW} FROM trash t JOIN node n ON n.id = t.node
+         LEFT JOIN generation g ON g.node = n.id AND g.generation = n.generation {rest}"
+    )
+}
+
+impl Catalog {
+    /// What is in the trash, deleted last first, behind a row; at or below `below`, if given.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash(
+        &self,
+        below: Option<&Path>,
+        after: Option<TrashCursor>,
+        limit: usize,
+    ) -> Result<Vec<TrashRow>> {
+        let after = after.unwrap_or(TrashCursor { at: i64::MAX, node: i64::MAX });
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read_drained(|conn| match below.filter(|p| !p.as_os_str().is_empty()) {
+            None => {
+                let text = select(
+                    "WHERE (t.at, t.node) < (?1, ?2) ORDER BY t.at DESC, t.node DESC LIMIT ?3",
+                );
+                let mut statement = conn.prepare_cached(&text)?;
+                statement.query_map(params![after.at, after.node, limit], row)?.collect()
+            }
+            Some(below) => {
+                let text = select(
+                    "WHERE (t.path = ?4 OR t.path > ?5 AND t.path < ?6)
+                       AND (t.at, t.node) < (?1, ?2) ORDER BY t.at DESC, t.node DESC LIMIT ?3",
+                );
+                let path = below.as_os_str().as_bytes();
+                let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
+                let params = params![after.at, after.node, limit, path, from, to];
+                conn.prepare_cached(&text)?.query_map(params, row)?.collect()
+            }
+        })
+    }
+
+    /// One recording in the trash.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trashed(&self, id: NodeId) -> Result<Option<TrashRow>> {
+        self.read_drained(|conn| {
+            let text = select("WHERE t.node = ?1");
+            conn.prepare_cached(&text)?.query_row([sql(id.0)], row).optional()
+        })
+    }
+}
+
+impl Catalog {
+    /// Mode, owner and group of a directory that is gone, if anything in the trash was in it.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn lost_dir(&self, path: &Path) -> Result<Option<(u32, u32, u32)>> {
+        let found = self.shared.readers.with(|conn| {
+            conn.prepare_cached("SELECT mode, uid, gid FROM trash_dir WHERE path = ?1")?
+                .query_row([path.as_os_str().as_bytes()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+                .optional()
+        });
+        found.map_err(|e| self.unreadable(&e))
+    }
+}
+
+/// How many recordings are in the trash, and their bytes.
+pub(super) fn counts(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+    conn.prepare_cached("SELECT files, bytes FROM trash_tally WHERE id = 1")?
+        .query_row([], |r| Ok((unsigned(r.get(0)?), unsigned(r.get(1)?))))
+}
+
+/// When a node was deleted, if it is in the trash.
+pub(super) fn since(conn: &Connection, id: NodeId) -> rusqlite::Result<Option<Timestamp>> {
+    conn.prepare_cached("SELECT at FROM trash WHERE node = ?1")?
+        .query_row([sql(id.0)], |r| sql_row::time(r, 0))
+        .optional()
+}
+
+/// Puts a node into the trash.
+pub(super) fn put(
+    conn: &Connection,
+    node: &Node,
+    path: &[u8],
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    let kept = match node.row.state {
+        State::Deleted => local::NO,
+        State::Archived => local::SPARE,
+        _ => local::WAITS,
+    };
+    conn.prepare_cached(
+        "INSERT INTO trash(node, at, path, size, local) VALUES(?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT(node) DO UPDATE SET at = ?2, path = ?3, size = ?4, local = ?5",
+    )?
+    .execute(params![sql(node.row.id.0), at.0, path, sql(node.row.attr.size), kept])?;
+    Ok(())
+}
+
+impl Tx<'_> {
+    /// What an operation puts into the trash, and takes out of it.
+    pub(super) fn trash_effect(
+        &self,
+        op: &Op,
+        changes: &[Change],
+        at: Timestamp,
+    ) -> rusqlite::Result<()> {
+        if let Op::Unlink { id, .. } | Op::Rename { replaced: Some((id, _)), .. } = op
+            && let Some(gone) = changes.iter().find(|change| change.id == *id)
+        {
+            self.lost_dir(gone)?;
+        }
+        match op {
+            Op::Restore { id, .. } | Op::Link { id, .. } | Op::Create { id, .. } => {
+                self.out_of_trash(*id)
+            }
+            Op::Unlink { id, last: true, fate, .. }
+            | Op::Rename { replaced: Some((id, true)), fate, .. }
+                if *fate != Fate::Kept =>
+            {
+                let change = changes.iter().find(|change| change.id == *id);
+                change.map_or(Ok(()), |change| self.throw_away(*fate, change, at))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn throw_away(&self, fate: Fate, change: &Change, at: Timestamp) -> rusqlite::Result<()> {
+        let (Some(old), Some(new)) = (&change.old, &change.new) else { return Ok(()) };
+        let path = change.path.as_deref().unwrap_or_default();
+        let was_there = old.node.row.state != State::Deleted;
+        let stays = match new.row.state {
+            State::Deleted => was_there && has_archive(self.conn, &old.node)?,
+            _ => fate == Fate::Moved,
+        };
+        if !stays {
+            return Ok(());
+        }
+        self.conn
+            .prepare_cached("UPDATE node SET path = ?2, deleted_at = ?3 WHERE id = ?1")?
+            .execute(params![sql(change.id.0), path, at.0])?;
+        put(self.conn, new, path, at)
+    }
+
+    /// A directory is gone: what it showed is remembered if something in the trash was in it.
+    fn lost_dir(&self, change: &Change) -> rusqlite::Result<()> {
+        let (Some(old), Some(path)) = (&change.old, &change.path) else { return Ok(()) };
+        let attr = &old.node.row.attr;
+        if attr.kind != Kind::Dir || change.new.is_some() {
+            return Ok(());
+        }
+        let (from, to) = ([path, &b"/"[..]].concat(), [path, &b"0"[..]].concat());
+        self.conn
+            .prepare_cached(
+                "INSERT OR REPLACE INTO trash_dir(path, mode, uid, gid)
+                 SELECT ?1, ?2, ?3, ?4 WHERE EXISTS(
+                    SELECT 1 FROM trash WHERE path > ?5 AND path < ?6)",
+            )?
+            .execute(params![path, attr.mode, attr.uid, attr.gid, from, to])?;
+        Ok(())
+    }
+
+    /// It has a name again.
+    fn out_of_trash(&self, id: NodeId) -> rusqlite::Result<()> {
+        let was =
+            self.conn.prepare_cached("DELETE FROM trash WHERE node = ?1")?.execute([sql(id.0)])?;
+        if was > 0 {
+            self.conn
+                .prepare_cached("UPDATE node SET path = NULL, deleted_at = NULL WHERE id = ?1")?
+                .execute([sql(id.0)])?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a target holds the generation that counts.
+fn has_archive(conn: &Connection, node: &Node) -> rusqlite::Result<bool> {
+    let (row, attr) = (&node.row, &node.row.attr);
+    if row.archived_at.is_none() || attr.kind != Kind::File {
+        return Ok(false);
+    }
+    conn.prepare_cached(
+        "SELECT 1 FROM object WHERE node = ?1 AND generation = ?2 AND state = 2 LIMIT 1",
+    )?
+    .exists(params![sql(row.id.0), row.generation.0])
+}

@@ -1,0 +1,153 @@
+//! `spoolfs trash`.
+
+use super::context::Common;
+use super::{Context, Exit, moves, output};
+use crate::control::{Request, TrashItem, TrashReport, TrashRequest, TrashedReport, WirePath, utc};
+use crate::limits;
+use crate::recording::NodeId;
+use crate::units::humane_size;
+use clap::Subcommand;
+use std::path::PathBuf;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  spoolfs trash list
+  spoolfs trash list /var/spool/asterisk/monitor/2026/10 --json
+  spoolfs trash restore /var/spool/asterisk/monitor/2026/10/21/call.wav
+  spoolfs trash restore --all
+
+What `rm` does to recordings is delete_mode in the table [delete] of the configuration.";
+
+const LIST_EXAMPLES: &str = "Examples:
+  spoolfs trash list
+  spoolfs trash list 2026/10 --limit 50
+  spoolfs trash list --json | jq '.recordings[].path'";
+
+const RESTORE_EXAMPLES: &str = "Examples:
+  spoolfs trash restore call.wav
+  spoolfs trash restore 2026/10
+  spoolfs trash restore 12345678901 --to restored
+  spoolfs trash restore --all
+
+A path of a directory means all that was deleted below it. What is restored is where it was, with its
+times, owner and mode, or below the directory that --to names. An argument of digits alone is an ID
+as `spoolfs trash list` shows it; write ./123 for a file of such a name.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what is in the trash, deleted last first.
+    #[command(after_help = LIST_EXAMPLES)]
+    List(List),
+    /// Bring recordings back out of the trash.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore(Restore),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    common: Common,
+    /// Only what was deleted at or below these paths
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=limits::REPORT_PATHS_MAX as u64))]
+    limit: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct Restore {
+    #[command(flatten)]
+    common: Common,
+    /// Recordings, directories, or IDs
+    #[arg(value_name = "PATH|ID", required_unless_present = "all", conflicts_with = "all")]
+    what: Vec<PathBuf>,
+    /// Everything that is in the trash
+    #[arg(long)]
+    all: bool,
+    /// Put it below this directory instead of where it was
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub fn common(&self) -> &Common {
+        match &self.command {
+            Command::List(a) => &a.common,
+            Command::Restore(a) => &a.common,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
+    match &arguments.command {
+        Command::List(a) => list(a),
+        Command::Restore(a) => restore(a),
+    }
+}
+
+fn list(arguments: &List) -> Result<(), Exit> {
+    let context = Context::load(&arguments.common)?;
+    let paths = context.all_relative(&arguments.paths)?;
+    let request = Request::Trash(TrashRequest::List { paths, limit: arguments.limit });
+    let report: TrashReport = context.ask(&request, "")?;
+    if context.json {
+        output::json(&report);
+    } else {
+        output::text(&words(&context, &report));
+    }
+    Ok(())
+}
+
+fn words(context: &Context, report: &TrashReport) -> String {
+    let mut text = String::new();
+    report.recordings.iter().for_each(|one| text.push_str(&line(context, one)));
+    if report.more {
+        text.push_str("There are more: give a PATH, or --limit.\n");
+    }
+    let (files, bytes) = (output::files(report.files), humane_size(report.bytes));
+    text + &format!("In the trash: {files}, {bytes}\n")
+}
+
+fn line(context: &Context, one: &TrashedReport) -> String {
+    let place = match (one.archived, one.local) {
+        (true, _) => "",
+        (false, _) => "  not archived yet",
+    };
+    format!(
+        "{}  deleted {} UTC  {}{place}  {}\n",
+        one.id,
+        utc::people(one.deleted_at),
+        humane_size(one.size),
+        context.shown(&one.path)
+    )
+}
+
+fn items(context: &Context, what: &[PathBuf], all: bool) -> Result<Vec<TrashItem>, Exit> {
+    if all {
+        return Ok(vec![TrashItem::Path(WirePath::default())]);
+    }
+    let item = |path: &PathBuf| match path.to_str().and_then(|text| text.parse().ok()) {
+        Some(id) => Ok(TrashItem::Id(NodeId(id))),
+        None => match context.relative(path)? {
+            whole if whole.0.as_os_str().is_empty() => {
+                Err(Exit::Usage("that is all of it; say so with --all".to_owned()))
+            }
+            path => Ok(TrashItem::Path(path)),
+        },
+    };
+    what.iter().map(item).collect()
+}
+
+fn restore(arguments: &Restore) -> Result<(), Exit> {
+    let context = Context::load(&arguments.common)?;
+    let items = items(&context, &arguments.what, arguments.all)?;
+    let to = arguments.to.as_ref().map(|to| context.relative(to)).transpose()?;
+    moves::ask(&context, "restored", &Request::Trash(TrashRequest::Restore { items, to }))
+}

@@ -1,0 +1,186 @@
+//! What a deletion does to a recording: the decision, without the deed.
+//!
+//! **Invariant:** pure, and made from what the file system has at hand: no question here may wait.
+
+use crate::clock::Timestamp;
+use crate::recording::Kind;
+use std::time::Duration;
+
+/// A recording closed for less is deleted as on any file system: what sox, ffmpeg or the PBX makes
+/// and removes again.
+pub const YOUNG: Duration = Duration::from_secs(3600);
+
+/// `delete_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeleteMode {
+    /// The name goes, and the recording into the trash.
+    #[default]
+    Trash,
+    /// The name goes, the archive stays.
+    Keep,
+    /// The name goes, and then the archive.
+    Delete,
+    /// It is refused.
+    Refuse,
+}
+
+impl DeleteMode {
+    /// All of them.
+    pub const ALL: [DeleteMode; 4] =
+        [DeleteMode::Trash, DeleteMode::Keep, DeleteMode::Delete, DeleteMode::Refuse];
+
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            DeleteMode::Trash => "trash",
+            DeleteMode::Keep => "keep",
+            DeleteMode::Delete => "delete",
+            DeleteMode::Refuse => "refuse",
+        }
+    }
+}
+
+/// Where the bytes are of what is about to lose its last name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bytes {
+    /// In the archive alone.
+    Released,
+    /// Below.
+    Local {
+        /// Somebody has it open for writing.
+        writer: bool,
+        /// The earlier of mtime and ctime: no program can set both.
+        settled: Timestamp,
+    },
+}
+
+/// What is about to lose its last name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// What it is.
+    pub kind: Kind,
+    /// Its length.
+    pub size: u64,
+    /// Where its bytes are.
+    pub bytes: Bytes,
+    /// The rules archive it, and there is a target that must have it.
+    pub archived_some_day: bool,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The name goes; what is archived stays so, and is not in the trash.
+    Kept,
+    /// The name goes, and with it local bytes; what is archived is in the trash.
+    Trash,
+    /// The local file goes into the private directory, and is in the trash.
+    Moved,
+    /// The name goes; what is archived is deleted.
+    Erased,
+    /// It is refused.
+    Refused,
+    /// It is refused if it is archived; only the catalog knows.
+    RefusedIfArchived,
+}
+
+/// What becomes of a file that is deleted, or replaced by a rename.
+pub fn departure(mode: DeleteMode, it: &Leaving, now: Timestamp) -> Departure {
+    if it.kind != Kind::File || it.size == 0 {
+        return Departure::Kept;
+    }
+    let old = match it.bytes {
+        Bytes::Released => true,
+        Bytes::Local { writer, settled } => !writer && settled.age_at(now) >= YOUNG,
+    };
+    match mode {
+        DeleteMode::Keep => Departure::Kept,
+        DeleteMode::Delete => Departure::Erased,
+        DeleteMode::Refuse if old => Departure::Refused,
+        DeleteMode::Refuse => Departure::RefusedIfArchived,
+        DeleteMode::Trash if old && it.bytes != Bytes::Released && it.archived_some_day => {
+            Departure::Moved
+        }
+        DeleteMode::Trash => Departure::Trash,
+    }
+}
+
+/// What is known of a recording in the trash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTrash {
+    /// When it was deleted.
+    pub deleted_at: Timestamp,
+    /// When its own retention is over; `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// A hold keeps it.
+    pub held: bool,
+}
+
+/// Whether a recording in the trash may go by itself: its own retention is over, it was in the
+/// trash for long enough, and nothing holds it.
+pub fn may_empty(it: &InTrash, trash_keep: Option<Duration>, now: Timestamp) -> bool {
+    let expired = it.expires_at.is_some_and(|at| at <= now);
+    let kept = trash_keep.is_some_and(|keep| it.deleted_at.plus(keep) <= now);
+    expired && kept && !it.held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000_000_000);
+
+    fn local(age: Duration) -> Leaving {
+        let bytes = Bytes::Local { writer: false, settled: NOW.minus(age) };
+        Leaving { kind: Kind::File, size: 44, bytes, archived_some_day: true }
+    }
+
+    #[test]
+    fn each_mode_does_what_it_says_to_each_kind_of_recording() {
+        use Departure::{Erased, Kept, Moved, Refused, RefusedIfArchived, Trash};
+        let writer = Bytes::Local { writer: true, settled: NOW.minus(YOUNG * 2) };
+        let old = local(YOUNG);
+        let table = [
+            // What, and what becomes of it in mode trash, keep, delete, refuse.
+            (old, [Moved, Kept, Erased, Refused]),
+            (local(YOUNG - Duration::from_nanos(1)), [Trash, Kept, Erased, RefusedIfArchived]),
+            (local(Duration::ZERO), [Trash, Kept, Erased, RefusedIfArchived]),
+            (Leaving { bytes: Bytes::Released, ..old }, [Trash, Kept, Erased, Refused]),
+            (Leaving { bytes: writer, ..old }, [Trash, Kept, Erased, RefusedIfArchived]),
+            (Leaving { archived_some_day: false, ..old }, [Trash, Kept, Erased, Refused]),
+            (Leaving { size: 0, ..old }, [Kept; 4]),
+            (Leaving { kind: Kind::Symlink, ..old }, [Kept; 4]),
+            (Leaving { kind: Kind::Other, ..old }, [Kept; 4]),
+            (Leaving { kind: Kind::Dir, ..old }, [Kept; 4]),
+        ];
+        for (it, expected) in table {
+            for (mode, expected) in DeleteMode::ALL.into_iter().zip(expected) {
+                assert_eq!(departure(mode, &it, NOW), expected, "{mode:?} of {it:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_in_the_future_is_young() {
+        let bytes = Bytes::Local { writer: false, settled: NOW.plus(YOUNG * 9) };
+        let it = Leaving { bytes, ..local(YOUNG) };
+        assert_eq!(departure(DeleteMode::Trash, &it, NOW), Departure::Trash);
+    }
+
+    #[test]
+    fn the_trash_is_emptied_only_of_what_is_expired_kept_long_enough_and_not_held() {
+        let keep = Duration::from_secs(30 * 86_400);
+        let it = InTrash { deleted_at: NOW.minus(keep), expires_at: Some(NOW), held: false };
+        assert!(may_empty(&it, Some(keep), NOW));
+        let later = Timestamp(NOW.0 + 1);
+        for not in [
+            InTrash { held: true, ..it },
+            InTrash { expires_at: None, ..it },
+            InTrash { expires_at: Some(later), ..it },
+            InTrash { deleted_at: Timestamp(it.deleted_at.0 + 1), ..it },
+        ] {
+            assert!(!may_empty(&not, Some(keep), NOW), "{not:?}");
+        }
+        assert!(!may_empty(&it, None, NOW), "`trash_keep` is \"forever\"");
+    }
+}
