@@ -93,6 +93,10 @@ pub const DRAIN_SAMPLE_EVERY: Duration = Duration::from_secs(30);
 pub const DRAIN_SAMPLES: usize = 10;
 /// A shorter time tells nothing of a rate.
 pub const DRAIN_TOO_EARLY: Duration = Duration::from_secs(5);
+/// Recordings of which is remembered what the rules ask of their calls.
+pub const KNOWN_CALLS_MAX: usize = 100_000;
+/// Rules in the configuration.
+pub const POLICIES_MAX: usize = 1000;
 /// Recordings that are pinned.
 pub const PINS_MAX: usize = 100_000;
 /// Rows of the catalog looked at in one step of planning, for each kind of step.

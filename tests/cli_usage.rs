@@ -244,6 +244,7 @@ fn path_report(path: WirePath) -> PathReport {
         recalled_at: None,
         archive_due: None,
         release_due: Some(at),
+        rule: Some("\"sales\"".into()),
         reasons: vec!["keep_local is not over".into()],
         last_error: None,
     }

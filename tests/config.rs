@@ -1,7 +1,7 @@
 //! The configuration from outside: what is refused and in which words, what the environment does,
 //! and that the example, the documents and the service unit agree with the program.
 
-use spoolfs::config::{Config, ConfigError, Environment, KEYS, Kind, Overrides, Scheme};
+use spoolfs::config::{Config, ConfigError, Environment, KEYS, Overrides, Scheme};
 use spoolfs::units::Age;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -203,8 +203,41 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              for example \"{timestamp}-{src}-{dst}\"",
         ),
         (
-            format!("{MINIMAL}[[policy]]\n[[policy]]\nexpire_after = \"7y\""),
-            "f.toml:5:1: policy.expire_after is not available in this version; remove it",
+            format!("{MINIMAL}[[policy]]\nkeep_local = \"7d\""),
+            "f.toml:3:3: policy 1: name is missing; give the rule a name, such as name = \"sales\"",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\n[[policy]]\nname = \"a\""),
+            "f.toml:6:1: policy 2: name \"a\" is the name of another rule; give each rule its own",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ncampain = [\"SALES\"]"),
+            "f.toml:5:1: policy 1: campain is not a known key; did you mean campaign?",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ncampaign = [\"SALES\"]"),
+            "f.toml:4:1: policy 1: name \"a\" asks for calls, and no call records are read; set \
+             calls.preset or calls.source, or compare nothing but path",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nnumber = [\"none\"]"),
+            "f.toml:5:1: policy 1: number \"none\" has no digit; write a number like \"2079460001\"",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\npath = [\"[\"]"),
+            "f.toml:5:1: policy 1: path \"[\" is no pattern: unclosed character class; missing ']'; \
+             write it like \"*.wav\" or \"2026/**\"",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ndirection = [\"out\"]"),
+            "f.toml:5:1: policy 1: direction \"out\" is no direction; write \"inbound\", \
+             \"outbound\" or \"internal\"",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[policy]]\nname = \"a\"\nduration_min = \"2m\"\nduration_max = \"1m\""
+            ),
+            "f.toml:6:1: policy 1: duration_max is less than duration_min; exchange the two",
         ),
         (
             format!("{MINIMAL}passthrough = \"yes\""),
@@ -333,9 +366,26 @@ fn broken_toml_is_placed() {
 }
 
 #[test]
-fn empty_tables_of_later_versions_are_accepted() {
-    parse(&format!("{MINIMAL}[stitched]\n[[policy]]\n")).expect("empty");
-    parse(&format!("{MINIMAL}policy = []\n")).expect("empty");
+fn rules_are_read_in_order_and_what_they_do_not_say_is_the_mounts() {
+    let text = format!(
+        "{MINIMAL}[write_back]\narchive_after = \"7m\"\n[calls]\nsource = \"filename\"\n\
+         [[policy]]\nname = \"sales\"\ncampaign = [\"SALES\", \"S*\"]\nkeep_local = \"30d\"\n\
+         [[policy]]\nname = \"all\"\narchive_after = \"forever\"\n\
+         [[policy]]\nname = \"late\"\npath = [\"*.wav\"]\n"
+    );
+    let config = parse(&text).expect("fine");
+    let names: Vec<_> = config.policies.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["sales", "all", "late"]);
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+    let sales = config.policies[0].treatment;
+    assert_eq!((sales.archive_after, sales.keep_local), (Some(minute * 7), Some(day * 30)));
+    assert_eq!(sales.adopt_keep_local, Some(day * 30));
+    let all = config.policies[1].treatment;
+    assert_eq!((all.archive_after, all.keep_local), (None, Some(day)));
+    assert_eq!(all.adopt_keep_local, Some(day * 7));
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("\"late\" is never reached"), "{:?}", config.warnings);
+    assert!(parse(&format!("{MINIMAL}policy = []\n")).expect("none").policies.is_empty());
 }
 
 #[test]
@@ -437,9 +487,32 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CALLS__QUIET", "4s"),
             ("SPOOLFS_CALLS__CACHE_MAX_SIZE", "1MiB"),
             ("SPOOLFS_CALLS__SAME_ACCOUNT", "false"),
+            ("SPOOLFS_POLICY__0__NAME", "sales"),
+            ("SPOOLFS_POLICY__0__PATH", "2026/**,*.wav"),
+            ("SPOOLFS_POLICY__0__CAMPAIGN", "SALES"),
+            ("SPOOLFS_POLICY__0__INGROUP", "SUPPORT"),
+            ("SPOOLFS_POLICY__0__LIST", "9001"),
+            ("SPOOLFS_POLICY__0__AGENT", "1001"),
+            ("SPOOLFS_POLICY__0__ACCOUNTCODE", "acct1"),
+            ("SPOOLFS_POLICY__0__DID", "442079461234"),
+            ("SPOOLFS_POLICY__0__NUMBER", "2079460001"),
+            ("SPOOLFS_POLICY__0__DIRECTION", "inbound,outbound"),
+            ("SPOOLFS_POLICY__0__DISPOSITION", "SALE"),
+            ("SPOOLFS_POLICY__0__EXTENSION", "2*"),
+            ("SPOOLFS_POLICY__0__DURATION_MIN", "10s"),
+            ("SPOOLFS_POLICY__0__DURATION_MAX", "1h"),
+            ("SPOOLFS_POLICY__0__ARCHIVE_AFTER", "2m"),
+            ("SPOOLFS_POLICY__0__KEEP_LOCAL", "3d"),
         ],
     )
     .expect("from the environment alone");
+    let rule = &config.policies[0];
+    assert_eq!((rule.name.as_str(), rule.matches.path.texts().len()), ("sales", 2));
+    assert_eq!(
+        (rule.matches.direction.len(), rule.matches.list.texts()),
+        (2, &["9001".into()][..])
+    );
+    assert_eq!(rule.treatment.archive_after, Some(Duration::from_secs(120)));
     let t = &config.targets[0];
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
     assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
@@ -469,7 +542,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));
     let source = include_str!("config.rs");
-    for key in KEYS.iter().filter(|k| k.kind != Kind::Future) {
+    for key in KEYS {
         assert!(source.contains(&format!("\"{}\"", key.variable())), "{} untested", key.path);
     }
 }
@@ -495,8 +568,8 @@ fn the_environment_wins_over_the_file_and_is_named_in_errors() {
         (
             "SPOOLFS_TARGET__3__NAME",
             "x",
-            "SPOOLFS_TARGET__3__NAME: target 4: name does not follow on the targets there are; \
-             number the targets from 0 without a gap",
+            "SPOOLFS_TARGET__3__NAME: target 4: name does not follow on those there are; number \
+             them from 0 without a gap",
         ),
         (
             "SPOOLFS_WRITE_BACK__UPLOADS",
@@ -630,16 +703,16 @@ fn the_annotated_example_is_valid_and_mentions_every_key_with_its_default() {
         let name = rest.split(" = ").next().filter(|_| rest.contains(" = "))?;
         name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then(|| rest.to_owned())
     };
+    // The rules are an example as a whole.
+    let table =
+        |line: &str| Some(line.strip_prefix("# ")?.to_owned()).filter(|l| l == "[[policy]]");
+    let in_force = |line: &str| assignment(line).or_else(|| table(line));
     let all: String =
-        example.lines().map(|l| assignment(l).unwrap_or_else(|| l.to_owned()) + "\n").collect();
+        example.lines().map(|l| in_force(l).unwrap_or_else(|| l.to_owned()) + "\n").collect();
     let s3 = all.replace("file:///srv/recordings-archive", "s3://bucket/prefix");
     parse(&s3).expect("with every line in force");
     for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap_or_default();
-        if key.kind == Kind::Future {
-            assert!(example.contains(&format!("[{name}]")), "{} is not mentioned", key.path);
-            continue;
-        }
         let line = example.lines().find(|l| {
             let l = l.strip_prefix("# ").unwrap_or(l);
             l.starts_with(&format!("{name} = "))
@@ -652,7 +725,7 @@ fn the_annotated_example_is_valid_and_mentions_every_key_with_its_default() {
 #[test]
 fn the_document_names_every_key_its_variable_and_its_default() {
     let document = read("docs/CONFIGURATION.md");
-    for key in KEYS.iter().filter(|k| k.kind != Kind::Future) {
+    for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap_or_default();
         let start = format!("| `{name}` | ");
         let variable = format!("`{}`", key.variable());

@@ -14,6 +14,7 @@ mod names;
 mod reads;
 mod record;
 mod rows;
+mod rules;
 mod schema;
 mod source;
 mod time;
@@ -163,6 +164,8 @@ pub struct Calls {
     clock: SharedClock,
     quiet: Duration,
     same_account: bool,
+    /// There is no source but the names of recordings.
+    only_names: bool,
     recordings: Option<Arc<dyn Recordings>>,
     /// Each with the file that it is of.
     readers: Mutex<Vec<(u64, Connection)>>,
@@ -201,6 +204,7 @@ impl Calls {
             clock: options.clock,
             quiet: options.quiet,
             same_account: options.same_account,
+            only_names: matches!(options.source, Source::Names),
             recordings: Some(recordings),
             readers: Mutex::default(),
             status,
@@ -223,6 +227,7 @@ impl Calls {
             clock: options.clock.clone(),
             quiet: options.quiet,
             same_account: options.same_account,
+            only_names: matches!(options.source, Source::Names),
             recordings,
             readers: Mutex::default(),
             status: Arc::default(),

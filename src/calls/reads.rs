@@ -218,7 +218,12 @@ fn best(group: Vec<(Known, Leg)>) -> Option<Leg> {
 
 /// Whether nothing more is to come of a call: its last channel is gone, or nothing was heard of it
 /// for a while.
-fn settled(conn: &Connection, asked: &Asked<'_>, call: i64, heard: Timestamp) -> Sql<bool> {
+pub(super) fn settled(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    call: i64,
+    heard: Timestamp,
+) -> Sql<bool> {
     let (live, gone): (bool, bool) = conn
         .prepare_cached(
             "SELECT EXISTS(SELECT 1 FROM ident WHERE call = ?1 AND live = 1),

@@ -16,6 +16,9 @@ pub(super) fn all(name: &str, report: &PathReport) -> String {
     line("generation", report.generation.0.to_string());
     line("sha256", report.sha256.map_or_else(|| "not hashed yet".to_owned(), |h| h.to_string()));
     line("modified", when(report.modified_at));
+    if let Some(rule) = &report.rule {
+        line("rule", rule.clone());
+    }
     let times = [
         ("closed", report.closed_at),
         ("archived", report.archived_at),

@@ -70,6 +70,8 @@ pub(super) fn resolve(
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     let calls = calls::resolve(raw.calls, source, &mut warnings)?;
+    let policies =
+        super::policy::resolve(raw.policy, source, &write_back, calls.as_ref(), &mut warnings)?;
     warnings.extend(doubtful(&targets));
     Ok(Config {
         file: source.file.clone(),
@@ -90,6 +92,7 @@ pub(super) fn resolve(
         read,
         stitched,
         calls,
+        policies,
         warnings,
     })
 }

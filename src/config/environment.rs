@@ -59,9 +59,9 @@ impl FromIterator<(String, String)> for Environment {
 fn fits(key: &Key, path: &str) -> bool {
     let number = path.split('.').nth(1).is_some_and(|p| p.parse::<usize>().is_ok());
     let parts = path.split('.').count();
-    match key.path.strip_prefix("target.") {
+    match key.numbered() {
         Some(_) => number && parts == 3,
-        None => path == key.path && key.kind != Kind::Future,
+        None => path == key.path,
     }
 }
 
@@ -85,7 +85,7 @@ fn typed(key: &Key, name: &str, text: &str) -> Result<toml::Value, ConfigError> 
                 .map(|item| toml::Value::String(item.to_owned()))
                 .collect(),
         )),
-        Kind::Text | Kind::Duration | Kind::Age | Kind::Size | Kind::Percent | Kind::Future => {
+        Kind::Text | Kind::Duration | Kind::Age | Kind::Size | Kind::Percent => {
             Ok(toml::Value::String(text.to_owned()))
         }
     }

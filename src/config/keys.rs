@@ -19,14 +19,13 @@ pub enum Kind {
     Flag,
     /// A list of texts.
     List,
-    /// A table that a later version will read.
-    Future,
 }
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Table and name, as in `write_back.archive_after`; a target's have the table `target`.
+    /// Table and name, as in `write_back.archive_after`; a target's have the table `target`, a
+    /// rule's `policy`.
     pub path: &'static str,
     /// How its value is written.
     pub kind: Kind,
@@ -35,10 +34,16 @@ pub struct Key {
 }
 
 impl Key {
+    /// The list of tables that it is in, and its name there: of `target` and `policy` there are
+    /// several.
+    pub(super) fn numbered(&self) -> Option<(&'static str, &'static str)> {
+        self.path.split_once('.').filter(|(table, _)| matches!(*table, "target" | "policy"))
+    }
+
     /// The environment variable that sets it; for a target's key, that of the first target.
     pub fn variable(&self) -> String {
-        let path = match self.path.strip_prefix("target.") {
-            Some(name) => format!("target.0.{name}"),
+        let path = match self.numbered() {
+            Some((table, name)) => format!("{table}.0.{name}"),
             None => self.path.to_owned(),
         };
         format!("SPOOLFS_{}", path.replace('.', "__").to_uppercase())
@@ -116,7 +121,22 @@ pub const KEYS: &[Key] = &[
     key("calls.quiet", Kind::Duration, "\"2m\""),
     key("calls.cache_max_size", Kind::Size, "\"2GiB\""),
     key("calls.same_account", Kind::Flag, "true"),
-    key("policy", Kind::Future, ""),
+    key("policy.name", Kind::Text, ""),
+    key("policy.path", Kind::List, ""),
+    key("policy.campaign", Kind::List, ""),
+    key("policy.ingroup", Kind::List, ""),
+    key("policy.list", Kind::List, ""),
+    key("policy.agent", Kind::List, ""),
+    key("policy.accountcode", Kind::List, ""),
+    key("policy.did", Kind::List, ""),
+    key("policy.number", Kind::List, ""),
+    key("policy.direction", Kind::List, ""),
+    key("policy.disposition", Kind::List, ""),
+    key("policy.extension", Kind::List, ""),
+    key("policy.duration_min", Kind::Duration, ""),
+    key("policy.duration_max", Kind::Duration, ""),
+    key("policy.archive_after", Kind::Age, ""),
+    key("policy.keep_local", Kind::Age, ""),
 ];
 
 /// What a path of the file names.
@@ -144,7 +164,7 @@ fn meant(path: &str) -> Option<String> {
     let elsewhere = KEYS.iter().find_map(|k| match k.path.rsplit_once('.') {
         Some((other, same)) if same == name && other != table => Some(format!(
             "{name} in the table [{}]",
-            if other == "target" { "[target]" } else { other }
+            if k.numbered().is_some() { format!("[{other}]") } else { other.to_owned() }
         )),
         None if k.path == name && !table.is_empty() => {
             Some(format!("{name} before the first table"))

@@ -12,6 +12,7 @@ mod error;
 mod essentials;
 mod keys;
 mod paths;
+mod policy;
 mod raw;
 mod source;
 mod stitched;
@@ -28,7 +29,7 @@ pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
 use crate::engine::Compress;
-use crate::policy::Timetable;
+use crate::policy::{Policy, Timetable};
 use crate::units::{Age, Percent};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -156,6 +157,8 @@ pub struct Config {
     pub stitched: Stitched,
     /// Call records, if there is a source of them.
     pub calls: Option<Calls>,
+    /// Rules for some of the recordings, in order: the first that fits wins.
+    pub policies: Vec<Policy>,
     /// What is legal but probably not meant, each a sentence.
     pub warnings: Vec<String>,
 }

@@ -23,7 +23,7 @@ pub(super) struct Raw {
     pub read: RawRead,
     pub calls: RawCalls,
     pub stitched: RawStitched,
-    pub policy: Vec<toml::Table>,
+    pub policy: Vec<RawPolicy>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,6 +37,27 @@ pub(super) struct RawTarget {
     pub secret_access_key: Option<Secret>,
     pub required: Option<bool>,
     pub allow_http: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPolicy {
+    pub name: Option<String>,
+    pub path: Vec<String>,
+    pub campaign: Vec<String>,
+    pub ingroup: Vec<String>,
+    pub list: Vec<String>,
+    pub agent: Vec<String>,
+    pub accountcode: Vec<String>,
+    pub did: Vec<String>,
+    pub number: Vec<String>,
+    pub direction: Vec<String>,
+    pub disposition: Vec<String>,
+    pub extension: Vec<String>,
+    pub duration_min: Option<Span>,
+    pub duration_max: Option<Span>,
+    pub archive_after: Option<Age>,
+    pub keep_local: Option<Age>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! The text of the file, and where in it each key stands, so that every error can name its place.
 
 use super::error::ConfigError;
-use super::keys::{self, Found, Kind};
+use super::keys::{self, Found};
 use super::raw::Raw;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -53,14 +53,6 @@ impl Source {
                 return Err(self.unknown(&path, meant));
             }
             match (value.get_ref(), found) {
-                (DeValue::Table(inner), Found::Key(key)) if key.kind == Kind::Future => {
-                    self.refuse_future(&path, inner)?;
-                }
-                (DeValue::Array(list), Found::Key(key)) if key.kind == Kind::Future => {
-                    for item in list.iter().filter_map(|i| i.get_ref().as_table()) {
-                        self.refuse_future(&path, item)?;
-                    }
-                }
                 (DeValue::Table(inner), Found::Table) => self.walk(&path, inner)?,
                 (DeValue::Array(list), Found::Table) => {
                     for (i, item) in list.iter().enumerate() {
@@ -73,19 +65,6 @@ impl Source {
             }
         }
         Ok(())
-    }
-
-    fn refuse_future(&mut self, path: &str, table: &DeTable<'_>) -> Result<(), ConfigError> {
-        let Some((name, _)) = table.iter().min_by_key(|(name, _)| name.span().start) else {
-            return Ok(());
-        };
-        let (line, column) = self.line_and_column(name.span().start);
-        let key = join(path, name.get_ref());
-        Err(ConfigError::new(
-            format!("{}:{line}:{column}", self.file.display()),
-            format!("{key} is not available in this version"),
-            "remove it",
-        ))
     }
 
     fn unknown(&self, path: &str, meant: Option<String>) -> ConfigError {
@@ -159,8 +138,8 @@ impl Source {
         if insert(&mut self.table, path, value).is_none() {
             return Err(ConfigError::new(
                 variable,
-                format!("{} does not follow on the targets there are", people(path)),
-                "number the targets from 0 without a gap",
+                format!("{} does not follow on those there are", people(path)),
+                "number them from 0 without a gap",
             ));
         }
         self.origins.insert(path.to_owned(), Origin::Variable(variable.to_owned()));

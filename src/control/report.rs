@@ -290,6 +290,9 @@ pub struct PathReport {
     /// When its local copy is to be released.
     #[serde(with = "utc::option", default)]
     pub release_due: Option<Timestamp>,
+    /// The name of its rule, or of all that it could be; nothing where there are no rules.
+    #[serde(default)]
+    pub rule: Option<String>,
     /// Why it is not archived, or why it is still local: each a sentence, the decisive one first.
     pub reasons: Vec<String>,
     /// The latest error with it.

@@ -130,7 +130,7 @@ fn status(daemon: &Daemon) -> StatusReport {
             .iter()
             .map(|(state, files, bytes)| StateCount { state: *state, files: *files, bytes: *bytes })
             .collect(),
-        backlog: backlog(&counts, &engine, config.write_back.archive_after, now),
+        backlog: backlog(&counts, &engine, longest_window(&config), now),
         uploads: UploadsReport {
             off: engine.rate == Rate::Off,
             bytes_per_second: match engine.rate {
@@ -214,6 +214,14 @@ fn refuted(daemon: &Daemon) -> Option<String> {
     })
 }
 
+/// The longest time that a recording waits before it is archived, by any rule.
+fn longest_window(config: &Config) -> Age {
+    let rules = config.policies.iter().map(|p| p.treatment.archive_after);
+    let all: Option<Vec<Duration>> =
+        rules.chain([config.write_back.archive_after.duration()]).collect();
+    all.and_then(|all| all.into_iter().max()).map_or(Age::Forever, Age::For)
+}
+
 fn backlog(counts: &Counts, engine: &Status, window: Age, now: Timestamp) -> Backlog {
     let waiting = counts.states.iter().find(|(s, ..)| *s == State::Closed);
     let waiting = waiting
@@ -258,7 +266,13 @@ fn unknown_counts() -> CatalogError {
 fn next(config: &Config) -> String {
     let targets: Vec<_> =
         config.targets.iter().map(|t| TargetName { name: &t.name, required: t.required }).collect();
-    next_recording(&targets, config.write_back.archive_after, config.write_back.keep_local)
+    let usual =
+        next_recording(&targets, config.write_back.archive_after, config.write_back.keep_local);
+    match config.policies.len() {
+        0 => usual,
+        1 => format!("{usual} For some recordings a [[policy]] says otherwise."),
+        n => format!("{usual} For some recordings {n} of [[policy]] say otherwise."),
+    }
 }
 
 fn last_error(path: PathBuf, trouble: Trouble) -> LastError {
@@ -299,10 +313,12 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         .engine
         .explain(path)
         .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-    let write_back = daemon.config.read().write_back.clone();
-    let keep = if row.adopted { write_back.adopt_keep_local } else { write_back.keep_local };
-    let waits = row.state == State::Closed && row.attr.size > 0;
-    let held = row.archived_at.max(row.recalled_at).filter(|_| row.state == State::Archived);
+    let outlook = daemon
+        .engine
+        .outlook(path)
+        .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+    let (archive_due, release_due) =
+        outlook.as_ref().map_or((None, None), |o| (o.archive_due, o.release_due));
     Ok(PathReport {
         path: path.to_owned().into(),
         state: row.state,
@@ -324,11 +340,9 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         closed_at: row.closed_at,
         archived_at: row.archived_at,
         recalled_at: row.recalled_at,
-        archive_due: row
-            .closed_at
-            .filter(|_| waits)
-            .and_then(|closed| write_back.archive_after.after(closed)),
-        release_due: held.and_then(|since| keep.after(since)),
+        archive_due,
+        release_due,
+        rule: outlook.and_then(|o| o.rule),
         reasons,
         last_error: trouble.map(|t| last_error(path.to_owned(), t)),
     })
@@ -438,6 +452,7 @@ pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Fail
     let mut in_force = daemon.config.write();
     in_force.write_back = new.write_back;
     in_force.delete = new.delete;
+    in_force.policies = new.policies;
     in_force.warnings = new.warnings;
     super::record::reloaded(daemon, &report.needs_restart, peer);
     tracing::info!(next = %report.next_recording, "the configuration was read again");

@@ -12,6 +12,7 @@ mod known_calls;
 mod link;
 pub(crate) mod notify;
 mod record;
+mod rules;
 pub(crate) mod settled;
 pub mod setup;
 mod signals;
@@ -318,6 +319,7 @@ fn assemble(
     );
     let audit =
         Audit::start(audit::Options { state_dir: config.state_dir.clone(), clock: clock.clone() })?;
+    let calls = calls::start(&config, &catalog, &clock);
     let engine =
         Arc::new(Engine::start(
             engine::Options {
@@ -347,6 +349,7 @@ fn assemble(
                 runtime: runtime.handle().clone(),
                 clock: clock.clone(),
                 audit: audit.clone(),
+                calls: rules::source(calls.as_ref()),
             },
         )?);
     let archive = EngineArchive {
@@ -369,7 +372,6 @@ fn assemble(
     let places =
         joins::Places { lower: lower.clone(), catalog: catalog.clone(), content: content.clone() };
     let resume = matches!(start, Start::Takeover(..));
-    let calls = calls::start(&config, &catalog, &clock);
     let known = known_calls::source(calls.as_ref(), &catalog);
     let stitched = joins::directory(&config, places, known, resume);
     let deletion = setup::deletion(&config)?;

@@ -1,7 +1,7 @@
 //! The planner's reasons as sentences for operators.
 
 use super::error::Result;
-use super::plan::{self, Action, Why};
+use super::plan::{self, Action, Facts, Why};
 use super::shared::Shared;
 use super::space::Pressure;
 use super::target::Standing;
@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::lower::LowerError;
 use crate::recording::{Kind, NodeId, State};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn partial(shared: &Shared, id: NodeId) -> String {
@@ -21,6 +22,56 @@ fn partial(shared: &Shared, id: NodeId) -> String {
         "It was written to while it was released, and can be read and written as ever; what was \
          archived of it is fetched behind, and then it is archived anew.{so_far}"
     )
+}
+
+/// The rule of a file, and when its times come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// The name of the rule, or of all that it could be; nothing where there are no rules.
+    pub rule: Option<String>,
+    /// When it is archived, if it waits for that.
+    pub archive_due: Option<Timestamp>,
+    /// When its local copy is released, if it waits for that.
+    pub release_due: Option<Timestamp>,
+}
+
+/// The rule of a file, and when its times come; `None`: there is no such file.
+pub(super) fn outlook(shared: &Shared, path: &Path) -> Result<Option<Outlook>> {
+    let Some((_, row)) = shared.resolve(path)? else { return Ok(None) };
+    let Some(it) = shared.candidate(row.id)? else { return Ok(None) };
+    // As configured: how full the disk is today is not its rule.
+    let rules = Arc::clone(&shared.configured.read());
+    let facts = shared.facts(&rules);
+    let chosen = facts.chosen(&it);
+    let after = chosen.treatment.archive_after;
+    let waits = it.row.state == State::Closed && it.row.attr.size > 0;
+    Ok(Some(Outlook {
+        rule: (!rules.policies.is_empty()).then(|| chosen.name()),
+        archive_due: after.filter(|_| waits).map(|after| plan::closed_at(&it).plus(after)),
+        release_due: plan::release_time(&it, facts).filter(|_| it.row.state == State::Archived),
+    }))
+}
+
+/// Which rule it has, and why.
+fn rule(it: &Candidate, facts: Facts<'_>) -> Option<String> {
+    if facts.rules.policies.is_empty() || it.row.attr.kind != Kind::File {
+        return None;
+    }
+    let chosen = facts.chosen(it);
+    Some(match chosen.rules.first() {
+        None => "Rule: none of [[policy]] fits it, so it is what [write_back] says.".to_owned(),
+        Some(rule) if chosen.is_sure() && chosen.because.is_empty() => {
+            format!("Rule: {:?}, which is for all.", rule.name)
+        }
+        Some(rule) if chosen.is_sure() => {
+            format!("Rule: {:?}, because of {}.", rule.name, chosen.because.join(", "))
+        }
+        Some(_) => format!(
+            "Rule: {}. Not all that they ask of its call is known yet, so each time is the safest \
+             of theirs: archived at the earliest, kept the longest.",
+            chosen.name()
+        ),
+    })
 }
 
 /// Why a file is where it is, and what happens to it next.
@@ -43,7 +94,12 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     let facts = shared.facts(&rules);
     let group = shared.catalog.group(it.parent, &it.stem)?;
     let action = plan::next(&it, &group, facts);
-    let mut out = vec![stands(&it, facts.now), next(&action, facts.now)];
+    let mut out = vec![stands(&it, facts.now)];
+    out.extend(rule(&it, facts));
+    if let Some(why) = shared.calls.trouble().filter(|_| rules.asks_for_calls(&it.path)) {
+        out.push(format!("Call records can not be asked now: {why}."));
+    }
+    out.push(next(&action, facts.now));
     if matches!(it.row.state, State::Closed | State::Archived)
         && it.row.attr.kind == Kind::File
         && matches!(shared.lower.quiet(&it.path), Err(LowerError::Busy { .. }))

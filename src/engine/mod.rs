@@ -26,6 +26,7 @@ mod fill;
 mod gone;
 mod hash;
 mod keeper;
+mod known;
 mod mend;
 mod pins;
 pub mod plan;
@@ -51,6 +52,8 @@ pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
 pub use encode::Compress;
 pub use error::{EngineError, Result};
+pub use explain::Outlook;
+pub use known::CallSource;
 pub use scrub::Round;
 pub use snapshot::Snapshots;
 pub use space::Pressure;
@@ -122,6 +125,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// Where it is put on record what must be.
     pub audit: Arc<Audit>,
+    /// Who knows what calls recordings are of, if anybody does.
+    pub calls: Option<Arc<dyn CallSource>>,
 }
 
 /// What the engine is doing, for `status`.
@@ -190,7 +195,7 @@ impl Engine {
     /// # Errors
     /// `Thread` if one can not be started.
     pub fn start(options: Options, parts: Parts) -> Result<Engine> {
-        let Parts { catalog, lower, content, stores, runtime, clock, audit } = parts;
+        let Parts { catalog, lower, content, stores, runtime, clock, audit, calls } = parts;
         let now = clock.now();
         let targets = stores
             .into_iter()
@@ -205,6 +210,7 @@ impl Engine {
             catalog,
             lower,
             content,
+            calls: known::Calls::new(calls, clock.clone()),
             clock,
             audit,
             runtime,
@@ -324,6 +330,7 @@ impl Engine {
     pub fn reload(&self, rules: Rules) {
         *self.shared.configured.write() = Arc::new(rules);
         self.shared.apply_rules();
+        self.shared.calls.forget();
         let now = self.shared.now();
         self.shared.targets.iter().for_each(|t| t.ask_again(now));
         self.shared.completions.ask_again();
@@ -397,6 +404,14 @@ impl Engine {
     /// `Catalog`.
     pub fn explain(&self, path: &Path) -> Result<Vec<String>> {
         explain::explain(&self.shared, path)
+    }
+
+    /// The rule of a file, and when its times come.
+    ///
+    /// # Errors
+    /// `Catalog`.
+    pub fn outlook(&self, path: &Path) -> Result<Option<Outlook>> {
+        explain::outlook(&self.shared, path)
     }
 
     /// What the engine is doing.

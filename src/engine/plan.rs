@@ -9,9 +9,16 @@
 use super::pins::Pins;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
-use crate::policy::Rules;
+use crate::policy::{CallFacts, Chosen, Rules};
 use crate::recording::{Kind, State};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Who knows of calls what the rules ask of them.
+pub trait Known: std::fmt::Debug {
+    /// What is known now of the call of a recording. Soon answered, from memory or a local database.
+    fn call_of(&self, it: &Candidate) -> Arc<CallFacts>;
+}
 
 /// What is known besides the recording itself.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +29,21 @@ pub struct Facts<'a> {
     pub required: &'a [String],
     /// What an operator keeps local.
     pub pins: &'a Pins,
+    /// What is known of calls.
+    pub known: &'a dyn Known,
     /// The present.
     pub now: Timestamp,
+}
+
+impl<'a> Facts<'a> {
+    /// The rule of a recording.
+    pub fn chosen(&self, it: &Candidate) -> Chosen<'a> {
+        if self.rules.asks_for_calls(&it.path) {
+            self.rules.choose(&it.path, &self.known.call_of(it))
+        } else {
+            self.rules.choose(&it.path, &CallFacts::default())
+        }
+    }
 }
 
 /// The next step.
@@ -133,7 +153,7 @@ fn towards_archive(it: &Candidate, facts: Facts<'_>) -> Action {
     if !verdict.archive {
         return Action::Keep { why: Why::Excluded(verdict.why) };
     }
-    let Some(window) = facts.rules.archive_after else {
+    let Some(window) = facts.chosen(it).treatment.archive_after else {
         return Action::Keep { why: Why::Never };
     };
     let until = closed.plus(window);
@@ -151,7 +171,7 @@ fn towards_release(it: &Candidate, group: &[Candidate], facts: Facts<'_>) -> Act
     if let Some(no) = against_release(it, facts) {
         return no;
     }
-    match release_time(it, facts.rules) {
+    match release_time(it, facts) {
         None => Action::Keep { why: Why::Forever },
         Some(t) if t > facts.now => Action::Wait { until: Some(t), why: Why::KeepLocal },
         Some(_) => group_verdict(it, group, facts),
@@ -179,8 +199,8 @@ fn against_release(it: &Candidate, facts: Facts<'_>) -> Option<Action> {
 }
 
 /// When the time of an archived file comes; `None`: never.
-pub fn release_time(it: &Candidate, rules: &Rules) -> Option<Timestamp> {
-    let keep = rules.keep_for(it.row.adopted)?;
+pub fn release_time(it: &Candidate, facts: Facts<'_>) -> Option<Timestamp> {
+    let keep = facts.chosen(it).treatment.keep_for(it.row.adopted)?;
     let since = it.row.archived_at.max(it.row.recalled_at).unwrap_or_else(|| closed_at(it));
     Some(since.plus(keep))
 }
@@ -214,7 +234,7 @@ pub fn holds_back(other: &Candidate, facts: Facts<'_>) -> Option<Action> {
         State::Archived if other.row.suspect.is_some() => {
             Some(Action::Wait { until: None, why: Why::Suspect })
         }
-        State::Archived => match release_time(other, facts.rules) {
+        State::Archived => match release_time(other, facts) {
             None => Some(Action::Keep { why: Why::Forever }),
             Some(t) if t > facts.now => Some(Action::Wait { until: Some(t), why: Why::KeepLocal }),
             Some(_) => None,
@@ -258,6 +278,9 @@ pub fn is_settled(it: &Candidate, facts: Facts<'_>) -> bool {
 pub fn closed_at(it: &Candidate) -> Timestamp {
     it.row.closed_at.unwrap_or(it.row.attr.mtime)
 }
+
+#[cfg(test)]
+pub(in crate::engine) use tests::file_for_tests as candidate_for_tests;
 
 #[cfg(test)]
 mod tests;

@@ -255,7 +255,7 @@ impl Planner {
     fn plan_archives(&mut self, now: Timestamp) -> Result<()> {
         self.in_backlog = false;
         let rules = self.shared.rules();
-        let Some(window) = rules.archive_after else { return Ok(()) };
+        let Some(window) = rules.shortest_archive() else { return Ok(()) };
         let no_target_is_up = self.shared.required_targets().all(|t| !t.is_up());
         if no_target_is_up || self.shared.uploads_are_off() {
             return Ok(());

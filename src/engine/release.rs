@@ -83,7 +83,9 @@ fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
         .filter(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256)
         .map(|o| o.target)
         .collect();
-    let forever = wish == Wish::Rules && shared.rules().keep_for(row.adopted).is_none();
+    let rules = shared.rules();
+    let kept = shared.facts(&rules).chosen(it).treatment.keep_for(row.adopted);
+    let forever = wish == Wish::Rules && kept.is_none();
     let evidence = Evidence {
         node: id,
         state: row.state,

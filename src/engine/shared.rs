@@ -7,6 +7,7 @@ use super::complete::Completions;
 use super::drain::Drained;
 use super::encode::Compress;
 use super::error::{EngineError, Result};
+use super::known::Calls;
 use super::pins::Pins;
 use super::plan::Facts;
 use super::space::{Pressure, Space};
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub claims: Claims,
     /// What an operator keeps local.
     pub pins: Pins,
+    /// What the rules ask of calls.
+    pub calls: Calls,
     /// Files that are open to be synced: a release would take that for a reader.
     pub syncing: Claims,
     /// Held while the catalog and the lower directory are moved between local and released, so
@@ -106,7 +109,13 @@ impl Shared {
     pub fn facts<'a>(&'a self, rules: &'a Rules) -> Facts<'a> {
         // Unusable: nothing is released then either.
         let _asked_again = self.pins.load(&self.catalog);
-        Facts { rules, required: &self.required, pins: &self.pins, now: self.now() }
+        Facts {
+            rules,
+            required: &self.required,
+            pins: &self.pins,
+            known: &self.calls,
+            now: self.now(),
+        }
     }
 
     pub fn wake(&self) {

@@ -2,10 +2,14 @@
 //!
 //! **Invariant:** pure. The same path and rules always give the same verdict.
 
+mod call;
 mod deletion;
+mod rule;
 mod timetable;
 
+pub use call::{CallFacts, Direction, Numbers, Words};
 pub use deletion::{Bytes, DeleteMode, Departure, InTrash, Leaving, YOUNG, departure, may_empty};
+pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment};
 pub use timetable::{Rate, Timetable, TimetableError};
 
 use crate::limits;
@@ -23,6 +27,12 @@ pub enum RuleError {
         pattern: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// One of them is no telephone number.
+    #[error("{number:?} has no digit; write a number like \"2079460001\"")]
+    Number {
+        /// As written.
+        number: String,
     },
 }
 
@@ -74,12 +84,25 @@ impl Patterns {
         self.texts.is_empty()
     }
 
+    /// As written.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// The first pattern, as written, that fits the path.
     pub fn matching(&self, path: &Path) -> Option<&str> {
         let first = self.set.matches(path).into_iter().next()?;
         self.texts.get(first).map(String::as_str)
     }
 }
+
+impl PartialEq for Patterns {
+    fn eq(&self, other: &Patterns) -> bool {
+        self.texts == other.texts
+    }
+}
+
+impl Eq for Patterns {}
 
 /// What the rules say of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +150,9 @@ pub struct Rules {
     pub marks: Marks,
     /// How fast recordings are uploaded at which time of the day.
     pub bandwidth: Timetable,
+    /// Rules for some of the recordings; the first that fits wins, and what is above holds for the
+    /// rest.
+    pub policies: Vec<Policy>,
 }
 
 impl Default for Rules {
@@ -141,6 +167,7 @@ impl Default for Rules {
             sync_after: Some(limits::SYNC_AFTER),
             marks: Marks::default(),
             bandwidth: Timetable::default(),
+            policies: Vec::new(),
         }
     }
 }
@@ -155,6 +182,7 @@ impl Rules {
             keep_local: at_once(self.keep_local),
             adopt_keep_local: at_once(self.adopt_keep_local),
             bandwidth: self.bandwidth.never_off(),
+            policies: self.policies.iter().map(hurried).collect(),
             ..self.clone()
         }
     }
@@ -172,16 +200,18 @@ impl Rules {
             None => Verdict { archive: false, why: "no pattern of `include` fits it".into() },
         }
     }
+}
 
-    /// How long a local copy stays after it was archived; `None`: forever.
-    pub fn keep_for(&self, adopted: bool) -> Option<Duration> {
-        if adopted { self.adopt_keep_local } else { self.keep_local }
-    }
-
-    /// The shorter of the two times a local copy stays; `None` if both are forever.
-    pub fn shortest_keep(&self) -> Option<Duration> {
-        [self.keep_local, self.adopt_keep_local].into_iter().flatten().min()
-    }
+fn hurried(policy: &Policy) -> Policy {
+    let at_once = |time: Option<Duration>| time.map(|_| Duration::ZERO);
+    let usual = policy.treatment;
+    let treatment = Treatment {
+        archive_after: at_once(usual.archive_after),
+        keep_local: at_once(usual.keep_local),
+        adopt_keep_local: at_once(usual.adopt_keep_local),
+        expire: usual.expire,
+    };
+    Policy { treatment, ..policy.clone() }
 }
 
 #[cfg(test)]
@@ -202,8 +232,8 @@ mod tests {
         let usual = Rules { adopt_keep_local: None, bandwidth, ..Rules::default() };
         let hurried = usual.hurried();
         assert_eq!(hurried.archive_after, Some(Duration::ZERO));
-        assert_eq!(hurried.keep_for(false), Some(Duration::ZERO));
-        assert_eq!(hurried.keep_for(true), None);
+        assert_eq!(hurried.treatment().keep_for(false), Some(Duration::ZERO));
+        assert_eq!(hurried.treatment().keep_for(true), None);
         assert_eq!(hurried.settle, usual.settle);
         assert_eq!(hurried.bandwidth.to_string(), "08:00,2MiB 18:00,2MiB");
         let never = Rules { archive_after: None, ..usual };

@@ -14,6 +14,7 @@ mod headers;
 mod outage;
 mod panics;
 mod pins;
+mod policy;
 mod rebuild;
 mod reconcile;
 mod release;

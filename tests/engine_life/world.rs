@@ -5,7 +5,8 @@ use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{
-    Command, Compress, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
+    CallSource, Command, Compress, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing,
+    Summary,
 };
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
@@ -42,6 +43,8 @@ pub struct World {
     pub repair_headers: bool,
     pub compress: Option<Compress>,
     pub snapshots: Option<Snapshots>,
+    /// Call records.
+    pub calls: Option<Arc<dyn CallSource>>,
     /// A rebuild passes snapshots over.
     pub whole_journal: bool,
     pub runtime: Runtime,
@@ -93,6 +96,7 @@ impl World {
             repair_headers: false,
             compress: None,
             snapshots: None,
+            calls: None,
             whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -155,6 +159,7 @@ impl World {
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
             audit: spoolfs::audit::Audit::off(),
+            calls: self.calls.clone(),
         };
         let engine = Engine::start(options, parts).unwrap();
         self.running.as_mut().unwrap().engine = Some(engine);

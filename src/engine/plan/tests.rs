@@ -1,6 +1,6 @@
 use super::*;
 use crate::catalog::NodeRow;
-use crate::policy::Patterns;
+use crate::policy::{Matches, Patterns, Policy, Treatment, Words};
 use crate::recording::{Attr, Generation, LowerVersion, NodeId, Sha256, stem};
 use std::time::Duration;
 
@@ -62,13 +62,73 @@ fn file(id: u64, name: &str, state: State) -> Candidate {
     }
 }
 
+/// A file for the tests of others.
+pub(in crate::engine) fn file_for_tests(id: u64, name: &str) -> Candidate {
+    file(id, name, State::Closed)
+}
+
 fn step(it: &Candidate, group: &[Candidate], secs: i64) -> Action {
     step_with(it, group, secs, &rules(), &["a".to_owned()])
 }
 
 fn step_with(it: &Candidate, group: &[Candidate], secs: i64, r: &Rules, t: &[String]) -> Action {
     let pins = Pins::default();
-    next(it, group, Facts { rules: r, required: t, pins: &pins, now: at(secs) })
+    next(it, group, Facts { rules: r, required: t, pins: &pins, known: &Campaign, now: at(secs) })
+}
+
+/// Knows that "c-sales.wav" is of the campaign SALES, "c-none.wav" of none, and nothing else.
+#[derive(Debug)]
+struct Campaign;
+
+impl Known for Campaign {
+    fn call_of(&self, it: &Candidate) -> Arc<CallFacts> {
+        let campaign = match it.path.file_name().and_then(|name| name.to_str()) {
+            Some("c-sales.wav") => Some("SALES".to_owned()),
+            Some("c-none.wav") => Some(String::new()),
+            _ => None,
+        };
+        Arc::new(CallFacts { campaign, ..CallFacts::default() })
+    }
+}
+
+/// The usual rules, and one for the campaign SALES: archived after an hour, kept for an hour.
+fn rules_with_a_policy() -> Rules {
+    let campaign = Words::new(&["SALES"]).unwrap();
+    let treatment = Treatment {
+        archive_after: Some(HOUR),
+        keep_local: Some(HOUR),
+        adopt_keep_local: Some(HOUR),
+        expire: None,
+    };
+    let matches = Matches { campaign, ..Matches::default() };
+    let policies = vec![Policy { name: "sales".into(), matches, treatment }];
+    Rules { policies, ..rules() }
+}
+
+#[test]
+fn a_recording_is_archived_in_the_time_of_its_rule_and_at_the_earliest_while_that_is_not_known() {
+    let rules = rules_with_a_policy();
+    let step = |name: &str, secs: i64| {
+        step_with(&file(7, name, State::Closed), &[], secs, &rules, &["a".to_owned()])
+    };
+    assert_eq!(step("c-sales.wav", 4599), wait(4600, Why::Window));
+    assert_eq!(step("c-sales.wav", 4600), Action::Archive);
+    for name in ["c-none.wav", "c-unknown.wav"] {
+        assert_eq!(step(name, 1299), wait(1300, Why::Window), "{name}");
+        assert_eq!(step(name, 1300), Action::Archive, "{name}");
+    }
+}
+
+#[test]
+fn a_local_copy_stays_for_the_time_of_its_rule_and_the_longest_while_that_is_not_known() {
+    let rules = rules_with_a_policy();
+    let (hour, day) = (3600, 24 * 3600);
+    for (name, keep) in [("c-sales.wav", hour), ("c-none.wav", day), ("c-unknown.wav", day)] {
+        let it = file(7, name, State::Archived);
+        let step = |secs: i64| step_with(&it, &[], secs, &rules, &["a".to_owned()]);
+        assert_eq!(step(2000 + keep - 1), wait(2000 + keep, Why::KeepLocal), "{name}");
+        assert_eq!(step(2000 + keep), Action::Release, "{name}");
+    }
 }
 
 fn wait(secs: i64, why: Why) -> Action {

@@ -1,0 +1,114 @@
+//! `[[policy]]`: rules for some of the recordings, in order.
+
+use super::error::ConfigError;
+use super::raw::RawPolicy;
+use super::source::Source;
+use super::{Calls, WriteBack};
+use crate::limits;
+use crate::policy::{Direction, Matches, Numbers, Patterns, Policy, RuleError, Treatment, Words};
+use crate::units::Span;
+use std::time::Duration;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// Where a rule stands in the file.
+struct Place<'a> {
+    index: usize,
+    source: &'a Source,
+}
+
+impl Place<'_> {
+    fn fault(&self, key: &str, message: impl std::fmt::Display, cure: &str) -> ConfigError {
+        self.source.fault(&format!("policy.{}.{key}", self.index), message, cure)
+    }
+
+    fn rule<T>(&self, key: &str, made: std::result::Result<T, RuleError>) -> Result<T> {
+        made.map_err(|error| {
+            let text = error.to_string();
+            let (message, cure) = text.split_once("; ").unwrap_or((&text, "correct it"));
+            self.fault(key, message, cure)
+        })
+    }
+}
+
+pub(super) fn resolve(
+    raw: Vec<RawPolicy>,
+    source: &Source,
+    write_back: &WriteBack,
+    calls: Option<&Calls>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Policy>> {
+    let mut policies: Vec<Policy> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let at = Place { index, source };
+        if index >= limits::POLICIES_MAX {
+            let message = format_args!("is one of more than {}", limits::POLICIES_MAX);
+            return Err(at.fault("name", message, "use fewer: lists and patterns serve many"));
+        }
+        let policy = one(raw, &at, write_back)?;
+        if policies.iter().any(|p| p.name == policy.name) {
+            let message = format_args!("{:?} is the name of another rule", policy.name);
+            return Err(at.fault("name", message, "give each rule its own"));
+        }
+        if calls.is_none() && policy.matches.asks_for_calls() {
+            let cure = "set calls.preset or calls.source, or compare nothing but path";
+            let message =
+                format_args!("{:?} asks for calls, and no call records are read", policy.name);
+            return Err(at.fault("name", message, cure));
+        }
+        if let Some(all) = policies.iter().find(|p| p.matches == Matches::default()) {
+            warnings.push(format!(
+                "policy {:?} is never reached: {:?} stands before it and is for all recordings",
+                policy.name, all.name
+            ));
+        }
+        policies.push(policy);
+    }
+    Ok(policies)
+}
+
+fn one(raw: RawPolicy, at: &Place<'_>, write_back: &WriteBack) -> Result<Policy> {
+    let name = raw.name.clone().ok_or_else(|| {
+        at.fault("name", "is missing", "give the rule a name, such as name = \"sales\"")
+    })?;
+    super::check::word(at.source, &format!("policy.{}.name", at.index), &name)?;
+    let matches = Matches {
+        path: at.rule("path", Patterns::new(&raw.path))?,
+        campaign: at.rule("campaign", Words::new(&raw.campaign))?,
+        ingroup: at.rule("ingroup", Words::new(&raw.ingroup))?,
+        list: at.rule("list", Words::new(&raw.list))?,
+        agent: at.rule("agent", Words::new(&raw.agent))?,
+        accountcode: at.rule("accountcode", Words::new(&raw.accountcode))?,
+        did: at.rule("did", Numbers::new(&raw.did))?,
+        number: at.rule("number", Numbers::new(&raw.number))?,
+        direction: directions(&raw.direction, at)?,
+        disposition: at.rule("disposition", Words::new(&raw.disposition))?,
+        extension: at.rule("extension", Words::new(&raw.extension))?,
+        duration_min: raw.duration_min.map(|Span(time)| time),
+        duration_max: raw.duration_max.map(|Span(time)| time),
+    };
+    if let (Some(least), Some(most)) = (matches.duration_min, matches.duration_max)
+        && least > most
+    {
+        return Err(at.fault("duration_max", "is less than duration_min", "exchange the two"));
+    }
+    let own_keep = raw.keep_local.map(|age| age.duration());
+    let keep = |usual: Option<Duration>| own_keep.unwrap_or(usual);
+    let treatment = Treatment {
+        archive_after: raw.archive_after.unwrap_or(write_back.archive_after).duration(),
+        keep_local: keep(write_back.keep_local.duration()),
+        adopt_keep_local: keep(write_back.adopt_keep_local.duration()),
+        expire: None,
+    };
+    Ok(Policy { name, matches, treatment })
+}
+
+fn directions(words: &[String], at: &Place<'_>) -> Result<Vec<Direction>> {
+    let direction = |word: &String| {
+        word.parse().map_err(|()| {
+            let cure = "write \"inbound\", \"outbound\" or \"internal\"";
+            at.fault("direction", format_args!("{word:?} is no direction"), cure)
+        })
+    };
+    words.iter().map(direction).collect()
+}

@@ -1,0 +1,336 @@
+//! `[[policy]]`: what one rule says, of which recordings, and which rule a recording gets.
+//!
+//! **Invariant:** the first rule that fits wins. Where it is not known yet which one that is, each
+//! time is the safest that any of those that could be it has: archived at the earliest, kept the
+//! longest, expired the latest.
+
+use super::call::{CallFacts, Direction, Numbers, Sure, Words};
+use super::{Patterns, Rules};
+use crate::clock::Timestamp;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a time of expiry counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireFrom {
+    /// The last close of the recording.
+    Close,
+    /// The end of its call.
+    CallEnd,
+    /// The end of the last call of the account that the call was about.
+    LastCallOfAccount,
+}
+
+impl ExpireFrom {
+    /// Every one.
+    pub const ALL: [ExpireFrom; 3] =
+        [ExpireFrom::Close, ExpireFrom::CallEnd, ExpireFrom::LastCallOfAccount];
+
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            ExpireFrom::Close => "close",
+            ExpireFrom::CallEnd => "call_end",
+            ExpireFrom::LastCallOfAccount => "last_call_of_account",
+        }
+    }
+}
+
+/// When a recording is deleted everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// So long...
+    pub after: Duration,
+    /// ...after this.
+    pub from: ExpireFrom,
+}
+
+/// What is done with a recording, and when. `None`: never, or forever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Treatment {
+    /// Age after the last close at which it is archived.
+    pub archive_after: Option<Duration>,
+    /// How long the local copy stays after it was archived.
+    pub keep_local: Option<Duration>,
+    /// The same for what was in the directory before the first mount.
+    pub adopt_keep_local: Option<Duration>,
+    /// When it is deleted everywhere.
+    pub expire: Option<Expiry>,
+}
+
+impl Treatment {
+    /// How long the local copy stays; `None`: forever.
+    pub fn keep_for(&self, adopted: bool) -> Option<Duration> {
+        if adopted { self.adopt_keep_local } else { self.keep_local }
+    }
+}
+
+/// Which recordings a rule is for: all that is given must fit, of each list one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is what is compared, of a call record but for the path")]
+pub struct Matches {
+    pub path: Patterns,
+    pub campaign: Words,
+    pub ingroup: Words,
+    pub list: Words,
+    pub agent: Words,
+    pub accountcode: Words,
+    pub did: Numbers,
+    /// Of either side.
+    pub number: Numbers,
+    pub direction: Vec<Direction>,
+    pub disposition: Words,
+    pub extension: Words,
+    /// At least so long.
+    pub duration_min: Option<Duration>,
+    /// At most so long.
+    pub duration_max: Option<Duration>,
+}
+
+impl Matches {
+    /// Whether anything of a call is compared.
+    pub fn asks_for_calls(&self) -> bool {
+        !(self.campaign.is_empty()
+            && self.ingroup.is_empty()
+            && self.list.is_empty()
+            && self.agent.is_empty()
+            && self.accountcode.is_empty()
+            && self.did.is_empty()
+            && self.number.is_empty()
+            && self.direction.is_empty()
+            && self.disposition.is_empty()
+            && self.extension.is_empty()
+            && self.duration_min.is_none()
+            && self.duration_max.is_none())
+    }
+
+    fn fit(&self, path: &Path, call: &CallFacts) -> Sure {
+        if !self.path.is_empty() && self.path.matching(path).is_none() {
+            return Sure::No;
+        }
+        self.compare(call).into_iter().fold(Sure::Yes, |all, one| match (all, one) {
+            (Sure::No, _) | (_, Sure::No) => Sure::No,
+            (Sure::Maybe, _) | (_, Sure::Maybe) => Sure::Maybe,
+            (Sure::Yes, Sure::Yes) => Sure::Yes,
+        })
+    }
+
+    fn compare(&self, call: &CallFacts) -> [Sure; 12] {
+        let words = |words: &Words, text: &Option<String>| match words.is_empty() {
+            true => Sure::Yes,
+            false => Sure::of(text.as_ref().map(|text| words.fit(text))),
+        };
+        let any = |given: bool, texts: &Option<Vec<String>>, fit: &dyn Fn(&str) -> bool| match given
+        {
+            false => Sure::Yes,
+            true => Sure::of(texts.as_ref().map(|texts| texts.iter().any(|text| fit(text)))),
+        };
+        let did = match self.did.is_empty() {
+            true => Sure::Yes,
+            false => Sure::of(call.did.as_ref().map(|did| self.did.fit(did))),
+        };
+        let direction = match self.direction.is_empty() {
+            true => Sure::Yes,
+            false => Sure::of(call.direction.map(|way| self.direction.contains(&way))),
+        };
+        let long =
+            |bound: Option<Duration>, within: &dyn Fn(Duration, Duration) -> bool| match bound {
+                None => Sure::Yes,
+                Some(bound) => Sure::of(call.duration.map(|time| within(time, bound))),
+            };
+        [
+            words(&self.campaign, &call.campaign),
+            words(&self.ingroup, &call.ingroup),
+            words(&self.list, &call.list),
+            words(&self.agent, &call.agent),
+            words(&self.accountcode, &call.accountcode),
+            words(&self.disposition, &call.disposition),
+            did,
+            any(!self.number.is_empty(), &call.numbers, &|text| self.number.fit(text)),
+            any(!self.extension.is_empty(), &call.extensions, &|text| self.extension.fit(text)),
+            direction,
+            long(self.duration_min, &|time, least| time >= least),
+            long(self.duration_max, &|time, most| time <= most),
+        ]
+    }
+
+    /// What a recording that fits has, in words: `campaign "SALES"`.
+    fn words(&self, path: &Path, call: &CallFacts) -> Vec<String> {
+        let mut said = Vec::new();
+        if let Some(pattern) = self.path.matching(path) {
+            said.push(format!("path {pattern:?}"));
+        }
+        let texts = [
+            ("campaign", !self.campaign.is_empty(), &call.campaign),
+            ("ingroup", !self.ingroup.is_empty(), &call.ingroup),
+            ("list", !self.list.is_empty(), &call.list),
+            ("agent", !self.agent.is_empty(), &call.agent),
+            ("accountcode", !self.accountcode.is_empty(), &call.accountcode),
+            ("did", !self.did.is_empty(), &call.did),
+            ("disposition", !self.disposition.is_empty(), &call.disposition),
+        ];
+        let given = texts.into_iter().filter(|(_, given, _)| *given);
+        said.extend(given.filter_map(|(key, _, text)| Some(format!("{key} {:?}", text.as_ref()?))));
+        let first = |texts: &Option<Vec<String>>, fit: &dyn Fn(&str) -> bool| {
+            texts.as_ref().and_then(|all| all.iter().find(|text| fit(text)).cloned())
+        };
+        let number = first(&call.numbers, &|text| self.number.fit(text));
+        said.extend(number.map(|text| format!("number {text:?}")));
+        let extension = first(&call.extensions, &|text| self.extension.fit(text));
+        said.extend(extension.map(|text| format!("extension {text:?}")));
+        if let Some(way) = call.direction.filter(|_| !self.direction.is_empty()) {
+            said.push(format!("direction {:?}", way.word()));
+        }
+        if let Some(time) = call.duration
+            && (self.duration_min.is_some() || self.duration_max.is_some())
+        {
+            said.push(format!("duration {} s", time.as_secs()));
+        }
+        said
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Which recordings it is for.
+    pub matches: Matches,
+    /// What is done with them.
+    pub treatment: Treatment,
+}
+
+/// Where the treatment of a recording comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen<'r> {
+    /// The rule, or those that it could be, in order.
+    pub rules: Vec<&'r Policy>,
+    /// It is none of them, or could be none: what the mount says of all.
+    pub mount: bool,
+    /// What is done, and when.
+    pub treatment: Treatment,
+    /// What fitted, if it is known which rule it is.
+    pub because: Vec<String>,
+    /// The expiry of each that it could be; empty if one of them never lets it expire.
+    expiries: Vec<Expiry>,
+}
+
+impl Chosen<'_> {
+    /// Whether it is known which rule it is.
+    pub fn is_sure(&self) -> bool {
+        self.rules.len() + usize::from(self.mount) == 1
+    }
+
+    /// The name of the rule, or those of all that it could be.
+    pub fn name(&self) -> String {
+        let mut names: Vec<String> = self.rules.iter().map(|r| format!("{:?}", r.name)).collect();
+        if self.mount {
+            names.push("the mount's".to_owned());
+        }
+        names.join(" or ")
+    }
+
+    /// When it expires: the latest of all that it could be, and never earlier than that time after
+    /// its content `changed` last. `None`: never, or what it counts from is not known.
+    pub fn expires(
+        &self,
+        closed: Timestamp,
+        changed: Timestamp,
+        ended: Option<Timestamp>,
+        last_of_account: impl Fn() -> Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let mut latest = None;
+        for expiry in &self.expiries {
+            let from = match expiry.from {
+                ExpireFrom::Close => closed,
+                ExpireFrom::CallEnd => ended?,
+                ExpireFrom::LastCallOfAccount => last_of_account()?,
+            };
+            latest = latest.max(Some(from.max(changed).plus(expiry.after)));
+        }
+        latest
+    }
+}
+
+impl Rules {
+    /// What the rules of the mount say of a recording that no `[[policy]]` fits.
+    pub fn treatment(&self) -> Treatment {
+        Treatment {
+            archive_after: self.archive_after,
+            keep_local: self.keep_local,
+            adopt_keep_local: self.adopt_keep_local,
+            expire: None,
+        }
+    }
+
+    /// The rule of a recording.
+    pub fn choose(&self, path: &Path, call: &CallFacts) -> Chosen<'_> {
+        let mut rules = Vec::new();
+        let mut mount = true;
+        let mut because = Vec::new();
+        for policy in &self.policies {
+            match policy.matches.fit(path, call) {
+                Sure::No => {}
+                Sure::Maybe => rules.push(policy),
+                Sure::Yes => {
+                    if rules.is_empty() {
+                        because = policy.matches.words(path, call);
+                    }
+                    rules.push(policy);
+                    mount = false;
+                    break;
+                }
+            }
+        }
+        let own = mount.then(|| self.treatment());
+        let all: Vec<Treatment> = rules.iter().map(|r| r.treatment).chain(own).collect();
+        let treatment = safest(&all).unwrap_or_else(|| self.treatment());
+        let expiries: Option<Vec<Expiry>> = all.iter().map(|t| t.expire).collect();
+        Chosen { rules, mount, treatment, because, expiries: expiries.unwrap_or_default() }
+    }
+
+    /// Whether it depends on the call which rule a recording gets.
+    pub fn asks_for_calls(&self, path: &Path) -> bool {
+        let on_path =
+            |p: &Policy| p.matches.path.is_empty() || p.matches.path.matching(path).is_some();
+        let first = self.policies.iter().find(|p| on_path(p));
+        first.is_some_and(|p| p.matches.asks_for_calls())
+    }
+
+    /// The shortest time after which any recording is archived; `None`: never.
+    pub fn shortest_archive(&self) -> Option<Duration> {
+        let all = self.policies.iter().map(|p| p.treatment.archive_after);
+        all.chain([self.archive_after]).flatten().min()
+    }
+
+    /// The shortest time that any local copy stays; `None`: all stay forever.
+    pub fn shortest_keep(&self) -> Option<Duration> {
+        let of = |t: Treatment| [t.keep_local, t.adopt_keep_local];
+        let all = self.policies.iter().flat_map(|p| of(p.treatment));
+        all.chain(of(self.treatment())).flatten().min()
+    }
+
+    /// The shortest time after which any recording expires; `None`: never.
+    pub fn shortest_expiry(&self) -> Option<Duration> {
+        self.policies.iter().filter_map(|p| Some(p.treatment.expire?.after)).min()
+    }
+}
+
+/// Of several treatments the earliest archive and the longest of everything else.
+fn safest(all: &[Treatment]) -> Option<Treatment> {
+    let longest = |of: &dyn Fn(&Treatment) -> Option<Duration>| -> Option<Duration> {
+        let times: Option<Vec<Duration>> = all.iter().map(of).collect();
+        times?.into_iter().max()
+    };
+    let expiries: Option<Vec<Expiry>> = all.iter().map(|t| t.expire).collect();
+    (!all.is_empty()).then(|| Treatment {
+        archive_after: all.iter().filter_map(|t| t.archive_after).min(),
+        keep_local: longest(&|t| t.keep_local),
+        adopt_keep_local: longest(&|t| t.adopt_keep_local),
+        expire: expiries.and_then(|all| all.into_iter().max_by_key(|e| e.after)),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! `[[policy]]`: each recording in the times of its own rule.
+
+use crate::world::{World, audio};
+use parking_lot::Mutex;
+use spoolfs::engine::CallSource;
+use spoolfs::policy::{CallFacts, Matches, Patterns, Policy, Treatment, Words};
+use spoolfs::recording::{NodeId, State};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Call records as a test has them.
+#[derive(Debug, Default)]
+pub struct Told {
+    calls: Mutex<HashMap<PathBuf, CallFacts>>,
+    /// It says so instead of an answer.
+    broken: Mutex<Option<String>>,
+    /// It says nothing for so long.
+    silent: Mutex<Duration>,
+}
+
+impl Told {
+    pub fn tell(&self, path: &str, call: CallFacts) {
+        self.calls.lock().insert(path.into(), call);
+    }
+}
+
+impl CallSource for Told {
+    fn call_of(&self, _id: NodeId, path: &Path) -> Result<Option<CallFacts>, String> {
+        std::thread::sleep(*self.silent.lock());
+        match self.broken.lock().clone() {
+            Some(why) => Err(why),
+            None => Ok(self.calls.lock().get(path).cloned()),
+        }
+    }
+}
+
+pub fn of_campaign(name: &str) -> CallFacts {
+    CallFacts { campaign: Some(name.to_owned()), ..CallFacts::default() }
+}
+
+fn treatment(archive_after: Duration, keep_local: Duration) -> Treatment {
+    Treatment {
+        archive_after: Some(archive_after),
+        keep_local: Some(keep_local),
+        adopt_keep_local: Some(keep_local),
+        expire: None,
+    }
+}
+
+fn campaign(name: &str, treatment: Treatment) -> Policy {
+    let matches = Matches { campaign: Words::new(&[name]).unwrap(), ..Matches::default() };
+    Policy { name: name.to_lowercase(), matches, treatment }
+}
+
+/// A world with these rules, and call records to be told.
+fn world(policies: Vec<Policy>) -> (World, Arc<Told>) {
+    let mut world = World::with(&["one"]);
+    let told = Arc::new(Told::default());
+    world.calls = Some(told.clone());
+    world.rules.policies = policies;
+    world.start();
+    (world, told)
+}
+
+#[test]
+fn each_recording_is_archived_and_released_in_the_times_of_its_rule() {
+    // The mount's own: after 300 s, and kept for an hour.
+    let (world, told) = world(vec![
+        campaign("SLOW", treatment(HOUR * 2, HOUR)),
+        campaign("LONG", treatment(Duration::from_secs(60), HOUR * 50)),
+    ]);
+    told.tell("slow.wav", of_campaign("SLOW"));
+    told.tell("long.wav", of_campaign("LONG"));
+    told.tell("other.wav", of_campaign("OTHER"));
+    let [slow, long, other] =
+        ["slow.wav", "long.wav", "other.wav"].map(|path| world.record(path, &audio(900, 1)));
+    world.pass(61);
+    world.until_state(long, State::Archived);
+    assert_eq!((world.state(slow), world.state(other)), (State::Closed, State::Closed));
+    world.pass(240);
+    world.until_state(other, State::Archived);
+    world.idle();
+    assert_eq!(world.state(slow), State::Closed);
+    assert!(
+        world.explain("slow.wav").contains("campaign \"SLOW\""),
+        "{}",
+        world.explain("slow.wav")
+    );
+    world.pass(7200);
+    world.until_state(slow, State::Archived);
+    world.until_state(other, State::Released);
+    world.pass(3700);
+    world.until_state(slow, State::Released);
+    world.idle();
+    assert_eq!(world.state(long), State::Archived);
+    world.pass(50 * 3600);
+    world.until_state(long, State::Released);
+}
+
+#[test]
+fn what_is_not_known_yet_is_archived_at_the_earliest_and_kept_the_longest() {
+    let (world, told) = world(vec![
+        campaign("SLOW", treatment(HOUR * 2, HOUR * 100)),
+        campaign("SOON", treatment(Duration::from_secs(10), Duration::from_secs(10))),
+    ]);
+    let id = world.record("call.wav", &audio(900, 1));
+    world.pass(11);
+    world.until_state(id, State::Archived);
+    world.pass(99 * 3600);
+    world.idle();
+    assert_eq!(world.state(id), State::Archived, "it could be one that is kept for 100 hours");
+    let said = world.explain("call.wav");
+    assert!(said.contains("\"slow\" or \"soon\" or the mount's"), "{said}");
+    // Its record comes at last.
+    told.tell("call.wav", of_campaign("SOON"));
+    world.pass(700);
+    world.until_state(id, State::Released);
+    assert!(world.explain("call.wav").contains("Rule: \"soon\""), "{}", world.explain("call.wav"));
+}
+
+#[test]
+fn a_source_of_calls_that_hangs_or_fails_keeps_nothing_from_being_archived() {
+    let (world, told) = world(vec![campaign("SOON", treatment(HOUR, HOUR * 9))]);
+    *told.broken.lock() = Some("the database is locked".into());
+    let one = world.record("one.wav", &audio(900, 1));
+    world.pass(301);
+    world.until_state(one, State::Archived);
+    let said = world.explain("one.wav");
+    assert!(said.contains("the database is locked"), "{said}");
+    *told.broken.lock() = None;
+    *told.silent.lock() = Duration::from_millis(600);
+    let many: Vec<NodeId> =
+        (0..20).map(|n| world.record(&format!("many-{n}.wav"), &audio(900, n))).collect();
+    world.pass(301);
+    // Each would take 600 ms and more, if it were asked for.
+    let begin = std::time::Instant::now();
+    many.iter().for_each(|id| world.until_state(*id, State::Archived));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn what_is_not_due_yet_does_not_hold_back_what_stands_behind_it() {
+    let (world, told) = world(vec![campaign("SLOW", treatment(HOUR * 10, HOUR))]);
+    // More than a page of the planner.
+    let slow: Vec<NodeId> = (0..300)
+        .map(|n| {
+            let path = format!("slow-{n}.wav");
+            told.tell(&path, of_campaign("SLOW"));
+            world.record(&path, &[1, n as u8, (n >> 8) as u8])
+        })
+        .collect();
+    world.pass(5);
+    for some in slow.chunks(50) {
+        world.until("they are hashed", || some.iter().all(|id| world.row(*id).hashed.is_some()));
+    }
+    told.tell("now.wav", of_campaign("OTHER"));
+    let now = world.record("now.wav", &audio(900, 1));
+    world.pass(400);
+    world.until_state(now, State::Archived);
+    assert!(slow.iter().all(|id| world.state(*id) == State::Closed));
+}
+
+#[test]
+fn a_reload_puts_other_rules_in_force_and_a_rule_for_paths_needs_no_calls() {
+    let mut world = World::with(&["one"]);
+    world.start();
+    let id = world.record("call.wav", &audio(900, 1));
+    let path = Patterns::new(&["*.wav"]).unwrap();
+    let matches = Matches { path, ..Matches::default() };
+    let wav = Policy { name: "wav".into(), matches, treatment: treatment(HOUR * 9, HOUR) };
+    let mut rules = world.rules.clone();
+    rules.policies = vec![wav];
+    world.engine().reload(rules.clone());
+    world.pass(500);
+    world.until_hashed(id);
+    world.idle();
+    assert_eq!(world.state(id), State::Closed);
+    assert!(world.explain("call.wav").contains("path \"*.wav\""), "{}", world.explain("call.wav"));
+    rules.policies.clear();
+    world.engine().reload(rules);
+    world.until_state(id, State::Archived);
+}

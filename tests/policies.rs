@@ -1,0 +1,86 @@
+//! `[[policy]]` on a mount, with the records of real calls.
+
+mod support;
+
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup};
+use support::{fixture, fixtures, no_mount};
+
+/// The columns of the fixture of cdr_custom.
+const COLUMNS: &str = "start clid src dst dcontext channel dstchannel - - duration billsec \
+    disposition - accountcode uniqueid - did recordingfile - - linkedid - sequence start answer end";
+
+const RULES: &str = r#"
+[[policy]]
+name = "notes"
+path = ["*.txt"]
+archive_after = "0s"
+
+[[policy]]
+name = "callers-1"
+accountcode = ["acct1"]
+number = ["2079460001"]
+archive_after = "1s"
+keep_local = "forever"
+"#;
+
+fn explained(mount: &Mount, path: &str) -> Value {
+    let path = mount.path(path);
+    let ran = mount.cli(["explain", "--json", path.to_str().expect("plain")]);
+    assert_eq!(ran.status.code(), Some(0), "{}{}", ran.out, ran.err);
+    serde_json::from_str(&ran.out).expect("one document")
+}
+
+fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn each_recording_of_a_real_call_gets_its_rule_and_explain_says_which() {
+    if no_mount("each_recording_of_a_real_call_gets_its_rule_and_explain_says_which") {
+        return;
+    }
+    let columns: Vec<_> = COLUMNS.split(' ').map(|c| format!("{c:?}")).collect();
+    let end = format!(
+        "{RULES}\n[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\nsource = \"csv\"\npath = {:?}\n\
+         columns = [{}]\n",
+        fixture("cdr/custom-Master.csv"),
+        columns.join(", ")
+    );
+    let mount = Setup { archive_after: "forever".into(), end, ..Setup::default() }.mount();
+    for path in fixtures("monitor") {
+        let to = mount.path(&path);
+        std::fs::create_dir_all(to.parent().expect("a parent")).expect("mkdir");
+        std::fs::copy(fixture("monitor").join(&path), to).expect("copy");
+    }
+    std::fs::write(mount.path("note.txt"), "a note").expect("written");
+    let of = |caller: &str| {
+        let all = fixtures("monitor");
+        let found = all.iter().find(|p| p.to_string_lossy().contains(caller)).expect("a fixture");
+        found.to_str().expect("plain").to_owned()
+    };
+    let (first, second) = (of("external-3001-02079460001"), of("external-3002-02079460002"));
+    eventually("the record of the second is known", || {
+        explained(&mount, &second)["rule"] == "the mount's"
+    });
+    eventually("what its rule says is archived", || {
+        explained(&mount, &first)["state"] == "archived"
+            && explained(&mount, "note.txt")["state"] == "archived"
+    });
+    let said = explained(&mount, &first);
+    assert_eq!(said["rule"], "\"callers-1\"");
+    let reasons = said["reasons"].to_string();
+    assert!(reasons.contains("accountcode") && reasons.contains("acct1"), "{reasons}");
+    assert!(reasons.contains("forever"), "{reasons}");
+    assert_eq!(explained(&mount, "note.txt")["rule"], "\"notes\"");
+    let said = explained(&mount, &second);
+    assert!(said["reasons"].to_string().contains("none of [[policy]] fits"), "{said}");
+    // In words, too.
+    let ran = mount.cli(["explain", mount.path("note.txt").to_str().expect("plain")]);
+    assert!(ran.out.contains("Rule: \"notes\", because of path \"*.txt\"."), "{}", ran.out);
+}
