@@ -375,4 +375,22 @@ pub const AUDIT_FINDINGS_MAX: usize = 100;
 /// Longest line of the audit log that is read.
 pub const AUDIT_LINE_BYTES_MAX: usize = 16 << 20;
 /// How long a stop waits for the last events to be on the disk.
-pub const AUDIT_STOP_WAIT: Duration = Duration::from_secs(5);
+pub const AUDIT_STOP_WAIT: Duration = Duration::from_secs(3);
+/// How often targets are told where the audit log ends, if it has grown.
+pub const AUDIT_ANCHOR_EVERY: Duration = Duration::from_secs(600);
+/// How often targets get lines of the audit log whose file is not full yet.
+pub const AUDIT_SHIP_EVERY: Duration = Duration::from_secs(86_400);
+/// Time until a target that could not be told of the audit log is told again.
+pub const AUDIT_ANCHOR_RETRY: Duration = Duration::from_secs(30);
+/// How often a check of the audit log looks again at an end that may be just being written.
+pub const AUDIT_LOOKS: usize = 5;
+/// Pause between two such looks.
+pub const AUDIT_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Files that the daemon is told of at once while they are imported.
+pub const IMPORT_BATCH: usize = 500;
+/// How often an import looks whether there is room by now.
+pub const IMPORT_LOOK: Duration = Duration::from_secs(1);
+/// An import ends when there has been no room and nothing to release for so long.
+pub const IMPORT_STUCK: Duration = Duration::from_secs(120);
+/// How often `import --move` asks for what is not archived yet.
+pub const IMPORT_ARCHIVE_TRIES: usize = 30;

@@ -48,6 +48,7 @@ const REMOVAL: &[Exception] = &[
     ("content/cache.rs", "owns the disk cache"),
     ("control/", "its own socket"),
     ("cli/check/", "the probe files it made itself"),
+    ("cli/import/", "sources that are archived, when told to"),
     ("cli/keeper/", "its own socket"),
     ("daemon/alarm.rs", "its own note"),
 ];

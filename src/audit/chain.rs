@@ -44,11 +44,12 @@ pub(super) fn head(dir: &Path) -> Option<Head> {
     serde_json::from_slice(&std::fs::read(dir.join(HEAD)).ok()?).ok()
 }
 
-/// The name of the log, from its first line.
-pub(super) fn name_of(line: &[u8]) -> Option<String> {
+/// The name of the log and of its machine, from its first line.
+pub(super) fn name_of(line: &[u8]) -> Option<(String, String)> {
     let line: serde_json::Value = serde_json::from_slice(line).ok()?;
     let begun = line.get("event")?.as_str()? == "chain_begun";
-    begun.then_some(line.get("details")?.get("chain")?.as_str()?.to_owned())
+    let told = |what: &str| Some(line.get("details")?.get(what)?.as_str()?.to_owned());
+    begun.then_some((told("chain")?, told("node")?))
 }
 
 fn file_name(path: &Path) -> String {
@@ -85,14 +86,14 @@ pub(super) type Opened = (Chain, Vec<Event>);
 
 impl Chain {
     /// Opens the log below `dir`, and sets aside what a crash has cut.
-    pub fn open(dir: &Path) -> Result<Opened> {
+    pub fn open(dir: &Path, node: &str) -> Result<Opened> {
         let failed = at(dir);
         let aside = dir.join(ASIDE);
         DirBuilder::new().recursive(true).mode(0o700).create(&aside).map_err(&failed)?;
         let known = head(dir);
         let segments = segments(dir).map_err(&failed)?;
         let Some((first, path)) = segments.last().cloned() else {
-            return Chain::begin(dir, known);
+            return Chain::begin(dir, node, known);
         };
         let mut events = Vec::new();
         let mut bytes = std::fs::read(&path).map_err(at(&path))?;
@@ -100,7 +101,7 @@ impl Chain {
         let untold = set_aside(dir, &path, &bytes, whole, &mut events)?;
         bytes.truncate(whole);
         let mut last = last_line(&bytes);
-        let named = segments.first().and_then(|(_, first)| first_line(first));
+        let named = segments.first().and_then(|(_, first)| chain_of(first));
         if last.is_none()
             && let Some((_, before)) = segments.iter().rev().nth(1)
         {
@@ -124,7 +125,8 @@ impl Chain {
             Some(chain) => (chain, None),
             None => new_name().map(|chain| (chain.clone(), Some(chain)))?,
         };
-        events.splice(0..0, began.map(|chain| Event::ChainBegun { chain }));
+        let node = node.to_owned();
+        events.splice(0..0, began.map(|chain| Event::ChainBegun { chain, node }));
         let len = bytes.len() as u64;
         let file = open_segment(&path)?;
         let chain = Chain {
@@ -141,11 +143,11 @@ impl Chain {
         Ok((chain, events))
     }
 
-    fn begin(dir: &Path, known: Option<Head>) -> Result<Opened> {
+    fn begin(dir: &Path, node: &str, known: Option<Head>) -> Result<Opened> {
         let (head, event) = match known {
             None => {
                 let chain = new_name()?;
-                let event = Event::ChainBegun { chain: chain.clone() };
+                let event = Event::ChainBegun { chain: chain.clone(), node: node.to_owned() };
                 (Head { chain, seq: 0, sha256: NOTHING }, event)
             }
             Some(head) => {
@@ -230,7 +232,9 @@ impl Chain {
     fn keep_head(&self) -> io::Result<()> {
         let (path, new) = (self.dir.join(HEAD), self.dir.join("head.new"));
         may_change()?;
-        std::fs::write(&new, serde_json::to_vec(&self.head)?)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(&self.head)?)?;
         may_change()?;
         std::fs::rename(&new, &path)
     }
@@ -372,9 +376,9 @@ fn last_line(bytes: &[u8]) -> Option<(u64, Sha256)> {
     Some((seq, Sha256::of(line)))
 }
 
-fn first_line(path: &Path) -> Option<String> {
+fn chain_of(path: &Path) -> Option<String> {
     use std::io::BufRead;
     let mut line = Vec::new();
     io::BufReader::new(File::open(path).ok()?).read_until(b'\n', &mut line).ok()?;
-    name_of(line.strip_suffix(b"\n")?)
+    name_of(line.strip_suffix(b"\n")?).map(|(chain, _)| chain)
 }

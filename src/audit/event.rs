@@ -15,6 +15,8 @@ pub enum Event {
     ChainBegun {
         /// Tells this log from every other, at random.
         chain: String,
+        /// The machine that it is of.
+        node: String,
     },
     /// The daemon began to serve.
     Started {
@@ -172,7 +174,7 @@ pub enum Event {
         #[serde(serialize_with = "time_if_any")]
         expires_at: Option<Timestamp>,
     },
-    /// Recordings are kept local.
+    /// Recordings are kept local; `after` names them, or the directories that they are in.
     Pinned,
     /// Recordings may be released again.
     Unpinned,
@@ -182,8 +184,6 @@ pub enum Event {
         files: u64,
         /// Their bytes.
         bytes: u64,
-        /// Where from.
-        from: Clear,
     },
     /// A recording was read.
     Read,

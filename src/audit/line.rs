@@ -81,3 +81,9 @@ fn marked(value: &serde_json::Value) -> Option<(String, Vec<u8>)> {
 pub(super) fn time(at: Timestamp) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at.0)).unwrap_or_default().to_string()
 }
+
+/// Reads what [`time`] writes.
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(at.as_nanosecond()).ok().map(Timestamp)
+}

@@ -6,18 +6,24 @@
 //! the count is told in the log.
 
 mod chain;
+mod check;
 mod error;
 mod event;
 mod line;
 mod names;
+mod parts;
+mod show;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use check::{Anchor, Fault, Finding, Verdict, verify};
 pub use error::{AuditError, Result};
 pub use event::{Clear, Entry, Event, Subject, User, Who};
 pub use line::Head;
+pub use parts::{Part, anchors_in, next_part};
+pub use show::{Filter, Shown, show};
 pub use writer::Erasure;
 
 use crate::clock::{SharedClock, Timestamp};
@@ -30,6 +36,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use writer::{Job, Pending, State, Waits, Writer};
 
+/// A time as the log writes it.
+pub fn time(at: Timestamp) -> String {
+    line::time(at)
+}
+
 /// Where the log of a state directory is.
 pub fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("audit")
@@ -40,6 +51,8 @@ pub fn directory(state_dir: &Path) -> PathBuf {
 pub struct Options {
     /// Holds the log, in `audit/`.
     pub state_dir: PathBuf,
+    /// The machine, as its targets know it.
+    pub node: String,
     /// Source of time.
     pub clock: SharedClock,
 }
@@ -82,7 +95,7 @@ impl Audit {
     pub fn start(options: Options) -> std::io::Result<Arc<Audit>> {
         let (jobs, taken) = crossbeam_channel::bounded(limits::AUDIT_QUEUE_MAX);
         let (state, dir) = (Arc::new(State::default()), directory(&options.state_dir));
-        let writer = Writer::new(dir.clone(), options.clock.clone(), taken, Arc::clone(&state));
+        let writer = Writer::new(&options, taken, Arc::clone(&state));
         let thread =
             std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
         let (clock, thread) = (options.clock, Mutex::new(Some(thread)));
@@ -171,11 +184,17 @@ impl Audit {
     pub fn stop(&self) {
         let Some(inner) = &self.inner else { return };
         let Some(thread) = inner.thread.lock().take() else { return };
-        self.flush();
-        if inner.jobs.send_timeout(Job::Stop, limits::AUDIT_STOP_WAIT).is_err() {
-            tracing::error!("the audit log does not end; what it was told last may be missing");
-        } else if thread.join().is_err() {
-            tracing::error!("the thread of the audit log ended in a panic");
+        let (stopped, waits) = crossbeam_channel::bounded(1);
+        let told = inner.jobs.send_timeout(Job::Stop(stopped), limits::AUDIT_STOP_WAIT).is_ok();
+        match waits.recv_timeout(limits::AUDIT_STOP_WAIT) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) if told && thread.join().is_err() => {
+                tracing::error!("the thread of the audit log ended in a panic");
+            }
+            // Its disk hangs: nobody waits for that.
+            Err(_) => {
+                tracing::error!("the audit log does not end; what it was told last may be missing");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::error::{AuditError, Result, at};
 use crate::recording::Sha256;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,6 +60,10 @@ impl Names {
     pub fn open(dir: &Path) -> Result<Names> {
         let key = key(&dir.join(KEY))?;
         let path = dir.join(FILE);
+        // Its -wal file, with clear text in it, gets the same mode.
+        let made =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        made.map_err(at(&path))?;
         let opened = || -> rusqlite::Result<Connection> {
             let conn = Connection::open(&path)?;
             conn.busy_timeout(Duration::from_secs(5))?;
@@ -73,9 +77,23 @@ impl Names {
             Ok(conn)
         };
         let conn = opened().map_err(at(&path))?;
-        let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, only_ours).map_err(at(&path))?;
         Ok(Names { conn, key, path })
+    }
+
+    /// Opens an existing table to read it.
+    ///
+    /// # Errors
+    /// `Missing`, `Unusable`.
+    pub fn look(dir: &Path) -> Result<Names> {
+        let path = dir.join(FILE);
+        if !path.exists() {
+            return Err(AuditError::Missing(dir.to_owned()));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&path, flags).map_err(at(&path))?;
+        conn.busy_timeout(Duration::from_secs(5)).map_err(at(&path))?;
+        conn.execute_batch("PRAGMA query_only = ON;").map_err(at(&path))?;
+        Ok(Names { conn, key: Vec::new(), path })
     }
 
     pub fn begin(&self) -> Result<()> {
@@ -115,7 +133,6 @@ impl Names {
         Ok(pseudonym)
     }
 
-    #[cfg(test)]
     /// What a pseudonym stands for. `None`: there is no such pseudonym; `Some(None)`: it was erased.
     pub fn text(&self, pseudonym: &str) -> Result<Option<Option<Vec<u8>>>> {
         self.conn

@@ -1,7 +1,7 @@
 //! The log as a whole.
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::recording::{Generation, NodeId, Sha256};
 use std::fs;
 
@@ -18,7 +18,8 @@ impl World {
 
     fn start(&self) -> Arc<Audit> {
         let state_dir = self.dir.path().to_owned();
-        Audit::start(Options { state_dir, clock: self.clock.clone() }).expect("a thread")
+        Audit::start(Options { state_dir, node: "pbx".into(), clock: self.clock.clone() })
+            .expect("a thread")
     }
 
     fn text(&self) -> String {
@@ -101,4 +102,356 @@ fn a_log_goes_on_after_a_restart_and_over_its_files() {
     let text = world.text();
     assert!(is_chained(&text));
     assert_eq!(text.lines().count(), 6001);
+}
+
+impl World {
+    fn dir(&self) -> PathBuf {
+        directory(self.dir.path())
+    }
+
+    /// A log of `lines` lines.
+    fn of(lines: u64) -> World {
+        let world = World::new();
+        let audit = world.start();
+        for n in 1..lines {
+            audit.record(Entry::new(Event::Restored).on(subject(n % 500)).why("asked for"));
+            if n % 10_000 == 0 {
+                audit.flush();
+            }
+        }
+        audit.stop();
+        assert_eq!(audit.health().head.expect("a head").seq, lines);
+        world
+    }
+
+    /// Where line `seq` is: file and line in it.
+    fn place(&self, seq: u64) -> (PathBuf, usize) {
+        let segments = chain::segments(&self.dir()).expect("listed");
+        let (first, path) = segments.iter().rev().find(|(first, _)| *first <= seq).expect("there");
+        (path.clone(), (seq - first) as usize)
+    }
+
+    /// Does something to the lines of the file that line `seq` is in, and puts it back afterwards.
+    fn with_lines<T>(
+        &self,
+        seq: u64,
+        change: impl FnOnce(&mut Vec<Vec<u8>>, usize),
+        look: impl FnOnce(&World) -> T,
+    ) -> T {
+        let (path, at) = self.place(seq);
+        let before = fs::read(&path).expect("read");
+        let mut lines: Vec<Vec<u8>> =
+            before.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+        change(&mut lines, at);
+        fs::write(&path, lines.concat()).expect("written");
+        let seen = look(self);
+        fs::write(&path, before).expect("put back");
+        seen
+    }
+
+    fn verdict(&self) -> Verdict {
+        verify(&self.dir(), &[]).expect("a verdict")
+    }
+
+    fn anchor(&self, seq: u64) -> Anchor {
+        let (path, at) = self.place(seq);
+        let text = fs::read_to_string(path).expect("text");
+        let line = text.lines().nth(at).expect("the line");
+        let chain = self.verdict().chain.expect("a name");
+        Anchor { chain, seq, sha256: Sha256::of(line.as_bytes()) }
+    }
+
+    fn is_at(&self, finding: &Finding, seq: u64) -> bool {
+        let (path, at) = self.place(seq);
+        let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+        (finding.file.as_str(), finding.line, finding.seq) == (&*file, at as u64 + 1, seq)
+    }
+}
+
+fn flip(line: &mut [u8], byte: usize, bit: u32) {
+    line[byte] ^= 1 << bit;
+}
+
+#[test]
+fn every_flipped_bit_is_found_in_its_line() {
+    let world = World::of(40);
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..600 {
+        let seq = random.u64(1..=40);
+        let mut what = (0, 0);
+        let verdict = world.with_lines(
+            seq,
+            |lines, at| {
+                what = (random.usize(..lines[at].len()), random.u32(..8));
+                flip(&mut lines[at], what.0, what.1);
+            },
+            World::verdict,
+        );
+        // Without its end a line runs into the next one.
+        let torn = seq == 40 && verdict.findings.iter().any(|f| f.fault == Fault::Torn);
+        let first = verdict.findings.first().expect("found");
+        assert!(!verdict.valid && (world.is_at(first, seq) || torn), "{seq} {what:?}: {verdict:?}");
+        assert!(verdict.findings.len() <= 2, "{seq} {what:?}: {verdict:?}");
+    }
+    assert!(world.verdict().valid);
+}
+
+#[test]
+fn each_damage_to_a_hundred_thousand_lines_is_found_and_located() {
+    const LINES: u64 = 100_000;
+    let world = World::of(LINES);
+    let good = world.verdict();
+    assert!(good.valid && good.lines == LINES && good.last == LINES, "{good:?}");
+    assert!(good.files > 3, "{good:?}");
+    let segments = chain::segments(&world.dir()).expect("listed");
+    let edge = segments[2].0;
+
+    for seq in [1, 51_234, edge - 1, edge, LINES] {
+        let verdict =
+            world.with_lines(seq, |lines, at| flip(&mut lines[at], 90, 0), World::verdict);
+        assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
+        assert_eq!(verdict.findings[0].fault, Fault::Altered, "{verdict:?}");
+        assert!(world.is_at(&verdict.findings[0], seq), "{seq}: {verdict:?}");
+    }
+    for seq in [77_777, edge] {
+        let verdict = world.with_lines(seq, |lines, at| drop(lines.remove(at)), World::verdict);
+        assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
+        assert_eq!(verdict.findings[0].fault, Fault::Missing, "{verdict:?}");
+        assert!(world.is_at(&verdict.findings[0], seq), "{verdict:?}");
+    }
+    let verdict = world.with_lines(33_333, |lines, at| lines.swap(at, at + 1), World::verdict);
+    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
+    let finding = &verdict.findings[0];
+    assert_eq!((finding.fault, finding.seq), (Fault::Swapped, 33_334), "{verdict:?}");
+    assert_eq!(finding.line as usize, world.place(33_333).1 + 1);
+
+    let verdict =
+        world.with_lines(LINES, |lines, _| lines.truncate(lines.len() - 3), World::verdict);
+    assert_eq!(verdict.findings[0].fault, Fault::EndMissing, "{verdict:?}");
+    assert_eq!(verdict.findings[0].seq, LINES - 2);
+
+    let whole = fs::read(&segments[1].1).expect("read");
+    fs::remove_file(&segments[1].1).expect("removed");
+    let verdict = world.verdict();
+    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
+    assert_eq!(verdict.findings[0].fault, Fault::Missing);
+    assert_eq!(verdict.findings[0].seq, segments[1].0);
+    fs::write(&segments[1].1, whole).expect("put back");
+
+    // Who can write the files can write the rest of the log anew, so that it fits.
+    let forged = LINES - 500;
+    let anchors = [50_000, forged - 40, LINES - 100].map(|seq| world.anchor_at(seq));
+    let told: Vec<Anchor> = (forged - 60..=LINES - 100).map(|seq| world.anchor_at(seq)).collect();
+    world.forge(forged);
+    assert!(world.verdict().valid, "by itself it can not be told");
+    let verdict = verify(&world.dir(), &anchors).expect("a verdict");
+    assert_eq!((verdict.compared, verdict.anchored), (3, Some(forged - 40)));
+    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
+    assert_eq!(verdict.findings[0].fault, Fault::Rewritten);
+    assert!(world.is_at(&verdict.findings[0], LINES - 100), "{verdict:?}");
+    // With the lines that the target has the first that was changed is named.
+    let verdict = verify(&world.dir(), &told).expect("a verdict");
+    assert_eq!(verdict.findings[0].fault, Fault::Rewritten);
+    assert!(world.is_at(&verdict.findings[0], forged), "{verdict:?}");
+}
+
+impl World {
+    /// As `anchor`, from what the file holds now, without a check of all.
+    fn anchor_at(&self, seq: u64) -> Anchor {
+        let head = chain::head(&self.dir()).expect("a head");
+        let part = next_part(&self.dir(), seq - 1, &Head { seq, ..head.clone() });
+        let bytes = part.expect("read").expect("there").bytes;
+        anchors_in(&head.chain, &bytes).pop().expect("one")
+    }
+
+    /// Changes line `seq` and makes all that follows fit.
+    fn forge(&self, seq: u64) {
+        let (path, at) = self.place(seq);
+        let text = fs::read_to_string(&path).expect("text");
+        let mut out: Vec<String> = Vec::new();
+        let mut prev = None;
+        for (n, line) in text.lines().enumerate() {
+            let mut line = line.to_owned();
+            if n == at {
+                line = line.replace("restored", "expired_");
+            }
+            if let Some(prev) = prev.filter(|_| n > at) {
+                let old = line::Link::of(line.as_bytes()).expect("a line").prev.to_string();
+                line = line.replace(&old, &Sha256::to_string(&prev));
+            }
+            prev = Some(Sha256::of(line.as_bytes()));
+            out.push(line);
+        }
+        fs::write(&path, out.join("\n") + "\n").expect("written");
+        let mut head = chain::head(&self.dir()).expect("a head");
+        head.sha256 = prev.expect("a line");
+        fs::write(self.dir().join("head.json"), serde_json::to_vec(&head).expect("json"))
+            .expect("written");
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_is_known_by_its_target() {
+    let world = World::of(50);
+    let anchor = world.anchor(50);
+    let (path, _) = world.place(50);
+    let text = fs::read_to_string(&path).expect("text");
+    let kept: Vec<&str> = text.lines().take(45).collect();
+    fs::write(&path, kept.join("\n") + "\n").expect("written");
+    fs::remove_file(world.dir().join("head.json")).expect("removed");
+    assert!(world.verdict().valid, "by itself it can not be told");
+    let verdict = verify(&world.dir(), std::slice::from_ref(&anchor)).expect("a verdict");
+    assert_eq!(verdict.findings[0].fault, Fault::TargetKnowsMore, "{verdict:?}");
+    assert_eq!(verdict.findings[0].seq, 46);
+    // Going on does not hide it.
+    let audit = world.start();
+    (0..20).for_each(|_| audit.record(Event::Restored));
+    audit.stop();
+    let verdict = verify(&world.dir(), &[anchor]).expect("a verdict");
+    assert_eq!(verdict.findings[0].fault, Fault::Rewritten, "{verdict:?}");
+}
+
+#[test]
+fn what_is_missing_at_the_end_is_on_record_after_the_next_start() {
+    let world = World::of(50);
+    let (path, _) = world.place(50);
+    let text = fs::read_to_string(&path).expect("text");
+    let kept: Vec<&str> = text.lines().take(45).collect();
+    fs::write(&path, kept.join("\n") + "\n").expect("written");
+    let audit = world.start();
+    audit.flush();
+    let what = "lines 46 to 50 at the end are missing";
+    assert_eq!(audit.health().damage.as_deref(), Some(what));
+    audit.stop();
+    let verdict = world.verdict();
+    assert_eq!((verdict.findings.len(), verdict.findings[0].fault), (1, Fault::Missing));
+    assert_eq!((verdict.findings[0].seq, verdict.last), (46, 51), "{verdict:?}");
+    assert!(world.text().contains(what));
+    let audit = world.start();
+    audit.flush();
+    assert_eq!(audit.health().damage, None, "it is told once");
+}
+
+#[test]
+fn an_end_that_a_crash_has_cut_is_set_aside_at_every_byte() {
+    let world = World::of(6);
+    let (path, _) = world.place(6);
+    let whole = fs::read(&path).expect("read");
+    let start =
+        whole.len() - whole.split_inclusive(|b| *b == b'\n').next_back().expect("a line").len();
+    // What was not synced: the head tells of the line before.
+    let line = &whole[..start].split(|b| *b == b'\n').nth(4).expect("a line");
+    let mut head = chain::head(&world.dir()).expect("a head");
+    (head.seq, head.sha256) = (5, Sha256::of(line));
+    let head = serde_json::to_vec(&head).expect("json");
+    for cut in start + 1..whole.len() {
+        let zeros = cut % 3 == 0;
+        let mut torn = whole[..cut].to_vec();
+        if zeros {
+            torn.resize(whole.len() + 100, 0);
+            torn.extend_from_slice(b"\n{\"seq\":7}\n");
+        }
+        fs::write(&path, &torn).expect("written");
+        fs::write(world.dir().join("head.json"), &head).expect("written");
+        let audit = world.start();
+        audit.record_synced(Event::Restored).expect("on record");
+        audit.stop();
+        let verdict = world.verdict();
+        assert!(verdict.valid, "{cut}: {verdict:?}");
+        assert_eq!((verdict.last, verdict.torn), (7, 1), "{cut}: {verdict:?}");
+        let text = world.text();
+        let told: serde_json::Value =
+            serde_json::from_str(text.lines().nth(5).expect("told")).expect("json");
+        assert_eq!(told["details"]["offset"], start, "{cut}");
+        let aside = world.dir().join(told["details"]["aside"].as_str().expect("a name"));
+        assert_eq!(fs::read(&aside).expect("kept"), &torn[start..], "{cut}");
+        fs::remove_dir_all(world.dir().join("aside")).expect("removed");
+    }
+}
+
+#[test]
+fn the_log_is_valid_and_silent_after_an_erasure() {
+    let world = World::of(20);
+    let audit = world.start();
+    let (old, number) = (subject(3), Clear::number("05550000003"));
+    let hold = Event::HoldAdded { hold: 1, case: Clear::name("Doe"), query: Some(number) };
+    audit.record_synced(Entry::new(hold).on(subject(4)).why("asked by Doe")).expect("recorded");
+    let shown = show(&world.dir(), &Filter { limit: 100, ..Filter::default() }).expect("shown");
+    let line = shown.lines.last().expect("a line");
+    assert_eq!((&line["details"]["case"], &line["why"]), (&"Doe".into(), &"asked by Doe".into()));
+    assert_eq!(line["recording"]["path"], subject(4).path.to_str().expect("text"));
+    let of = Filter {
+        recording: Some(old.path.to_str().expect("text").into()),
+        limit: 100,
+        ..Filter::default()
+    };
+    assert_eq!(show(&world.dir(), &of).expect("shown").lines.len(), 1);
+
+    let dry = audit.erase("0555 0000003", Who::Engine, true).expect("looked");
+    assert_eq!(dry.texts.len(), 2, "{dry:?}");
+    assert_eq!(audit.erase("05550000003", Who::Engine, false).expect("erased"), dry);
+    assert_eq!(audit.erase("doe", Who::Engine, false).expect("erased").texts.len(), 2);
+    audit.stop();
+    let verdict = world.verdict();
+    assert!(verdict.valid && verdict.last == 23, "{verdict:?}");
+    assert_eq!(show(&world.dir(), &of).expect("shown").lines.len(), 0);
+    let shown = show(&world.dir(), &Filter { limit: 100, ..Filter::default() }).expect("shown");
+    let text = serde_json::to_string(&shown.lines).expect("json");
+    assert!(!text.contains("Doe") && !text.contains("0000003"), "{text}");
+    assert!(text.contains("(erased)") && text.contains("05550000004"), "{text}");
+    assert_eq!(shown.lines.last().expect("a line")["event"], "erased");
+    for file in fs::read_dir(world.dir()).expect("listed").flatten() {
+        let bytes = fs::read(file.path()).unwrap_or_default();
+        assert!(!bytes.windows(3).any(|part| part == b"Doe"), "{:?}", file.path());
+    }
+}
+
+#[test]
+fn nobody_else_can_read_the_log_or_its_names() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::new();
+    let audit = world.start();
+    audit.record_synced(Entry::new(Event::Restored).on(subject(1))).expect("on record");
+    let mut seen = 0;
+    for file in fs::read_dir(world.dir()).expect("listed").flatten() {
+        let mode = file.metadata().expect("there").mode();
+        assert_eq!(mode & 0o077, 0, "{:?} {mode:o}", file.path());
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen} files");
+}
+
+#[test]
+fn times_choose_lines() {
+    let world = World::new();
+    let audit = world.start();
+    let mut at = Vec::new();
+    for _ in 0..3 {
+        audit.record_synced(Event::Restored).expect("recorded");
+        at.push(world.clock.now());
+        world.clock.advance(std::time::Duration::from_secs(60));
+    }
+    let lines = |since, until| {
+        let filter = Filter { since, until, limit: 10, ..Filter::default() };
+        show(&world.dir(), &filter).expect("shown").lines.len()
+    };
+    assert_eq!(lines(Some(at[1]), None), 2);
+    assert_eq!(lines(Some(at[1]), Some(at[2])), 1);
+    assert_eq!(lines(None, None), 4);
+    let newest = show(&world.dir(), &Filter { limit: 1, ..Filter::default() }).expect("shown");
+    assert!(newest.more && newest.lines[0]["seq"] == 4);
+}
+
+#[test]
+fn two_do_not_write_the_same_log() {
+    let world = World::new();
+    let first = world.start();
+    first.record_synced(Event::Restored).expect("on record");
+    let second = world.start();
+    assert!(second.record_synced(Event::Restored).is_err());
+    first.stop();
+    drop(first);
+    second.record_synced(Event::Restored).expect("by now");
+    drop(second);
+    assert_eq!(world.verdict().last, 3);
 }

@@ -5,6 +5,7 @@ use super::error::{AuditError, Result, at};
 use super::event::{Entry, Event, Who};
 use super::line::{self, Head};
 use super::names::Names;
+use super::{Options, directory};
 use crate::clock::{SharedClock, Timestamp};
 use crate::limits;
 use crate::recording::Sha256;
@@ -17,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// What an erasure has found, or erased.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +52,8 @@ pub(super) enum Job {
         dry: bool,
         answer: Sender<Result<Erasure>>,
     },
-    Stop,
+    /// Answered when nothing is written any more.
+    Stop(Sender<()>),
 }
 
 /// What the others see of the thread.
@@ -97,6 +100,7 @@ struct Log {
 
 pub(super) struct Writer {
     pub dir: PathBuf,
+    pub node: String,
     pub clock: SharedClock,
     pub jobs: Receiver<Job>,
     pub state: Arc<State>,
@@ -105,48 +109,61 @@ pub(super) struct Writer {
     first: Vec<Event>,
     pending: VecDeque<Pending>,
     said: Option<Timestamp>,
+    /// When to try again what failed.
+    not_before: Option<Instant>,
+    stopping: Option<Sender<()>>,
 }
 
 impl Writer {
-    pub fn new(dir: PathBuf, clock: SharedClock, jobs: Receiver<Job>, state: Arc<State>) -> Writer {
-        let (first, pending) = (Vec::new(), VecDeque::new());
-        Writer { dir, clock, jobs, state, log: None, first, pending, said: None }
+    pub fn new(options: &Options, jobs: Receiver<Job>, state: Arc<State>) -> Writer {
+        Writer {
+            dir: directory(&options.state_dir),
+            node: options.node.clone(),
+            clock: options.clock.clone(),
+            jobs,
+            state,
+            log: None,
+            first: Vec::new(),
+            pending: VecDeque::new(),
+            said: None,
+            not_before: None,
+            stopping: None,
+        }
     }
 
     pub fn run(mut self) {
-        loop {
-            self.step();
+        self.step();
+        while self.stopping.is_none() {
             let job = if self.is_behind() {
-                self.jobs.recv_timeout(limits::AUDIT_RETRY)
+                let rest = |at: Instant| at.saturating_duration_since(Instant::now());
+                self.jobs.recv_timeout(self.not_before.map_or(limits::AUDIT_RETRY, rest))
             } else {
                 self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
             match job {
-                Ok(job) => {
-                    if !self.take(job) {
-                        break;
-                    }
-                }
+                Ok(job) => self.take(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            while self.pending.len() < limits::AUDIT_BATCH {
+            // Together with what came meanwhile.
+            while self.stopping.is_none() && self.pending.len() < limits::AUDIT_QUEUE_MAX {
                 let Ok(job) = self.jobs.try_recv() else { break };
-                if !self.take(job) {
-                    self.step();
-                    self.end();
-                    return;
-                }
+                self.take(job);
+            }
+            let waits = self.pending.iter().any(|pending| pending.waits.is_some());
+            if waits || self.not_before.is_none_or(|at| at <= Instant::now()) {
+                self.step();
             }
         }
         self.step();
-        self.end();
-    }
-
-    fn end(&self) {
         let left = self.pending.len() as u64 + self.state.lost();
         if left > 0 {
             tracing::error!(events = left, "the audit log lacks the last events before the stop");
+        }
+        // The next one may write it from here on.
+        self.log = None;
+        if let Some(stopped) = self.stopping {
+            let _he_left = stopped.send(());
         }
     }
 
@@ -158,20 +175,14 @@ impl Writer {
             || self.state.lost() > 0
     }
 
-    /// False: this was the last one.
-    fn take(&mut self, job: Job) -> bool {
+    fn take(&mut self, job: Job) {
         match job {
-            Job::Line(pending) if self.pending.len() < limits::AUDIT_QUEUE_MAX => {
+            Job::Line(pending)
+                if pending.waits.is_some() || self.pending.len() < limits::AUDIT_QUEUE_MAX =>
+            {
                 self.pending.push_back(*pending);
             }
-            Job::Line(pending) => {
-                self.state.lose(pending.at);
-                if let (Some(waits), Some((_, error))) =
-                    (pending.waits, self.state.trouble.lock().clone())
-                {
-                    let _he_left = waits.answer.send(Err(error));
-                }
-            }
+            Job::Line(pending) => self.state.lose(pending.at),
             Job::Flush(done) => {
                 self.step();
                 let _he_left = done.send(());
@@ -181,9 +192,8 @@ impl Writer {
                 let erased = self.erase(&subject, who, dry);
                 let _he_left = answer.send(erased);
             }
-            Job::Stop => return false,
+            Job::Stop(stopped) => self.stopping = Some(stopped),
         }
-        true
     }
 
     /// Writes what waits, if it can be.
@@ -191,6 +201,7 @@ impl Writer {
         let done = self.open().and_then(|()| self.write());
         match done {
             Ok(()) => {
+                self.not_before = None;
                 if self.state.trouble.lock().take().is_some() {
                     tracing::info!("the audit log is written again");
                     self.said = None;
@@ -201,6 +212,7 @@ impl Writer {
     }
 
     fn failed(&mut self, error: AuditError) {
+        self.not_before = Some(Instant::now() + limits::AUDIT_RETRY);
         let now = self.clock.now();
         if self.said.is_none_or(|said| said.age_at(now) >= limits::AUDIT_SAY_EVERY) {
             self.said = Some(now);
@@ -236,7 +248,7 @@ impl Writer {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| at(&place)("another spoolfs writes it"))?;
         let names = Names::open(dir)?;
-        let (chain, first) = Chain::open(dir)?;
+        let (chain, first) = Chain::open(dir, &self.node)?;
         if let Some(Event::Damaged { what }) =
             first.iter().find(|event| matches!(event, Event::Damaged { .. }))
         {
@@ -290,7 +302,10 @@ impl Writer {
     }
 
     fn erase(&mut self, subject: &str, who: Who, dry: bool) -> Result<Erasure> {
-        let Some(log) = &mut self.log else { return Err(AuditError::Closed) };
+        let trouble = || self.state.trouble.lock().as_ref().map(|(_, error)| error.clone());
+        let Some(log) = &mut self.log else {
+            return Err(trouble().unwrap_or(AuditError::Closed));
+        };
         let texts = log.names.about(subject)?;
         if dry {
             return Ok(Erasure { texts });

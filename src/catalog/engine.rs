@@ -117,6 +117,26 @@ impl Catalog {
         })
     }
 
+    /// Files that were brought in from elsewhere: they count as adopted from now on.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn count_as_adopted(&self, ids: &[NodeId]) -> Result<()> {
+        let ids = ids.to_vec();
+        self.shared.write(false, move |tx| {
+            for id in &ids {
+                let Some(old) = tx.node(*id)? else { continue };
+                if old.node.row.adopted || old.node.row.attr.kind != Kind::File {
+                    continue;
+                }
+                let mut new = old.node.clone();
+                new.row.adopted = true;
+                tx.save(Some(&old), &new)?;
+            }
+            Ok(())
+        })
+    }
+
     /// The disk was proved to hold the version that was hashed: it is no longer suspect, unless
     /// syncing it failed again after `since` or it changed. Tells whether it was done.
     ///

@@ -5,6 +5,7 @@
 //! one JSON document, also for a failure.
 
 mod archive;
+mod audit;
 mod bypass;
 mod check;
 mod context;
@@ -12,6 +13,7 @@ mod explain;
 mod find;
 mod fsck;
 mod gaps;
+mod import;
 mod keeper;
 mod mount;
 mod mounts;
@@ -92,6 +94,9 @@ enum Command {
     /// Show answered calls without a recording, and recordings without a call.
     #[command(after_help = gaps::EXAMPLES)]
     Gaps(gaps::Arguments),
+    /// Bring recordings that lie elsewhere under the mount.
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Arguments),
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
@@ -104,6 +109,9 @@ enum Command {
     /// Make the catalog anew from the directory and the targets.
     #[command(after_help = rebuild::EXAMPLES)]
     Rebuild(rebuild::Arguments),
+    /// Check, show and erase what is on record: who did what to which recording.
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(audit::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -132,10 +140,12 @@ impl Command {
             Command::Find(a) => &a.common,
             Command::Gaps(a) => &a.common,
             Command::Trash(a) => a.common(),
+            Command::Import(a) => &a.common,
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
             Command::Verify(a) => &a.common,
             Command::Rebuild(a) => &a.common,
+            Command::Audit(a) => a.common(),
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -158,10 +168,12 @@ impl Command {
             Command::Find(a) => find::run(a),
             Command::Gaps(a) => gaps::run(a),
             Command::Trash(a) => trash::run(a),
+            Command::Import(a) => import::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
             Command::Verify(a) => verify::run(a),
             Command::Rebuild(a) => rebuild::run(a),
+            Command::Audit(a) => audit::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),

@@ -136,6 +136,21 @@ pub enum Request {
     },
     /// Something about the trash.
     Trash(TrashRequest),
+    /// Erase the clear text of pseudonyms in the audit log: an `EraseReport`.
+    #[serde(rename = "audit_erase")]
+    AuditErase {
+        /// A name, number or path.
+        subject: String,
+        /// Only tell what would be erased.
+        dry_run: bool,
+    },
+    /// Recordings were brought in from elsewhere, and count as adopted: how many there are of them.
+    Imported {
+        /// The recordings.
+        paths: Vec<WirePath>,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// Read the configuration again: a `ReloadReport`.
     Reload,
 }

@@ -313,6 +313,17 @@ pub struct ObjectReport {
     pub verified_at: Option<Timestamp>,
 }
 
+/// `audit erase`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EraseReport {
+    /// How many texts were erased, or would be.
+    pub count: u64,
+    /// With `--dry-run`: which.
+    pub texts: Vec<String>,
+    /// Nothing was erased.
+    pub dry_run: bool,
+}
+
 /// `url`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UrlReport {

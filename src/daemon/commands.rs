@@ -2,6 +2,7 @@
 
 use super::link::Link;
 use super::{Daemon, calls, setup, trash};
+use crate::audit::Event;
 use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
 use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
@@ -60,8 +61,14 @@ impl Handler for Commands {
                 let command = Command::RecallBetween { since, until };
                 json(&moved(daemon, command, paths, progress)?)
             }
-            Request::Pin { paths } => json(&moved(daemon, Command::Pin, paths, progress)?),
-            Request::Unpin { paths } => json(&moved(daemon, Command::Unpin, paths, progress)?),
+            Request::Pin { paths } => {
+                super::record::asked(daemon, Event::Pinned, &paths, peer);
+                json(&moved(daemon, Command::Pin, paths, progress)?)
+            }
+            Request::Unpin { paths } => {
+                super::record::asked(daemon, Event::Unpinned, &paths, peer);
+                json(&moved(daemon, Command::Unpin, paths, progress)?)
+            }
             Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, (&path.0, seconds, target.as_deref()), peer)?)
@@ -73,6 +80,12 @@ impl Handler for Commands {
             }
             Request::Trash(TrashRequest::Restore { items, to }) => {
                 json(&trash::restore(daemon, items, to, progress)?)
+            }
+            Request::Imported { paths, bytes } => {
+                json(&super::record::imported(daemon, &paths, bytes, peer)?)
+            }
+            Request::AuditErase { subject, dry_run } => {
+                json(&super::record::erase(daemon, &subject, peer, dry_run)?)
             }
             Request::Reload => json(&reload(daemon, Some(peer))?),
         }
@@ -454,6 +467,7 @@ pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Fail
     in_force.delete = new.delete;
     in_force.policies = new.policies;
     in_force.warnings = new.warnings;
+    drop(in_force);
     super::record::reloaded(daemon, &report.needs_restart, peer);
     tracing::info!(next = %report.next_recording, "the configuration was read again");
     Ok(report)

@@ -317,8 +317,11 @@ fn assemble(
         runtime.handle().clone(),
         clock.clone(),
     );
-    let audit =
-        Audit::start(audit::Options { state_dir: config.state_dir.clone(), clock: clock.clone() })?;
+    let audit = Audit::start(audit::Options {
+        state_dir: config.state_dir.clone(),
+        node: catalog.identity().node,
+        clock: clock.clone(),
+    })?;
     let calls = calls::start(&config, &catalog, &clock);
     let engine =
         Arc::new(Engine::start(

@@ -1,8 +1,10 @@
 //! What the daemon itself puts on record.
 
 use super::Daemon;
-use crate::audit::{Audit, Entry, Event, User, Who};
-use crate::control::{Peer, utc};
+use super::commands::{caught_up, find, unusable};
+use crate::audit::{Audit, Clear, Entry, Event, User, Who};
+use crate::control::{EraseReport, Failure, Peer, WirePath, utc};
+use crate::limits;
 use crate::recording::Sha256;
 
 /// The configuration that was last on record as being in force.
@@ -43,6 +45,53 @@ fn changed(daemon: &Daemon, needs_restart: Vec<String>, who: Who) {
     if let Err(error) = daemon.catalog.set_setting(SETTING, &text) {
         tracing::debug!(%error, "the configuration is put on record once more later");
     }
+}
+
+/// Something was asked for of files and directories.
+pub(super) fn asked(daemon: &Daemon, event: Event, paths: &[WirePath], peer: &Peer) {
+    let named: Vec<Clear> =
+        paths.iter().take(limits::REPORT_PATHS_MAX).map(|path| Clear::path(&path.0)).collect();
+    let paths = serde_json::json!({ "paths": named, "of": paths.len() });
+    daemon.audit.record(Entry::new(event).by(who(peer)).change((), paths));
+}
+
+/// Counts recordings that were brought in as adopted.
+///
+/// # Errors
+/// The catalog can not be used now.
+pub(super) fn imported(
+    daemon: &Daemon,
+    paths: &[WirePath],
+    bytes: u64,
+    peer: &Peer,
+) -> Result<u64, Failure> {
+    caught_up(&daemon.catalog)?;
+    let mut ids = Vec::new();
+    for path in paths {
+        ids.extend(find(&daemon.catalog, &path.0)?.map(|row| row.id));
+    }
+    daemon.catalog.count_as_adopted(&ids).map_err(unusable)?;
+    let event = Event::Imported { files: paths.len() as u64, bytes };
+    daemon.audit.record(Entry::new(event).by(who(peer)));
+    Ok(ids.len() as u64)
+}
+
+/// Erases what the pseudonyms of a person or number stand for.
+///
+/// # Errors
+/// Not all of it was erased.
+pub(super) fn erase(
+    daemon: &Daemon,
+    subject: &str,
+    peer: &Peer,
+    dry_run: bool,
+) -> Result<EraseReport, Failure> {
+    let erased = daemon.audit.erase(subject, who(peer), dry_run);
+    let texts = erased.map_err(|error| Failure::new(error.to_string()))?.texts;
+    let count = texts.len() as u64;
+    let named = texts.into_iter().map(|(_, text)| text).filter(|_| dry_run);
+    let texts = named.take(limits::REPORT_PATHS_MAX).collect();
+    Ok(EraseReport { count, texts, dry_run })
 }
 
 /// What is wrong with the audit log, for `status`.

@@ -10,6 +10,7 @@
 //! the journal; one reconciles; one syncs what was closed to the disk.
 
 mod alarms;
+mod anchor;
 mod archive;
 mod backoff;
 mod bandwidth;
@@ -289,6 +290,8 @@ impl Engine {
             let shared = Arc::clone(shared);
             self.spawn("complete", move || complete::run(&shared))?;
         }
+        let teller = Arc::clone(shared);
+        self.spawn("anchor", move || anchor::run(&teller))?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }

@@ -3,6 +3,7 @@
 //! **Invariant:** "not found" and "can not be reached" are different errors everywhere, and a
 //! write's success is never taken as proof: `verify` is.
 
+pub mod audit;
 pub mod file;
 pub mod journal;
 pub mod key;

@@ -7,6 +7,7 @@
 mod support;
 
 mod archive;
+mod audit;
 mod faults;
 mod flac;
 mod fsck;

@@ -1,6 +1,7 @@
 //! A lower directory, a catalog, targets in memory, an engine, and a clock that is moved by hand.
 //! `World` plays the part of the mount: it makes files below and tells the catalog.
 
+use spoolfs::audit::Audit;
 use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::content::{self, Content};
@@ -45,6 +46,7 @@ pub struct World {
     pub snapshots: Option<Snapshots>,
     /// Call records.
     pub calls: Option<Arc<dyn CallSource>>,
+    pub audit: Arc<Audit>,
     /// A rebuild passes snapshots over.
     pub whole_journal: bool,
     pub runtime: Runtime,
@@ -97,6 +99,7 @@ impl World {
             compress: None,
             snapshots: None,
             calls: None,
+            audit: Audit::off(),
             whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -158,7 +161,7 @@ impl World {
             stores,
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
-            audit: spoolfs::audit::Audit::off(),
+            audit: self.audit.clone(),
             calls: self.calls.clone(),
         };
         let engine = Engine::start(options, parts).unwrap();

@@ -318,7 +318,7 @@ fn stamp(stat: &fs::Metadata) -> (u64, u64, i64, i64) {
 fn owner(key: &str) -> &str {
     let mut parts = key.split('/');
     let first = match (parts.next(), parts.next(), parts.next()) {
-        (Some(".spoolfs"), Some("journal"), Some(node)) => node,
+        (Some(".spoolfs"), Some("journal" | "audit"), Some(node)) => node,
         (Some(".spoolfs"), Some("nodes"), Some(file)) => file.trim_end_matches(".json"),
         (Some(first), ..) => first,
         _ => "",

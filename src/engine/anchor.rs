@@ -1,0 +1,157 @@
+//! Tells the targets where the audit log ends, and gives them its lines, so that nobody can write
+//! it anew without being found out.
+//!
+//! **Invariant:** what a target was told is never written over: each key names what is under it.
+
+use super::contain::contained;
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use super::target::Target;
+use crate::audit::{self, Head, Part};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::recording::Sha256;
+use crate::store::audit::{HeadKey, PartKey, head_key, part_key};
+use crate::store::{self, Body, ObjectMeta, StoreErrorKind};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the thread looks whether something is due. Also what a test waits at most.
+const POLL: Duration = Duration::from_millis(500);
+
+/// What a target was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    chain: String,
+    /// Where the log ended, and when that was.
+    head: u64,
+    head_at: Timestamp,
+    /// The last line that it has, and since when.
+    lines: u64,
+    lines_at: Timestamp,
+}
+
+/// Tells the targets until the engine stops.
+pub(super) fn run(shared: &Shared) {
+    let Some(dir) = shared.audit.dir().map(Path::to_owned) else { return };
+    let mut again = Timestamp(i64::MIN);
+    loop {
+        if shared.now() >= again {
+            match contained("telling the targets of the audit log", || step(shared, &dir)) {
+                Ok(()) => {}
+                Err(EngineError::Stopping) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a target could not be told of the audit log; it is tried again");
+                    again = shared.now().plus(limits::AUDIT_ANCHOR_RETRY);
+                }
+            }
+        }
+        if shared.stop.wait(POLL) {
+            return;
+        }
+    }
+}
+
+fn step(shared: &Shared, dir: &Path) -> Result<()> {
+    let Some(head) = shared.audit.health().head else { return Ok(()) };
+    let mut failed = Ok(());
+    for target in shared.targets.iter().filter(|t| t.is_up()) {
+        match tell(shared, target, dir, &head) {
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => failed = Err(error),
+            Ok(()) => {}
+        }
+    }
+    failed
+}
+
+fn setting(target: &Target) -> String {
+    format!("audit.told.{}", target.name())
+}
+
+fn tell(shared: &Shared, target: &Arc<Target>, dir: &Path, head: &Head) -> Result<()> {
+    let text = shared.catalog.setting(&setting(target))?;
+    let told: Option<Told> = text.and_then(|text| serde_json::from_str(&text).ok());
+    let now = shared.now();
+    let mut told = told.filter(|told| told.chain == head.chain).unwrap_or_else(|| Told {
+        chain: head.chain.clone(),
+        head_at: Timestamp(i64::MIN),
+        lines_at: now,
+        ..Told::default()
+    });
+    let before = told.clone();
+    let node = shared.catalog.identity().node;
+    let prefix = target.store.prefix();
+    let is_due = told.head_at.plus(limits::AUDIT_ANCHOR_EVERY) <= now;
+    if told.head != head.seq && is_due {
+        let Head { chain, seq, sha256 } = head.clone();
+        let key = head_key(prefix, &node, &HeadKey { chain, seq, sha256 });
+        put(shared, target, &key, head_text(&node, head, now), "application/json")?;
+        (told.head, told.head_at) = (head.seq, now);
+    }
+    let daily = told.lines_at.plus(limits::AUDIT_SHIP_EVERY) <= now;
+    while let Some(part) = next(dir, told.lines, head)? {
+        if !(part.complete || daily) {
+            break;
+        }
+        let name = PartKey { chain: head.chain.clone(), first: part.first, last: part.last };
+        let key = part_key(prefix, &node, &name, Sha256::of(&part.bytes));
+        put(shared, target, &key, part.bytes, "application/jsonl")?;
+        (told.lines, told.lines_at) = (part.last, now);
+        keep(shared, target, &told)?;
+    }
+    if told != before { keep(shared, target, &told) } else { Ok(()) }
+}
+
+fn keep(shared: &Shared, target: &Target, told: &Told) -> Result<()> {
+    let text = serde_json::to_string(told).unwrap_or_default();
+    Ok(shared.catalog.set_setting(&setting(target), &text)?)
+}
+
+fn next(dir: &Path, after: u64, head: &Head) -> Result<Option<Part>> {
+    audit::next_part(dir, after, head).map_err(|error| EngineError::refused(dir, error.to_string()))
+}
+
+fn head_text(node: &str, head: &Head, now: Timestamp) -> Vec<u8> {
+    let Head { chain, seq, sha256 } = head;
+    let at = audit::time(now);
+    let text = serde_json::json!({
+        "spoolfs": "audit", "format": 1, "node": node, "chain": chain, "seq": seq,
+        "sha256": sha256, "at": at,
+    });
+    format!("{text}\n").into_bytes()
+}
+
+/// Puts what is not there yet. What is there was put by us, and then we died.
+fn put(shared: &Shared, target: &Target, key: &str, bytes: Vec<u8>, kind: &str) -> Result<()> {
+    let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
+    let meta = ObjectMeta { content_type: kind.to_owned(), user: Vec::new() };
+    let body = Body::Bytes(bytes.into());
+    match ask(shared, target, target.store.put(key, body, sha256, &meta)) {
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => ask(shared, target, store::verify(&*target.store, key, size, sha256)).map(drop),
+    }
+}
+
+/// The answer, unless the engine stops first.
+fn ask<T>(
+    shared: &Shared,
+    target: &Target,
+    request: impl Future<Output = store::Result<T>>,
+) -> Result<T> {
+    let answer = shared.runtime.block_on(async {
+        tokio::select! {
+            answer = request => Ok(answer),
+            () = shared.stop.reached() => Err(EngineError::Stopping),
+        }
+    })?;
+    if let Err(error) = &answer
+        && error.kind == StoreErrorKind::Unreachable
+    {
+        target.failed(error.to_string(), shared.now());
+    }
+    Ok(answer?)
+}

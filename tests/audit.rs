@@ -1,0 +1,206 @@
+//! The audit log where its disk fails, and with a daemon.
+
+mod support;
+
+#[cfg(feature = "faults")]
+mod disk {
+    use spoolfs::audit::{Audit, Event, Fault, Options, directory, verify};
+    use spoolfs::clock::{ManualClock, Timestamp};
+    use spoolfs::faults;
+    use std::path::Path;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    /// What shall fail is chosen for the whole process.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    fn turn() -> MutexGuard<'static, ()> {
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(dir: &Path) -> Arc<Audit> {
+        let clock = ManualClock::at(Timestamp::from_parts(1_795_234_020, 0));
+        let options = Options { state_dir: dir.to_owned(), node: "pbx".into(), clock };
+        Audit::start(options).unwrap()
+    }
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !holds() {
+            assert!(began.elapsed().as_secs() < 60, "not within a minute: {what}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    fn events(dir: &Path, event: &str) -> usize {
+        let files = std::fs::read_dir(directory(dir)).unwrap().flatten();
+        let logs = files.filter(|f| f.path().extension().is_some_and(|e| e == "jsonl"));
+        let wanted = format!("\"event\":\"{event}\"");
+        logs.map(|f| std::fs::read_to_string(f.path()).unwrap().matches(&wanted).count()).sum()
+    }
+
+    /// Some events that are waited for; returns how many of them were promised.
+    fn work(dir: &Path) -> usize {
+        let audit = start(dir);
+        (0..6).filter(|_| audit.record_synced(Event::Restored).is_ok()).count()
+    }
+
+    #[test]
+    fn whatever_is_not_written_any_more_the_log_goes_on_valid_and_with_all_that_was_promised() {
+        let _turn = turn();
+        let mut nth = 1;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            // From here on no file of the log changes any more, as after a death; first in a new
+            // log, then in one whose end is cut.
+            faults::set(&format!("audit.write:{nth}:EIO:forever")).unwrap();
+            let mut promised = work(dir.path());
+            let first = faults::fired() > 0;
+            faults::clear();
+            promised += work(dir.path());
+            let log = directory(dir.path()).join("000000000001.jsonl");
+            let mut text = std::fs::read(&log).unwrap();
+            text.extend_from_slice(b"{\"seq\":99,\"prev\":\"ab");
+            std::fs::write(&log, text).unwrap();
+            faults::set(&format!("audit.write:{nth}:EIO:forever")).unwrap();
+            promised += work(dir.path());
+            let second = faults::fired() > 0;
+            faults::clear();
+            promised += work(dir.path());
+            let verdict = verify(&directory(dir.path()), &[]).unwrap();
+            assert!(verdict.valid, "{nth}: {verdict:?}");
+            assert_eq!(events(dir.path(), "restored"), promised, "{nth}: {verdict:?}");
+            assert_eq!(events(dir.path(), "torn_tail"), 1, "{nth}");
+            if !first && !second {
+                break;
+            }
+            nth += 1;
+        }
+        assert!(nth > 15, "only {nth} writes were cut off");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_what_was_recorded_meanwhile_is_written_later() {
+        let _turn = turn();
+        let dir = tempfile::tempdir().unwrap();
+        let audit = start(dir.path());
+        audit.record_synced(Event::Restored).unwrap();
+        faults::set("audit.write:1:ENOSPC:forever").unwrap();
+        audit.record(Event::Pinned);
+        until("trouble", || audit.health().trouble.is_some());
+        assert!(audit.record_synced(Event::Restored).is_err(), "it must not be done then");
+        // More than there is room for, and none of it is waited for.
+        let began = std::time::Instant::now();
+        for _ in 0..40_000 {
+            audit.record(Event::Unpinned);
+        }
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+        until("losses", || audit.health().lost > 0);
+        faults::clear();
+        until("it is written again", || {
+            let health = audit.health();
+            health.trouble.is_none() && health.lost == 0
+        });
+        audit.record_synced(Event::Restored).unwrap();
+        audit.stop();
+        let verdict = verify(&directory(dir.path()), &[]).unwrap();
+        assert!(verdict.valid, "{verdict:?}");
+        assert_eq!(events(dir.path(), "restored"), 2);
+        assert_eq!(events(dir.path(), "pinned"), 1);
+        let unpinned = events(dir.path(), "unpinned") as u64;
+        assert_eq!(unpinned + verdict.lost, 40_000, "{verdict:?}");
+        assert!(verdict.lost > 0 && events(dir.path(), "gap") > 0);
+    }
+
+    #[test]
+    fn after_a_failed_sync_another_file_is_written() {
+        let _turn = turn();
+        let dir = tempfile::tempdir().unwrap();
+        let audit = start(dir.path());
+        audit.record_synced(Event::Restored).unwrap();
+        faults::set("audit.sync:1:EIO").unwrap();
+        assert!(audit.record_synced(Event::Restored).is_err());
+        faults::clear();
+        audit.record_synced(Event::Pinned).unwrap();
+        audit.stop();
+        let verdict = verify(&directory(dir.path()), &[]).unwrap();
+        assert!(verdict.valid && verdict.files == 2 && verdict.last == 3, "{verdict:?}");
+        assert_eq!(events(dir.path(), "restored"), 1, "what failed did not happen");
+        assert!(!verdict.findings.iter().any(|f| f.fault == Fault::Missing));
+    }
+}
+
+/// What docs/AUDIT.md tells people to run where there is no spoolfs.
+fn script() -> String {
+    let document = include_str!("../docs/AUDIT.md");
+    let after = document.split_once("Without spoolfs:").unwrap().1;
+    after.split("```").nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn what_a_daemon_does_is_on_record_checked_shown_and_erased() {
+    use std::process::Command;
+    use support::mount::Setup;
+    if support::no_mount("what_a_daemon_does_is_on_record_checked_shown_and_erased") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    let path = mount.path("out-5551212-100.wav");
+    std::fs::write(&path, b"hello").unwrap();
+    mount.cli([std::ffi::OsStr::new("archive"), path.as_os_str()]).ok();
+    mount.cli([std::ffi::OsStr::new("url"), path.as_os_str()]).ok();
+    mount.cli(["reload"]).ok();
+    let config = std::fs::read_to_string(&mount.config).unwrap();
+    std::fs::write(&mount.config, format!("{config}\n# changed\n")).unwrap();
+    mount.cli(["reload"]).ok();
+
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let ran = mount.cli(arguments);
+        serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+    };
+    let shown = json(&["audit", "show", "--json"]);
+    let lines = shown["lines"].as_array().unwrap();
+    let of = |event: &str| lines.iter().filter(|l| l["event"] == event).collect::<Vec<_>>();
+    let changed = of("policy_changed");
+    assert_eq!(changed.len(), 2, "at the start, and when it was another one: {lines:?}");
+    assert_eq!(changed[1]["details"]["old"], changed[0]["details"]["new"]);
+    assert_eq!(changed[1]["who"]["user"]["uid"], 0);
+    let url = of("url_issued");
+    assert_eq!(url.len(), 1, "{lines:?}");
+    assert_eq!(url[0]["recording"]["path"], "out-5551212-100.wav");
+    assert_eq!(url[0]["who"]["user"]["program"], "spoolfs");
+    let recording = path.to_str().unwrap();
+    let one = json(&["audit", "show", "--json", "--recording", recording]);
+    assert_eq!(one["lines"].as_array().unwrap().len(), 1);
+    assert!(mount.cli(["audit", "show"]).out.contains("url_issued  uid "));
+
+    let dry = json(&["audit", "erase", "--subject", "5551212", "--dry-run", "--json"]);
+    assert_eq!((&dry["count"], &dry["dry_run"]), (&2.into(), &true.into()), "{dry}");
+    let erased = json(&["audit", "erase", "--subject", "5551212", "--json"]);
+    assert_eq!(erased["count"], 2, "{erased}");
+    assert!(!mount.cli(["audit", "show"]).out.contains("5551212"));
+
+    let verdict = json(&["audit", "verify", "--json"]);
+    assert_eq!(verdict["valid"], true, "{verdict}");
+    mount.stop();
+    let ran = mount.cli(["audit", "verify"]);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let log = mount.state.join("audit/000000000001.jsonl");
+    let check = || {
+        let script = script().replace("/var/lib/spoolfs/monitor", mount.state.to_str().unwrap());
+        Command::new("bash").args(["-c", &script]).output().unwrap()
+    };
+    let stock = check();
+    let text = std::fs::read_to_string(&log).unwrap();
+    let last = spoolfs::recording::Sha256::of(text.lines().last().unwrap().as_bytes());
+    let told = String::from_utf8_lossy(&stock.stdout).into_owned();
+    assert_eq!(told.trim(), format!("{} {last}", text.lines().count()), "{stock:?}");
+
+    std::fs::write(&log, text.replacen("url_issued", "url_issuee", 1)).unwrap();
+    let ran = mount.cli(["audit", "verify"]);
+    let line = text.lines().position(|l| l.contains("url_issued")).unwrap() + 1;
+    let place = format!("000000000001.jsonl:{line}: line {line} of the log: altered");
+    assert!(ran.status.code() == Some(1) && ran.out.contains(&place), "{ran:?}");
+    assert!(!check().status.success());
+    let nowhere = mount.cli(["audit", "verify", "--against", "nowhere"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
