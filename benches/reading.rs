@@ -11,21 +11,29 @@ use aws_sdk_s3::Client;
 use clap::{Parser, ValueEnum};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::many;
 use support::mount::{Mount, Setup, Target, is_mounted};
 use support::seaweedfs::SeaweedFs;
 use support::slow_line::SlowLine;
 
 const MIB: usize = 1 << 20;
+const MANY: &str = "many";
 
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Over which line.
     #[arg(long, value_enum, default_value = "local")]
     line: Line,
+    /// Only these cases; all but `list-many`, which takes minutes to set up, if none is named.
+    #[arg(long, value_enum)]
+    only: Vec<Case>,
+    /// How many names `list-many` lists.
+    #[arg(long, default_value_t = 100_000)]
+    names: usize,
     /// How often each is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -55,18 +63,28 @@ enum System {
 const SYSTEMS: [System; 4] = [System::Spoolfs, System::Rclone, System::S3fs, System::Plain];
 
 /// What is measured, and the length of the files that it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Case {
     First8kOf1m,
     First8kOf60m,
+    CatOf1m,
     Cat,
     Loop8k,
     Soxi,
     List,
+    /// Each system is started anew for it.
+    ListMany,
 }
 
-const CASES: [Case; 6] =
-    [Case::First8kOf1m, Case::First8kOf60m, Case::Cat, Case::Loop8k, Case::Soxi, Case::List];
+const CASES: [Case; 7] = [
+    Case::First8kOf1m,
+    Case::First8kOf60m,
+    Case::CatOf1m,
+    Case::Cat,
+    Case::Loop8k,
+    Case::Soxi,
+    Case::List,
+];
 
 struct Scale {
     cat: usize,
@@ -87,12 +105,12 @@ impl Scale {
 
     fn files(&self, case: Case) -> (usize, usize) {
         match case {
-            Case::First8kOf1m => (1, MIB),
+            Case::First8kOf1m | Case::CatOf1m => (1, MIB),
             Case::First8kOf60m => (1, 60 * MIB),
             Case::Cat => (1, self.cat),
             Case::Loop8k => (1, self.looped),
             Case::Soxi => (self.soxi, 120_000),
-            Case::List => (self.names, 10),
+            Case::List | Case::ListMany => (self.names, 10),
         }
     }
 }
@@ -126,9 +144,14 @@ impl Drop for Foreign {
 fn main() {
     let arguments = Arguments::parse();
     let Some(server) = SeaweedFs::start() else { return };
-    let scale = Scale::of(arguments.line);
+    let mut scale = Scale::of(arguments.line);
+    let cases = if arguments.only.is_empty() { CASES.to_vec() } else { arguments.only.clone() };
     let mut ground = Ground::new(&server);
-    ground.fill(&server, &scale, arguments.rounds);
+    if cases.contains(&Case::ListMany) {
+        scale.names = arguments.names;
+        ground.fill_many(&server, scale.names);
+    }
+    ground.fill(&server, &scale, &cases, arguments.rounds);
     ground.start_foreign();
     match arguments.line {
         Line::Local => {}
@@ -137,21 +160,25 @@ fn main() {
     }
     let mut took: BTreeMap<(Case, System), Vec<Duration>> = BTreeMap::new();
     for round in 0..arguments.rounds {
-        for case in CASES {
+        for case in &cases {
+            let case = *case;
             for turn in 0..SYSTEMS.len() {
                 let system = SYSTEMS[(turn + round) % SYSTEMS.len()];
+                if case == Case::ListMany {
+                    ground.restart(system);
+                }
                 if let Some(one) = ground.measure(system, case, &scale, round) {
                     took.entry((case, system)).or_default().push(one);
                 }
             }
         }
     }
-    report(arguments.line, &took);
+    report(arguments.line, &cases, &took);
 }
 
-fn report(line: Line, took: &BTreeMap<(Case, System), Vec<Duration>>) {
+fn report(line: Line, cases: &[Case], took: &BTreeMap<(Case, System), Vec<Duration>>) {
     println!("line {line:?}; medians in ms, and how many times spoolfs");
-    for case in CASES {
+    for case in cases.iter().copied() {
         let median = |system| {
             let mut all = took.get(&(case, system))?.clone();
             all.sort_unstable();
@@ -188,6 +215,9 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn dir(case: Case, round: usize) -> String {
+    if case == Case::ListMany {
+        return MANY.to_owned();
+    }
     format!("{case:?}-{round}")
 }
 
@@ -210,10 +240,11 @@ impl Ground {
     }
 
     /// The same files in the mount, archived and released, and in a bucket of the others.
-    fn fill(&mut self, server: &SeaweedFs, scale: &Scale, rounds: usize) {
+    fn fill(&mut self, server: &SeaweedFs, scale: &Scale, cases: &[Case], rounds: usize) {
         let direct = server.client();
         for round in 0..rounds {
-            for (at, case) in CASES.into_iter().enumerate() {
+            let cases = cases.iter().copied().filter(|case| *case != Case::ListMany);
+            for (at, case) in cases.enumerate() {
                 let (count, len) = scale.files(case);
                 let below = self.mount.path(dir(case, round));
                 fs::create_dir(&below).unwrap();
@@ -232,17 +263,66 @@ impl Ground {
         }
     }
 
-    fn start_foreign(&mut self) {
-        for (system, variable) in
-            [(System::Rclone, "SPOOLFS_TEST_RCLONE"), (System::S3fs, "SPOOLFS_TEST_S3FS")]
-        {
-            match std::env::var_os(variable) {
-                Some(program) => {
-                    let foreign = self.foreign(system, Path::new(&program));
-                    self.foreign.extend(foreign.map(|foreign| (system, foreign)));
+    /// A directory of very many archived recordings, and of as many objects for the others.
+    fn fill_many(&mut self, server: &SeaweedFs, names: usize) {
+        let below = self.mount.path(MANY);
+        fs::create_dir(&below).unwrap();
+        let template = below.join(format!("call-{}.wav", many::TEMPLATE));
+        fs::write(&template, noise(1, 1000)).unwrap();
+        for step in ["archive", "release"] {
+            let ran = self.mount.cli([step.as_ref(), template.as_os_str()]);
+            assert!(ran.status.success(), "{ran:?}\n{}", self.mount.said());
+        }
+        let ino = fs::metadata(&below).unwrap().ino();
+        self.mount.stop();
+        let more = names as u64 - 1;
+        many::fill(&self.mount.state.join("catalog.db"), &[ino], more, more);
+        self.mount.start();
+        let direct = server.client();
+        self.runtime.block_on(async {
+            let mut running = tokio::task::JoinSet::new();
+            for n in 0..names {
+                if running.len() >= 32 {
+                    running.join_next().await.unwrap().unwrap();
                 }
-                None => println!("SKIPPED {system:?}: {variable} names no program"),
+                let key = format!("{MANY}/call-{n:08}.wav");
+                let put = direct.put_object().bucket(&self.bucket).key(key);
+                running.spawn(async move { drop(put.send().await.unwrap()) });
             }
+            running.join_all().await;
+        });
+    }
+
+    /// As after a boot: nothing is remembered by the kernel or the program.
+    fn restart(&mut self, system: System) {
+        match system {
+            System::Spoolfs => {
+                self.mount.stop();
+                self.mount.start();
+            }
+            System::Rclone | System::S3fs => {
+                if self.foreign.remove(&system).is_some() {
+                    self.start_one(system);
+                }
+            }
+            System::Plain => {}
+        }
+    }
+
+    fn start_foreign(&mut self) {
+        self.start_one(System::Rclone);
+        self.start_one(System::S3fs);
+    }
+
+    fn start_one(&mut self, system: System) {
+        let variable =
+            if system == System::Rclone { "SPOOLFS_TEST_RCLONE" } else { "SPOOLFS_TEST_S3FS" };
+        match std::env::var_os(variable) {
+            Some(program) => {
+                let foreign = self.foreign(system, Path::new(&program));
+                self.foreign.extend(foreign.map(|foreign| (system, foreign)));
+            }
+            None => println!("SKIPPED {system:?}: {variable} names no program"),
         }
     }
 
@@ -314,7 +394,7 @@ impl Ground {
         let begin = Instant::now();
         match case {
             Case::First8kOf1m | Case::First8kOf60m => read_at(&one, 0),
-            Case::Cat => {
+            Case::Cat | Case::CatOf1m => {
                 assert!(
                     Command::new("cat").arg(&one).stdout(Stdio::null()).status().ok()?.success()
                 )
@@ -325,7 +405,7 @@ impl Ground {
                 let mut soxi = Command::new("soxi");
                 assert!(soxi.arg("-D").args(files).stdout(Stdio::null()).status().ok()?.success());
             }
-            Case::List => {
+            Case::List | Case::ListMany => {
                 let out = Command::new("ls").arg("-l").arg(&below).output().ok()?;
                 assert_eq!(out.stdout.split(|b| *b == b'\n').count(), count + 2);
             }
@@ -342,13 +422,15 @@ impl Ground {
             self.runtime.block_on(async { get.send().await.unwrap().body.collect().await.unwrap() })
         };
         // A connection that is there already, as a mount has.
-        get(0, Some("bytes=0-0"));
+        if !matches!(case, Case::List | Case::ListMany) {
+            get(0, Some("bytes=0-0"));
+        }
         let begin = Instant::now();
         match case {
             Case::First8kOf1m | Case::First8kOf60m => drop(get(0, Some("bytes=0-8191"))),
-            Case::Cat | Case::Loop8k => drop(get(0, None)),
+            Case::Cat | Case::CatOf1m | Case::Loop8k => drop(get(0, None)),
             Case::Soxi => (0..count).for_each(|n| drop(get(n, Some("bytes=0-8191")))),
-            Case::List => {
+            Case::List | Case::ListMany => {
                 let list = self.client.list_objects_v2().bucket(&self.bucket);
                 let mut pages =
                     list.prefix(format!("{dir}/")).into_paginator().page_size(1000).send();

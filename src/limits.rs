@@ -186,11 +186,14 @@ pub const SMALL_FILE_BYTES: u64 = 256 << 10;
 /// Bytes fetched ahead of one who reads on, at first...
 pub const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 /// ...and at most.
-pub const AHEAD_BYTES_MAX: u64 = 8 << 20;
+pub const AHEAD_BYTES_MAX: u64 = 16 << 20;
+/// One who has read so much from the beginning on means to have all of it: the kernel asks for so
+/// much at once only for who does.
+pub const LARGE_READ_BYTES: u64 = 128 << 10;
 /// Less is fetched ahead if it takes longer than this to arrive.
 pub const AHEAD_ARRIVES: Duration = Duration::from_secs(1);
-/// Chunks on their way before anybody asked, for all readers together: 32 MiB.
-pub const AHEAD_CHUNKS_MAX: usize = 128;
+/// Chunks on their way before anybody asked, for all readers together: 48 MiB.
+pub const AHEAD_CHUNKS_MAX: usize = 192;
 /// Recordings whose readers are watched.
 pub const READERS_WATCHED: u64 = 4096;
 /// Readers of one recording that are told apart.
@@ -221,6 +224,8 @@ pub const SOURCES_TTL: Duration = Duration::from_secs(60);
 pub const BREAKER_REST: Duration = Duration::from_secs(5);
 /// A read that failed faster than this is tried once more at the same target.
 pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
+/// Chunks that wait to be written to the disk cache: 64 MiB, most of which is in memory anyway.
+pub const CACHE_BEHIND: usize = 256;
 /// How long the disk cache is not written after a failure.
 pub const CACHE_REST: Duration = Duration::from_secs(60);
 /// Chunks removed from a disk cache at a time, several times a second, while its disk is too full.

@@ -203,6 +203,7 @@ fn status_report() -> StatusReport {
         }],
         catalog_trouble: Some("the catalog can not be written".into()),
         next_recording: "A recording closed now is archived.".into(),
+        catalog_reads: 0,
         cache: CacheUse { used: 1 << 30, max: 10 << 30 },
         disk: DiskUse {
             free: 5 << 30,

@@ -4,13 +4,16 @@
 
 mod support;
 
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::faulty_proxy::Proxy;
+use support::many;
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
 
@@ -84,9 +87,14 @@ fn what_each_way_of_reading_costs_the_server() {
     });
     assert!(sox <= 3, "{sox} requests for head, tail and head");
     assert_eq!(requests(&|| drop(fs::read(dir.join("short")).unwrap())), 1);
+    let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
+    let before = reads();
     let cat = requests(&|| assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20)));
-    println!("40 MiB read through: {cat} requests");
+    let looks = reads() - before;
+    println!("40 MiB read through: {cat} requests, {looks} reads of the catalog");
     assert!(cat <= 80, "{cat} requests for 40 MiB");
+    // The kernel asks 320 times.
+    assert!(looks <= 100, "{looks} reads of the catalog for 40 MiB");
     // What the disk cache takes is written behind the answers.
     let until = Instant::now() + Duration::from_secs(20);
     let cached = || mount.status()["cache"]["used"].as_u64().unwrap();
@@ -101,6 +109,55 @@ fn what_each_way_of_reading_costs_the_server() {
     });
     // Others than for content: the daemon looks at its target when it starts.
     assert!(again <= 20, "{again} requests for what is in the cache");
+}
+
+#[test]
+fn a_long_listing_asks_the_catalog_by_the_page_and_sees_every_change_at_once() {
+    const COUNT: u64 = 2000;
+    if support::no_mount("a_long_listing_asks_the_catalog_by_the_page") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    let dir = mount.path("day");
+    fs::create_dir(&dir).unwrap();
+    let call = dir.join("call-template.wav");
+    fs::write(&call, noise(1, 3000)).unwrap();
+    release(&mount, &call);
+    let ino = fs::metadata(&dir).unwrap().ino();
+    mount.stop();
+    many::fill(&mount.state.join("catalog.db"), &[ino], COUNT, COUNT);
+    mount.start();
+    let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
+    let listed = || Command::new("ls").arg("-l").arg(&dir).output().unwrap().stdout;
+    let before = reads();
+    let lines = listed().iter().filter(|b| **b == b'\n').count() as u64;
+    let cost = reads() - before;
+    println!("ls -l of {lines}: {cost} reads of the catalog");
+    assert_eq!(lines, COUNT + 2);
+    // Each name is looked at for a list and a label; the engine reads now and then, too.
+    assert!(cost < COUNT / 4, "{cost} reads of the catalog for {COUNT} names");
+    let copy = dir.join("call-00000007.wav");
+    let get = |path: &Path, name: &str| {
+        let mut value = [0; 64];
+        rustix::fs::getxattr(path, name, &mut value[..]).map(|n| value[..n].to_vec())
+    };
+    for round in 0..20u8 {
+        listed();
+        for path in [&call, &copy] {
+            assert_eq!(get(path, "user.note"), Err(Errno::NODATA), "round {round}");
+            rustix::fs::setxattr(path, "user.note", &[round], XattrFlags::CREATE).unwrap();
+            assert_eq!(get(path, "user.note"), Ok(vec![round]));
+            listed();
+            assert_eq!(get(path, "user.note"), Ok(vec![round]), "after another listing");
+            rustix::fs::removexattr(path, "user.note").unwrap();
+        }
+    }
+    listed();
+    assert!(mount.cli(["recall".as_ref(), call.as_os_str()]).status.success());
+    rustix::fs::setxattr(&call, "user.note", b"local", XattrFlags::CREATE).unwrap();
+    assert_eq!(get(&call, "user.note"), Ok(b"local".to_vec()), "it has come back");
+    assert_eq!(get(&call, "security.selinux"), Err(Errno::OPNOTSUPP));
+    assert_eq!(get(&copy, "security.selinux"), Err(Errno::OPNOTSUPP));
 }
 
 #[test]

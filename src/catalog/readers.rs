@@ -17,11 +17,23 @@ pub(super) struct Readers {
     idle: Mutex<Vec<(u64, Connection)>>,
     /// Goes up when the file is replaced: older connections are of another file.
     serial: AtomicU64,
+    /// How often SQLite was read.
+    reads: AtomicU64,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Mutex::default(), serial: AtomicU64::new(0) }
+        Readers {
+            path,
+            idle: Mutex::default(),
+            serial: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+        }
+    }
+
+    /// How often SQLite was read.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Forgets every connection.
@@ -35,6 +47,7 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let serial = self.serial.load(Ordering::SeqCst);
         let idle = self.idle.lock().pop();
         let conn = match idle {

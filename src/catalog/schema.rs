@@ -250,6 +250,7 @@ pub(super) fn open_at(path: &Path, version: u32) -> Result<Connection, OpenFault
     // Short: the thread that writes has other things to do than to wait, and tries again.
     conn.busy_timeout(Duration::from_millis(20))?;
     conn.set_prepared_statement_cache_capacity(128);
+    prepare_once(&conn)?;
     let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     if found < 0 || found > i64::from(VERSION) {
         return Err(OpenFault::Newer(u32::try_from(found).unwrap_or(u32::MAX)));
@@ -284,9 +285,16 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_millis(2))?;
     conn.set_prepared_statement_cache_capacity(64);
+    prepare_once(&conn)?;
     leave_files_on_close(&conn)?;
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
     Ok(conn)
+}
+
+/// Plans do not depend on the values that are bound: else SQLite takes most statements for out of
+/// date with every new value, and prepares them again, which takes longer than to run them.
+fn prepare_once(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
 
 /// Closing this connection shall not checkpoint, nor remove the write-ahead log by its name: the

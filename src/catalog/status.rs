@@ -35,6 +35,11 @@ fn trouble(row: &Row<'_>) -> rusqlite::Result<Trouble> {
 }
 
 impl Catalog {
+    /// How often SQLite was read since the start.
+    pub fn reads(&self) -> u64 {
+        self.shared.readers.reads()
+    }
+
     /// Remembers a failure to hash, archive or release, and when to try again.
     ///
     /// # Errors

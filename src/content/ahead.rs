@@ -95,6 +95,9 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
 fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
     let window = if size <= limits::SMALL_FILE_BYTES {
         size
+    } else if track.run >= limits::LARGE_READ_BYTES && track.run == end {
+        // Who begins with so much at once, or has come so far, means to have all of it.
+        track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 4).min(most)
     } else if track.run > FIRST_CHUNK_BYTES {
         track.run.saturating_mul(4).min(most)
     } else {
@@ -210,7 +213,7 @@ mod tests {
         let key = (NodeId(1), Generation(1));
         let none = readers.read(key, 0..131_072, SIZE, MOST, |_| None::<()>);
         assert!(none.is_none());
-        assert_eq!(read(&readers, 131_072..262_144), Some(2..6));
+        assert_eq!(read(&readers, 131_072..262_144), Some(2..10));
     }
 
     #[test]

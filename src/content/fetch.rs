@@ -6,7 +6,7 @@ use super::{ContentError, Counters};
 use crate::clock::SharedClock;
 use crate::codec;
 use crate::limits;
-use crate::recording::{ErrorClass, Sha256, chunk_range};
+use crate::recording::{ErrorClass, Sha256};
 use crate::store::{self, Store, StoreError, StoreErrorKind};
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -110,7 +110,7 @@ impl Fetcher {
     ) -> Option<Tried> {
         let Asking { copy, target, admission } = asking;
         let (first, last) = (chunks.first()?.0, chunks.last()?.0);
-        let whole = chunk_range(first, stored.size).start..chunk_range(last, stored.size).end;
+        let whole = stored.range(first).start..stored.range(last).end;
         // One that is not to be read is told of where its chunks are fetched one by one.
         let there = codec::stored_range(&copy.encoding, &whole).ok().filter(|r| !r.is_empty())?;
         let begin = Instant::now();
@@ -119,7 +119,7 @@ impl Fetcher {
         let mut get = target.store.get_into(&copy.key, there, sender);
         let mut answer = None;
         for (index, sum) in chunks {
-            let range = chunk_range(*index, stored.size);
+            let range = stored.range(*index);
             let piece = codec::stored_range(&copy.encoding, &range).ok()?;
             let need = piece.end - piece.start;
             let next = parts.next(piece, &mut get, &mut answer);
@@ -165,7 +165,7 @@ impl Fetcher {
         tried: Option<Tried>,
     ) -> Result<Bytes, ContentError> {
         let deadline = Instant::now() + timeout;
-        let range = chunk_range(index, stored.size);
+        let range = stored.range(index);
         let mut failures = Vec::new();
         let mut order = self.in_order(&stored.copies, &mut failures);
         if let Some(tried) = tried {

@@ -5,7 +5,7 @@ use super::fetch::Tried;
 use super::flight::Pilot;
 use super::source::Stored;
 use crate::limits;
-use crate::recording::{Sha256, chunk_range};
+use crate::recording::Sha256;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// A chunk to be brought.
 pub(super) struct Leg {
@@ -68,11 +68,11 @@ impl Journey {
         let most = self.inner.pace.request();
         let mut runs: Vec<Vec<Leg>> = Vec::new();
         for leg in legs {
-            let end = chunk_range(leg.index, self.stored.size).end;
+            let end = self.stored.range(leg.index).end;
             let fits = |run: &Vec<Leg>| {
                 let ends = run.first().zip(run.last());
                 ends.is_some_and(|(first, last)| {
-                    let start = chunk_range(first.index, self.stored.size).start;
+                    let start = self.stored.range(first.index).start;
                     last.index + 1 == leg.index && end - start <= most.max(limits::SMALL_FILE_BYTES)
                 })
             };
@@ -90,13 +90,12 @@ impl Journey {
         let timeout = self.inner.read_timeout;
         let mut legs = VecDeque::from(run);
         let mut tried = None;
-        let mut writes = Vec::new();
         if legs.len() > 1 {
             let chunks: Vec<_> = legs.iter().map(|leg| (leg.index, leg.sum)).collect();
             let landed = |bytes: Bytes| {
                 let Some(leg) = legs.pop_front() else { return };
                 self.inner.pace.arrived(begin.elapsed(), bytes.len() as u64);
-                writes.extend(self.land(leg, bytes));
+                self.land(leg, bytes);
             };
             tried = self.inner.fetcher.fetch_run(&self.stored, &chunks, timeout, landed).await;
         }
@@ -105,42 +104,31 @@ impl Journey {
             let left = timeout.saturating_sub(begin.elapsed());
             single.spawn(self.clone().fly_single(leg, left, tried.take()));
         }
-        while let Some(done) = single.join_next().await {
-            writes.extend(done.ok().flatten());
-        }
-        for write in writes {
-            // A cache that is not written costs nothing but the next fetch.
-            let _stopping = write.await;
-        }
+        while single.join_next().await.is_some() {}
     }
 
-    async fn fly_single(
-        self: Arc<Self>,
-        leg: Leg,
-        timeout: Duration,
-        tried: Option<Tried>,
-    ) -> Option<JoinHandle<()>> {
+    async fn fly_single(self: Arc<Self>, leg: Leg, timeout: Duration, tried: Option<Tried>) {
         let begin = Instant::now();
         let (chunk, fetcher) = ((leg.index, leg.sum), &self.inner.fetcher);
         match fetcher.fetch(&self.stored, &self.path, chunk, timeout, tried).await {
             Ok(bytes) => {
                 self.inner.pace.arrived(begin.elapsed(), bytes.len() as u64);
-                self.land(leg, bytes)
+                self.land(leg, bytes);
             }
             Err(error) => {
                 // Another copy may have been verified since.
                 self.inner.sources.forget(&self.stored);
                 leg.pilot.land(Err(error));
-                None
             }
         }
     }
 
-    /// Hands a chunk over; what is returned writes it to the disk cache.
-    fn land(&self, leg: Leg, bytes: Bytes) -> Option<JoinHandle<()>> {
+    /// Hands a chunk over, and puts it where the next reader finds it.
+    fn land(&self, leg: Leg, bytes: Bytes) {
         self.inner.memory.insert(leg.sum, bytes.clone());
         leg.pilot.land(Ok(bytes.clone()));
-        let disk = self.inner.disk.clone().filter(|_| self.keep)?;
-        Some(tokio::task::spawn_blocking(move || disk.insert(leg.sum, &bytes)))
+        if let Some(behind) = self.inner.behind.as_ref().filter(|_| self.keep) {
+            behind.put(leg.sum, bytes);
+        }
     }
 }

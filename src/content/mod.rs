@@ -5,6 +5,7 @@
 //! call waits longer than its deadline, whatever targets and disks do.
 
 mod ahead;
+mod behind;
 mod breaker;
 mod cache;
 mod fetch;
@@ -18,9 +19,12 @@ pub use source::Objects;
 
 use crate::clock::SharedClock;
 use crate::limits;
-use crate::recording::{CHUNK_BYTES, ErrorClass, NodeId, Reader, Sha256, chunk_at, chunk_range};
+use crate::recording::{
+    CHUNK_BYTES, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at,
+};
 use crate::store::Store;
 use ahead::{Pace, Readers};
+use behind::Behind;
 use bytes::{Bytes, BytesMut};
 use cache::DiskCache;
 use fetch::Fetcher;
@@ -28,7 +32,7 @@ use flight::{Flight, Flights};
 use journey::{Journey, Leg};
 use moka::policy::EvictionPolicy;
 use scanners::Scanners;
-use source::{Sources, Stored};
+use source::{HEAD, Sources, Stored};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -139,6 +143,7 @@ struct Inner {
     /// Chunks read last: the kernel asks for one in several pieces.
     memory: moka::sync::Cache<Sha256, Bytes>,
     disk: Option<Arc<DiskCache>>,
+    behind: Option<Behind>,
     runtime: Handle,
     counters: Arc<Counters>,
 }
@@ -188,6 +193,7 @@ impl Content {
                 pace: Pace::default(),
                 ahead: Arc::new(Semaphore::new(limits::AHEAD_CHUNKS_MAX)),
                 memory: memory(),
+                behind: disk.clone().and_then(Behind::start),
                 disk,
                 runtime,
                 counters,
@@ -213,8 +219,23 @@ impl Content {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, ContentError> {
+        self.read_generation(id, None, path, offset, len)
+    }
+
+    /// The same of a generation that the caller knows to be the current one, if he does.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn read_generation(
+        &self,
+        id: NodeId,
+        generation: Option<Generation>,
+        path: &Path,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, ContentError> {
         let deadline = Instant::now() + self.inner.read_timeout;
-        let stored = self.inner.sources.stored(id, path)?;
+        let stored = self.inner.sources.of(id, generation, path)?;
         let end = offset.saturating_add(len as u64).min(stored.size);
         if offset >= end {
             return Ok(Bytes::new());
@@ -223,12 +244,12 @@ impl Content {
         let deadline = Deadline::Total(deadline);
         if let [(index, flight)] = &flights[..] {
             let bytes = self.wait(flight, (&stored, path), deadline)?;
-            return Ok(part(&bytes, chunk_range(*index, stored.size).start, &(offset..end)));
+            return Ok(part(&bytes, stored.range(*index).start, &(offset..end)));
         }
         let mut whole = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
         for (index, flight) in flights {
             let bytes = self.wait(&flight, (&stored, path), deadline)?;
-            let start = chunk_range(index, stored.size).start;
+            let start = stored.range(index).start;
             whole.extend_from_slice(&part(&bytes, start, &(offset..end)));
         }
         Ok(whole.freeze())
@@ -242,12 +263,15 @@ impl Content {
         range: Range<u64>,
     ) -> Vec<(u64, Arc<Flight>)> {
         let inner = &self.inner;
-        let chunks = chunk_at(range.start)..chunk_at(range.end - 1) + 1;
+        let head = range.end <= HEAD_BYTES && self.wants_head(stored);
+        let first = if head { HEAD } else { chunk_at(range.start) };
+        let last = if head { HEAD } else { chunk_at(range.end - 1) };
+        let chunks = first..last + 1;
         let mut legs = Vec::new();
         let flights = self.board(stored, path, chunks, Wanted::Now, &mut legs);
         let key = (stored.id, stored.generation);
         let ahead = inner.readers.read(key, range, stored.size, inner.pace.most(), |chunks| {
-            let chunks = u32::try_from(chunks).ok()?;
+            let chunks = u32::try_from(chunks).ok().filter(|_| !head)?;
             inner.ahead.clone().try_acquire_many_owned(chunks).ok()
         });
         let room = ahead.map(|(ahead, room)| {
@@ -262,10 +286,20 @@ impl Content {
     /// Whether the beginning of a recording can be read without asking a target.
     pub fn holds(&self, id: NodeId, path: &Path) -> bool {
         let Ok(stored) = self.inner.sources.stored(id, path) else { return false };
-        stored.chunks.get(0).is_some_and(|sum| {
+        self.has(&stored, 0) || self.has(&stored, HEAD)
+    }
+
+    /// Whether a chunk needs not be fetched.
+    fn has(&self, stored: &Stored, index: u64) -> bool {
+        stored.sum(index).is_some_and(|sum| {
             let disk = self.inner.disk.as_ref();
-            self.inner.memory.contains_key(sum) || disk.is_some_and(|disk| disk.contains(*sum))
+            self.inner.memory.contains_key(&sum) || disk.is_some_and(|disk| disk.contains(sum))
         })
+    }
+
+    /// Whether the first bytes are asked for alone: most who ask for no more want no more.
+    fn wants_head(&self, stored: &Stored) -> bool {
+        stored.sum(HEAD).is_some() && !self.has(stored, 0)
     }
 
     /// Somebody is about to read a recording. Waits, if his process reads through the archive; a
@@ -359,7 +393,7 @@ impl Content {
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
             let bytes = self.wait(&flight, (stored, path), Deadline::EachChunk)?;
-            let start = chunk_range(index, stored.size).start;
+            let start = stored.range(index).start;
             sink(start.max(range.start), &part(&bytes, start, &range)).map_err(|e| {
                 ContentError {
                     path: path.display().to_string(),
@@ -407,8 +441,7 @@ impl Content {
         let inner = &self.inner;
         let mut flights = Vec::new();
         for index in chunks {
-            // A catalog without a hash for each chunk was refused when it was asked.
-            let Some(sum) = stored.chunks.get(index).copied() else { continue };
+            let Some(sum) = stored.sum(index) else { continue };
             if let Some(bytes) = inner.memory.get(&sum) {
                 if wanted == Wanted::Now {
                     inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,10 @@
 use super::ContentError;
 use crate::catalog::{self, Catalog, ObjectRow, ObjectState};
 use crate::limits;
-use crate::recording::{ChunkHashes, Encoding, ErrorClass, Generation, NodeId, chunk_at};
+use crate::recording::{
+    ChunkHashes, Encoding, ErrorClass, Generation, HEAD_BYTES, NodeId, Sha256, chunk_range,
+};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,6 +46,22 @@ pub(super) struct Stored {
     pub(super) copies: Vec<Copy>,
 }
 
+/// In the place of a chunk's number: the beginning of the first one, which has a hash of its own.
+pub(super) const HEAD: u64 = u64::MAX - 1;
+
+impl Stored {
+    /// Where a chunk is.
+    pub(super) fn range(&self, index: u64) -> Range<u64> {
+        if index == HEAD { 0..HEAD_BYTES.min(self.size) } else { chunk_range(index, self.size) }
+    }
+
+    /// The digest of a chunk. Every one has its own: a catalog that lacks some is refused.
+    pub(super) fn sum(&self, index: u64) -> Option<Sha256> {
+        let sum = if index == HEAD { self.chunks.head(self.size) } else { self.chunks.get(index) };
+        sum.copied()
+    }
+}
+
 /// One verified object.
 #[derive(Debug)]
 pub(super) struct Copy {
@@ -75,8 +94,21 @@ impl Sources {
 
     /// The copies of a node's current generation.
     pub(super) fn stored(&self, id: NodeId, path: &Path) -> Result<Arc<Stored>, ContentError> {
+        self.of(id, None, path)
+    }
+
+    /// The copies of one generation: the current one, if the caller knows none.
+    pub(super) fn of(
+        &self,
+        id: NodeId,
+        generation: Option<Generation>,
+        path: &Path,
+    ) -> Result<Arc<Stored>, ContentError> {
         let unusable = |e: catalog::CatalogError| error(path, e.to_string(), e.class());
-        let generation = self.objects.current(id).map_err(unusable)?.unwrap_or_default();
+        let generation = match generation {
+            Some(generation) => generation,
+            None => self.objects.current(id).map_err(unusable)?.unwrap_or_default(),
+        };
         if let Some(known) = self.known.get(&(id, generation)) {
             return Ok(known);
         }
@@ -105,11 +137,7 @@ fn gather(
     let verified: Vec<_> = rows.into_iter().filter(|r| r.state == ObjectState::Verified).collect();
     let first =
         verified.first().ok_or("there is no verified copy in any target; run `spoolfs check`")?;
-    let chunks = match first.size.checked_sub(1) {
-        None => 0,
-        Some(last) => chunk_at(last) + 1,
-    };
-    if first.chunks.0.len() as u64 != chunks {
+    if !first.chunks.fit(first.size) {
         return Err("the catalog has no hashes of its parts; run `spoolfs check`");
     }
     let (size, sha256, hashes) = (first.size, first.sha256, first.chunks.clone());

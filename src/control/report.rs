@@ -45,6 +45,9 @@ pub struct StatusReport {
     pub targets: Vec<TargetReport>,
     /// What is wrong with the catalog, in a sentence; nothing if nothing.
     pub catalog_trouble: Option<String>,
+    /// How often its database was read since the start.
+    #[serde(default)]
+    pub catalog_reads: u64,
     /// What will happen to a recording closed now, in words.
     pub next_recording: String,
     /// The cache of bytes read lately.

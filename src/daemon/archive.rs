@@ -2,7 +2,7 @@
 
 use crate::content::{Content, ContentError};
 use crate::engine::Engine;
-use crate::recording::{NodeId, Reader};
+use crate::recording::{Generation, NodeId, Reader};
 use crate::store::Store;
 use crate::vfs::{Archive, RemoteError};
 use bytes::Bytes;
@@ -24,8 +24,15 @@ impl From<ContentError> for RemoteError {
 }
 
 impl Archive for EngineArchive {
-    fn read(&self, id: NodeId, path: &Path, offset: u64, len: usize) -> Result<Bytes, RemoteError> {
-        Ok(self.content.read(id, path, offset, len)?)
+    fn read(
+        &self,
+        id: NodeId,
+        generation: Option<Generation>,
+        path: &Path,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, RemoteError> {
+        Ok(self.content.read_generation(id, generation, path, offset, len)?)
     }
 
     fn admit(&self, reader: Reader, id: NodeId) {

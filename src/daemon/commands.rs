@@ -159,6 +159,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         last_error: daemon.catalog.last_trouble().ok().flatten().map(|(p, t)| last_error(p, t)),
         targets: engine.targets.into_iter().map(target_report).collect(),
         catalog_trouble: trouble,
+        catalog_reads: daemon.catalog.reads(),
         next_recording: next(&config),
         cache: CacheUse { used: daemon.content.stats().cache_bytes, max: config.cache.max_size },
         disk: DiskUse {

@@ -15,6 +15,7 @@ mod private;
 mod quiet;
 mod retire;
 mod stage;
+mod still;
 mod sync;
 
 pub use dir::{
@@ -25,10 +26,11 @@ pub use partial::{Live, Partial, PartialChange};
 pub use pinned::Pinned;
 pub use quiet::Quiet;
 pub use stage::{Looks, Stage};
+pub use still::{NamesChange, NamesStill};
 pub use sync::{begin_write_out, finish_write_out, read_from_disk, read_uncached, sync_file};
 
 use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::Mutex;
 use private::Private;
 use retire::Retired;
 use rustix::fs::{Mode, OFlags};
@@ -40,6 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
+use still::Directories;
 
 /// File systems stamp with the time of the last tick of the kernel's clock.
 const CTIME_GRANULARITY: Duration = Duration::from_millis(20);
@@ -147,50 +150,12 @@ impl Usage {
     }
 }
 
-/// Locks for directories.
-const DIRECTORY_LOCKS: usize = 64;
-
-fn lock_number(id: NodeId) -> usize {
-    usize::try_from(id.0 % DIRECTORY_LOCKS as u64).unwrap_or(0)
-}
-
-/// Between two tries to take a lock.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_micros(200);
-
-/// Takes a lock without standing in line for it: whoever stands in line keeps users out, and may
-/// be waiting for one of them whom the disk holds up.
-fn patiently(lock: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
-    loop {
-        if let Some(guard) = lock.try_write() {
-            return guard;
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-/// See [`Lower::names_change`].
-#[derive(Debug)]
-pub struct NamesChange<'a> {
-    _first: Option<RwLockReadGuard<'a, ()>>,
-    _second: Option<RwLockReadGuard<'a, ()>>,
-}
-
-/// See [`Lower::names_still`].
-#[derive(Debug)]
-pub struct NamesStill<'a> {
-    _held: Vec<RwLockWriteGuard<'a, ()>>,
-}
-
 /// The lower directory of one mount.
 #[derive(Debug)]
 pub struct Lower {
     root: Dir,
     private: Private,
-    /// For each directory (several share one): held for reading by whoever makes, moves or removes
-    /// names in it for a user, for writing by the engine while it takes a local copy away, puts
-    /// one back, or judges what it finds. The kernel keeps users from each other. Nobody holds one across a read or write of
-    /// data, an fsync, SQLite or the network.
-    directories: [RwLock<()>; DIRECTORY_LOCKS],
+    directories: Directories,
     retired: Mutex<Vec<Retired>>,
     partials: Mutex<HashMap<NodeId, Arc<Partial>>>,
     /// How many: mostly none, and every read and write in plain mode asks.
@@ -234,7 +199,7 @@ impl Lower {
         let lower = Lower {
             root,
             private,
-            directories: std::array::from_fn(|_| RwLock::new(())),
+            directories: Directories::default(),
             retired: Mutex::new(Vec::new()),
             partials: Mutex::default(),
             partial_count: AtomicUsize::new(0),
@@ -283,41 +248,6 @@ impl Lower {
         let name = path.file_name().ok_or_else(|| LowerError::io(path)(Errno::INVAL))?;
         let dir = self.dir(path.parent().unwrap_or(Path::new("")))?;
         Ok((dir, name.as_bytes()))
-    }
-
-    /// Held while a user's operation makes, moves or removes names in these directories, or finds
-    /// a name that is new. Users do not wait for each other here; the kernel sees to that.
-    pub fn names_change(&self, a: NodeId, b: NodeId) -> NamesChange<'_> {
-        let (a, b) = (lock_number(a), lock_number(b));
-        let get = |n: usize| self.directories.get(n).map(RwLock::read_recursive);
-        NamesChange { _first: get(a), _second: (a != b).then(|| get(b)).flatten() }
-    }
-
-    /// Held while the engine judges or changes names in this directory: no user's operation is
-    /// half done there.
-    pub fn names_still_in(&self, dir: NodeId) -> NamesStill<'_> {
-        NamesStill {
-            _held: self.directories.get(lock_number(dir)).map(patiently).into_iter().collect(),
-        }
-    }
-
-    /// The same for all directories.
-    pub fn names_still(&self) -> NamesStill<'_> {
-        loop {
-            let mut held = Vec::with_capacity(DIRECTORY_LOCKS);
-            held.extend(self.directories.iter().map_while(RwLock::try_write));
-            if held.len() == DIRECTORY_LOCKS {
-                return NamesStill { _held: held };
-            }
-            // Not holding some while waiting for another: users wait for those.
-            drop(held);
-            std::thread::sleep(LOOK_AGAIN);
-        }
-    }
-
-    fn names_still_at(&self, dir: &Dir) -> Result<NamesStill<'_>> {
-        let stat = dir.stat_self().map_err(LowerError::io(Path::new("")))?;
-        Ok(self.names_still_in(stat.node.unwrap_or(NodeId::ROOT)))
     }
 
     /// Looks at a path relative to the mount; a symbolic link is not followed.

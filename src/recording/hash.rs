@@ -8,6 +8,16 @@ pub const FIRST_CHUNK_BYTES: u64 = 64 << 10;
 /// Length of every chunk after the first; the last may be shorter.
 pub const CHUNK_BYTES: u64 = 256 << 10;
 
+/// Length of the beginning that has a hash of its own in recordings of more than one chunk: what the
+/// kernel asks for when a program reads its first bytes. On a slow line it is there four times as
+/// soon as the first chunk.
+pub const HEAD_BYTES: u64 = 16 << 10;
+
+/// How many chunks a file of `size` bytes has.
+pub fn chunk_count(size: u64) -> u64 {
+    size.checked_sub(1).map_or(0, |last| chunk_at(last) + 1)
+}
+
 /// The number of the chunk that holds the byte at `offset`.
 pub fn chunk_at(offset: u64) -> u64 {
     match offset.checked_sub(FIRST_CHUNK_BYTES) {
@@ -73,7 +83,8 @@ impl<'de> Deserialize<'de> for Sha256 {
     }
 }
 
-/// The digests of all chunks of one generation, in order.
+/// The digests of all chunks of one generation, in order; and, if there are several, that of its
+/// first [`HEAD_BYTES`]. Generations that were hashed by earlier versions lack that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChunkHashes(pub Vec<Sha256>);
@@ -82,6 +93,17 @@ impl ChunkHashes {
     /// The digest of chunk `index`.
     pub fn get(&self, index: u64) -> Option<&Sha256> {
         usize::try_from(index).ok().and_then(|i| self.0.get(i))
+    }
+
+    /// The digest of the first [`HEAD_BYTES`] of a file of `size` bytes, if it has one.
+    pub fn head(&self, size: u64) -> Option<&Sha256> {
+        let count = chunk_count(size);
+        (self.0.len() as u64 == count + 1).then(|| self.get(count)).flatten()
+    }
+
+    /// Whether these can be the digests of a file of `size` bytes.
+    pub fn fit(&self, size: u64) -> bool {
+        self.0.len() as u64 == chunk_count(size) || self.head(size).is_some()
     }
 
     /// As kept in the catalog: the digests one after another.
@@ -102,6 +124,7 @@ pub struct Hasher {
     whole: sha2::Sha256,
     chunk: sha2::Sha256,
     done: Vec<Sha256>,
+    head: Option<Sha256>,
     offset: u64,
 }
 
@@ -110,12 +133,19 @@ impl Hasher {
     pub fn update(&mut self, mut bytes: &[u8]) {
         self.whole.update(bytes);
         while !bytes.is_empty() {
-            let end = chunk_range(chunk_at(self.offset), u64::MAX).end;
+            let mut end = chunk_range(chunk_at(self.offset), u64::MAX).end;
+            let chunk = end;
+            if self.offset < HEAD_BYTES {
+                end = HEAD_BYTES;
+            }
             let room = usize::try_from(end - self.offset).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             self.chunk.update(now);
             self.offset += now.len() as u64;
-            if self.offset == end {
+            if self.offset == HEAD_BYTES {
+                self.head = Some(Sha256(self.chunk.clone().finalize().into()));
+            }
+            if self.offset == chunk {
                 self.done.push(Sha256(self.chunk.finalize_reset().into()));
             }
             bytes = later;
@@ -132,11 +162,12 @@ impl Hasher {
         self.offset == 0
     }
 
-    /// The digest of the whole, and of each chunk (none for an empty file).
+    /// The digest of the whole, and of each chunk (none for an empty file), with that of the head.
     pub fn finish(mut self) -> (Sha256, ChunkHashes) {
         if self.offset > chunk_range(chunk_at(self.offset), u64::MAX).start {
             self.done.push(Sha256(self.chunk.finalize_reset().into()));
         }
+        self.done.extend(self.head.filter(|_| self.offset > FIRST_CHUNK_BYTES));
         (Sha256(self.whole.finalize().into()), ChunkHashes(self.done))
     }
 }
@@ -173,8 +204,9 @@ mod tests {
             let (whole, chunks) = hasher.finish();
             assert_eq!(whole, Sha256::of(&bytes));
             let size = bytes.len() as u64;
-            assert_eq!(chunks.0.len() as u64, chunk_at(size - 1) + 1);
-            for (i, digest) in chunks.0.iter().enumerate() {
+            assert_eq!(chunks.0.len() as u64, chunk_count(size) + 1);
+            assert_eq!(chunks.head(size), Some(&Sha256::of(&bytes[..HEAD_BYTES as usize])));
+            for (i, digest) in chunks.0.iter().take(chunk_count(size) as usize).enumerate() {
                 let r = chunk_range(i as u64, size);
                 assert_eq!(*digest, Sha256::of(&bytes[r.start as usize..r.end as usize]));
             }
@@ -186,7 +218,9 @@ mod tests {
     fn a_file_that_ends_on_a_chunk_boundary_has_no_empty_chunk() {
         let mut hasher = Hasher::default();
         hasher.update(&vec![7; FIRST_CHUNK_BYTES as usize]);
-        assert_eq!(hasher.finish().1.0.len(), 1);
+        let one = hasher.finish().1;
+        assert_eq!(one.0.len(), 1, "the head of what is one chunk needs no digest of its own");
+        assert!(one.fit(FIRST_CHUNK_BYTES) && one.head(FIRST_CHUNK_BYTES).is_none());
         assert!(Hasher::default().finish().1.0.is_empty());
     }
 }

@@ -14,7 +14,8 @@ pub use encoding::{Encoding, Patch, Stored};
 pub use flac::FlacMap;
 pub use group::{Stem, stem};
 pub use hash::{
-    CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, Hasher, Sha256, chunk_at, chunk_range,
+    CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, HEAD_BYTES, Hasher, Sha256, chunk_at, chunk_count,
+    chunk_range,
 };
 pub use permit::{Evidence, Refusal, ReleasePermit};
 pub use version::LowerVersion;

@@ -198,7 +198,7 @@ impl Vfs {
     fn list_follows_mode(&self, row: &NodeRow, mode: u32) {
         let mut xattrs = row.xattrs.clone();
         if acl::list_follows_mode(&mut xattrs, mode) {
-            self.catalog.record(Op::SetXattrs { id: row.id, xattrs });
+            self.record_xattrs(row.id, xattrs);
         }
     }
 

@@ -2,12 +2,13 @@
 
 use super::ghost::Ghost;
 use crate::lower::{Dir, Lower};
-use crate::recording::{Kind, LowerVersion, NodeId};
+use crate::recording::{Generation, Kind, LowerVersion, NodeId};
 use moka::sync::Cache;
 use parking_lot::{MappedRwLockWriteGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Directories kept open below.
 const OPEN_DIRS: u64 = 1024;
@@ -67,6 +68,26 @@ pub(super) struct Opens {
     pub passed: bool,
 }
 
+/// What a look at a released recording has shown: true until the engine moves names in its
+/// directory, or somebody changes attributes (`Vfs::still_seen`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// Of the directory, before the look.
+    pub mark: Mark,
+    pub at: Instant,
+    pub generation: Generation,
+    /// It has no extended attributes.
+    pub bare: bool,
+}
+
+/// Where the engine and those who change attributes stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub dir: NodeId,
+    pub names: u64,
+    pub xattrs: u64,
+}
+
 /// A node the kernel knows.
 #[derive(Debug)]
 pub(super) struct Inode {
@@ -76,6 +97,8 @@ pub(super) struct Inode {
     /// that nobody looks in the old place. Order: a node before the directories above it.
     place: RwLock<Place>,
     pub opens: Mutex<Opens>,
+    /// It was released, and how it looked.
+    pub seen: Mutex<Option<Seen>>,
     /// References that the kernel was given in this life.
     lookups: AtomicU64,
     /// The kernel knows it from a life before: it has references that were not counted here, and
@@ -91,7 +114,9 @@ impl Inode {
 
     /// It is about to move.
     pub fn moving(&self) -> RwLockWriteGuard<'_, Place> {
-        self.place.write()
+        let place = self.place.write();
+        *self.seen.lock() = None;
+        place
     }
 
     /// What is left of it, if its last name is gone: to be changed.
@@ -126,6 +151,7 @@ impl Inodes {
             kind: Kind::Dir,
             place: RwLock::new(Place::Root),
             opens: Mutex::default(),
+            seen: Mutex::default(),
             lookups: AtomicU64::new(1),
             is_from_before: false,
         });
@@ -150,6 +176,7 @@ impl Inodes {
                 kind,
                 place: RwLock::new(place),
                 opens: Mutex::default(),
+                seen: Mutex::default(),
                 lookups: AtomicU64::new(0),
                 is_from_before: references == 0,
             })

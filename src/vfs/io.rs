@@ -39,6 +39,9 @@ impl Vfs {
             // Deleted while it is read: the object is still there.
             return Ok(None);
         }
+        if self.still_seen(&handle.inode, &place).is_some() {
+            return Ok(None);
+        }
         let file = self.lower_file(&handle.inode, &place, OFlags::RDONLY)?.map(Arc::new);
         if let Some(file) = &file {
             handle.set_file(file.clone());
@@ -67,8 +70,10 @@ impl Vfs {
         match self.local_file(&handle)? {
             Some(file) => read_local(&file, offset, len),
             None => {
-                let path = self.path_of(&handle.inode);
-                let read = self.archive.read(handle.inode.id, Path::new(&path), offset, len);
+                let inode = &handle.inode;
+                let seen = self.still_seen(inode, &inode.place());
+                let (path, generation) = (self.path_of(inode), seen.map(|seen| seen.generation));
+                let read = self.archive.read(inode.id, generation, Path::new(&path), offset, len);
                 read.map_err(VfsError::Remote)
             }
         }

@@ -1,7 +1,7 @@
 //! Listing directories: what is below, then what is released. Streams; nothing is collected, so
 //! that a directory of a million names answers as fast as a small one.
 
-use super::inode::Inode;
+use super::inode::{Inode, Mark};
 use super::lookup::Found;
 use super::table::Position;
 use super::{Caller, Entry, Result, Vfs, VfsError};
@@ -71,6 +71,7 @@ struct Ahead {
     at: Instant,
     /// How many files had been put into their place when it was asked.
     placed: u64,
+    mark: Option<Mark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +227,7 @@ impl Vfs {
                 if matches!(found, Found::Released(..)) {
                     continue;
                 }
-                if !self.give(listing, name, cursor, found, attrs, take) {
+                if !self.give(listing, name, cursor, (found, None), attrs, take) {
                     return Ok(false);
                 }
             }
@@ -258,7 +259,8 @@ impl Vfs {
                 }
                 let (again, at) = (row.clone(), listing.at);
                 let found = Found::Released(Box::new(row.row), partial);
-                let in_time = self.give(listing, row.name, row.cursor, found, attrs, take);
+                let in_time =
+                    self.give(listing, row.name, row.cursor, (found, page.mark), attrs, take);
                 if listing.at == at {
                     page.rows.push_front(again);
                     listing.ahead = Some(page);
@@ -281,8 +283,9 @@ impl Vfs {
             return Ok(ahead);
         }
         let (at, placed) = (Instant::now(), self.lower.placed());
+        let mark = self.mark(listing.dir.id);
         let rows = self.catalog.list_released(listing.dir.id, after, listing.mark, PAGE)?;
-        Ok(Ahead { after, rows: rows.into(), at, placed })
+        Ok(Ahead { after, rows: rows.into(), at, placed, mark })
     }
 
     fn give(
@@ -290,7 +293,7 @@ impl Vfs {
         listing: &mut Listing,
         name: Vec<u8>,
         cursor: u64,
-        found: Found,
+        (found, mark): (Found, Option<Mark>),
         attrs: bool,
         take: Take<'_>,
     ) -> bool {
@@ -303,7 +306,7 @@ impl Vfs {
         let below = matches!(found, Found::Local(..));
         listing.gave(Given { cursor, name: listing.hasher.hash_one(&entry.name), below });
         if attrs {
-            self.enter(&listing.dir, &entry.name, found);
+            self.enter(&listing.dir, &entry.name, found, mark);
         }
         Instant::now() < listing.until
     }

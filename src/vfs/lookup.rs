@@ -1,6 +1,6 @@
 //! Finding nodes.
 
-use super::inode::{Inode, Place};
+use super::inode::{Inode, Mark, Place};
 use super::partial::live_attr;
 use super::{Entry, Result, Vfs, VfsError};
 use crate::catalog::{NodeRow, Op};
@@ -65,8 +65,9 @@ impl Vfs {
         }
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
+        let mark = self.mark(parent.id);
         let found = self.find(&parent, &dir, name)?;
-        Ok(self.enter(&parent, name, found))
+        Ok(self.enter(&parent, name, found, mark))
     }
 
     /// The kernel gave back `count` references to a node.
@@ -174,13 +175,21 @@ impl Vfs {
         Ok(Found::Local(id, stat))
     }
 
-    /// Counts a reference of the kernel to what was found, and answers it.
-    pub(super) fn enter(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Entry {
+    /// Counts a reference of the kernel to what was found, and answers it. `mark` is from before
+    /// the look.
+    pub(super) fn enter(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        found: Found,
+        mark: Option<Mark>,
+    ) -> Entry {
         let place = Place::Named(parent.clone(), name.into());
         let inode = self.inodes.intern(found.id(), found.kind(), place, 1);
         if inode.id != NodeId::ROOT && !inode.is_at(parent.id, name) {
             self.another_name(&inode, parent, name, &found);
         }
+        self.saw(&inode, mark, &found);
         Entry { id: inode.id, attr: found.attr() }
     }
 

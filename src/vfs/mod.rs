@@ -22,6 +22,7 @@ mod open;
 mod partial;
 mod rename;
 mod resume;
+mod seen;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ pub use workers::{Waits, Workers};
 use crate::catalog::{Catalog, CatalogError, Op};
 use crate::clock::SharedClock;
 use crate::lower::{Lower, LowerError};
-use crate::recording::{Attr, ErrorClass, NodeId, Reader};
+use crate::recording::{Attr, ErrorClass, Generation, NodeId, Reader};
 use crate::stitch::Stitched;
 use bytes::Bytes;
 use handle::Handles;
@@ -113,13 +114,15 @@ pub struct RemoteError {
 /// The archive, as far as the file system needs it. Calls may wait for the network and are made
 /// on workers only, but for `complete`; each ends within its own deadline.
 pub trait Archive: Send + Sync {
-    /// Verified bytes of a released recording. `path` is for messages.
+    /// Verified bytes of a released recording: of this generation, or of the one that is current
+    /// in the catalog. `path` is for messages.
     ///
     /// # Errors
     /// If no target could give them in time.
     fn read(
         &self,
         id: NodeId,
+        generation: Option<Generation>,
         path: &Path,
         offset: u64,
         len: usize,
@@ -222,6 +225,8 @@ pub struct Vfs {
     passthrough: OnceLock<Arc<dyn Passthrough>>,
     stitched: OnceLock<Arc<Stitched>>,
     deletion: RwLock<Arc<Deletion>>,
+    /// How often attributes of released recordings were changed.
+    xattr_changes: AtomicU64,
     /// What requests came to that a predecessor did not answer.
     answers: Mutex<HashMap<u64, Op>>,
     /// The kernel may know nodes from before.
@@ -253,6 +258,7 @@ impl Vfs {
             passthrough: OnceLock::new(),
             stitched: OnceLock::new(),
             deletion: RwLock::default(),
+            xattr_changes: AtomicU64::new(0),
             answers: Mutex::default(),
             taken_over: false,
             lower,

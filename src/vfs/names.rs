@@ -80,7 +80,7 @@ impl Vfs {
         if stat.attr.kind == Kind::File {
             self.record_closed(id, &stat);
         }
-        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+        Ok(self.enter(&parent, name, Found::Local(id, stat), None))
     }
 
     /// Owner, identity and mode of what was just made.
@@ -222,7 +222,7 @@ impl Vfs {
         }
         drop(place);
         let stat = dir.stat(name)?;
-        Ok(self.enter(&parent, name, Found::Local(id, stat)))
+        Ok(self.enter(&parent, name, Found::Local(id, stat), None))
     }
 
     /// Removes a name. An archived recording leaves a tombstone in the catalog and its object in

@@ -360,12 +360,17 @@ impl Vfs {
             Whereabouts::Held(_) => Ok(Some(self.lower.open_held(inode.id, flags)?)),
             Whereabouts::Named(parent, dir, name) => match dir.open(&name, flags) {
                 Ok(file) => Ok(Some(file)),
-                Err(Errno::NOENT) => match self.find(&parent, &dir, &name)? {
-                    Found::Released(row, _) if row.id == inode.id => Ok(None),
-                    // Recalled between the two looks.
-                    Found::Local(id, _) if id == inode.id => Ok(Some(dir.open(&name, flags)?)),
-                    _ => Err(Errno::STALE.into()),
-                },
+                Err(Errno::NOENT) => {
+                    let mark = self.mark(parent.id);
+                    let found = self.find(&parent, &dir, &name)?;
+                    self.saw(inode, mark, &found);
+                    match found {
+                        Found::Released(row, _) if row.id == inode.id => Ok(None),
+                        // Recalled between the two looks.
+                        Found::Local(id, _) if id == inode.id => Ok(Some(dir.open(&name, flags)?)),
+                        _ => Err(Errno::STALE.into()),
+                    }
+                }
                 Err(errno) => Err(errno.into()),
             },
         }

@@ -151,7 +151,7 @@ impl Vfs {
             Some(range) => {
                 let path = self.path_of(inode);
                 let len = usize::try_from(range.end - range.start).unwrap_or(len);
-                let bytes = self.archive.read(inode.id, Path::new(&path), range.start, len);
+                let bytes = self.archive.read(inode.id, None, Path::new(&path), range.start, len);
                 Some((range.start, bytes.map_err(VfsError::Remote)?))
             }
         };

@@ -24,6 +24,7 @@ impl Archive for NoArchive {
     fn read(
         &self,
         _: NodeId,
+        _: Option<crate::recording::Generation>,
         _: &Path,
         _: u64,
         _: usize,

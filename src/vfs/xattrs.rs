@@ -9,6 +9,9 @@ use crate::recording::{Attr, Kind, NodeId, State};
 use rustix::io::Errno;
 
 const VIRTUAL: &[u8] = b"user.spoolfs.";
+/// A label for SELinux. Where that runs, the kernel answers for it by itself, as for every FUSE file
+/// system; where it does not, it means nothing, and who is told so does not ask for each file.
+const LABEL: &[u8] = b"security.selinux";
 /// `setxattr(2)`: fail if it exists.
 const CREATE: u32 = 1;
 /// `setxattr(2)`: fail if it does not.
@@ -81,6 +84,9 @@ impl Vfs {
         if let Some(what) = key.strip_prefix(VIRTUAL) {
             return self.virtual_xattr(id, what);
         }
+        if key == LABEL {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         if !visible_xattr(key) {
             return Err(Errno::NODATA.into());
         }
@@ -88,6 +94,9 @@ impl Vfs {
         let place = inode.place();
         if let Place::Gone(ghost) = &*place {
             return ghost.getxattr(key);
+        }
+        if self.still_seen(&inode, &place).is_some_and(|seen| seen.bare) {
+            return Err(Errno::NODATA.into());
         }
         match self.owner(&inode, &place)? {
             Owner::Below(dir, name) => Ok(dir.getxattr(&name, key)?),
@@ -109,13 +118,18 @@ impl Vfs {
         }
         let inode = self.inode(id)?;
         let place = inode.place();
-        if let Place::Gone(ghost) = &*place {
-            return ghost.listxattr();
-        }
-        match self.owner(&inode, &place)? {
-            Owner::Below(dir, name) => Ok(dir.listxattr(&name)?),
-            Owner::Released(row) => Ok(row.xattrs.into_iter().map(|(key, _)| key).collect()),
-        }
+        let mut names = if let Place::Gone(ghost) = &*place {
+            ghost.listxattr()?
+        } else if self.still_seen(&inode, &place).is_some_and(|seen| seen.bare) {
+            Vec::new()
+        } else {
+            match self.owner(&inode, &place)? {
+                Owner::Below(dir, name) => dir.listxattr(&name)?,
+                Owner::Released(row) => row.xattrs.into_iter().map(|(key, _)| key).collect(),
+            }
+        };
+        names.retain(|name| name != LABEL);
+        Ok(names)
     }
 
     /// Sets an attribute.
@@ -149,7 +163,7 @@ impl Vfs {
 
     fn change(&self, id: NodeId, change: Change<'_>) -> Result<()> {
         let key = change.key;
-        if !visible_xattr(key) {
+        if !visible_xattr(key) || key == LABEL {
             return Err(Errno::OPNOTSUPP.into());
         }
         let inode = self.inode(id)?;
@@ -174,7 +188,7 @@ impl Vfs {
             Owner::Released(mut row) => {
                 change.to_list(&mut row.xattrs)?;
                 let mode = acl::mode_follows_list(&mut row.xattrs, row.attr.mode);
-                self.catalog.record(Op::SetXattrs { id, xattrs: row.xattrs });
+                self.record_xattrs(id, row.xattrs);
                 if let Some(mode) = mode {
                     let attr = Attr { mode, ctime: self.clock.now(), ..row.attr };
                     self.catalog.record(Op::SetAttr { id, attr, version: None, before: None });
@@ -191,10 +205,15 @@ impl Vfs {
                 let (dir, name) = self.lower.held_place(inode.id);
                 Ok(Owner::Below(dir, name))
             }
-            Whereabouts::Named(parent, dir, name) => match self.find(&parent, &dir, &name)? {
-                Found::Local(..) => Ok(Owner::Below(dir, name.to_vec())),
-                Found::Released(row, _) => Ok(Owner::Released(row)),
-            },
+            Whereabouts::Named(parent, dir, name) => {
+                let mark = self.mark(parent.id);
+                let found = self.find(&parent, &dir, &name)?;
+                self.saw(inode, mark, &found);
+                match found {
+                    Found::Local(..) => Ok(Owner::Below(dir, name.to_vec())),
+                    Found::Released(row, _) => Ok(Owner::Released(row)),
+                }
+            }
         }
     }
 

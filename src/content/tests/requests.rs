@@ -17,13 +17,13 @@ fn a_player_that_opens_for_every_8_kib_costs_a_request_now_and_then() {
         assert_eq!(got, world.audio[offset..(offset + 8192).min(10_000_000)]);
     }
     let stats = content.stats();
-    assert_eq!(stats.fetched, 39, "each chunk once");
+    assert_eq!(stats.fetched, 40, "each chunk once, and the head");
     assert!(world.gets() <= 20, "{} requests for 1,221 reads", world.gets());
     // Once more from the beginning: all of it is still in memory.
     for offset in (0..10_000_000u64).step_by(8192) {
         read(&content, offset, 8192).unwrap();
     }
-    assert_eq!(content.stats().fetched, 39);
+    assert_eq!(content.stats().fetched, 40);
 }
 
 #[test]
@@ -31,20 +31,65 @@ fn head_tail_head_is_two_requests() {
     let len = 60_000_000u64;
     let world = World::with(len);
     let content = world.plain();
-    for offset in [0, len - 4096, len - 128, 0, 4096, 44, 16_384] {
+    for offset in [0, len - 4096, len - 128, 0, 4096, 44] {
         read(&content, offset, 4096).unwrap();
     }
     assert_eq!((world.gets(), content.stats().ahead), (2, 0));
+    // Who goes on reads what is behind the head: in the first chunk.
+    for offset in [16_384, 20_480, 0] {
+        read(&content, offset, 4096).unwrap();
+    }
+    assert_eq!((world.gets(), content.stats().ahead), (3, 0));
 }
 
 #[test]
-fn a_short_recording_is_one_request() {
+fn the_first_bytes_are_fetched_and_checked_alone() {
+    let world = World::with(60_000_000);
+    let whole = world.stores[0].bytes("n/a~1.wav").unwrap();
+    // As much as the kernel asks for when a program reads 8 KiB.
+    let first = |content: &Content| read(content, 0, 16_384);
+    let mut bad = whole.to_vec();
+    bad[HEAD_BYTES as usize] ^= 1;
+    world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&bad)));
+    // What is wrong behind them is not looked at,
+    let content = world.plain();
+    assert_eq!(first(&content).unwrap(), whole[..16_384]);
+    assert_eq!((world.gets(), content.stats().fetched), (1, 1));
+    // until it is asked for.
+    assert_eq!(read(&content, 16_384, 4096).unwrap_err().class, ErrorClass::Corrupt);
+    bad[HEAD_BYTES as usize - 1] ^= 1;
+    world.stores[0].tamper("n/a~1.wav", Some(&bad));
+    world.stores[1].tamper("n/a~1.wav", Some(&whole));
+    let content = world.plain();
+    assert_eq!(first(&content).unwrap(), whole[..16_384], "from the other target");
+    assert_eq!(content.stats().corrupt, 1);
+    world.stores[1].tamper("n/a~1.wav", Some(&bad));
+    assert_eq!(first(&world.plain()).unwrap_err().class, ErrorClass::Corrupt);
+    // Hashed by an earlier version: the first chunk, as ever.
+    world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&whole)));
+    for row in &mut *world.rows.0.lock() {
+        row.chunks.0.pop().unwrap();
+    }
+    let (content, before) = (world.plain(), world.gets());
+    assert_eq!(first(&content).unwrap(), whole[..16_384]);
+    assert_eq!(read(&content, 16_384, 4096).unwrap(), whole[16_384..20_480]);
+    assert_eq!(world.gets(), before + 1);
+}
+
+#[test]
+fn a_short_recording_is_one_request_or_two() {
     let world = World::with(limits::SMALL_FILE_BYTES);
     let content = world.plain();
     for offset in (0..limits::SMALL_FILE_BYTES).step_by(4096) {
         read(&content, offset, 4096).unwrap();
     }
-    assert_eq!((world.gets(), content.stats().fetched), (1, 2));
+    // The head, and then all of it.
+    assert_eq!((world.gets(), content.stats().fetched), (2, 3));
+    // Asked for as `cat` does, it is one.
+    let (content, before) = (world.plain(), world.gets());
+    read(&content, 0, 131_072).unwrap();
+    read(&content, 131_072, 131_072).unwrap();
+    assert_eq!(world.gets() - before, 1);
 }
 
 #[test]
@@ -182,8 +227,9 @@ fn a_flipped_bit_is_never_served() {
         let content = world.cached();
         let index = chunk_at(at as u64);
         let range = chunk_range(index, 3_000_000);
-        // Short, so that nothing is fetched ahead.
-        let (start, len) = (range.start, 4096);
+        // Short, so that nothing is fetched ahead; behind the head, if that is right.
+        let behind = index == 0 && at as u64 >= HEAD_BYTES;
+        let (start, len) = (if behind { HEAD_BYTES } else { range.start }, 4096);
         if round % 2 == 0 {
             let content = world.plain();
             world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&bad)));
@@ -192,10 +238,15 @@ fn a_flipped_bit_is_never_served() {
             refused += 1;
             world.stores.iter().for_each(|s| s.tamper("n/a~1.wav", Some(&whole)));
         } else {
-            let sum = chunks.get(index).unwrap();
-            let file = world.dir.path().join(&sum.to_string()[..2]).join(sum.to_string());
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(&file, &bad[range.start as usize..range.end as usize]).unwrap();
+            let put = |sum: &Sha256, bytes: &[u8]| {
+                let file = world.dir.path().join(&sum.to_string()[..2]).join(sum.to_string());
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(&file, bytes).unwrap();
+            };
+            put(chunks.get(index).unwrap(), &bad[range.start as usize..range.end as usize]);
+            if index == 0 {
+                put(chunks.head(3_000_000).unwrap(), &bad[..HEAD_BYTES as usize]);
+            }
             assert_eq!(read(&content, start, len).unwrap(), whole[start as usize..][..len]);
             // The write behind an earlier round may have been the last.
             healed += u64::from(content.stats().disk_hits == 0);
