@@ -53,8 +53,11 @@ fn import(mount: &Mount, arguments: &[&OsStr]) -> (i32, serde_json::Value) {
     (ran.status.code().unwrap(), report)
 }
 
-/// Every file with its size, times, mode, owner and content.
-fn tree(root: &Path) -> Vec<(PathBuf, u64, (i64, i64), u32, (u32, u32), Vec<u8>)> {
+/// Path, size, mtime, mode, owner and content.
+type File = (PathBuf, u64, (i64, i64), u32, (u32, u32), Vec<u8>);
+
+/// Every file below.
+fn tree(root: &Path) -> Vec<File> {
     let mut found = Vec::new();
     let mut dirs = vec![root.to_owned()];
     while let Some(dir) = dirs.pop() {
