@@ -1,15 +1,8 @@
-//! Call records on a mount: `find` and `gaps` with and without a daemon, a source that hangs, and how
-//! fast a large file of records is read.
+//! Call records on a mount: `find` and `gaps` with and without a daemon, sources that hang.
 
 mod support;
 
 use serde_json::Value;
-use spoolfs::calls::{self, Calls, Page, Recording, Recordings};
-use spoolfs::clock::{SystemClock, Timestamp};
-use spoolfs::recording::{NodeId, State};
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 use support::{fixture, fixtures, no_mount};
@@ -221,100 +214,4 @@ fn without_a_source_find_says_what_to_set() {
     let mount = setup("source = \"filename\"").prepare();
     let ran = mount.cli(["gaps", "--from", "2026-11-21"]);
     assert_eq!(ran.status.code(), Some(1), "there is no catalog: {}", ran.err);
-}
-
-/// As many recordings as asked for, each of a call of its own.
-struct Many(u64);
-
-fn name(number: u64) -> String {
-    format!("2026/11/21/external-3001-0207946{number}-20261121-022709-{}.wav", id(number))
-}
-
-fn id(number: u64) -> String {
-    format!("{}.{number}", 1_790_000_000 + number)
-}
-
-impl Recordings for Many {
-    fn after(&self, cursor: u64, limit: usize) -> Result<Page, String> {
-        let last = (cursor + limit as u64).min(self.0);
-        let of = |number: u64| Recording {
-            node: NodeId(number),
-            path: name(number).into_bytes(),
-            at: Timestamp::from_parts(1_795_228_000, 0),
-        };
-        let recordings = (cursor + 1..=last).map(of).collect();
-        Ok(Page { recordings, cursor: last, more: last < self.0 })
-    }
-
-    fn standing(&self, node: NodeId) -> Result<Option<(State, PathBuf)>, String> {
-        Ok(Some((State::Closed, name(node.0).into())))
-    }
-}
-
-/// Five rows for each call, every second of which has a recording.
-fn write_rows(path: &Path, rows: u64) {
-    let mut text = String::new();
-    for row in 0..rows {
-        let (call, leg) = (row / 5, row % 5);
-        let start =
-            spoolfs::control::utc::people(Timestamp::from_parts((1_790_000_000 + call) as i64, 0));
-        let (own, linked) = (format!("{}.{leg}", id(call)), id(call));
-        let own = if leg == 0 { &linked } else { &own };
-        let _ = writeln!(
-            text,
-            "\"acct\",\"0207946{call}\",\"30{leg}\",\"ctx\",\"\"\"C\"\" <0207946{call}>\",\"SIP/a-{row:08x}\",\
-             \"SIP/b-{row:08x}\",\"Dial\",\"SIP/b,30\",\"{start}\",\"{start}\",\"{start}\",6,3,\
-             \"ANSWERED\",\"DOCUMENTATION\",\"{own}\",\"\",\"\",\"{linked}\",{row}"
-        );
-    }
-    std::fs::write(path, text).expect("rows");
-}
-
-/// 50,000 rows, or as many as `SPOOLFS_TEST_ROWS` says, and a tenth as many recordings.
-#[test]
-fn a_large_file_of_records_is_read_fast() {
-    let rows = std::env::var("SPOOLFS_TEST_ROWS").ok().and_then(|n| n.parse().ok());
-    let rows: u64 = rows.unwrap_or(50_000);
-    let place = tempfile::tempdir().expect("a directory");
-    let path = place.path().join("Master.csv");
-    write_rows(&path, rows);
-    let options = calls::Options {
-        state_dir: place.path().to_owned(),
-        clock: Arc::new(SystemClock),
-        source: calls::Source::Csv { path, columns: calls::Columns::Asterisk, cel: None },
-        zone: calls::Zone::utc(),
-        names: calls::Pattern::usual(),
-        every: Duration::from_secs(1),
-        timeout: Duration::from_secs(5),
-        quiet: Duration::from_secs(120),
-        bytes_max: 8 << 30,
-        same_account: true,
-    };
-    let begun = Instant::now();
-    let calls = Calls::start(options, Arc::new(Many(rows / 10))).expect("start");
-    assert!(calls.refresh(Duration::from_secs(600)), "{:?}", calls.status());
-    let took = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    let mut listed = 0;
-    let mut after = 0;
-    loop {
-        let page = calls.list(after, 1, 10_000).expect("list");
-        let Some(last) = page.last() else { break };
-        (after, listed) = (last.id, listed + page.len() as u64);
-    }
-    let listing = begun.elapsed().as_secs_f64();
-    let rate = rows as f64 / took;
-    let bytes = std::fs::metadata(place.path().join("calls.sqlite")).map_or(0, |m| m.len());
-    eprintln!(
-        "{rows} rows and {} recordings in {took:.1} s: {rate:.0} rows/s, {} bytes a row; {listed} calls \
-         listed in {listing:.2} s",
-        rows / 10,
-        bytes / rows
-    );
-    assert_eq!(calls.status().feeds[0].rows, rows);
-    assert_eq!(listed, rows / 10);
-    // A build without optimisation on a machine that does other things, too.
-    let least = if cfg!(debug_assertions) { 1_000.0 } else { 10_000.0 };
-    assert!(rate >= least, "{rate:.0} rows/s");
-    calls.stop();
 }

@@ -16,6 +16,12 @@ use std::cell::Cell;
 
 type Sql<T> = rusqlite::Result<T>;
 
+/// Attaches the recordings with an id in their names. The second condition lets SQLite see that its
+/// index, which leaves out names without an id, will do; else it looks through all recordings for each
+/// new id.
+pub(super) const LEGS_OF_ID: &str = "INSERT OR IGNORE INTO leg
+    SELECT ?2, node FROM recording WHERE uniqueid = ?1 AND uniqueid <> '' LIMIT ?3";
+
 /// What the catalog knows of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recording {
@@ -175,12 +181,11 @@ impl Writer<'_> {
             self.conn
                 .prepare_cached("INSERT OR IGNORE INTO ident(name, call) VALUES(?1, ?2)")?
                 .execute(params![id, call])?;
-            self.conn
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO leg
-                     SELECT ?2, node FROM recording WHERE uniqueid = ?1 LIMIT ?3",
-                )?
-                .execute(params![id, call, limits::CALL_LEGS_MAX as i64])?;
+            self.conn.prepare_cached(LEGS_OF_ID)?.execute(params![
+                id,
+                call,
+                limits::CALL_LEGS_MAX as i64
+            ])?;
         }
         Ok(call)
     }

@@ -137,7 +137,7 @@ fn open_as_it_is(path: &Path) -> rusqlite::Result<Connection> {
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32000; PRAGMA trusted_schema = OFF;
-         PRAGMA journal_size_limit = 16777216;",
+         PRAGMA wal_autocheckpoint = 16384; PRAGMA journal_size_limit = 16777216;",
     )?;
     Ok(conn)
 }

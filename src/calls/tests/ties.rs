@@ -257,3 +257,15 @@ fn a_record_that_changes_is_the_same_record() {
     assert_eq!(call.records.len(), 1);
     assert_eq!(call.records[0].billsec, 99);
 }
+
+#[test]
+fn regression_a_new_id_does_not_look_through_all_recordings() {
+    let place = Place::new();
+    let conn = schema::open(&place.dir.path().join("calls.sqlite"), "x").expect("open");
+    let text = format!("EXPLAIN QUERY PLAN {}", ingest::LEGS_OF_ID);
+    let plan: Vec<String> = conn
+        .prepare(&text)
+        .and_then(|mut s| s.query_map(["1.1", "1", "1"], |r| r.get(3))?.collect())
+        .expect("a plan");
+    assert!(plan.iter().any(|line| line.contains("INDEX recording_uniqueid")), "{plan:?}");
+}
