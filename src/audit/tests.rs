@@ -206,34 +206,34 @@ fn each_damage_to_a_hundred_thousand_lines_is_found_and_located() {
     let segments = chain::segments(&world.dir()).expect("listed");
     let edge = segments[2].0;
 
-    for seq in [edge - 1, LINES] {
-        let verdict =
-            world.with_lines(seq, |lines, at| flip(&mut lines[at], 90, 0), World::verdict);
-        assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
-        assert_eq!(verdict.findings[0].fault, Fault::Altered, "{verdict:?}");
-        assert!(world.is_at(&verdict.findings[0], seq), "{seq}: {verdict:?}");
-    }
-    let verdict = world.with_lines(edge, |lines, at| drop(lines.remove(at)), World::verdict);
-    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
-    assert_eq!(verdict.findings[0].fault, Fault::Missing, "{verdict:?}");
-    assert!(world.is_at(&verdict.findings[0], edge), "{verdict:?}");
-    let verdict = world.with_lines(33_333, |lines, at| lines.swap(at, at + 1), World::verdict);
-    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
-    let finding = &verdict.findings[0];
-    assert_eq!((finding.fault, finding.seq), (Fault::Swapped, 33_334), "{verdict:?}");
-    assert_eq!(finding.line as usize, world.place(33_333).1 + 1);
-
-    let verdict =
-        world.with_lines(LINES, |lines, _| lines.truncate(lines.len() - 3), World::verdict);
-    assert_eq!(verdict.findings[0].fault, Fault::EndMissing, "{verdict:?}");
-    assert_eq!(verdict.findings[0].seq, LINES - 2);
+    // Each of them beside the others.
+    let verdict = world.with_lines(
+        edge - 1,
+        |lines, at| flip(&mut lines[at], 90, 0),
+        |world| {
+            world.with_lines(
+                77_777,
+                |lines, at| drop(lines.remove(at)),
+                |world| {
+                    world.with_lines(33_333, |lines, at| lines.swap(at, at + 1), World::verdict)
+                },
+            )
+        },
+    );
+    let found: Vec<_> = verdict.findings.iter().map(|f| (f.fault, f.seq)).collect();
+    let expected = [(Fault::Swapped, 33_334), (Fault::Altered, edge - 1), (Fault::Missing, 77_777)];
+    assert_eq!(found, expected, "{verdict:?}");
+    assert_eq!(verdict.findings[0].line as usize, world.place(33_333).1 + 1, "{verdict:?}");
+    assert!(world.is_at(&verdict.findings[1], edge - 1), "{verdict:?}");
+    assert!(world.is_at(&verdict.findings[2], 77_777), "{verdict:?}");
 
     let whole = fs::read(&segments[1].1).expect("read");
     fs::remove_file(&segments[1].1).expect("removed");
-    let verdict = world.verdict();
-    assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
-    assert_eq!(verdict.findings[0].fault, Fault::Missing);
-    assert_eq!(verdict.findings[0].seq, segments[1].0);
+    let verdict =
+        world.with_lines(LINES, |lines, _| lines.truncate(lines.len() - 3), World::verdict);
+    let found: Vec<_> = verdict.findings.iter().map(|f| (f.fault, f.seq)).collect();
+    let expected = [(Fault::Missing, segments[1].0), (Fault::EndMissing, LINES - 2)];
+    assert_eq!(found, expected, "{verdict:?}");
     fs::write(&segments[1].1, whole).expect("put back");
 
     // Who can write the files can write the rest of the log anew, so that it fits.
