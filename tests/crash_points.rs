@@ -77,7 +77,8 @@ const WORK: &[Step] = &[
     Step::Write("d/del.wav", 4),
     Step::Unlink("d/del.wav"),
     Step::Nameless("d/held.wav"),
-    Step::Write("d/cut.wav", CUT),
+    Step::Write("d/cut.WAV", CUT),
+    Step::Write("d/call.wav", CALL),
     Step::Mkdir("e"),
     Step::Rmdir("e"),
     Step::Command("archive", "d"),
@@ -97,6 +98,8 @@ fn more(seed: u8) -> Vec<u8> {
 
 /// As `seed`: the bytes are those of a call that was cut.
 const CUT: u8 = 255;
+/// As `seed`: those of a call that is stored as FLAC.
+const CALL: u8 = 254;
 
 /// For a second snapshot, with which the first one goes.
 const ONCE_MORE: &[Step] = &[Step::Command("archive", "d"), Step::Rest(2500)];
@@ -108,10 +111,18 @@ fn work(point: &str) -> impl Iterator<Item = &'static Step> {
 
 fn bytes(seed: u8) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8 ^ seed).collect();
-    if seed == CUT {
-        let header = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\0\0\0\0";
-        bytes[..header.len()].copy_from_slice(header);
-    }
+    let header: &[u8] = match seed {
+        CUT => {
+            b"RIFF\0\0\0\0WAVEfmt \x14\0\0\0\x31\0\x01\0\x40\x1f\0\0\x59\x06\0\0\x41\0\0\0\x02\0\x40\x01\
+              fact\x04\0\0\0\0\0\0\0data\0\0\0\0"
+        }
+        CALL => {
+            bytes.iter_mut().skip(1).step_by(2).for_each(|high| *high = 0);
+            b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\0\0\0\0"
+        }
+        _ => &[],
+    };
+    bytes[..header.len()].copy_from_slice(header);
     bytes
 }
 
@@ -229,7 +240,7 @@ fn files_below(root: &Path) -> Tree {
 
 fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
     let end = "\n".to_owned();
-    let settle = "10ms\"\nrepair_headers = true\nsnapshot_every = \"1s\"\nsnapshot_keep = 1\n\
+    let settle = "10ms\"\nrepair_headers = true\ncompress = \"flac\"\nsnapshot_every = \"1s\"\nsnapshot_keep = 1\n\
         journal_interval = \"1s"
         .to_owned();
     // Soon enough to be passed twice.
