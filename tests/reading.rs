@@ -86,7 +86,9 @@ fn what_each_way_of_reading_costs_the_server() {
         }
     });
     assert!(sox <= 3, "{sox} requests for head, tail and head");
-    assert_eq!(requests(&|| drop(fs::read(dir.join("short")).unwrap())), 1);
+    // The kernel reads it in two pieces, which two threads may take up in either order.
+    let short = requests(&|| drop(fs::read(dir.join("short")).unwrap()));
+    assert!((1..=2).contains(&short), "{short} requests for a short one");
     let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
     let before = reads();
     let cat = requests(&|| assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20)));
