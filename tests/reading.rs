@@ -86,7 +86,8 @@ fn what_each_way_of_reading_costs_the_server() {
         }
     });
     assert!(sox <= 3, "{sox} requests for head, tail and head");
-    // The kernel reads it in two pieces, which two threads may take up in either order.
+    // One is what is wanted. On a busy machine it is two, for a reason that is not established:
+    // perhaps two threads take up the kernel's reads of it in the other order.
     let short = requests(&|| drop(fs::read(dir.join("short")).unwrap()));
     assert!((1..=2).contains(&short), "{short} requests for a short one");
     let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
