@@ -162,6 +162,7 @@ fn work(
     missing: Vec<PathBuf>,
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<Summary> {
+    let began = Instant::now();
     let tally = Mutex::new(Summary::default());
     let tell = |path: PathBuf, outcome: Outcome| {
         let mut tally = tally.lock();
@@ -184,7 +185,7 @@ fn work(
                 while !shared.stop.is_set() {
                     let next = queue.lock().next();
                     match next {
-                        Some(Ok(ids)) => one(shared, command, &ids, &tell),
+                        Some(Ok(ids)) => one(shared, (command, began), &ids, &tell),
                         Some(Err(error)) => return *failure.lock() = Some(error),
                         None => return,
                     }
@@ -197,7 +198,12 @@ fn work(
     failure.into_inner().map_or(Ok(summary), Err)
 }
 
-fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf, Outcome)) {
+fn one(
+    shared: &Shared,
+    (command, began): (Command, Instant),
+    ids: &[NodeId],
+    tell: &dyn Fn(PathBuf, Outcome),
+) {
     let tell_one = |path: Option<PathBuf>, result: Result<Outcome>| {
         let outcome = result.unwrap_or_else(|e| Outcome::Failed(e.to_string()));
         tell(path.unwrap_or_default(), outcome);
@@ -208,7 +214,7 @@ fn one(shared: &Shared, command: Command, ids: &[NodeId], tell: &dyn Fn(PathBuf,
     for id in ids {
         let path = shared.path_of(*id).ok().flatten();
         let result = contained("working on a recording", || match command {
-            Command::Archive => archive_now(shared, *id),
+            Command::Archive => archive_now(shared, *id, began),
             Command::Verify => verify_now(shared, *id),
             Command::Pin => pin_now(shared, *id),
             Command::Unpin => unpin_now(shared, *id),
@@ -242,7 +248,7 @@ fn current(shared: &Shared, id: NodeId) -> Result<Candidate> {
         .ok_or_else(|| EngineError::refused(Path::new(""), "it was deleted meanwhile"))
 }
 
-fn archive_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
+fn archive_now(shared: &Shared, id: NodeId, began: Instant) -> Result<Outcome> {
     let path = current(shared, id)?.path;
     let _claim = claim(shared, &[id], &path)?;
     let give_up = Instant::now() + SHORT_WAIT;
@@ -260,9 +266,7 @@ fn archive_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
             }
             Err(EngineError::Lower(LowerError::Busy { .. } | LowerError::Changed { .. }))
                 if !late => {}
-            // The daemon was started a moment ago.
-            Err(EngineError::Store(_))
-                if !late && shared.required_targets().any(|t| t.is_attaching()) => {}
+            Err(error) if error.is_target_down() && worth_asking_again(shared, began) => {}
             Err(error) => {
                 shared.note_failure(id, &error);
                 return Err(error);
@@ -271,6 +275,18 @@ fn archive_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
         }
         shared.stop.wait(LOOK_AGAIN);
     }
+}
+
+/// Whether a target that was down may be up by now: whoever gives a command may have mended it a
+/// moment ago. Asked once for a whole command, since each recording of it would wait.
+fn worth_asking_again(shared: &Shared, began: Instant) -> bool {
+    if began.elapsed() >= SHORT_WAIT {
+        return false;
+    }
+    let down = shared.required_targets().filter(|t| !t.is_up()).collect::<Vec<_>>();
+    let unasked = down.iter().filter(|t| !t.is_known_since(began)).collect::<Vec<_>>();
+    unasked.iter().for_each(|t| t.ask_again(shared.now()));
+    down.is_empty() || !unasked.is_empty()
 }
 
 fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> {

@@ -14,7 +14,7 @@ use crate::store::{StoreError, StoreErrorKind};
 use crate::{faults, limits};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the thread looks whether something is due. Also what a test waits at most.
 const POLL: Duration = Duration::from_millis(500);
@@ -60,7 +60,9 @@ impl Keeper {
     fn step(&self, state: &mut Progress) {
         let now = self.shared.now();
         if self.target.retry_at().is_some_and(|due| due <= now) {
+            let began = Instant::now();
             self.attach(now);
+            self.target.was_asked(began);
         }
         if !self.target.is_up() {
             return;

@@ -8,6 +8,7 @@ use crate::store::{Store, StoreError, StoreErrorKind};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where a target stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ struct Health {
     denied: Vec<NodeId>,
     /// Its marker was read since the start, and was right.
     seen: bool,
+    /// When the last attempt to attach it that came to an end began.
+    asked: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -87,6 +90,7 @@ impl Target {
             last_error: None,
             denied: Vec::new(),
             seen: false,
+            asked: None,
         };
         Target { store, required, health: Mutex::new(health), nudge, nudged }
     }
@@ -111,6 +115,16 @@ impl Target {
             health.retry_at = health.retry_at.min(now);
         }
         self.nudge();
+    }
+
+    /// An attempt to attach it that began then came to an end, whichever.
+    pub fn was_asked(&self, began: Instant) {
+        self.health.lock().asked = Some(began);
+    }
+
+    /// Whether what is known of it was asked for after that time.
+    pub fn is_known_since(&self, time: Instant) -> bool {
+        self.health.lock().asked.is_some_and(|asked| asked >= time)
     }
 
     /// When to ask again; `None` while it is up.
@@ -187,11 +201,6 @@ impl Target {
     pub fn is_in_doubt(&self) -> bool {
         let health = self.health.lock();
         health.standing == Standing::Refused || !health.seen
-    }
-
-    /// Whether it was not reached yet since the start, and has not failed either.
-    pub fn is_attaching(&self) -> bool {
-        self.health.lock().standing == Standing::Attaching
     }
 
     /// Why it is not up, as an error to pass on.

@@ -6,6 +6,7 @@ use spoolfs::clock::Timestamp;
 use spoolfs::engine::{Amount, Command, Outcome, Standing};
 use spoolfs::policy::{Rate, Rules, Timetable};
 use spoolfs::recording::{NodeId, State};
+use spoolfs::store::memory::Operation;
 use std::collections::HashMap;
 use std::fs::File;
 use std::time::{Duration, Instant, SystemTime};
@@ -202,25 +203,57 @@ fn another_timetable_is_in_force_at_once() {
     world.until_state(long, State::Archived);
 }
 
-#[test]
-fn a_reload_asks_a_target_that_is_down_at_once() {
+fn until_asked_again(world: &World) {
+    world.until("asked again", || {
+        let status = world.engine().status();
+        status.targets[0].retry_at.is_some_and(|at| at > world.now())
+    });
+}
+
+/// A target that is asked ever less often, and is mended before its time has come.
+fn mended_after_a_long_time() -> (World, NodeId) {
     let mut world = World::with(&["one"]);
     world.store().set_down(true);
     world.start();
     let id = world.record("a.wav", b"audio");
     world.until_hashed(id);
     world.pass(400);
-    // Long enough to be asked ever less often.
     for _ in 0..10 {
         world.pass(301);
-        world.until("asked again", || {
-            let status = world.engine().status();
-            status.targets[0].retry_at.is_some_and(|at| at > world.now())
-        });
+        until_asked_again(&world);
     }
     world.store().set_down(false);
     world.idle();
     assert_eq!(world.state(id), State::Closed, "its time has not come");
+    (world, id)
+}
+
+#[test]
+fn a_reload_asks_a_target_that_is_down_at_once() {
+    let (world, id) = mended_after_a_long_time();
     world.engine().reload(world.rules.clone());
     world.until_state(id, State::Archived);
+}
+
+#[test]
+fn regression_a_command_asks_a_target_that_was_down_at_once() {
+    let (world, id) = mended_after_a_long_time();
+    assert_eq!(world.run_one(Command::Archive, "a.wav"), Outcome::Done);
+    assert_eq!(world.state(id), State::Archived);
+}
+
+#[test]
+fn a_command_asks_a_target_that_is_down_once_for_all_its_recordings() {
+    let mut world = World::with(&["one"]);
+    world.store().set_down(true);
+    world.start();
+    world.mkdir("d");
+    for i in 0..20 {
+        let id = world.record(&format!("d/{i}.wav"), b"audio");
+        world.until_hashed(id);
+    }
+    until_asked_again(&world);
+    let before = world.store().calls(Operation::Get);
+    assert_eq!(world.run(Command::Archive, "d").0.failed, 20);
+    assert_eq!(world.store().calls(Operation::Get) - before, 1, "the marker was asked for");
 }
