@@ -428,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn shipping_twice_is_success_and_another_segment_is_not_replaced() {
         let store = MemoryStore::new("m", "p/");
-        store.fail_next(Operation::Put, 1, Fault::ReplyLost);
+        store.fail_next_of(".spoolfs/", Operation::Put, 1, Fault::ReplyLost);
         let ours = segment(1, &[r#"{"n":1}"#]);
         ship(&store, &ours, true).await.unwrap_err();
         assert_eq!(ship(&store, &ours, true).await.unwrap(), Proof::Checksum);

@@ -61,7 +61,7 @@ struct Object {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, Object>,
-    faults: HashMap<Operation, VecDeque<Fault>>,
+    faults: HashMap<Operation, VecDeque<(&'static str, Fault)>>,
     calls: HashMap<Operation, u64>,
     down: bool,
     without_checksums: bool,
@@ -87,9 +87,16 @@ impl MemoryStore {
         }
     }
 
-    /// Makes the next `n` calls of an operation fail, after those already set to fail.
+    /// Makes the next `n` calls of an operation on recordings fail, after those already set to fail.
+    /// What is below `.spoolfs/` is asked for at times of its own, and does not count.
     pub fn fail_next(&self, operation: Operation, n: usize, fault: Fault) {
-        self.state.lock().faults.entry(operation).or_default().extend(vec![fault; n]);
+        self.fail_next_of("", operation, n, fault);
+    }
+
+    /// The same for keys with that part, which is one of `.spoolfs/...`.
+    pub fn fail_next_of(&self, part: &'static str, operation: Operation, n: usize, fault: Fault) {
+        let mut state = self.state.lock();
+        state.faults.entry(operation).or_default().extend(vec![(part, fault); n]);
     }
 
     /// Makes every call fail as unreachable, until it is set back.
@@ -160,7 +167,13 @@ impl MemoryStore {
         if state.down {
             return Err(self.error(StoreErrorKind::Unreachable, op, key, "no answer (set down)"));
         }
-        match state.faults.get_mut(&op).and_then(VecDeque::pop_front) {
+        let meant = |(part, _): &(&'static str, Fault)| match *part {
+            "" => !key.contains(".spoolfs/"),
+            part => key.contains(part),
+        };
+        let faults = state.faults.entry(op).or_default();
+        let fault = faults.iter().position(meant).and_then(|at| faults.remove(at));
+        match fault.map(|(_, fault)| fault) {
             None => Ok(false),
             Some(Fault::ReplyLost) => Ok(true),
             Some(Fault::Unreachable) => {

@@ -202,7 +202,7 @@ fn a_lost_answer_to_a_journal_segment_repeats_no_line() {
     world.restart();
     world.archived("a.wav", b"audio");
     world.archived("b.wav", b"more");
-    world.store().fail_next(Operation::Put, 1, Fault::ReplyLost);
+    world.store().fail_next_of(".spoolfs/journal/", Operation::Put, 1, Fault::ReplyLost);
     world.pass(100_001);
     world.until_standing(Standing::Down);
     assert!(!world.catalog().journal_pending("one", 10).unwrap().is_empty());

@@ -303,7 +303,7 @@ fn a_target_that_fails_gets_its_snapshot_later_under_another_key() {
         // Nothing but the snapshot is put from now on.
         assert_eq!(world.run_one(Command::Archive, "f/new.wav"), Outcome::Done);
         world.until_told();
-        world.store().fail_next(Operation::Put, 1, fault);
+        world.store().fail_next_of(".spoolfs/snapshots/", Operation::Put, 1, fault);
         let setting = || world.catalog().setting("snapshot.one").unwrap().unwrap_or_default();
         world.until("it is noted since when there is none", || setting().contains("since"));
         world.pass(10_001);

@@ -112,12 +112,12 @@ fn a_name_in_use_by_another_machine_is_refused_with_the_way_out() {
 #[test]
 fn a_target_that_does_not_answer_is_no_empty_one() {
     let store = MemoryStore::new("m", "p/");
-    store.fail_next(Operation::Get, 1, Fault::Unreachable);
+    store.fail_next_of(".spoolfs/", Operation::Get, 1, Fault::Unreachable);
     let down = run(attach(&store, &claim(None, "pbx", "i1"))).unwrap_err();
     assert_eq!(down.class(), ErrorClass::Transient);
     assert!(store.keys().is_empty());
     // Written, and the answer lost: the next start finds it.
-    store.fail_next(Operation::Put, 1, Fault::ReplyLost);
+    store.fail_next_of(".spoolfs/", Operation::Put, 1, Fault::ReplyLost);
     run(attach(&store, &claim(None, "pbx", "i1"))).unwrap_err();
     run(attach(&store, &claim(None, "pbx", "i1"))).unwrap();
 }
