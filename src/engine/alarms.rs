@@ -33,6 +33,8 @@ pub struct BadCopy {
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     bad: BTreeMap<(String, String), BadCopy>,
+    /// When each was last looked at again by this daemon.
+    looked: BTreeMap<(String, String), Timestamp>,
     /// Those that an earlier daemon raised are among them.
     loaded: bool,
     pub rounds: BTreeMap<String, Round>,
@@ -47,9 +49,19 @@ impl Alarms {
         self.bad.contains_key(&(target.to_owned(), key.to_owned()))
     }
 
-    /// Keys of the bad copies of a target.
-    pub fn keys_of(&self, target: &str) -> Vec<String> {
-        self.bad.keys().filter(|(of, _)| of == target).map(|(_, key)| key.clone()).collect()
+    /// Keys of the bad copies of a target that are to be looked at again now, some time after they
+    /// were found: whoever finds one sees to it first.
+    pub fn due(&mut self, target: &str, now: Timestamp) -> Vec<String> {
+        let looked = &self.looked;
+        let is_due = |name: &(String, String), one: &BadCopy| {
+            let last = looked.get(name).copied().unwrap_or(one.at);
+            // Later than now: the clock was moved back.
+            last > now || last.plus(limits::SCRUB_ALARMS_EVERY) <= now
+        };
+        let due = self.bad.iter().filter(|(name, one)| name.0 == target && is_due(name, one));
+        let due: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+        self.looked.extend(due.iter().map(|name| (name.clone(), now)));
+        due.into_iter().map(|(_, key)| key).collect()
     }
 }
 
@@ -111,7 +123,11 @@ pub(super) fn explain(shared: &Shared, object: &ObjectRow, reason: &str) -> Resu
 pub(super) fn clear(shared: &Shared, target: &str, key: &str) -> Result<()> {
     load(shared)?;
     let name = (target.to_owned(), key.to_owned());
-    let over = shared.alarms.lock().bad.remove(&name);
+    let over = {
+        let mut alarms = shared.alarms.lock();
+        alarms.looked.remove(&name);
+        alarms.bad.remove(&name)
+    };
     if let Some(over) = over {
         let (target, key) = (over.target, Clear::key(&over.key));
         let event = Event::VerificationSettled { target, key };

@@ -83,14 +83,12 @@ pub(super) struct Scrub {
     pub every: Option<Duration>,
     known: bool,
     pace: Gate,
-    alarms: Gate,
 }
 
 impl Scrub {
     pub fn new(shared: &Arc<Shared>, target: &Arc<Target>, every: Option<Duration>) -> Scrub {
         let (shared, target) = (Arc::clone(shared), Arc::clone(target));
-        let (pace, alarms) = (Gate::default(), Gate::default());
-        Scrub { shared, target, every, known: false, pace, alarms }
+        Scrub { shared, target, every, known: false, pace: Gate::default() }
     }
 
     /// Until the engine stops.
@@ -137,11 +135,7 @@ impl Scrub {
 
     fn look_after_alarms(&mut self) -> Result<()> {
         let now = self.shared.now();
-        if !self.alarms.left(now, limits::SCRUB_ALARMS_EVERY).is_zero() {
-            return Ok(());
-        }
-        self.alarms.shut(now, limits::SCRUB_ALARMS_EVERY);
-        let keys = self.shared.alarms.lock().keys_of(self.target.name());
+        let keys = self.shared.alarms.lock().due(self.target.name(), now);
         for key in keys {
             self.shared.check_stop()?;
             match mend::look_again(&self.shared, &self.target, &key) {
