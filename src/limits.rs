@@ -83,6 +83,8 @@ pub const RELEASE_QUEUE_MAX: usize = 16;
 pub const NEWEST_ONE_IN: usize = 4;
 /// Oldest due recordings looked at first in one step of planning.
 pub const OLDEST_ROWS: usize = 64;
+/// Recordings on legal hold looked at in one step of planning.
+pub const HELD_ROWS: usize = 64;
 /// Newest due recordings looked at in one step of planning; more than can be under way.
 pub const NEWEST_ROWS: usize = 64;
 /// A recording that waits so long after its time came is part of a backlog.

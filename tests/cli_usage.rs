@@ -4,10 +4,10 @@
 use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
-    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, LinkReport,
-    MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request,
-    Server, StateCount, StatusReport, TargetReport, TargetState, TrashCount, UploadsReport,
-    Waiting, WirePath,
+    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, HoldsReport,
+    LastError, LinkReport, MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress,
+    ReloadReport, Request, Server, StateCount, StatusReport, TargetReport, TargetState, TrashCount,
+    UploadsReport, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 23] = [
     "mount",
     "status",
     "archive",
@@ -35,6 +35,10 @@ const COMMANDS: [&str; 19] = [
     "gaps",
     "trash list",
     "trash restore",
+    "hold add",
+    "hold list",
+    "hold show",
+    "hold lift",
 ];
 
 /// A configuration in a directory of its own.
@@ -221,6 +225,7 @@ fn status_report() -> StatusReport {
         },
         calls: None,
         trash: TrashCount { files: 5, bytes: 1 << 20 },
+        holds: HoldsReport { holds: 2, recordings: 31 },
     }
 }
 
@@ -246,6 +251,7 @@ fn path_report(path: WirePath) -> PathReport {
         archive_due: None,
         release_due: Some(at),
         rule: Some("\"sales\"".into()),
+        holds: vec!["Smith v. Jones".into()],
         reasons: vec!["keep_local is not over".into()],
         last_error: None,
     }
@@ -309,6 +315,7 @@ fn without_a_daemon_commands_exit_1_and_say_how_to_start_one() {
         &["pin", "a.wav"],
         &["unpin", "a.wav"],
         &["explain", "a.wav"],
+        &["hold", "list"],
         &["url", "a.wav"],
         &["reload"],
     ] {

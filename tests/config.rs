@@ -42,7 +42,7 @@ fn defaults_are_those_of_the_table_of_keys() {
     for key in KEYS.iter().filter(top) {
         written.push_str(&format!("{} = {}\n", key.path, key.default));
     }
-    for table in ["write_back", "cache", "read", "stitched", "calls"] {
+    for table in ["write_back", "cache", "read", "holds", "stitched", "calls"] {
         written.push_str(&format!("[{table}]\n"));
         for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
             if let Some((of, name)) = key.path.split_once('.').filter(|(of, _)| *of == table) {
@@ -460,6 +460,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CACHE__DIR", "/cache"),
             ("SPOOLFS_CACHE__MAX_SIZE", "1GiB"),
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
+            ("SPOOLFS_HOLDS__HOLD_SETTLE", "2h"),
+            ("SPOOLFS_HOLDS__HOLD_LIFT_GRACE", "3d"),
             ("SPOOLFS_STITCHED__ENABLED", "false"),
             ("SPOOLFS_STITCHED__DIRECTORY", "calls"),
             ("SPOOLFS_STITCHED__LISTED", "false"),
@@ -538,6 +540,8 @@ fn every_key_can_be_set_by_its_variable() {
     };
     assert_eq!(config.stitched, stitched);
     assert_eq!(config.read.recordings_per_minute, 7);
+    assert_eq!(config.holds.settle, Duration::from_secs(2 * 3600));
+    assert_eq!(config.holds.lift_grace, Duration::from_secs(3 * 86_400));
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

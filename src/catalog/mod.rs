@@ -10,6 +10,8 @@ mod due;
 mod encode;
 mod engine;
 mod error;
+mod holding;
+mod holds;
 mod identity;
 mod journal;
 mod list;
@@ -45,6 +47,8 @@ mod tests;
 
 pub use due::Behind;
 pub use error::{CatalogError, Result};
+pub use holding::{HeldRow, Hold, Lifted, NewHold, Restored, Scope};
+pub use holds::{HOLD_LIFT_GRACE, HOLD_LIFT_GRACE_MAX, HOLD_SETTLE, Holds};
 pub use identity::Identity;
 
 pub use names::{Glimpse, NamedRow, NamesPage};
@@ -57,7 +61,7 @@ pub use rules::RULES;
 pub use scrub::Remedy;
 pub use snapshot::{Broken, Snapshot, Unreadable};
 pub use summary::Summary;
-pub use told::{Archive, Attributes, Told, ToldObject, What};
+pub use told::{Archive, Attributes, Told, ToldHold, ToldObject, What};
 pub use trash::{TrashCursor, TrashRow};
 pub use unsynced::Unsynced;
 
@@ -122,6 +126,7 @@ impl Catalog {
         let database = first_database(&shared)?;
         let committed = database.as_ref().map_or(0, |d| d.committed);
         resume(&shared, replay, committed);
+        holding::load(&shared, database.as_ref().map(Database::conn));
         let worker = Worker::new(shared.clone(), database);
         let thread = std::thread::Builder::new()
             .name("catalog".to_owned())

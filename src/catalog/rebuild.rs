@@ -14,7 +14,7 @@ use super::schema::{self, OpenFault};
 pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
-use super::{database, settings, shared, trash};
+use super::{Hold, Restored, database, holding, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -143,6 +143,14 @@ impl Rebuild {
     /// `Unusable`.
     pub fn add(&mut self, nodes: &[NewNode]) -> Result<()> {
         self.in_batches(nodes, add)
+    }
+
+    /// Writes a legal hold and what it is on.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn add_hold(&mut self, hold: &Hold, nodes: &[Restored]) -> Result<()> {
+        self.in_batches(&[(hold, nodes)], |tx, (hold, nodes)| holding::restore(tx, hold, nodes))
     }
 
     /// The last journal row that any target has: what is told from now on follows it.

@@ -144,4 +144,9 @@ pub const RULES: &[(u32, &str, &str)] = &[
         "SELECT y.id FROM trash_tally y, (SELECT count(*) AS files, ifnull(sum(size), 0) AS bytes
             FROM trash) t WHERE y.files <> t.files OR y.bytes <> t.bytes",
     ),
+    (
+        24,
+        "a recording is held by a hold that is known",
+        "SELECT d.node FROM held d WHERE NOT EXISTS(SELECT 1 FROM hold h WHERE h.id = d.hold)",
+    ),
 ];

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -219,6 +219,30 @@ WHEN NEW.state IN (1, 2, 3) AND OLD.state <> NEW.state BEGIN
     UPDATE trash SET local = CASE NEW.state WHEN 3 THEN 2 ELSE 1 END
     WHERE node = NEW.id AND local > 0;
 END;
+";
+
+// Legal holds, and the recordings that they are on (docs/HOLDS.md).
+const V5: &str = "
+CREATE TABLE hold(
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    by_whom TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    lifted_at INTEGER,
+    lifted_by TEXT,
+    lifted_why TEXT
+) STRICT;
+CREATE INDEX hold_name ON hold(name);
+CREATE TABLE held(
+    node INTEGER NOT NULL,
+    hold INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    provisional INTEGER NOT NULL,
+    PRIMARY KEY(node, hold)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX held_hold ON held(hold, node);
 ";
 
 /// Why a database could not be opened.

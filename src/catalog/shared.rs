@@ -3,6 +3,7 @@
 use super::Options;
 use super::database::Database;
 use super::error::{CatalogError, Result};
+use super::holds::Holds;
 use super::identity::Identity;
 use super::log::{Answer, Effect, Log, Origin};
 use super::op::Op;
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub jobs: Mutex<VecDeque<Job>>,
     pub readers: Readers,
     pub identity: RwLock<Identity>,
+    /// What is on legal hold.
+    pub holds: Holds,
     pub trouble: Mutex<Option<String>>,
     pub wake: RwLock<Option<Wake>>,
     pub signal: (Sender<()>, Receiver<()>),
@@ -101,6 +104,7 @@ impl Shared {
             unsynced: Mutex::default(),
             jobs: Mutex::default(),
             identity: RwLock::new(identity),
+            holds: Holds::new(&options.state_dir),
             trouble: Mutex::default(),
             wake: RwLock::default(),
             signal: bounded(1),
@@ -160,7 +164,9 @@ impl Shared {
             self.reconcile.store(true, Ordering::SeqCst);
         }
         let bytes = weight(&op, json.len());
-        self.overlay.write().push(Arc::new(Effect { seq, intent, op, bytes }));
+        let effect = Arc::new(Effect { seq, intent, op, bytes });
+        self.overlay.write().push(effect.clone());
+        self.holds.heard(&effect.op);
         drop(log);
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.ring();

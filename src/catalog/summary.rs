@@ -6,6 +6,7 @@
 
 use super::encode::{percent, xattrs};
 use super::error::{CatalogError, Result};
+use super::holding;
 use super::identity::Identity;
 use super::journal::{attributes, hex_of, merge, time, verified_keys};
 use super::sql_row::{self, NODE, NODE_COLUMNS, Paths, names_of, sql, unsigned};
@@ -32,6 +33,8 @@ pub struct Summary {
     pub segments: BTreeMap<String, u64>,
     /// It tells of FLAC objects, which older programs do not know.
     pub flac: bool,
+    /// It tells of legal holds.
+    pub holds: bool,
 }
 
 /// Where lines go. An error of it ends the reading.
@@ -97,7 +100,7 @@ impl Catalog {
             }
             let Some(identity) = settings::identity(&tx)? else { return Ok(None) };
             let (seq, segments, flac) = (last_row(&tx)?, segments(&tx)?, has_flac(&tx)?);
-            let summary = Summary { identity, seq, segments, flac };
+            let summary = Summary { identity, seq, segments, flac, holds: holding::any(&tx)? };
             let Some(begin) = begin.take() else { return Ok(None) };
             let mut to = begin(&summary).map_err(Stop::Sink)?;
             tell(&tx, &mut |text| line(&mut to, text))?;
@@ -149,7 +152,7 @@ fn tell(conn: &Connection, line: Sink<'_>) -> std::result::Result<(), Stop> {
             _ => teller.recording(&node.row)?,
         }
     }
-    Ok(())
+    teller.holds()
 }
 
 struct Teller<'a, 'b> {
@@ -178,6 +181,12 @@ impl Teller<'_, '_> {
         let Some(path) = self.names(row.id)?.into_iter().next() else { return Ok(()) };
         let body = json!({"id": row.id.0, "path": path});
         self.line(row.attr.ctime, "attributes", &merge(body, attributes(&row.attr)))
+    }
+
+    /// Every hold, what it is or was on, and its end.
+    fn holds(&mut self) -> std::result::Result<(), Stop> {
+        let conn = self.conn;
+        holding::tell_all(conn, &mut |at, kind, body| self.line(at, kind, body))
     }
 
     /// The deletion comes first, so that no name is given to it.

@@ -1,6 +1,7 @@
 //! Reading journal rows back (docs/CATALOG.md, "Journal rows"): what a rebuild is made from.
 
 use super::encode::{unpercent, xattrs};
+use super::holding::{NewHold, Scope};
 use crate::clock::Timestamp;
 use crate::recording::{ChunkHashes, Encoding, Generation, NodeId, Sha256, Stored};
 use serde::Deserialize;
@@ -49,6 +50,29 @@ pub enum What {
     Attributes(Attributes),
     /// Its extended attributes changed.
     Xattrs(xattrs::Pairs),
+    /// A legal hold was made. About no recording.
+    Hold(Box<ToldHold>),
+    /// A hold was put on it.
+    Held {
+        /// Its number.
+        hold: u64,
+        /// It is not known yet whether the hold means it.
+        provisional: bool,
+    },
+    /// A hold that was on it provisionally does not mean it.
+    Unheld {
+        /// Its number.
+        hold: u64,
+    },
+    /// A hold was lifted. About no recording.
+    Lifted {
+        /// Its number.
+        hold: u64,
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: String,
+    },
     /// Of a kind that this program does not know.
     Other,
 }
@@ -79,6 +103,15 @@ pub struct ToldObject {
     pub key: String,
     /// What is there.
     pub stored: Stored,
+}
+
+/// A hold as the journal tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldHold {
+    /// Its number.
+    pub hold: u64,
+    /// What it is.
+    pub new: NewHold,
 }
 
 /// What `stat` showed.
@@ -123,6 +156,13 @@ struct Raw {
     xattrs: Option<Vec<(String, String)>>,
     objects: Option<Vec<RawObject>>,
     chunks: Option<ChunkHashes>,
+    hold: Option<u64>,
+    case: Option<String>,
+    reason: Option<String>,
+    by: Option<String>,
+    scope: Option<Scope>,
+    #[serde(default)]
+    provisional: bool,
 }
 
 #[derive(Deserialize)]
@@ -145,7 +185,9 @@ impl Told {
         let what = what(&raw)?;
         // A row of a kind to come may be about no path.
         let (id, path) = match &what {
-            What::Other => (raw.id.unwrap_or(NodeId(0)), Vec::new()),
+            What::Other | What::Hold(_) | What::Lifted { .. } => {
+                (raw.id.unwrap_or(NodeId(0)), Vec::new())
+            }
             _ => (raw.id.ok_or_else(|| lacks("id"))?, name(raw.path.as_ref(), "path")?),
         };
         Ok(Told { seq: raw.seq, at, id, path, what })
@@ -177,6 +219,25 @@ fn what(raw: &Raw) -> Result<What, String> {
         "erased" => What::Erased,
         "attributes" => What::Attributes(attributes(raw)?),
         "xattrs" => What::Xattrs(pairs(raw)?),
+        "hold" => What::Hold(Box::new(ToldHold {
+            hold: raw.hold.ok_or_else(|| lacks("hold"))?,
+            new: NewHold {
+                case: raw.case.clone().ok_or_else(|| lacks("case"))?,
+                reason: raw.reason.clone().unwrap_or_default(),
+                by: raw.by.clone().unwrap_or_default(),
+                scope: raw.scope.clone().unwrap_or_default(),
+            },
+        })),
+        "held" => What::Held {
+            hold: raw.hold.ok_or_else(|| lacks("hold"))?,
+            provisional: raw.provisional,
+        },
+        "unheld" => What::Unheld { hold: raw.hold.ok_or_else(|| lacks("hold"))? },
+        "lifted" => What::Lifted {
+            hold: raw.hold.ok_or_else(|| lacks("hold"))?,
+            by: raw.by.clone().unwrap_or_default(),
+            reason: raw.reason.clone().unwrap_or_default(),
+        },
         _ => What::Other,
     })
 }
@@ -236,7 +297,7 @@ mod tests {
         assert_eq!((told.seq, told.at, told.id), (7, Timestamp(-500_000_000), NodeId(9)));
         assert_eq!(told.path, b"a b");
         assert_eq!(told.what, What::Renamed { from: b"c".to_vec(), dir: true });
-        let other = Told::parse(r#"{"seq":8,"at":"1.000000000","kind":"held"}"#).unwrap();
+        let other = Told::parse(r#"{"seq":8,"at":"1.000000000","kind":"to come"}"#).unwrap();
         assert_eq!(other.what, What::Other);
     }
 

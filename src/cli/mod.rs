@@ -13,6 +13,7 @@ mod explain;
 mod find;
 mod fsck;
 mod gaps;
+mod hold;
 mod import;
 mod keeper;
 mod mount;
@@ -97,6 +98,9 @@ enum Command {
     /// Bring recordings that lie elsewhere under the mount.
     #[command(after_help = import::EXAMPLES)]
     Import(import::Arguments),
+    /// Put recordings on legal hold, so that they can not be changed or deleted; show and lift holds.
+    #[command(after_help = hold::EXAMPLES)]
+    Hold(hold::Arguments),
     /// Try everything a mount needs, and say how to mend what is missing.
     #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
@@ -141,6 +145,7 @@ impl Command {
             Command::Gaps(a) => &a.common,
             Command::Trash(a) => a.common(),
             Command::Import(a) => &a.common,
+            Command::Hold(a) => a.common(),
             Command::Check(a) => &a.common,
             Command::Fsck(a) => &a.common,
             Command::Verify(a) => &a.common,
@@ -169,6 +174,7 @@ impl Command {
             Command::Gaps(a) => gaps::run(a),
             Command::Trash(a) => trash::run(a),
             Command::Import(a) => import::run(a),
+            Command::Hold(a) => hold::run(a),
             Command::Check(a) => check::run(a),
             Command::Fsck(a) => fsck::run(a),
             Command::Verify(a) => verify::run(a),

@@ -31,6 +31,9 @@ pub(super) fn all(name: &str, report: &PathReport) -> String {
             line(label, when(at));
         }
     }
+    if !report.holds.is_empty() {
+        line("legal hold", report.holds.join(", "));
+    }
     for object in &report.objects {
         let verified = object
             .verified_at

@@ -62,6 +62,8 @@ struct Document {
     released: u64,
     deleted: u64,
     unarchived: u64,
+    /// Legal holds that are on.
+    holds: u64,
     set_aside: Option<WirePath>,
     directories_made: Vec<WirePath>,
     found_by_objects: Vec<WirePath>,
@@ -166,6 +168,7 @@ fn document(report: &Report, took: Duration) -> Document {
         released: report.released,
         deleted: report.deleted,
         unarchived: report.unarchived,
+        holds: report.holds,
         set_aside: report.set_aside.clone().map(WirePath),
         directories_made: wire(&report.directories),
         found_by_objects: wire(&report.found),
@@ -211,6 +214,9 @@ fn words(report: &Report, took: Duration) -> String {
         report.targets.join(", "),
         report.requests
     );
+    if report.holds > 0 {
+        text.push_str(&format!("{} legal holds are on again\n", report.holds));
+    }
     if let Some(old) = &report.set_aside {
         text.push_str(&format!("the old catalog is {}\n", old.display()));
     }

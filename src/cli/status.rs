@@ -5,8 +5,8 @@ use super::output::{ago, files, table, when};
 use super::{Context, Exit, output, path_report};
 use crate::clock::Timestamp;
 use crate::control::{
-    Backlog, DiskPressure, LinkReport, PathReport, Request, StatusReport, TargetReport,
-    UploadsReport,
+    Backlog, DiskPressure, HoldsReport, LinkReport, PathReport, Request, StatusReport,
+    TargetReport, UploadsReport,
 };
 use crate::units::{humane_duration, humane_size};
 use std::path::PathBuf;
@@ -125,6 +125,10 @@ fn troubles(report: &StatusReport) -> String {
              log names them\n",
             files(report.suspect)
         ));
+    }
+    if report.holds.holds > 0 {
+        let HoldsReport { holds, recordings } = report.holds;
+        text.push_str(&format!("On legal hold: {}, by {holds}\n", files(recordings)));
     }
     text.push_str(match report.disk.pressure {
         DiskPressure::None => "",

@@ -2,9 +2,11 @@
 
 use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
-use super::raw::{Raw, RawSpace, RawWriteBack};
+use super::raw::{Raw, RawHolds, RawSpace, RawWriteBack};
 use super::source::Source;
-use super::{Cache, Choice, Config, Overrides, Read, Space, Target, WriteBack, calls, target};
+use super::{
+    Cache, Choice, Config, HoldTimes, Overrides, Read, Space, Target, WriteBack, calls, target,
+};
 use crate::engine::Compress;
 use crate::limits;
 use crate::policy::Timetable;
@@ -64,6 +66,7 @@ pub(super) fn resolve(
             .recordings_per_minute
             .map_or(limits::RECORDINGS_PER_MINUTE, |n| u32::try_from(n).unwrap_or(u32::MAX)),
     };
+    let holds = hold_times(&raw.holds, source)?;
     let space = space(&raw.space, source)?;
     let delete = super::delete::resolve(&raw.delete, source)?;
     let stitched = super::stitched::resolve(&raw.stitched, source)?;
@@ -90,10 +93,20 @@ pub(super) fn resolve(
         delete,
         cache,
         read,
+        holds,
         stitched,
         calls,
         policies,
         warnings,
+    })
+}
+
+fn hold_times(raw: &RawHolds, source: &Source) -> Result<HoldTimes> {
+    let settle = raw.hold_settle.map_or(DAY, |s| s.0);
+    let grace = raw.hold_lift_grace.map_or(7 * DAY, |s| s.0);
+    Ok(HoldTimes {
+        settle: within(source, "holds.hold_settle", settle, Duration::ZERO..=30 * DAY)?,
+        lift_grace: within(source, "holds.hold_lift_grace", grace, Duration::ZERO..=365 * DAY)?,
     })
 }
 

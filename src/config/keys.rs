@@ -97,6 +97,8 @@ pub const KEYS: &[Key] = &[
     key("cache.max_size", Kind::Size, "\"10GiB\""),
     key("read.read_timeout", Kind::Duration, "\"15s\""),
     key("read.recordings_per_minute", Kind::Number, "600"),
+    key("holds.hold_settle", Kind::Duration, "\"24h\""),
+    key("holds.hold_lift_grace", Kind::Duration, "\"7d\""),
     key("stitched.enabled", Kind::Flag, "true"),
     key("stitched.directory", Kind::Text, "\"stitched\""),
     key("stitched.listed", Kind::Flag, "true"),

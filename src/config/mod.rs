@@ -117,6 +117,15 @@ pub struct Read {
     pub recordings_per_minute: u32,
 }
 
+/// `[holds]`: legal holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldTimes {
+    /// How long after its last close a held recording may still be opened for writing.
+    pub settle: Duration,
+    /// How long after its last hold was lifted a recording is not expired.
+    pub lift_grace: Duration,
+}
+
 /// The configuration of one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -153,6 +162,8 @@ pub struct Config {
     pub cache: Cache,
     /// Reading released recordings.
     pub read: Read,
+    /// Legal holds.
+    pub holds: HoldTimes,
     /// Joined calls.
     pub stitched: Stitched,
     /// Call records, if there is a source of them.

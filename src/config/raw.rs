@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub delete: RawDelete,
     pub cache: RawCache,
     pub read: RawRead,
+    pub holds: RawHolds,
     pub calls: RawCalls,
     pub stitched: RawStitched,
     pub policy: Vec<RawPolicy>,
@@ -108,6 +109,13 @@ pub(super) struct RawCache {
 pub(super) struct RawRead {
     pub read_timeout: Option<Span>,
     pub recordings_per_minute: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawHolds {
+    pub hold_settle: Option<Span>,
+    pub hold_lift_grace: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -5,6 +5,7 @@
 
 mod calls;
 mod client;
+mod holds;
 mod peer;
 mod protocol;
 mod report;
@@ -18,6 +19,10 @@ pub use calls::{
     LegReport, MissingReport, UncoveredReport,
 };
 pub use client::{Client, ClientError};
+pub use holds::{
+    GenerationReport, HeldReport, HoldAddReport, HoldLiftReport, HoldListReport, HoldReport,
+    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
+};
 pub use peer::Peer;
 pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,

@@ -2,6 +2,7 @@
 //! daemon likes, then exactly one `done` or `failed`.
 
 use super::calls::FindQuery;
+use super::holds::HoldRequest;
 use super::trash::TrashRequest;
 use super::utc;
 use crate::clock::Timestamp;
@@ -151,6 +152,8 @@ pub enum Request {
         /// Their bytes.
         bytes: u64,
     },
+    /// Legal holds: a report of its own for each request.
+    Hold(HoldRequest),
     /// Read the configuration again: a `ReloadReport`.
     Reload,
 }

@@ -2,6 +2,7 @@
 //! `--json` go on working.
 
 use super::calls::CallsReport;
+use super::holds::HoldsReport;
 use super::protocol::{PathFailure, WirePath};
 use super::utc;
 use crate::clock::Timestamp;
@@ -69,6 +70,9 @@ pub struct StatusReport {
     /// What is in the trash.
     #[serde(default)]
     pub trash: TrashCount,
+    /// Legal holds.
+    #[serde(default)]
+    pub holds: HoldsReport,
 }
 
 /// How much is in the trash.
@@ -296,6 +300,9 @@ pub struct PathReport {
     /// The name of its rule, or of all that it could be; nothing where there are no rules.
     #[serde(default)]
     pub rule: Option<String>,
+    /// The cases whose legal holds are on it.
+    #[serde(default)]
+    pub holds: Vec<String>,
     /// Why it is not archived, or why it is still local: each a sentence, the decisive one first.
     pub reasons: Vec<String>,
     /// The latest error with it.

@@ -87,12 +87,13 @@ impl Handler for Commands {
             Request::AuditErase { subject, dry_run } => {
                 json(&super::record::erase(daemon, &subject, peer, dry_run)?)
             }
+            Request::Hold(request) => super::holds::handle(daemon, request, peer, progress),
             Request::Reload => json(&reload(daemon, Some(peer))?),
         }
     }
 }
 
-fn json(report: &impl serde::Serialize) -> Result<Value, Failure> {
+pub(super) fn json(report: &impl serde::Serialize) -> Result<Value, Failure> {
     serde_json::to_value(report).map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))
 }
 
@@ -177,6 +178,7 @@ fn status(daemon: &Daemon) -> StatusReport {
         link: daemon.link.get().map(Link::report).unwrap_or_default(),
         calls: calls::report(daemon),
         trash: TrashCount { files: counts.trash.0, bytes: counts.trash.1 },
+        holds: super::holds::status(daemon),
     }
 }
 
@@ -357,6 +359,7 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         archive_due,
         release_due,
         rule: outlook.and_then(|o| o.rule),
+        holds: daemon.catalog.holds().cases(row.id),
         reasons,
         last_error: trouble.map(|t| last_error(path.to_owned(), t)),
     })
@@ -461,12 +464,14 @@ pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Fail
     };
     daemon.engine.reload(rules);
     daemon.vfs.set_deletion(setup::deletion(&new).map_err(|e| Failure::new(e.to_string()))?);
+    daemon.catalog.holds().set_times(new.holds.settle, new.holds.lift_grace);
     daemon.engine.nudge();
     // What needs a restart keeps its old value, so that `status` tells what is in force.
     let mut in_force = daemon.config.write();
     in_force.write_back = new.write_back;
     in_force.delete = new.delete;
     in_force.policies = new.policies;
+    in_force.holds = new.holds;
     in_force.warnings = new.warnings;
     drop(in_force);
     super::record::reloaded(daemon, &report.needs_restart, peer);

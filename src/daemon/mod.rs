@@ -3,10 +3,12 @@
 pub(crate) mod alarm;
 mod archive;
 pub(crate) mod calls;
+mod catch;
 mod commands;
 mod drain;
 mod ground;
 mod handover;
+mod holds;
 mod joins;
 mod known_calls;
 mod link;
@@ -43,7 +45,7 @@ use commands::Commands;
 use handover::Kept;
 use link::Link;
 use notify::notify;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use signals::{Ending, Signals};
 use std::error::Error;
 use std::fs::{DirBuilder, Permissions};
@@ -87,6 +89,8 @@ pub struct Daemon {
     pub link: OnceLock<Link>,
     /// Call records, if they are configured.
     pub calls: Option<Arc<Calls>>,
+    /// How far holds by call records have come.
+    catching: Mutex<catch::Following>,
 }
 
 impl Daemon {
@@ -152,6 +156,7 @@ pub fn run(config: Config) -> Result<()> {
         }
     };
     let space = space::watch(daemon.clone())?;
+    let catching = catch::watch(daemon.clone())?;
     let looking = daemon.stitched.clone().map(joins::look_ahead).transpose()?;
     watchdog::start(watch)?;
     if let Err(error) = settled::ready(&daemon.config.read().runtime_dir, daemon.clock.now()) {
@@ -199,6 +204,7 @@ pub fn run(config: Config) -> Result<()> {
     }
     handover::forget();
     drop(space);
+    drop(catching);
     drop(looking);
     control.stop();
     daemon.calls.iter().for_each(|calls| calls.stop());
@@ -300,6 +306,7 @@ fn assemble(
         clock: clock.clone(),
         node: config.node.clone().unwrap_or_else(made_up_node),
     })?;
+    catalog.holds().set_times(config.holds.settle, config.holds.lift_grace);
     if kept.is_some() {
         catalog.usable_within(limits::HANDOVER_CATALOG_WAIT);
     }
@@ -430,6 +437,7 @@ fn assemble(
         stitched,
         link,
         calls,
+        catching: Mutex::default(),
     };
     Ok((Arc::new(daemon), server))
 }

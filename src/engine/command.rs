@@ -113,6 +113,16 @@ pub(super) fn run(
     work(shared, command, steps.into_iter().map(Ok), total, found.missing, progress)
 }
 
+/// Archives these recordings at once.
+pub(super) fn archive_all(
+    shared: &Shared,
+    ids: &[NodeId],
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<Summary> {
+    let steps = ids.iter().map(|id| Ok(vec![*id]));
+    work(shared, Command::Archive, steps, ids.len(), Vec::new(), progress)
+}
+
 /// All files, a page at a time: there may be millions.
 struct Pages<'a> {
     shared: &'a Shared,
@@ -300,7 +310,7 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
         _ if shared.required.is_empty() => refuse(explain::reason(&Why::NoTarget)),
         _ => {
             let verdict = shared.rules().for_path(&it.path);
-            (!verdict.archive).then(|| {
+            (!verdict.archive && !shared.catalog.is_held(it.row.id)).then(|| {
                 Err(EngineError::refused(&it.path, explain::reason(&Why::Excluded(verdict.why))))
             })
         }

@@ -1,6 +1,7 @@
 //! The planner's reasons as sentences for operators.
 
 use super::error::Result;
+use super::held;
 use super::plan::{self, Action, Facts, Why};
 use super::shared::Shared;
 use super::space::Pressure;
@@ -112,6 +113,7 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     if it.row.state != State::Archived && shared.pins.has(it.row.id) {
         out.push("It is pinned: once archived it stays local too.".into());
     }
+    out.extend(held::explain(shared, it.row.id)?);
     if let Some(since) = it.row.suspect {
         out.push(format!(
             "SUSPECT: syncing it to the disk failed {} ago, so that it may be in memory only. It is \

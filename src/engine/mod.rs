@@ -26,6 +26,7 @@ mod explain;
 mod fill;
 mod gone;
 mod hash;
+mod held;
 mod keeper;
 mod known;
 mod mend;
@@ -54,6 +55,7 @@ pub use drain::{Amount, Drain};
 pub use encode::Compress;
 pub use error::{EngineError, Result};
 pub use explain::Outlook;
+pub use held::Placed;
 pub use known::CallSource;
 pub use scrub::Round;
 pub use snapshot::Snapshots;
@@ -62,7 +64,7 @@ pub use target::{Standing, TargetStatus};
 pub use trash::Trashed;
 
 use crate::audit::Audit;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Hold, NewHold};
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
 use crate::limits;
@@ -399,6 +401,34 @@ impl Engine {
     /// and why one of them can not.
     pub fn incomplete(&self) -> Option<(usize, String)> {
         self.shared.completions.failing()
+    }
+
+    /// Puts a new legal hold on the files at and below these paths, each with its group, and archives
+    /// them at once. From the moment on that this is called they can not be deleted. Blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`; `Refused` if there is none of them: nothing new is held then.
+    pub fn hold(
+        &self,
+        new: &NewHold,
+        paths: &[PathBuf],
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<Placed> {
+        held::hold(&self.shared, new, paths, progress)
+    }
+
+    /// Puts a hold on further recordings, each with its group. `provisional`: it is not known yet
+    /// whether it means them. How many it was not on before.
+    ///
+    /// # Errors
+    /// `Catalog`.
+    pub fn hold_also(&self, hold: &Hold, ids: &[NodeId], provisional: bool) -> Result<usize> {
+        let ids = held::with_groups(&self.shared, ids)?;
+        let count = self.shared.catalog.hold_also(hold, &ids, provisional)?;
+        if count > 0 {
+            self.shared.wake();
+        }
+        Ok(count)
     }
 
     /// Why a file is where it is and what happens to it next, in sentences.

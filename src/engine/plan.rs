@@ -7,7 +7,7 @@
 //! more, so a sidecar that comes late is released when its own time has come.
 
 use super::pins::Pins;
-use crate::catalog::Candidate;
+use crate::catalog::{Candidate, Holds};
 use crate::clock::Timestamp;
 use crate::policy::{CallFacts, Chosen, Rules};
 use crate::recording::{Kind, State};
@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub pins: &'a Pins,
     /// What is known of calls.
     pub known: &'a dyn Known,
+    /// What is on legal hold.
+    pub holds: &'a Holds,
     /// The present.
     pub now: Timestamp,
 }
@@ -148,6 +150,9 @@ fn towards_archive(it: &Candidate, facts: Facts<'_>) -> Action {
     }
     if facts.required.is_empty() {
         return Action::Keep { why: Why::NoTarget };
+    }
+    if facts.holds.has(it.row.id) {
+        return Action::Archive;
     }
     let verdict = facts.rules.for_path(&it.path);
     if !verdict.archive {

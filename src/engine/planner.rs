@@ -14,7 +14,7 @@ use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::policy::Rules;
-use crate::recording::NodeId;
+use crate::recording::{NodeId, State};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,6 +94,8 @@ pub(super) struct Planner {
     /// More was due at the last look than could be handed over.
     in_backlog: bool,
     to_release: Walk,
+    /// What is on legal hold was looked at up to here.
+    held: NodeId,
     fill: Fill,
     planned: Option<Instant>,
     /// The catalog could not be used the last time; said once.
@@ -112,6 +114,7 @@ impl Planner {
             places: 0,
             in_backlog: false,
             to_release: Walk::default(),
+            held: NodeId(0),
             fill: Fill::default(),
             planned: None,
             trouble: false,
@@ -182,6 +185,7 @@ impl Planner {
         }
         drain::look(&self.shared, now)?;
         self.plan_suspects(now)?;
+        self.plan_held()?;
         self.plan_hashes(now)?;
         self.plan_archives(now)?;
         self.plan_fill(now)?;
@@ -228,6 +232,36 @@ impl Planner {
             self.to_prove.handed += 1;
         }
         Ok(ids)
+    }
+
+    /// What is on legal hold does not wait for its time.
+    fn plan_held(&mut self) -> Result<()> {
+        let rules = self.shared.rules();
+        let facts = self.shared.facts(&rules);
+        let page = facts.holds.unarchived(self.held, limits::HELD_ROWS);
+        self.held = page.get(limits::HELD_ROWS - 1).copied().unwrap_or(NodeId(0));
+        let targets_are_up = self.shared.required_targets().any(|t| t.is_up());
+        for id in page.into_iter().filter(|id| !self.is_busy(*id)) {
+            let Some(it) = self.shared.candidate(id)? else {
+                facts.holds.is_archived(id);
+                continue;
+            };
+            match (it.row.state, plan::next(&it, &[], facts)) {
+                (State::Recording, _) => {}
+                (State::Closed, Action::Hash) => {
+                    let _full_or_not = self.hand_over(&self.queues.hash, it);
+                }
+                (State::Closed, Action::Archive) => {
+                    if targets_are_up && worth_trying(&self.shared, &it)? {
+                        let _full_or_not = self.hand_over(&self.queues.archive, it);
+                    }
+                }
+                (State::Closed, Action::Wait { .. }) => {}
+                // Archived, empty, or there is no target.
+                _ => facts.holds.is_archived(id),
+            }
+        }
+        Ok(())
     }
 
     fn plan_hashes(&mut self, now: Timestamp) -> Result<()> {

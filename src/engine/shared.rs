@@ -109,10 +109,12 @@ impl Shared {
     pub fn facts<'a>(&'a self, rules: &'a Rules) -> Facts<'a> {
         // Unusable: nothing is released then either.
         let _asked_again = self.pins.load(&self.catalog);
+        let _asked_again = self.catalog.know_holds();
         Facts {
             rules,
             required: &self.required,
             pins: &self.pins,
+            holds: self.catalog.holds(),
             known: &self.calls,
             now: self.now(),
         }

@@ -3,7 +3,10 @@
 //! **Invariant:** pure; no I/O. What two rows say differently of one recording is settled by the
 //! later one, and a name is lost only to another recording or to a row that says so.
 
-use crate::catalog::{Archive, Attributes, ObjectState, Told, ToldObject, What};
+use crate::catalog::{
+    Archive, Attributes, Hold, Lifted, NewHold, ObjectState, Restored, Scope, Told, ToldObject,
+    What,
+};
 use crate::clock::Timestamp;
 use crate::recording::{ChunkHashes, NodeId, Sha256, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -54,8 +57,41 @@ pub(super) struct History {
     names: BTreeMap<Vec<u8>, NodeId>,
     /// Attributes of what is no known recording, by path: directories, for the most part.
     pub others: BTreeMap<Vec<u8>, Attributes>,
+    /// Legal holds, by number: with when and whether provisionally each recording is held.
+    pub holds: BTreeMap<u64, ToldHolds>,
     /// Which content has an object.
     keys: HashMap<(String, String), (NodeId, u32)>,
+}
+
+/// A legal hold as the journals know it.
+#[derive(Debug, Default)]
+pub(super) struct ToldHolds {
+    /// What it is; `None` if the row that tells is lost.
+    pub made: Option<(Timestamp, NewHold)>,
+    /// What it is on: since when, and whether provisionally.
+    pub held: BTreeMap<NodeId, (Timestamp, bool)>,
+    pub lifted: Option<Lifted>,
+}
+
+impl ToldHolds {
+    /// As a catalog has it. One whose beginning is lost holds all the same.
+    pub fn hold(&self, id: u64) -> (Hold, Vec<Restored>) {
+        let unknown = || {
+            let case = format!("unknown-{id}");
+            let reason = "the journal rows that tell of this hold are lost".to_owned();
+            let new = NewHold { case, reason, by: String::new(), scope: Scope::default() };
+            (self.held.values().map(|(at, _)| *at).min().unwrap_or_default(), new)
+        };
+        let (at, new) = self.made.clone().unwrap_or_else(unknown);
+        let NewHold { case, reason, by, scope } = new;
+        let (lifted, recordings) = (self.lifted.clone(), self.held.len() as u64);
+        let held = self.held.iter().map(|(node, (since, provisional))| Restored {
+            node: *node,
+            since: *since,
+            provisional: *provisional,
+        });
+        (Hold { id, case, reason, by, at, scope, lifted, recordings }, held.collect())
+    }
 }
 
 impl Recording {
@@ -82,6 +118,9 @@ impl History {
         let known = self.recordings.contains_key(&row.id);
         match &row.what {
             What::Other => return,
+            What::Hold(_) | What::Held { .. } | What::Unheld { .. } | What::Lifted { .. } => {
+                return self.hold(row);
+            }
             What::Renamed { from, dir: true } => return self.move_directory(from, &row.path),
             What::Attributes(attributes) if !known => {
                 self.others.insert(row.path.clone(), attributes.clone());
@@ -132,6 +171,28 @@ impl History {
             What::Unlinked => self.drop_name(row.id, &row.path),
             What::Attributes(attributes) => one.attributes = Some(attributes.clone()),
             What::Xattrs(xattrs) => one.xattrs.clone_from(xattrs),
+            _ => {}
+        }
+    }
+
+    fn hold(&mut self, row: &Told) {
+        match &row.what {
+            What::Hold(told) => {
+                let made = Some((row.at, told.new.clone()));
+                self.holds.entry(told.hold).or_default().made = made;
+            }
+            What::Held { hold, provisional } => {
+                let held = &mut self.holds.entry(*hold).or_default().held;
+                held.entry(row.id).or_insert((row.at, *provisional)).1 &= *provisional;
+            }
+            What::Unheld { hold } => {
+                self.holds.entry(*hold).or_default().held.remove(&row.id);
+            }
+            What::Lifted { hold, by, reason } => {
+                let (by, reason) = (by.clone(), reason.clone());
+                let lifted = Some(Lifted { at: row.at, by, reason });
+                self.holds.entry(*hold).or_default().lifted = lifted;
+            }
             _ => {}
         }
     }

@@ -90,6 +90,8 @@ pub struct Report {
     pub released: u64,
     /// Recordings that were deleted, and whose objects are known.
     pub deleted: u64,
+    /// Legal holds that are on.
+    pub holds: u64,
     /// Local files that no target holds, as far as is known: adopted when it is mounted.
     pub unarchived: u64,
     /// Directories that were made below.
@@ -175,6 +177,11 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     catalog.follow(journals.last_seq())?;
     catalog.add(&merged.nodes)?;
     catalog.tell(&merged.tell)?;
+    for (id, told) in &history.holds {
+        let (hold, held) = told.hold(*id);
+        report.holds += u64::from(hold.lifted.is_none());
+        catalog.add_hold(&hold, &held)?;
+    }
     let epoch = whose.identity.epoch.max(journals.epoch).max(known.epoch).saturating_add(1);
     let identity = Identity { epoch, ..whose.identity };
     let unread = sources.len() < parts.stores.len();

@@ -4,7 +4,7 @@
 use super::{Body, ObjectMeta, Proof, Store, StoreError, StoreErrorKind, key, verify};
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256};
-use crate::store::meta::{FORMAT_PATCHED, FORMAT_PLAIN, FORMAT_VERSION};
+use crate::store::meta::{FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_PLAIN, FORMAT_VERSION};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -115,10 +115,11 @@ impl Segment {
         let (encoded, flac) = (any("\"encoding\":"), any("\"encoding\":\"flac"));
         let header = Header {
             spoolfs: KIND.into(),
-            format: match (encoded, flac) {
-                (false, _) => FORMAT_PLAIN,
-                (true, false) => FORMAT_PATCHED,
-                (true, true) => FORMAT_VERSION,
+            format: match (any("\"hold\":"), encoded, flac) {
+                (true, ..) => FORMAT_HOLDS,
+                (_, false, _) => FORMAT_PLAIN,
+                (_, true, false) => FORMAT_PATCHED,
+                (_, true, true) => FORMAT_FLAC,
             },
             archive: author.archive.clone(),
             node: author.node.clone(),
@@ -367,8 +368,8 @@ mod tests {
             assert!(Segment::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         let newer =
-            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":4");
-        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(4)));
+            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":5");
+        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(5)));
         let other = String::from_utf8(bytes.to_vec()).unwrap().replace("journal", "archive");
         assert!(matches!(Segment::decode(other.as_bytes()), Err(JournalError::Foreign(_))));
         let mut flipped = bytes.to_vec();
@@ -399,8 +400,8 @@ mod tests {
         let short = salvage(short.as_bytes()).unwrap();
         assert_eq!((numbers(&short), short.damage.len()), (vec![2, 3], 1));
         assert_eq!(salvage(b"").unwrap().damage.len(), 1);
-        let newer = text.replace("\"format\":1", "\"format\":4");
-        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(4)));
+        let newer = text.replace("\"format\":1", "\"format\":5");
+        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(5)));
     }
 
     #[test]

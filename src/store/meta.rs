@@ -7,7 +7,12 @@ use crate::recording::{Encoding, ErrorClass, Generation, NodeId, Sha256, Stored}
 use std::path::Path;
 
 /// The newest version of the format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
+/// The version of a journal segment or snapshot that tells of legal holds: a program that does not
+/// know them would bring a catalog back without them.
+pub const FORMAT_HOLDS: u32 = 4;
+/// The version of FLAC objects, and of what tells of one.
+pub(super) const FORMAT_FLAC: u32 = 3;
 /// The version of what holds no FLAC.
 pub(super) const FORMAT_PATCHED: u32 = 2;
 /// The version of everything in which nothing is encoded: older programs read it.
@@ -241,7 +246,7 @@ mod tests {
             assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
         }
         let mut newer = user;
-        newer[0].1 = "4".into();
-        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(4)));
+        newer[0].1 = "5".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(5)));
     }
 }

@@ -9,7 +9,7 @@ mod known;
 pub use known::{Given, Known};
 
 use super::key;
-use super::meta::{FORMAT_PATCHED, FORMAT_VERSION};
+use super::meta::{FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_VERSION};
 use crate::limits;
 use crate::recording::Sha256;
 use ruzstd::decoding::StreamingDecoder;
@@ -55,6 +55,12 @@ struct End {
 }
 
 impl Header {
+    /// The same of a snapshot that tells of legal holds.
+    #[must_use]
+    pub fn with_holds(self) -> Header {
+        Header { format: FORMAT_HOLDS, ..self }
+    }
+
     /// A header of the oldest format that has snapshots.
     pub fn new(
         (node, instance): (&str, &str),
@@ -76,7 +82,7 @@ impl Header {
 
     /// The header of a snapshot that tells of FLAC objects.
     pub fn with_flac(self) -> Header {
-        Header { format: FORMAT_VERSION, ..self }
+        Header { format: FORMAT_FLAC, ..self }
     }
 }
 
@@ -333,10 +339,10 @@ mod tests {
     #[test]
     fn another_kind_and_a_newer_format_are_named() {
         let mut newer = header();
-        newer.format = 4;
+        newer.format = 5;
         let mut other = header();
         other.spoolfs = "journal".into();
-        for (header, word) in [(newer, "version 4"), (other, "journal")] {
+        for (header, word) in [(newer, "version 5"), (other, "journal")] {
             let bytes = Writer::begin(Vec::new(), &header).unwrap().finish().unwrap().0;
             let error = read(&bytes[..], &mut |_| Ok(())).unwrap_err();
             assert!(error.contains(word), "{error}");

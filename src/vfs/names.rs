@@ -229,7 +229,7 @@ impl Vfs {
     /// the archive.
     ///
     /// # Errors
-    /// As `unlink`.
+    /// `PERM` if it is on legal hold; as `unlink`.
     pub fn unlink(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
         if self.done_before(caller) {
             return Ok(());
@@ -240,6 +240,7 @@ impl Vfs {
         let _names = self.lower.names_change(parent.id, parent.id);
         let found = self.find(&parent, &dir, name)?;
         let id = found.id();
+        self.must_not_be_held(id)?;
         let inode = self.known(id);
         let mut place = inode.as_ref().map(|i| i.moving());
         let last = match &found {

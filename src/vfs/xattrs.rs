@@ -233,8 +233,10 @@ impl Vfs {
             b"source" => if self.is_released(id) { "archive" } else { "local" }.to_owned(),
             b"key" => self.keys(&row, &|_, key| key.to_owned())?,
             b"url" => self.keys(&row, &|target, key| self.archive.url(target, key))?,
-            // Legal holds and calls come with later versions; nothing is held, nothing joined.
-            b"hold" | b"legs" => return Err(Errno::NODATA.into()),
+            b"hold" => match self.catalog.holds().cases(id) {
+                cases if cases.is_empty() => return Err(Errno::NODATA.into()),
+                cases => cases.join("\n"),
+            },
             _ => return Err(Errno::NODATA.into()),
         };
         Ok(text.into_bytes())

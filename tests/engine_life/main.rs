@@ -12,6 +12,7 @@ mod faults;
 mod flac;
 mod fsck;
 mod headers;
+mod holds;
 mod outage;
 mod panics;
 mod pins;

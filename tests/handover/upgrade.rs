@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 /// What the later migrations made, taken away again: the catalog as the first version wrote it.
 const BACK_TO_VERSION_1: &str = "ALTER TABLE object DROP COLUMN encoding;
     ALTER TABLE object DROP COLUMN stored_size; ALTER TABLE object DROP COLUMN stored_sha256;
-    DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect; PRAGMA user_version = 1;";
+    DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect;
+    DROP TABLE hold; DROP TABLE held; PRAGMA user_version = 1;";
 
 fn database(mount: &Mount) -> rusqlite::Connection {
     let db = rusqlite::Connection::open(mount.state.join("catalog.db")).unwrap();

@@ -2,6 +2,7 @@
 
 mod crash;
 mod failures;
+mod holds;
 mod lifecycle;
 mod model;
 mod objects;

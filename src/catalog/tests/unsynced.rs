@@ -229,7 +229,8 @@ fn to_version_1(database: &Path) {
     conn.execute_batch(
         "DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect;
          ALTER TABLE object DROP COLUMN encoding; ALTER TABLE object DROP COLUMN stored_size;
-         ALTER TABLE object DROP COLUMN stored_sha256; PRAGMA user_version = 1;",
+         ALTER TABLE object DROP COLUMN stored_sha256; DROP TABLE hold; DROP TABLE held;
+         PRAGMA user_version = 1;",
     )
     .expect("version 1");
 }

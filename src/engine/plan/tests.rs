@@ -72,8 +72,9 @@ fn step(it: &Candidate, group: &[Candidate], secs: i64) -> Action {
 }
 
 fn step_with(it: &Candidate, group: &[Candidate], secs: i64, r: &Rules, t: &[String]) -> Action {
-    let pins = Pins::default();
-    next(it, group, Facts { rules: r, required: t, pins: &pins, known: &Campaign, now: at(secs) })
+    let (pins, holds) = (Pins::default(), Holds::default());
+    let (now, known) = (at(secs), &Campaign);
+    next(it, group, Facts { rules: r, required: t, pins: &pins, holds: &holds, known, now })
 }
 
 /// Knows that "c-sales.wav" is of the campaign SALES, "c-none.wav" of none, and nothing else.

@@ -1,0 +1,284 @@
+//! Answers `hold`, and looks for recordings that a hold also means.
+
+use super::commands::{json, unusable};
+use super::record::who;
+use super::{Daemon, calls, catch};
+use crate::audit::{Clear, Entry, Event};
+use crate::catalog::{Hold, NewHold, ObjectState, Scope};
+use crate::control::{
+    Failure, FindQuery, GenerationReport, HeldReport, HoldAddReport, HoldLiftReport,
+    HoldListReport, HoldReport, HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
+    PathFailure, Peer, Progress, WirePath,
+};
+use crate::engine::Outcome;
+use crate::limits;
+use crate::recording::NodeId;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// Does what is asked.
+pub(super) fn handle(
+    daemon: &Daemon,
+    request: HoldRequest,
+    peer: &Peer,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Value> {
+    match request {
+        HoldRequest::Add { case, reason, paths, query } => {
+            let scope = Scope::of_paths(paths.iter().map(|p| p.0.as_path()));
+            let scope = match query {
+                None => scope,
+                Some(query) => {
+                    // What they say at this moment is to be known, too.
+                    calls::fresh(daemon)?;
+                    asked(query, scope)
+                }
+            };
+            let new = NewHold { case, reason, by: name(peer), scope };
+            json(&add(daemon, &new, &paths, peer, progress)?)
+        }
+        HoldRequest::List => {
+            let holds = daemon.catalog.all_holds().map_err(unusable)?;
+            json(&HoldListReport { holds: holds.iter().map(report).collect() })
+        }
+        HoldRequest::Show { case, id } => json(&show(daemon, case.as_deref(), id)?),
+        HoldRequest::Lift { case, id, reason } => {
+            json(&lift(daemon, (case.as_deref(), id), &reason, peer)?)
+        }
+    }
+}
+
+fn asked(query: FindQuery, scope: Scope) -> Scope {
+    let FindQuery { number, campaign, agent, from, to, linkedid, .. } = query;
+    Scope { number, campaign, agent, linkedid, from, to, ..scope }
+}
+
+fn query(scope: &Scope) -> Option<FindQuery> {
+    let Scope { number, campaign, agent, linkedid, from, to, .. } = scope.clone();
+    let query = FindQuery { number, campaign, agent, from, to, linkedid, ..FindQuery::default() };
+    scope.is_query().then_some(query)
+}
+
+/// Who asked, for whoever asks in some years.
+fn name(peer: &Peer) -> String {
+    match peer.login_uid.filter(|login| *login != peer.uid) {
+        Some(login) => format!("uid {} (logged in as uid {login})", peer.uid),
+        None => format!("uid {}", peer.uid),
+    }
+}
+
+/// How many holds are on, and recordings that they are on.
+pub(super) fn status(daemon: &Daemon) -> HoldsReport {
+    let all = daemon.catalog.all_holds().unwrap_or_default();
+    let on = all.iter().filter(|hold| hold.lifted.is_none()).count();
+    HoldsReport { holds: on as u64, recordings: daemon.catalog.holds().held() as u64 }
+}
+
+fn add(
+    daemon: &Daemon,
+    new: &NewHold,
+    paths: &[WirePath],
+    peer: &Peer,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<HoldAddReport> {
+    let paths: Vec<PathBuf> = paths.iter().map(|p| p.0.clone()).collect();
+    let waiting = Mutex::new(Vec::new());
+    let (tell, told) = mpsc::sync_channel::<Progress>(64);
+    let placed = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let tell = tell;
+            daemon.engine.hold(new, &paths, &|through| {
+                if let Outcome::Failed(reason) = &through.outcome {
+                    let path = through.path.clone().into();
+                    waiting.lock().push(PathFailure { path, reason: reason.clone() });
+                }
+                let _newer_ones_follow = tell.try_send(Progress {
+                    done: through.done as u64,
+                    total: through.total as u64,
+                    current: Some(through.path.clone().into()),
+                    ..Progress::default()
+                });
+            })
+        });
+        for through in told {
+            progress(through);
+        }
+        work.join()
+    });
+    let placed = match placed {
+        Ok(placed) => placed.map_err(|error| Failure::new(error.to_string()))?,
+        Err(_) => return Err(Failure::new("the engine failed at this; see the daemon's log")),
+    };
+    let event = Event::HoldAdded { hold: placed.id, case: Clear::text(&new.case), query: None };
+    daemon.audit.record(Entry::new(event).by(who(peer)).why(&new.reason));
+    tracing::info!(
+        hold = placed.id,
+        case = new.case,
+        by = new.by,
+        recordings = placed.recordings,
+        "recordings are on legal hold"
+    );
+    let mut notes = notes(daemon);
+    if new.scope.is_query() {
+        catch::look(daemon).map_err(|error| Failure::new(error.to_string()))?;
+        notes.push(
+            "Recordings found by call records are archived in the background; those made later are \
+             caught within some seconds."
+                .to_owned(),
+        );
+    }
+    let all = daemon.catalog.all_holds().map_err(unusable)?;
+    let stored = all.iter().find(|hold| hold.id == placed.id).map(|hold| hold.recordings);
+    let mut waiting = waiting.into_inner();
+    let more = waiting.len().saturating_sub(limits::REPORT_PATHS_MAX);
+    waiting.truncate(limits::REPORT_PATHS_MAX);
+    Ok(HoldAddReport {
+        id: placed.id,
+        case: new.case.clone(),
+        recordings: stored.filter(|_| new.scope.is_query()).unwrap_or(placed.recordings as u64),
+        open: placed.open as u64,
+        archived: (placed.archived.done + placed.archived.already) as u64,
+        waiting,
+        more_waiting: more as u64,
+        missing: placed.missing.into_iter().map(WirePath).collect(),
+        notes,
+    })
+}
+
+/// What a hold can not do here.
+fn notes(daemon: &Daemon) -> Vec<String> {
+    let mut notes = Vec::new();
+    let config = daemon.config.read();
+    if !config.targets.iter().any(|t| t.required) {
+        notes.push(
+            "No target must hold recordings, so that the local copy is the only one: earlier \
+             contents of a recording that is written to again are not kept."
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+fn report(hold: &Hold) -> HoldReport {
+    HoldReport {
+        id: hold.id,
+        case: hold.case.clone(),
+        reason: hold.reason.clone(),
+        by: hold.by.clone(),
+        at: hold.at,
+        paths: hold.scope.paths().into_iter().map(WirePath).collect(),
+        query: query(&hold.scope),
+        recordings: hold.recordings,
+        lifted: hold.lifted.as_ref().map(|lifted| LiftedReport {
+            at: lifted.at,
+            by: lifted.by.clone(),
+            reason: lifted.reason.clone(),
+        }),
+    }
+}
+
+fn show(daemon: &Daemon, case: Option<&str>, id: Option<u64>) -> Result<HoldShowReport> {
+    let meant = |hold: &Hold| match (case, id) {
+        (None, None) => hold.lifted.is_none(),
+        _ => case.is_none_or(|case| hold.case == case) && id.is_none_or(|id| hold.id == id),
+    };
+    let all = daemon.catalog.all_holds().map_err(unusable)?;
+    let holds: Vec<Hold> = all.into_iter().filter(meant).collect();
+    if holds.is_empty() && (case.is_some() || id.is_some()) {
+        return Err(Failure::new(unknown(case, id)));
+    }
+    let mut room = limits::REPORT_PATHS_MAX;
+    let mut shown = Vec::new();
+    for hold in &holds {
+        let recordings = recordings(daemon, hold.id, room)?;
+        room = room.saturating_sub(recordings.len());
+        let more = hold.recordings.saturating_sub(recordings.len() as u64);
+        shown.push(HoldShown { hold: report(hold), recordings, more });
+    }
+    Ok(HoldShowReport { holds: shown })
+}
+
+fn recordings(daemon: &Daemon, hold: u64, limit: usize) -> Result<Vec<HeldReport>> {
+    let rows = daemon.catalog.held_by(hold, NodeId(0), limit).map_err(unusable)?;
+    let one = |row: crate::catalog::HeldRow| {
+        Ok(HeldReport {
+            path: row.path.unwrap_or_default().into(),
+            state: row.state,
+            since: row.since,
+            provisional: row.provisional,
+            generations: generations(daemon, row.node)?,
+        })
+    };
+    rows.into_iter().map(one).collect()
+}
+
+fn generations(daemon: &Daemon, node: NodeId) -> Result<Vec<GenerationReport>> {
+    let mut found = BTreeMap::new();
+    for object in daemon.catalog.objects(node, None).map_err(unusable)? {
+        if object.state != ObjectState::Verified {
+            continue;
+        }
+        let one = found.entry(object.generation).or_insert_with(|| GenerationReport {
+            generation: object.generation,
+            size: object.size,
+            sha256: object.sha256,
+            urls: Vec::new(),
+        });
+        one.urls.push(daemon.url(&object.target, &object.key));
+    }
+    Ok(found.into_values().collect())
+}
+
+fn unknown(case: Option<&str>, id: Option<u64>) -> String {
+    let what = match (case, id) {
+        (Some(case), _) => format!("of case {case:?}"),
+        (None, Some(id)) => format!("number {id}"),
+        (None, None) => String::new(),
+    };
+    format!("there is no such hold {what}; \"spoolfs hold list\" shows all")
+}
+
+fn lift(
+    daemon: &Daemon,
+    (case, id): (Option<&str>, Option<u64>),
+    reason: &str,
+    peer: &Peer,
+) -> Result<HoldLiftReport> {
+    let by = name(peer);
+    let mut ids = match (case, id) {
+        (Some(case), _) => daemon.catalog.holds_of_case(case).map_err(unusable)?,
+        (None, Some(id)) => vec![id],
+        (None, None) => Vec::new(),
+    };
+    if let (Some(_), Some(id)) = (case, id) {
+        ids.retain(|of_case| *of_case == id);
+    }
+    let all = daemon.catalog.all_holds().map_err(unusable)?;
+    let mut lifted = HoldLiftReport::default();
+    for id in ids {
+        if !all.iter().any(|hold| hold.id == id) && case.is_none() {
+            continue;
+        }
+        if daemon.catalog.lift_hold(id, &by, reason).map_err(unusable)? {
+            tracing::info!(hold = id, by, reason, "a legal hold was lifted");
+            let case = all.iter().find(|hold| hold.id == id).map(|hold| hold.case.as_str());
+            let case = Clear::text(case.unwrap_or_default());
+            let entry = Entry::new(Event::HoldLifted { hold: id, case });
+            daemon.audit.record(entry.by(who(peer)).why(reason));
+            lifted.lifted.push(id);
+            let recordings = all.iter().filter(|hold| hold.id == id).map(|hold| hold.recordings);
+            lifted.recordings += recordings.sum::<u64>();
+        }
+    }
+    if lifted.lifted.is_empty() {
+        return Err(Failure::new(unknown(case, id)));
+    }
+    lifted.still_held = daemon.catalog.holds().held() as u64;
+    lifted.kept_until = daemon.clock.now().plus(daemon.config.read().holds.lift_grace);
+    Ok(lifted)
+}

@@ -1,0 +1,405 @@
+//! docs/HOLDS.md on a real mount: what is held can not be changed, deleted or replaced.
+
+mod support;
+
+use rustix::fs::{AtFlags, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup};
+
+const REASON: &str = "letter of 2026-11-20";
+
+fn xattr(path: &Path, name: &str) -> Option<String> {
+    let mut value = vec![0; 4096];
+    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
+    value.truncate(len);
+    String::from_utf8(value).ok()
+}
+
+fn state(path: &Path) -> String {
+    xattr(path, "user.spoolfs.state").unwrap_or_default()
+}
+
+fn cases(path: &Path) -> Option<String> {
+    xattr(path, "user.spoolfs.hold")
+}
+
+#[track_caller]
+fn wait_for_state(path: &Path, wanted: &str) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while state(path) != wanted {
+        assert!(Instant::now() < until, "{path:?} is {:?}, not {wanted}", state(path));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+fn hold(mount: &Mount, case: &str, path: &Path) {
+    let words = ["hold", "add", "--case", case, "--reason", REASON];
+    mount.cli(words.iter().map(|w| w.as_ref()).chain([path.as_os_str()])).ok();
+}
+
+#[track_caller]
+fn lift(mount: &Mount, case: &str) {
+    mount.cli(["hold", "lift", "--case", case, "--reason", "settled"]).ok();
+}
+
+/// Held recordings can not be changed from the first moment on.
+fn strict(target: support::mount::Target) -> Setup {
+    Setup { target, end: "[holds]\nhold_settle = \"0s\"\n".into(), ..Setup::default() }
+}
+
+fn audio(seed: u64) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| rng.u8(..)).take(100_000).collect()
+}
+
+fn error(result: std::io::Result<impl Sized>) -> Option<Errno> {
+    result.err().map(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+}
+
+/// What somebody can try to do to `path`; `spare` is another file in the same directory.
+type Attack = fn(&Path, &Path) -> std::io::Result<()>;
+
+/// Everything that would change or remove it. All of it is refused with EPERM.
+const ATTACKS: &[(&str, Attack)] = &[
+    ("unlink", |p, _| fs::remove_file(p)),
+    ("rename over it", |p, spare| fs::rename(spare, p)),
+    ("rename over it, flags", |p, spare| {
+        let cwd = rustix::fs::CWD;
+        Ok(rustix::fs::renameat_with(cwd, spare, cwd, p, RenameFlags::empty())?)
+    }),
+    ("open for writing", |p, _| OpenOptions::new().write(true).open(p).map(drop)),
+    ("open for appending", |p, _| OpenOptions::new().append(true).open(p).map(drop)),
+    ("open for both", |p, _| OpenOptions::new().read(true).write(true).open(p).map(drop)),
+    ("open and cut", |p, _| File::create(p).map(drop)),
+    ("open for reading, and cut", |p, _| {
+        let flags = OFlags::RDONLY | OFlags::TRUNC;
+        Ok(rustix::fs::open(p, flags, rustix::fs::Mode::empty()).map(drop)?)
+    }),
+    ("truncate to nothing", |p, _| Ok(truncate(p, 0)?)),
+    ("truncate by a byte", |p, _| Ok(truncate(p, 99_999)?)),
+    ("truncate to more", |p, _| Ok(truncate(p, 1 << 20)?)),
+    ("overwrite it with a copy", |p, spare| fs::copy(spare, p).map(drop)),
+];
+
+fn truncate(path: &Path, size: u64) -> rustix::io::Result<()> {
+    let status = std::process::Command::new("truncate")
+        .args(["-s", &size.to_string()])
+        .arg(path)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    match (status.status.success(), said.contains("Operation not permitted")) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Errno::PERM),
+        (false, false) => panic!("{said}"),
+    }
+}
+
+/// What is allowed, and changes no content.
+const HARMLESS: &[(&str, Attack)] = &[
+    ("read", |p, _| fs::read(p).map(drop)),
+    ("chmod", |p, _| fs::set_permissions(p, fs::Permissions::from_mode(0o600))),
+    ("chown", |p, _| std::os::unix::fs::chown(p, Some(77), Some(78))),
+    ("utimens", |p, _| {
+        let time = rustix::fs::Timespec { tv_sec: 1_600_000_000, tv_nsec: 5 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        Ok(rustix::fs::utimensat(rustix::fs::CWD, p, &times, AtFlags::empty())?)
+    }),
+    ("setxattr", |p, _| Ok(rustix::fs::setxattr(p, "user.note", b"1", XattrFlags::empty())?)),
+    ("rename it away and back", |p, _| {
+        let away = p.with_extension("away");
+        fs::rename(p, &away)?;
+        fs::rename(&away, p)
+    }),
+    ("exchange it twice", |p, spare| {
+        let exchange = || {
+            let cwd = rustix::fs::CWD;
+            rustix::fs::renameat_with(cwd, spare, cwd, p, RenameFlags::EXCHANGE)
+        };
+        exchange()?;
+        Ok(exchange()?)
+    }),
+];
+
+/// Brings a held recording into a state; content `audio(1)`.
+#[track_caller]
+fn made(mount: &Mount, wanted: &str) -> PathBuf {
+    let path = mount.path(format!("{wanted}.wav"));
+    fs::write(&path, audio(1)).unwrap();
+    match wanted {
+        "closed" => {}
+        _ => drop(mount.cli(["archive".as_ref(), path.as_os_str()]).ok()),
+    }
+    if wanted == "released" {
+        mount.cli(["release".as_ref(), path.as_os_str()]).ok();
+    }
+    hold(mount, "A", &path);
+    wait_for_state(&path, if wanted == "closed" { "closed" } else { wanted });
+    path
+}
+
+fn attacked(target: support::mount::Target, states: &[&str], passthrough: &str) {
+    let mut setup = strict(target);
+    setup.top = format!("passthrough = \"{passthrough}\"\n");
+    let mount = setup.mount();
+    for wanted in states {
+        let path = made(&mount, wanted);
+        for (what, attack) in ATTACKS {
+            let spare = mount.path("spare.wav");
+            fs::write(&spare, audio(2)).unwrap();
+            let got = error(attack(&path, &spare));
+            assert_eq!(got, Some(Errno::PERM), "{wanted}: {what}\n{}", mount.said());
+            assert_eq!(fs::read(&spare).unwrap(), audio(2), "{wanted}: {what}");
+            assert_eq!(state(&path), *wanted, "{what}");
+            assert_eq!(path.metadata().unwrap().len(), 100_000, "{wanted}: {what}");
+        }
+        let spare = mount.path("spare.wav");
+        for (what, attempt) in HARMLESS {
+            assert_eq!(error(attempt(&path, &spare)), None, "{wanted}: {what}\n{}", mount.said());
+        }
+        assert_eq!(path.metadata().unwrap().uid(), 77, "{wanted}");
+        assert_eq!(fs::read(&path).unwrap(), audio(1), "{wanted}");
+        assert_eq!(cases(&path).as_deref(), Some("A"), "{wanted}");
+        for command in ["archive", "release", "recall", "unpin", "pin", "unpin", "release"] {
+            // Whether there is something to be done or not.
+            let _done = mount.cli([command.as_ref(), path.as_os_str()]);
+        }
+        assert_eq!(fs::read(&path).unwrap(), audio(1), "{wanted}");
+        assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM), "{wanted}");
+    }
+    // Nor can the directory go that it is in.
+    let dir = mount.path("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::rename(mount.path(format!("{}.wav", states[0])), dir.join("x.wav")).unwrap();
+    assert_eq!(error(fs::remove_dir_all(&dir)), Some(Errno::PERM));
+    assert_eq!(fs::read(dir.join("x.wav")).unwrap(), audio(1));
+    lift(&mount, "A");
+    for wanted in &states[1..] {
+        fs::remove_file(mount.path(format!("{wanted}.wav"))).unwrap();
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn promise_8_what_is_held_can_not_be_changed_or_deleted() {
+    if !support::no_mount("promise_8_what_is_held_can_not_be_changed_or_deleted") {
+        let target = || support::mount::Target::Directory;
+        attacked(target(), &["archived", "released"], "auto");
+        attacked(target(), &["archived", "released"], "never");
+        attacked(support::mount::Target::None, &["closed"], "auto");
+    }
+}
+
+#[test]
+fn holds_are_listed_counted_and_lifted_one_by_one() {
+    if support::no_mount("holds_are_listed_counted_and_lifted_one_by_one") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("call.wav");
+    fs::write(&path, audio(1)).unwrap();
+    fs::write(mount.path("call.txt"), "note").unwrap();
+    hold(&mount, "Smith v. Jones", &path);
+    hold(&mount, "B", &path);
+    assert_eq!(cases(&path).as_deref(), Some("B\nSmith v. Jones"));
+    assert_eq!(cases(&mount.path("call.txt")).as_deref(), Some("B\nSmith v. Jones"));
+    let list = mount.cli(["hold", "list", "--json"]).ok();
+    let list: serde_json::Value = serde_json::from_str(&list.out).unwrap();
+    assert_eq!(list["holds"][1]["case"], "Smith v. Jones");
+    assert_eq!(list["holds"][1]["reason"], REASON);
+    assert_eq!(list["holds"][1]["recordings"], 2);
+    assert_eq!(mount.status()["holds"]["recordings"], 2);
+    let explained = mount.cli(["explain".as_ref(), path.as_os_str()]).ok().out;
+    assert!(explained.contains("ON LEGAL HOLD") && explained.contains("B"), "{explained}");
+    let shown = mount.cli(["hold", "show", "--case", "B", "--json"]).ok();
+    let shown: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+    let held = &shown["holds"][0]["recordings"][0];
+    assert_eq!(held["path"], "call.wav");
+    let url = held["generations"][0]["urls"][0].as_str().unwrap();
+    assert_eq!(fs::read(url.strip_prefix("file://").unwrap()).unwrap(), audio(1));
+    lift(&mount, "B");
+    assert_eq!(cases(&path).as_deref(), Some("Smith v. Jones"));
+    assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM));
+    for nothing in [["--case", "B"], ["--id", "99"]] {
+        let ran = mount.cli(["hold", "lift", "--reason", "x"].iter().chain(&nothing));
+        assert_eq!(ran.status.code(), Some(1), "{}", ran.err);
+    }
+    lift(&mount, "Smith v. Jones");
+    assert_eq!(cases(&path), None);
+    fs::remove_file(&path).unwrap();
+    let listed = mount.cli(["hold", "list"]).ok().out;
+    assert!(listed.contains("lifted") && listed.contains("settled"), "{listed}");
+    for wrong in [
+        &["hold", "add", "--case", "A", "x.wav"][..],
+        &["hold", "add", "--case", " ", "--reason", "x", "x.wav"],
+        &["hold", "lift", "--reason", "x"],
+        &["hold"],
+    ] {
+        assert_eq!(mount.cli(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+/// The daemon dies again and again while somebody tries to delete what is held.
+#[test]
+fn a_hand_over_leaves_no_moment_in_which_a_held_recording_can_be_deleted() {
+    if support::no_mount("a_hand_over_leaves_no_moment_in_which_a_held_recording_can_be_deleted") {
+        return;
+    }
+    let options: &[&str] = &["--restart-delay", "10ms", "--failures", "1000"];
+    let mount =
+        Setup { keeper: Some(options), ..strict(support::mount::Target::Directory) }.mount();
+    let (here, gone) = (mount.path("here.wav"), mount.path("gone.wav"));
+    for path in [&here, &gone] {
+        fs::write(path, audio(1)).unwrap();
+        mount.cli(["archive".as_ref(), path.as_os_str()]).ok();
+    }
+    mount.cli(["release".as_ref(), gone.as_os_str()]).ok();
+    hold(&mount, "A", &here);
+    hold(&mount, "A", &gone);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let tries = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        use std::sync::atomic::Ordering::SeqCst;
+        for path in [&here, &gone] {
+            let (stop, tries) = (&stop, &tries);
+            scope.spawn(move || {
+                while !stop.load(SeqCst) {
+                    assert_eq!(error(fs::remove_file(path)), Some(Errno::PERM));
+                    assert_eq!(
+                        error(OpenOptions::new().append(true).open(path)),
+                        Some(Errno::PERM)
+                    );
+                    tries.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..5 {
+                let before = mount.server().unwrap();
+                rustix::process::kill_process(before, rustix::process::Signal::KILL).unwrap();
+                let until = Instant::now() + Duration::from_secs(30);
+                while mount.server().is_none_or(|pid| pid == before) {
+                    assert!(Instant::now() < until, "no successor");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let so_far = tries.load(SeqCst);
+                while tries.load(SeqCst) < so_far + 20 {
+                    assert!(Instant::now() < until, "nobody is answered");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }));
+        stop.store(true, SeqCst);
+        ended.unwrap();
+    });
+    for path in [&here, &gone] {
+        assert_eq!(fs::read(path).unwrap(), audio(1));
+    }
+}
+
+/// A call goes on: its recording is held, closed and opened again.
+#[test]
+fn a_hold_refuses_no_writer_before_hold_settle_is_over() {
+    if support::no_mount("a_hold_refuses_no_writer_before_hold_settle_is_over") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("call.wav");
+    let mut call = OpenOptions::new().append(true).create_new(true).open(&path).unwrap();
+    call.write_all(&audio(1)).unwrap();
+    hold(&mount, "A", &path);
+    call.write_all(&audio(2)).unwrap();
+    call.set_len(150_000).unwrap();
+    drop(call);
+    wait_for_state(&path, "archived");
+    let mut call = OpenOptions::new().append(true).open(&path).unwrap();
+    call.write_all(&audio(3)).unwrap();
+    drop(call);
+    assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM));
+    let whole = [&audio(1)[..], &audio(2)[..50_000], &audio(3)].concat();
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}
+
+fn shown(mount: &Mount, case: &str) -> serde_json::Value {
+    let ran = mount.cli(["hold", "show", "--case", case, "--json"]).ok();
+    let shown: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    shown["holds"][0]["recordings"].clone()
+}
+
+/// Whether a hold is on a recording provisionally; `None`: not at all.
+fn provisional(mount: &Mount, path: &str) -> Option<bool> {
+    let recordings = shown(mount, "Q");
+    let found = recordings.as_array().unwrap().iter().find(|one| one["path"] == path)?;
+    found["provisional"].as_bool()
+}
+
+#[track_caller]
+fn eventually(mount: &Mount, what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is() {
+        assert!(Instant::now() < until, "{what}\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Also recordings that are made later; what is not known yet is held until it is known.
+#[test]
+fn a_hold_on_a_number_catches_recordings_made_later() {
+    if support::no_mount("a_hold_on_a_number_catches_recordings_made_later") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let records = scratch.path().join("records.csv");
+    fs::write(&records, "").unwrap();
+    let source = format!(
+        "[calls]\nquiet = \"1s\"\nevery = \"1s\"\ntime_zone = \"UTC\"\nsource = \"csv\"\n\
+         path = {records:?}\ncolumns = [\"start\", \"end\", \"src\", \"dst\", \"uniqueid\", \
+         \"linkedid\", \"recordingfile\", \"duration\", \"billsec\", \"disposition\"]\n"
+    );
+    let mount = Setup { end: source, ..Setup::default() }.mount();
+    let tell = |name: &str, src: &str| {
+        use spoolfs::clock::{Clock, SystemClock};
+        let now = spoolfs::control::utc::people(SystemClock.now());
+        let mut file = OpenOptions::new().append(true).open(&records).unwrap();
+        let id = format!("{name}.1");
+        writeln!(file, "{now},{now},{src},100,{id},{id},{name},5,5,ANSWERED").unwrap();
+    };
+    let record = |name: &str| fs::write(mount.path(name), audio(1)).unwrap();
+    record("before.wav");
+    tell("before.wav", "02079460001");
+    record("other.wav");
+    tell("other.wav", "02079460099");
+    let find = ["find", "--number", "2079460001"];
+    eventually(&mount, "it is found", || mount.cli(find).out.contains("before.wav"));
+    let find = ["find", "--number", "2079460099"];
+    eventually(&mount, "it is found", || mount.cli(find).out.contains("other.wav"));
+    let add = ["hold", "add", "--case", "Q", "--reason", REASON, "--number", "02079460001"];
+    mount.cli(add).ok();
+    assert_eq!(provisional(&mount, "before.wav"), Some(false));
+    assert_eq!(provisional(&mount, "other.wav"), None);
+    assert_eq!(error(fs::remove_file(mount.path("before.wav"))), Some(Errno::PERM));
+
+    record("meant.wav");
+    record("not.wav");
+    for name in ["meant.wav", "not.wav"] {
+        eventually(&mount, name, || provisional(&mount, name) == Some(true));
+        assert_eq!(error(fs::remove_file(mount.path(name))), Some(Errno::PERM));
+    }
+    tell("meant.wav", "02079460001");
+    tell("not.wav", "02079460077");
+    eventually(&mount, "it is meant", || provisional(&mount, "meant.wav") == Some(false));
+    eventually(&mount, "it is not meant", || provisional(&mount, "not.wav").is_none());
+    fs::remove_file(mount.path("not.wav")).unwrap();
+    wait_for_state(&mount.path("meant.wav"), "archived");
+    let listed = mount.cli(["hold", "list"]).ok().out;
+    assert!(listed.contains("with number 02079460001"), "{listed}");
+    lift(&mount, "Q");
+    fs::remove_file(mount.path("meant.wav")).unwrap();
+}
