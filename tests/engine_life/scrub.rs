@@ -246,12 +246,13 @@ fn regression_a_target_that_is_down_does_not_hold_up_the_scrub_of_the_others() {
 #[test]
 fn regression_what_a_scrub_missed_is_not_read_all_at_once() {
     let (mut world, _) = scrubbed(&["one"], 12);
+    // Nothing is due as long as no time passes. The first may be read as soon as it starts again.
+    let before = round(&world, "one").unwrap().checked;
     world.die();
     world.pass(90 * DAY);
     world.open();
     world.start();
     let checked = || round(&world, "one").unwrap().checked;
-    let before = checked();
     world.until("it goes on", || checked() > before);
     world.idle();
     world.idle();
