@@ -59,6 +59,14 @@ fn what_each_way_of_reading_costs_the_server() {
         what();
         proxy.spoiled().1 - before
     };
+    // Counted by the name: the kernel reads on behind the head of one, which nobody waits for, and
+    // may do so while the next is read.
+    let archived = proxy.asked().len();
+    let gets = |name: &str| {
+        let of = format!("/released/{name}?");
+        let asked = proxy.asked().into_iter().skip(archived);
+        asked.filter(|line| line.starts_with("GET ") && line.contains(&of)).count()
+    };
     let looked = requests(&|| {
         let names = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
         assert_eq!(names.count(), 4);
@@ -67,39 +75,38 @@ fn what_each_way_of_reading_costs_the_server() {
     assert_eq!(looked, 0, "listing and opening");
     let player = dir.join("player");
     let audio = noise(0, 10 << 20);
-    let played = requests(&|| {
-        for at in (0..10 << 20).step_by(8192) {
-            let mut bytes = [0; 8192];
-            File::open(&player).unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
-            assert!(bytes == audio[at..at + 8192], "at {at}");
-        }
-    });
+    for at in (0..10 << 20).step_by(8192) {
+        let mut bytes = [0; 8192];
+        File::open(&player).unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
+        assert!(bytes == audio[at..at + 8192], "at {at}");
+    }
+    let played = gets("player");
     println!("1,280 times open, read 8 KiB, close: {played} requests");
     assert!(played <= 30, "{played} requests for 1,280 reads");
-    let sox = requests(&|| {
-        let file = File::open(dir.join("sox")).unwrap();
-        let audio = noise(1, 40 << 20);
-        for at in [0, (40 << 20) - 4096, 0, 4096] {
-            let mut bytes = [0; 4096];
-            file.read_exact_at(&mut bytes, at as u64).unwrap();
-            assert!(bytes == audio[at..at + 4096]);
-        }
-    });
-    assert!(sox <= 3, "{sox} requests for head, tail and head");
-    // One is what is wanted. On a busy machine it is two, for a reason that is not established:
-    // perhaps two threads take up the kernel's reads of it in the other order.
-    let short = requests(&|| drop(fs::read(dir.join("short")).unwrap()));
-    assert!((1..=2).contains(&short), "{short} requests for a short one");
+    let sox = File::open(dir.join("sox")).unwrap();
+    let music = noise(1, 40 << 20);
+    for at in [0, (40 << 20) - 4096, 0, 4096] {
+        let mut bytes = [0; 4096];
+        sox.read_exact_at(&mut bytes, at as u64).unwrap();
+        assert!(bytes == music[at..at + 4096]);
+    }
+    drop(sox);
+    drop(fs::read(dir.join("short")).unwrap());
+    assert_eq!(gets("short"), 1, "requests for a short one");
     let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
-    let before = reads();
-    let cat = requests(&|| assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20)));
+    let (before, begin) = (reads(), Instant::now());
+    assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20));
+    let cat = gets("cat");
     let looks = reads() - before;
     println!("40 MiB read through: {cat} requests, {looks} reads of the catalog");
     assert!(cat <= 80, "{cat} requests for 40 MiB");
-    // The kernel asks 320 times.
-    assert!(looks <= 100, "{looks} reads of the catalog for 40 MiB");
-    // What the disk cache takes is written behind the answers.
-    let until = Instant::now() + Duration::from_secs(20);
+    let sox = gets("sox");
+    assert!((2..=3).contains(&sox), "{sox} requests for head, tail and head");
+    // The kernel asks 320 times. What was seen is good for a second, and the engine looks, too.
+    let seconds = begin.elapsed().as_secs();
+    assert!(looks <= 100 + 20 * seconds, "{looks} reads of the catalog for 40 MiB, {seconds} s");
+    // What the disk cache takes is written behind the answers, by a thread that lets others go first.
+    let until = Instant::now() + Duration::from_secs(180);
     let cached = || mount.status()["cache"]["used"].as_u64().unwrap();
     while cached() < 50 << 20 {
         assert!(Instant::now() < until, "{}", mount.status());

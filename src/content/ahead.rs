@@ -93,9 +93,7 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
 
 /// The chunks that shall be on their way after a read up to `end`.
 fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
-    let window = if size <= limits::SMALL_FILE_BYTES {
-        size
-    } else if track.run >= limits::LARGE_READ_BYTES && track.run == end {
+    let window = if track.run >= limits::LARGE_READ_BYTES && track.run == end {
         // Who begins with so much at once, or has come so far, means to have all of it.
         track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 4).min(most)
     } else if track.run > FIRST_CHUNK_BYTES {

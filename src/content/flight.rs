@@ -3,7 +3,7 @@
 use super::ContentError;
 use crate::recording::{ErrorClass, Generation, NodeId};
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,18 +52,32 @@ pub(super) struct Flights {
 }
 
 impl Flights {
-    /// The flight for `key`; `start` is called if there is none yet.
-    pub(super) fn join(&self, key: Key, path: &Path, start: impl FnOnce(Pilot)) -> Arc<Flight> {
-        let mut table = self.table.lock();
-        if let Some(flight) = table.get(&key) {
-            return flight.clone();
-        }
+    /// Nobody else begins a flight until this is dropped: of those who want the same chunks at the
+    /// same time one brings them all, in one request.
+    pub(super) fn boarding(&self) -> Boarding<'_> {
+        Boarding { table: self.table.lock(), all: &self.table }
+    }
+}
+
+/// The turn to look for flights and to begin those that are lacking. A pilot that is dropped takes
+/// a turn, too: none may be while this one lasts.
+pub(super) struct Boarding<'a> {
+    table: MutexGuard<'a, HashMap<Key, Arc<Flight>>>,
+    all: &'a Table,
+}
+
+impl Boarding<'_> {
+    /// The flight under way for `key`. If there is none, what it brought is in memory.
+    pub(super) fn under_way(&self, key: Key) -> Option<Arc<Flight>> {
+        self.table.get(&key).cloned()
+    }
+
+    /// Begins one.
+    pub(super) fn start(&mut self, key: Key, path: &Path) -> (Arc<Flight>, Pilot) {
         let flight = Arc::new(Flight::default());
-        table.insert(key, flight.clone());
-        drop(table);
-        let path = path.display().to_string();
-        start(Pilot { table: self.table.clone(), key, path, flight: flight.clone() });
-        flight
+        self.table.insert(key, flight.clone());
+        let (table, path) = (self.all.clone(), path.display().to_string());
+        (flight.clone(), Pilot { table, key, path, flight })
     }
 }
 

@@ -20,7 +20,7 @@ pub use source::Objects;
 use crate::clock::SharedClock;
 use crate::limits;
 use crate::recording::{
-    CHUNK_BYTES, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at,
+    CHUNK_BYTES, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at, chunk_count,
 };
 use crate::store::Store;
 use ahead::{Pace, Readers};
@@ -157,13 +157,6 @@ enum Deadline {
     EachChunk,
 }
 
-/// Whether somebody waits for a chunk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Now,
-    Later,
-}
-
 impl Content {
     /// `stores` are asked in their order. The disk cache that an earlier daemon left is taken over
     /// in the background; one that can not be used is done without, with a warning.
@@ -266,19 +259,26 @@ impl Content {
         let head = range.end <= HEAD_BYTES && self.wants_head(stored);
         let first = if head { HEAD } else { chunk_at(range.start) };
         let last = if head { HEAD } else { chunk_at(range.end - 1) };
-        let chunks = first..last + 1;
+        let asked = first..last + 1;
+        let keep = !inner.scanners.is_scanned(stored.id);
         let mut legs = Vec::new();
-        let flights = self.board(stored, path, chunks, Wanted::Now, &mut legs);
+        if stored.size <= limits::SMALL_FILE_BYTES && !head {
+            // The kernel may ask for its parts in any order, and at the same time.
+            let whole = 0..chunk_count(stored.size);
+            let flights = self.board(stored, path, whole, &asked, &mut legs);
+            self.launch(stored, path, legs, keep, None);
+            return flights;
+        }
+        let flights = self.board(stored, path, asked.clone(), &asked, &mut legs);
         let key = (stored.id, stored.generation);
         let ahead = inner.readers.read(key, range, stored.size, inner.pace.most(), |chunks| {
             let chunks = u32::try_from(chunks).ok().filter(|_| !head)?;
             inner.ahead.clone().try_acquire_many_owned(chunks).ok()
         });
         let room = ahead.map(|(ahead, room)| {
-            let _nobody_waits = self.board(stored, path, ahead, Wanted::Later, &mut legs);
+            let _nobody_waits = self.board(stored, path, ahead, &(0..0), &mut legs);
             room
         });
-        let keep = !inner.scanners.is_scanned(stored.id);
         self.launch(stored, path, legs, keep, room);
         flights
     }
@@ -388,7 +388,7 @@ impl Content {
                 let chunks = next..count.min(next + room);
                 next = chunks.end;
                 let mut legs = Vec::new();
-                flying.extend(self.board(stored, path, chunks, Wanted::Now, &mut legs));
+                flying.extend(self.board(stored, path, chunks.clone(), &chunks, &mut legs));
                 self.launch(stored, path, legs, false, None);
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
@@ -429,38 +429,35 @@ impl Content {
     }
 
     /// The flights that bring these chunks: one each, however many ask for it. Those that are new
-    /// are added to `legs`, to be launched.
+    /// are added to `legs`, to be launched. Returned are those of the chunks that somebody waits for.
     fn board(
         &self,
         stored: &Stored,
         path: &Path,
         chunks: Range<u64>,
-        wanted: Wanted,
+        asked: &Range<u64>,
         legs: &mut Vec<Leg>,
     ) -> Vec<(u64, Arc<Flight>)> {
         let inner = &self.inner;
         let mut flights = Vec::new();
+        let mut boarding = inner.flights.boarding();
         for index in chunks {
             let Some(sum) = stored.sum(index) else { continue };
-            if let Some(bytes) = inner.memory.get(&sum) {
-                if wanted == Wanted::Now {
-                    inner.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
-                }
-                flights.push((index, Arc::new(Flight::landed(Ok(bytes)))));
-                continue;
-            }
-            let key = (stored.id, stored.generation, index);
-            let flight = inner.flights.join(key, path, |pilot| {
-                // The flight before this one may have landed since we looked.
-                if let Some(bytes) = inner.memory.get(&sum) {
-                    return pilot.land(Ok(bytes));
-                }
-                if wanted == Wanted::Later {
-                    inner.counters.ahead.fetch_add(1, Ordering::Relaxed);
-                }
+            let (key, waits) = ((stored.id, stored.generation, index), asked.contains(&index));
+            let flight = if let Some(flight) = boarding.under_way(key) {
+                flight
+            } else if let Some(bytes) = inner.memory.get(&sum) {
+                inner.counters.memory_hits.fetch_add(u64::from(waits), Ordering::Relaxed);
+                Arc::new(Flight::landed(Ok(bytes)))
+            } else {
+                let (flight, pilot) = boarding.start(key, path);
+                inner.counters.ahead.fetch_add(u64::from(!waits), Ordering::Relaxed);
                 legs.push(Leg { index, sum, pilot });
-            });
-            flights.push((index, flight));
+                flight
+            };
+            if waits {
+                flights.push((index, flight));
+            }
         }
         flights
     }

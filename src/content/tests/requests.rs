@@ -92,6 +92,44 @@ fn a_short_recording_is_one_request_or_two() {
     assert_eq!(world.gets() - before, 1);
 }
 
+/// The kernel splits what a program reads, and several threads take up the parts.
+#[test]
+fn regression_a_short_recording_is_one_request_in_whatever_order_it_is_read() {
+    let world = World::with(200 << 10);
+    let whole = world.audio.len();
+    for step in [20 << 10, 50 << 10, 128 << 10, 199 << 10] {
+        let parts: Vec<usize> = (0..whole).step_by(step).collect();
+        for round in 0..parts.len() * 4 {
+            let (content, before) = (world.plain(), world.gets());
+            let mut order = parts.clone();
+            order.rotate_left(round % parts.len());
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            let part = |at: usize| {
+                let end = (at + step).min(whole);
+                let got = read(&content, at as u64, end - at).unwrap();
+                assert_eq!(got, world.audio[at..end], "{order:?}");
+            };
+            if round < parts.len() * 2 {
+                order.iter().for_each(|at| part(*at));
+            } else {
+                let all = std::sync::Barrier::new(order.len());
+                std::thread::scope(|scope| {
+                    for at in &order {
+                        scope.spawn(|| {
+                            all.wait();
+                            part(*at);
+                        });
+                    }
+                });
+            }
+            assert_eq!(world.gets() - before, 1, "{order:?} of {step} bytes each");
+            assert_eq!(content.stats().fetched, 2, "each chunk once");
+        }
+    }
+}
+
 #[test]
 fn who_seeks_costs_a_chunk_each_time_and_nothing_ahead() {
     let world = World::with(60_000_000);
