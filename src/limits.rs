@@ -307,6 +307,10 @@ pub const REBUILD_NAMED_MAX: usize = 1000;
 pub const STITCH_LEGS_MAX: usize = 256;
 /// Calls whose legs are looked at in one go.
 pub const STITCH_LOOK_AHEAD: usize = 256;
+/// Calls whose legs are looked at in one go for a listing.
+pub const STITCH_PAGE: usize = 64;
+/// Pages of listings that wait for the next reply.
+pub const STITCH_PAGES_AHEAD: usize = 8;
 /// Bytes of a join copied at a time.
 pub const STITCH_PIECE_BYTES: usize = 1 << 20;
 /// Notes of open joins, before those that were closed are left out.

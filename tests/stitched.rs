@@ -469,6 +469,68 @@ fn a_command_writes_a_join_to_a_file() {
 }
 
 #[test]
+fn a_listing_of_many_joins_asks_by_the_page_and_shows_what_is_read() {
+    const COUNT: usize = 300;
+    if support::no_mount("a_listing_of_many_joins_asks_by_the_page_and_shows_what_is_read") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let records = place.path().join("Master.csv");
+    let end = format!("[calls]\nsource = \"csv\"\npath = {records:?}\ntime_zone = \"UTC\"\n");
+    let mut mount = Setup { end, ..Setup::default() }.prepare();
+    fs::create_dir_all(mount.path(DAY)).unwrap();
+    let mut text = String::new();
+    for call in 0..COUNT {
+        let time = "2026-11-21 02:27:09";
+        for leg in 0..2 {
+            let (linked, own) =
+                (format!("179522{call:04}.1"), format!("179522{call:04}.{}", leg + 1));
+            text += &format!(
+                "\"\",\"201\",\"202\",\"ctx\",\"\",\"SIP/a\",\"SIP/b\",\"Dial\",\"\",\"{time}\",\
+                 \"{time}\",\"{time}\",6,3,\"ANSWERED\",\"DOCUMENTATION\",\"{own}\",\"\",\"\",\
+                 \"{linked}\",{leg}\n"
+            );
+            let len = 160 * (1 + (call + leg) % 5);
+            let coding = spoolfs::codec::Coding::Pcm16;
+            let mut audio = spoolfs::codec::wav_header(coding, 8000, 1, len as u64);
+            audio.resize(audio.len() + len, leg as u8);
+            fs::write(mount.path(DAY).join(format!("{own}.wav")), audio).unwrap();
+        }
+    }
+    fs::write(&records, text).unwrap();
+    mount.start();
+    let listed = || {
+        let ran = Command::new("ls").arg("-l").arg(mount.path("stitched")).output().unwrap();
+        assert!(ran.status.success(), "{}\n{}", String::from_utf8_lossy(&ran.stderr), mount.said());
+        let text = String::from_utf8(ran.stdout).unwrap();
+        let size_and_name = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (words[4].parse::<u64>().unwrap(), (*words.last().unwrap()).to_owned())
+        };
+        text.lines().skip(1).map(size_and_name).collect::<Vec<_>>()
+    };
+    let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
+    let until = Instant::now() + Duration::from_secs(180);
+    // Others read the catalog, too: what was found below is hashed, and names are followed.
+    let joins = loop {
+        let before = reads();
+        let joins = listed();
+        let cost = reads() - before;
+        if joins.len() == COUNT && cost < COUNT as u64 / 2 {
+            break joins;
+        }
+        let found = joins.len();
+        assert!(Instant::now() < until, "{cost} reads for {found} joins\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    for (size, name) in joins {
+        let path = mount.path("stitched").join(&name);
+        assert_eq!(fs::read(&path).unwrap().len() as u64, size, "{name}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), size, "{name}");
+    }
+}
+
+#[test]
 fn a_directory_that_is_there_is_not_hidden() {
     if support::no_mount("a_directory_that_is_there_is_not_hidden") {
         return;

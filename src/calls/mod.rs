@@ -41,6 +41,7 @@ use rusqlite::Connection;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -169,6 +170,7 @@ pub struct Calls {
     recordings: Option<Arc<dyn Recordings>>,
     /// Each with the file that it is of.
     readers: Mutex<Vec<(u64, Connection)>>,
+    reads: AtomicU64,
     status: Arc<Mutex<Status>>,
     words: Option<Sender<Word>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -207,6 +209,7 @@ impl Calls {
             only_names: matches!(options.source, Source::Names),
             recordings: Some(recordings),
             readers: Mutex::default(),
+            reads: AtomicU64::new(0),
             status,
             words: Some(words),
             keeper: Mutex::new(Some(thread)),
@@ -230,6 +233,7 @@ impl Calls {
             only_names: matches!(options.source, Source::Names),
             recordings,
             readers: Mutex::default(),
+            reads: AtomicU64::new(0),
             status: Arc::default(),
             words: None,
             keeper: Mutex::new(None),
@@ -282,6 +286,7 @@ impl Calls {
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let unusable = |error: rusqlite::Error| CallsError::Unusable {
             path: self.path.clone(),
             reason: error.to_string(),
@@ -334,6 +339,45 @@ impl Calls {
     /// `Unusable`.
     pub fn list(&self, after: u64, at_least: usize, limit: usize) -> Result<Vec<Listed>> {
         self.with(|conn| reads::list(conn, after, at_least, limit))
+    }
+
+    /// The legs of the call with this linkedid or uniqueid, without asking the catalog how they
+    /// stand: one may be gone. None if nobody has heard of it.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn joined(&self, id: &str) -> Result<Vec<Leg>> {
+        self.with(|conn| match reads::call_of_id(conn, id)? {
+            Some(call) => reads::joined(conn, &self.asked(), call, id),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    /// As [`Calls::list`], each call with its legs as [`Calls::joined`] gives them, all of one
+    /// moment.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn list_joined(
+        &self,
+        after: u64,
+        at_least: usize,
+        limit: usize,
+    ) -> Result<Vec<(Listed, Vec<Leg>)>> {
+        self.with(|conn| {
+            let asked = self.asked();
+            let with_legs = |listed: Listed| {
+                let call = listed.id.cast_signed();
+                let legs = reads::joined(conn, &asked, call, &listed.linkedid)?;
+                Ok((listed, legs))
+            };
+            reads::list(conn, after, at_least, limit)?.into_iter().map(with_legs).collect()
+        })
+    }
+
+    /// How often the cache was asked.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// What is known of a recording, by its path relative to the mount.

@@ -6,7 +6,7 @@
 use super::names;
 use super::record::{Call, CallRecord, Facts, Leg, Origin};
 use super::rows::{self, RECORD};
-use super::{Asked, Listed};
+use super::{Asked, Listed, Recordings};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::recording::{NodeId, State};
@@ -99,14 +99,7 @@ pub(super) fn call(
         .optional()?;
     let Some((linkedid, start, end, touched)) = head else { return Ok(None) };
     let records = records_of(conn, call)?;
-    let mut legs = legs_of(conn, asked, call, &records)?;
-    let mut apart = 0;
-    if asked.same_account {
-        let wanted = account_of(&records, account.unwrap_or(&linkedid));
-        let before = legs.len();
-        legs.retain(|leg| leg.records.is_empty() || belongs(leg, wanted));
-        apart = before - legs.len();
-    }
+    let (legs, apart) = legs(conn, asked, (call, account.unwrap_or(&linkedid)), &records, true)?;
     let open = legs.iter().any(|leg| leg.state == Some(State::Recording));
     let complete = !open && settled(conn, asked, call, Timestamp(touched.max(end)))?;
     Ok(Some(Call {
@@ -119,6 +112,31 @@ pub(super) fn call(
         complete,
         apart,
     }))
+}
+
+/// The legs of a call alone, for who finds out how each stands himself: a recording that is gone may
+/// be among them, unless there is another file of it. `id`: as [`call`]'s account.
+pub(super) fn joined(conn: &Connection, asked: &Asked<'_>, call: i64, id: &str) -> Sql<Vec<Leg>> {
+    let records = records_of(conn, call)?;
+    Ok(legs(conn, asked, (call, id), &records, false)?.0)
+}
+
+/// The legs of a call in their order, and how many were left out for their accountcode.
+fn legs(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    (call, id): (i64, &str),
+    records: &[CallRecord],
+    standing: bool,
+) -> Sql<(Vec<Leg>, usize)> {
+    let mut legs = legs_of(conn, asked, call, records, standing)?;
+    let before = legs.len();
+    if asked.same_account {
+        let wanted = account_of(records, id);
+        legs.retain(|leg| leg.records.is_empty() || belongs(leg, wanted));
+    }
+    let apart = before - legs.len();
+    Ok((legs, apart))
 }
 
 /// The accountcode of a call: that of the record of its id, or else of its earliest that has one.
@@ -140,6 +158,7 @@ fn legs_of(
     asked: &Asked<'_>,
     call: i64,
     records: &[CallRecord],
+    standing: bool,
 ) -> Sql<Vec<Leg>> {
     let text = format!(
         "SELECT {KNOWN} FROM leg l JOIN recording n ON n.node = l.node
@@ -147,13 +166,22 @@ fn legs_of(
     );
     let found = all(conn, &text, params![call, limits::CALL_LEGS_MAX as i64], known)?;
     // What was made of a recording (`a.mp3`, `a-in.wav`) is the same recording.
-    let mut groups: BTreeMap<Vec<u8>, Vec<(Known, Leg)>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<u8>, Vec<Known>> = BTreeMap::new();
     for known in found {
-        let said = records_naming(&known, records);
-        let Some(leg) = leg(conn, asked, &known, said)? else { continue };
-        groups.entry(known.stem.clone()).or_default().push((known, leg));
+        groups.entry(known.stem.clone()).or_default().push(known);
     }
-    let mut legs: Vec<Leg> = groups.into_values().filter_map(best).collect();
+    let mut legs = Vec::with_capacity(groups.len());
+    for files in groups.into_values() {
+        // Which of several is taken depends on which are there.
+        let asked = asked.recordings.filter(|_| standing || files.len() > 1);
+        let mut group = Vec::with_capacity(files.len());
+        for known in files {
+            let said = records_naming(&known, records);
+            let Some(leg) = leg(conn, asked, &known, said)? else { continue };
+            group.push((known, leg));
+        }
+        legs.extend(best(group));
+    }
     legs.sort_by(|a, b| (a.start, a.sequence, &a.path).cmp(&(b.start, b.sequence, &b.path)));
     Ok(legs)
 }
@@ -173,13 +201,13 @@ fn records_naming(known: &Known, records: &[CallRecord]) -> Vec<CallRecord> {
 /// A recording as a leg; `None`: it is gone.
 fn leg(
     conn: &Connection,
-    asked: &Asked<'_>,
+    recordings: Option<&dyn Recordings>,
     known: &Known,
     mut records: Vec<CallRecord>,
 ) -> Sql<Option<Leg>> {
     let mut path = path_buf(&known.path);
     let mut state = None;
-    if let Some(standing) = asked.recordings.map(|r| r.standing(known.node)) {
+    if let Some(standing) = recordings.map(|r| r.standing(known.node)) {
         match standing {
             Ok(Some((State::Deleted, _)) | None) => return Ok(None),
             Ok(Some((now, place))) => (state, path) = (Some(now), place),

@@ -186,6 +186,11 @@ impl Overlay {
         self.nodes.get(&id).map(|e| e.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Whether an effect on a node is newer than what was committed.
+    pub(super) fn is_newer(&self, id: NodeId, committed: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|e| e.iter().any(|effect| effect.seq > committed))
+    }
+
     /// Whether the node was first heard of from an effect not yet committed.
     fn is_new(&self, id: NodeId) -> bool {
         let first = self.nodes.get(&id).and_then(|e| e.front());

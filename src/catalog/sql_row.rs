@@ -28,7 +28,7 @@ const NOT_BEFORE: usize = 28;
 const SUSPECT: usize = 29;
 
 /// Deepest directory whose path is looked for: a loop in a damaged catalog must end.
-const DEPTH_MAX: usize = 4096;
+pub(super) const DEPTH_MAX: usize = 4096;
 
 /// A node as stored, with what only the catalog thread looks at.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use crate::catalog::{Catalog, CatalogError, NodeRow};
 use crate::config;
 use crate::content::Content;
 use crate::limits;
-use crate::lower::{Lower, stat_file};
+use crate::lower::{Dir, Lower, LowerStat, stat_file};
 use crate::recording::{Attr, ErrorClass, NodeId, State};
 use crate::stitch::{
     self, Calls, Leg, Recordings, Setting, Source, Standing, StitchError, Stitched, Tier,
@@ -13,16 +13,14 @@ use crate::stitch::{
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::ffi::OsString;
+use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-
-/// Names above each other, more than a path can have.
-const DEPTH_MAX: usize = 4096;
 
 /// Where recordings are.
 #[derive(Clone)]
@@ -88,27 +86,15 @@ pub(super) fn look_ahead(stitched: Arc<Stitched>) -> std::io::Result<Sender<()>>
 }
 
 impl Places {
-    /// The first name of a node as a path relative to the mount.
-    fn path_of(&self, id: NodeId) -> Result<Option<PathBuf>, CatalogError> {
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        let mut at = id;
-        while at != NodeId::ROOT {
-            match self.catalog.name_of(at)? {
-                Some((parent, name)) if names.len() < DEPTH_MAX => {
-                    names.push(name);
-                    at = parent;
-                }
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(names.into_iter().rev().map(OsString::from_vec).collect()))
+    fn rows(&self, ids: &[NodeId]) -> stitch::Result<Vec<Option<(NodeRow, PathBuf)>>> {
+        let rows = self.catalog.nodes_at(ids);
+        let said = |e: CatalogError| error(Path::new(""), e.to_string(), e.class());
+        let there = |row: &(NodeRow, PathBuf)| row.0.state != State::Deleted;
+        Ok(rows.map_err(said)?.into_iter().map(|row| row.filter(there)).collect())
     }
 
     fn row(&self, id: NodeId) -> stitch::Result<Option<(NodeRow, PathBuf)>> {
-        let said = |e: CatalogError| error(Path::new(""), e.to_string(), e.class());
-        let Some(row) = self.catalog.node(id).map_err(said)? else { return Ok(None) };
-        let path = self.path_of(id).map_err(said)?;
-        Ok(path.filter(|_| row.state != State::Deleted).map(|path| (row, path)))
+        Ok(self.rows(&[id])?.pop().flatten())
     }
 
     /// The lower file of a node, if it is there.
@@ -129,43 +115,100 @@ impl Places {
         Ok((stat.node == Some(id)).then_some((file, stat.attr)))
     }
 
+    fn tier(&self, id: NodeId, path: &Path) -> Tier {
+        if self.content.holds(id, path) { Tier::Cache } else { Tier::Target }
+    }
+}
+
+/// Directories of the recordings that are asked for at once: each is opened and looked at once.
+#[derive(Default)]
+struct Directories(HashMap<PathBuf, Rc<Directory>>);
+
+struct Directory {
+    /// None if it is not there.
+    dir: Option<Dir>,
+    /// What it shows; none if it can not be told.
+    attr: Option<Attr>,
+}
+
+impl Directories {
+    fn at(&mut self, lower: &Lower, path: &Path) -> stitch::Result<Rc<Directory>> {
+        if let Some(known) = self.0.get(path) {
+            return Ok(known.clone());
+        }
+        let dir = match lower.dir(path) {
+            Ok(dir) => Some(dir),
+            Err(e) if e.is_not_found() => None,
+            Err(e) => return Err(error(path, e.to_string(), e.class())),
+        };
+        let attr = dir.as_ref().and_then(|dir| dir.stat_self().ok()).map(|stat| stat.attr);
+        let found = Rc::new(Directory { dir, attr });
+        self.0.insert(path.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// What is below at a path.
+    fn stat(&mut self, lower: &Lower, path: &Path) -> stitch::Result<Option<LowerStat>> {
+        let parent = self.at(lower, path.parent().unwrap_or(Path::new("")))?;
+        let Some(dir) = &parent.dir else { return Ok(None) };
+        match dir.stat(path.file_name().unwrap_or_default().as_bytes()) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(error(path, e.to_string(), ErrorClass::Transient)),
+        }
+    }
+
     /// A recording as whoever passes the directories above it sees it.
-    fn reached(&self, path: &Path, attr: Attr) -> Attr {
+    fn reached(&mut self, lower: &Lower, path: &Path, attr: Attr) -> Attr {
         let above = path.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
         let mode = above.fold(attr.mode, |mode, dir| {
-            let Ok(dir) = self.lower.stat(dir).map(|stat| stat.attr) else { return mode & 0o700 };
+            let dir = self.at(lower, dir).ok();
+            let Some(dir) = dir.as_ref().and_then(|dir| dir.attr.as_ref()) else {
+                return mode & 0o700;
+            };
             let others = dir.mode & 0o001 != 0;
             let group = if dir.gid == attr.gid { dir.mode & 0o010 != 0 } else { others };
             mode & !(if others { 0 } else { 0o007 }) & !(if group { 0 } else { 0o070 })
         });
         Attr { mode, ..attr }
     }
+}
 
-    fn tier(&self, id: NodeId, path: &Path) -> Tier {
-        if self.content.holds(id, path) { Tier::Cache } else { Tier::Target }
+impl Places {
+    fn standing(
+        &self,
+        node: NodeId,
+        (row, path): (NodeRow, PathBuf),
+        above: &mut Directories,
+    ) -> stitch::Result<Option<Standing>> {
+        // What is partly below is being written to.
+        let growing = row.state == State::Recording || self.lower.partial(node).is_some();
+        let local = above.stat(&self.lower, &path)?.filter(|stat| stat.node == Some(node));
+        let (attr, tier, growing) = match local {
+            Some(stat) => (stat.attr, Tier::Local, growing),
+            None if matches!(row.state, State::Released | State::Archived) => {
+                (row.attr, self.tier(node, &path), false)
+            }
+            None => return Ok(None),
+        };
+        let attr = above.reached(&self.lower, &path, attr);
+        Ok(Some(Standing { path, attr, tier, growing }))
     }
 }
 
 impl Recordings for Places {
-    fn standing(&self, node: NodeId) -> stitch::Result<Option<Standing>> {
-        let Some((row, path)) = self.row(node)? else { return Ok(None) };
-        // What is partly below is being written to.
-        let growing = row.state == State::Recording || self.lower.partial(node).is_some();
-        match self.lower.stat(&path) {
-            Ok(stat) if stat.node == Some(node) => {
-                let (attr, tier) = (self.reached(&path, stat.attr), Tier::Local);
-                return Ok(Some(Standing { path, attr, tier, growing }));
+    fn standings(&self, nodes: &[NodeId]) -> Vec<stitch::Result<Option<Standing>>> {
+        let mut above = Directories::default();
+        match self.rows(nodes) {
+            Ok(rows) => {
+                let each = nodes.iter().zip(rows).map(|(node, row)| match row {
+                    Some(row) => self.standing(*node, row, &mut above),
+                    None => Ok(None),
+                });
+                each.collect()
             }
-            Ok(_) => {}
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(error(&path, e.to_string(), e.class())),
+            Err(error) => nodes.iter().map(|_| Err(error.clone())).collect(),
         }
-        let released = matches!(row.state, State::Released | State::Archived);
-        if !released {
-            return Ok(None);
-        }
-        let (tier, attr) = (self.tier(node, &path), self.reached(&path, row.attr));
-        Ok(Some(Standing { path, attr, tier, growing: false }))
     }
 
     fn open(&self, leg: &Leg) -> stitch::Result<Box<dyn Source>> {

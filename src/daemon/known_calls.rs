@@ -3,7 +3,7 @@
 use crate::calls;
 use crate::catalog::Catalog;
 use crate::recording::ErrorClass;
-use crate::stitch::{CallLeg, Calls, Result, StitchError};
+use crate::stitch::{CallLeg, Calls, ListedCall, Result, StitchError};
 use std::sync::Arc;
 
 /// The calls; none if there is no source of them, and then no joins are shown.
@@ -27,23 +27,37 @@ fn written(catalog: &Arc<Catalog>) -> Option<Arc<dyn Calls>> {
     Some(Arc::new(written::Written { path, catalog: catalog.clone() }))
 }
 
+/// A call of one recording can be asked for, and is not listed.
+const AT_LEAST: usize = 2;
+
 /// Calls as the PBX recorded them.
 struct Recorded(Arc<calls::Calls>);
 
 impl Calls for Recorded {
     fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
         let Ok(id) = std::str::from_utf8(linkedid) else { return Ok(Vec::new()) };
-        let call = self.0.legs(id).map_err(unusable)?;
-        let leg = |leg: calls::Leg| CallLeg { node: leg.node, start: Some(leg.start), side: None };
-        Ok(call.into_iter().flat_map(|call| call.legs).map(leg).collect())
+        Ok(call_legs(self.0.joined(id).map_err(unusable)?))
     }
 
     fn after(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
-        /// A call of one recording can be asked for, and is not listed.
-        const AT_LEAST: usize = 2;
         let page = self.0.list(cursor, AT_LEAST, limit).map_err(unusable)?;
         Ok(page.into_iter().map(|call| (call.id, call.linkedid.into_bytes())).collect())
     }
+
+    fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>> {
+        let page = self.0.list_joined(cursor, AT_LEAST, limit).map_err(unusable)?;
+        let of = |(call, legs): (calls::Listed, Vec<calls::Leg>)| ListedCall {
+            cursor: call.id,
+            linkedid: call.linkedid.into_bytes(),
+            legs: call_legs(legs),
+        };
+        Ok(page.into_iter().map(of).collect())
+    }
+}
+
+fn call_legs(legs: Vec<calls::Leg>) -> Vec<CallLeg> {
+    let leg = |leg: calls::Leg| CallLeg { node: leg.node, start: Some(leg.start), side: None };
+    legs.into_iter().map(leg).collect()
 }
 
 fn unusable(error: calls::CallsError) -> StitchError {
@@ -57,7 +71,7 @@ mod written {
     use crate::catalog::Catalog;
     use crate::clock::Timestamp;
     use crate::recording::{ErrorClass, NodeId};
-    use crate::stitch::{CallLeg, Calls, Result, Side, StitchError};
+    use crate::stitch::{CallLeg, Calls, ListedCall, Result, Side, StitchError};
     use std::path::PathBuf;
     use std::sync::Arc;
 
@@ -108,6 +122,14 @@ mod written {
                 (parts.count() > 1).then_some((n as u64 + 1, id))
             });
             Ok(ids.filter(|(n, _)| *n > cursor).take(limit).collect())
+        }
+
+        fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>> {
+            let calls = self.after(cursor, limit)?.into_iter();
+            let call = |(cursor, linkedid): (u64, Vec<u8>)| {
+                Ok(ListedCall { cursor, legs: self.legs(&linkedid)?, linkedid })
+            };
+            calls.map(call).collect()
         }
     }
 }

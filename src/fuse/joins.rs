@@ -1,7 +1,7 @@
 //! Requests about joined calls that may take a moment: on workers.
 
 use super::adapter::Adapter;
-use super::convert::{data, dot_attr, entry, file_attr, listed_type};
+use super::convert::{TTL, data, dot_attr, entry, file_attr, listed_type};
 use super::errno::errno;
 use super::on_worker::on_worker;
 use crate::recording::{Attr, Kind, NodeId, Reader};
@@ -47,7 +47,7 @@ impl Adapter {
     pub(super) fn list_joins(&self, offset: u64, reply: ReplyDirectory) {
         on_worker!(self, Waits::Disk, reply, |vfs| {
             let mut reply = reply;
-            let listed = vfs.list_joins(offset, &mut |e| {
+            let listed = vfs.list_joins(offset, false, &mut |e, _| {
                 let name = OsStr::from_bytes(&e.name);
                 !reply.add(INodeNo(e.id.0), e.next, listed_type(e.kind), name)
             });
@@ -58,19 +58,22 @@ impl Adapter {
         });
     }
 
-    /// Names only: each is looked up when somebody looks at it, which the attributes given here
-    /// must not save, so they are good for no time at all.
+    /// What is not known of a name without asking a target is found out when somebody looks at it,
+    /// which the attributes given here must not save, so they are good for no time at all.
     pub(super) fn list_joins_plus(&self, offset: u64, reply: ReplyDirectoryPlus) {
         on_worker!(self, Waits::Disk, reply, |vfs| {
             let mut reply = reply;
-            let listed = vfs.list_joins(offset, &mut |e| {
+            let listed = vfs.list_joins(offset, true, &mut |e, full| {
                 let name = OsStr::from_bytes(&e.name);
-                let attr = match e.kind {
-                    Kind::Dir => dot_attr(),
-                    kind => Attr { kind, mode: 0, nlink: 1, ..dot_attr() },
+                let (attr, good_for) = match (full, e.kind) {
+                    (Some(full), _) => (full.attr.clone(), TTL),
+                    (None, Kind::Dir) => (dot_attr(), Duration::ZERO),
+                    (None, kind) => {
+                        (Attr { kind, mode: 0, nlink: 1, ..dot_attr() }, Duration::ZERO)
+                    }
                 };
                 let attr = file_attr(e.id, &attr);
-                !reply.add(attr.ino, e.next, name, &Duration::ZERO, &attr, Generation(0))
+                !reply.add(attr.ino, e.next, name, &good_for, &attr, Generation(0))
             });
             match listed {
                 Ok(()) => reply.ok(),

@@ -55,47 +55,60 @@ impl Memory {
         }
     }
 
-    /// What was found out about this content.
-    pub fn recall(&self, key: Key<'_>) -> Option<Result<Audio, String>> {
-        let connection = self.0.as_ref()?.lock();
-        let said: Option<String> = connection
-            .prepare_cached(
-                "SELECT said FROM audio WHERE node = ?1 AND size = ?2 AND mtime = ?3 AND suffix = ?4",
-            )
-            .ok()?
-            .query_row(
-                params![
-                    key.node.0.cast_signed(),
-                    key.size.cast_signed(),
-                    key.mtime.0,
-                    key.suffix
-                ],
-                |row| row.get(0),
-            )
-            .optional()
-            .ok()?;
-        serde_json::from_str(&said?).ok()
+    /// What was found out about these contents, each in its place.
+    pub fn recall(&self, keys: &[Key<'_>]) -> Vec<Option<Result<Audio, String>>> {
+        let Some(connection) = self.0.as_ref().filter(|_| !keys.is_empty()) else {
+            return vec![None; keys.len()];
+        };
+        let connection = connection.lock();
+        // One snapshot for all of them; without one each is read in its own.
+        let _snapshot = connection.unchecked_transaction();
+        keys.iter().map(|key| recall(&connection, *key)).collect()
     }
 
-    /// Keeps what was found out, in the place of what an older content was.
-    pub fn keep(&self, key: Key<'_>, audio: &Result<Audio, String>) {
-        let Some(connection) = &self.0 else { return };
-        let Ok(said) = serde_json::to_string(audio) else { return };
-        let kept = connection.lock().execute(
-            "INSERT OR REPLACE INTO audio (node, size, mtime, suffix, said)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                key.node.0.cast_signed(),
-                key.size.cast_signed(),
-                key.mtime.0,
-                key.suffix,
-                said
-            ],
-        );
+    /// Keeps what was found out, in the place of what older contents were.
+    pub fn keep(&self, found: &[(Key<'_>, &Result<Audio, String>)]) {
+        let Some(connection) = self.0.as_ref().filter(|_| !found.is_empty()) else { return };
+        let connection = connection.lock();
+        let kept = connection.unchecked_transaction().and_then(|transaction| {
+            for (key, audio) in found {
+                keep(&transaction, *key, audio)?;
+            }
+            transaction.commit()
+        });
         if let Err(error) = kept {
-            tracing::debug!(%error, "what a recording is could not be kept");
+            tracing::debug!(%error, "what recordings are could not be kept");
         }
     }
+}
+
+fn recall(connection: &Connection, key: Key<'_>) -> Option<Result<Audio, String>> {
+    let said: Option<String> = connection
+        .prepare_cached(
+            "SELECT said FROM audio WHERE node = ?1 AND size = ?2 AND mtime = ?3 AND suffix = ?4",
+        )
+        .ok()?
+        .query_row(
+            params![key.node.0.cast_signed(), key.size.cast_signed(), key.mtime.0, key.suffix],
+            |row| row.get(0),
+        )
+        .optional()
+        .ok()?;
+    serde_json::from_str(&said?).ok()
+}
+
+fn keep(
+    connection: &Connection,
+    key: Key<'_>,
+    audio: &Result<Audio, String>,
+) -> rusqlite::Result<()> {
+    let Ok(said) = serde_json::to_string(audio) else { return Ok(()) };
+    let mut statement = connection.prepare_cached(
+        "INSERT OR REPLACE INTO audio (node, size, mtime, suffix, said)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let (node, size) = (key.node.0.cast_signed(), key.size.cast_signed());
+    statement.execute(params![node, size, key.mtime.0, key.suffix, said]).map(|_| ())
 }
 
 #[cfg(test)]
@@ -107,14 +120,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = Key { node: NodeId(7), size: 100, mtime: Timestamp(5), suffix: "wav" };
         let no = Err("it is empty".to_owned());
-        Memory::open(dir.path()).keep(key, &no);
+        Memory::open(dir.path()).keep(&[(key, &no)]);
         let memory = Memory::open(dir.path());
-        assert_eq!(memory.recall(key), Some(no));
-        assert_eq!(memory.recall(Key { size: 101, ..key }), None);
-        assert_eq!(memory.recall(Key { mtime: Timestamp(6), ..key }), None);
-        assert_eq!(memory.recall(Key { suffix: "alaw", ..key }), None);
+        let others = [
+            key,
+            Key { size: 101, ..key },
+            Key { mtime: Timestamp(6), ..key },
+            Key { suffix: "alaw", ..key },
+            key,
+        ];
+        assert_eq!(memory.recall(&others), [Some(no.clone()), None, None, None, Some(no)]);
         let nowhere = Memory::open(&dir.path().join("none"));
-        nowhere.keep(key, &Err(String::new()));
-        assert_eq!(nowhere.recall(key), None);
+        nowhere.keep(&[(key, &Err(String::new()))]);
+        assert_eq!(nowhere.recall(&[key]), [None]);
     }
 }

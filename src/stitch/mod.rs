@@ -7,6 +7,9 @@
 //!
 //! docs/STITCHED.md is the contract.
 
+mod given;
+mod legs;
+mod listing;
 mod memory;
 mod name;
 mod notes;
@@ -16,10 +19,11 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use given::{CallLeg, Calls, ListedCall, Recordings, Source, Standing, Tier};
 pub use name::{file_name, is_hashed, linkedid};
 pub use plan::{Form, LargeFiles, Layout, Leg, Options, Placed, Plan, Rate, Side};
 pub use read::{Join, LegReader};
-pub use service::{CallLeg, Calls, Missing, Recordings, Setting, Source, Standing, Stitched, Tier};
+pub use service::{Missing, Setting, Stitched};
 
 use crate::recording::ErrorClass;
 

@@ -4,119 +4,24 @@
 //! join that changed is another file at the next lookup, and what was opened before goes on
 //! unchanged, in the kernel's pages too.
 
-use super::memory::{Key, Memory};
+use super::given::{Calls, Recordings, Source, Tier};
+use super::listing::Ahead;
+use super::memory::Memory;
 use super::notes::{Note, Notes};
-use super::plan::{Leg, Options, Plan, Side};
+use super::plan::{Leg, Options, Plan};
 use super::read::{Join, LegReader};
 use super::{Result, StitchError, name};
-use crate::clock::Timestamp;
-use crate::codec;
 use crate::limits;
-use crate::recording::{Attr, ErrorClass, Kind, NodeId};
+use crate::recording::{Attr, ErrorClass, NodeId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Inode numbers of this directory and of joins have these three upper bits; no row of the
 /// catalog comes so far, and a file that can not be given an identity has the second one set.
 const RANGE: u64 = 0b001 << 61;
-
-/// A recording of a call, as call records have it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallLeg {
-    /// Identity.
-    pub node: NodeId,
-    /// When its audio begins.
-    pub start: Option<Timestamp>,
-    /// Whose voice it has.
-    pub side: Option<Side>,
-}
-
-/// Calls, as far as joins need them. Answers come from local records and wait for no network.
-pub trait Calls: Send + Sync {
-    /// The recordings of a call in the order of their time; none if there is no such call.
-    ///
-    /// # Errors
-    /// If the records can not be read now.
-    fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>>;
-
-    /// Calls of two recordings or more behind a cursor, each with its own; 0 is the beginning.
-    ///
-    /// # Errors
-    /// If the records can not be read now.
-    fn after(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>>;
-}
-
-/// Where a leg's bytes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// In the recordings directory.
-    Local,
-    /// In a target, and at least their beginning in the disk cache.
-    Cache,
-    /// In a target.
-    Target,
-}
-
-impl Tier {
-    fn word(self) -> &'static str {
-        match self {
-            Tier::Local => "local",
-            Tier::Cache => "cache",
-            Tier::Target => "target",
-        }
-    }
-}
-
-/// A recording as it stands.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// Its path, relative to the mount.
-    pub path: PathBuf,
-    /// What `stat` shows.
-    pub attr: Attr,
-    /// Where its bytes are.
-    pub tier: Tier,
-    /// It is being recorded.
-    pub growing: bool,
-}
-
-/// Recordings, as far as joins need them.
-pub trait Recordings: Send + Sync {
-    /// How a recording stands; none if it is gone. Waits for no target.
-    ///
-    /// # Errors
-    /// If it can not be told now.
-    fn standing(&self, node: NodeId) -> Result<Option<Standing>>;
-
-    /// Its bytes. Waits for no target; reading may.
-    ///
-    /// # Errors
-    /// If it is not what it was: another length, another time of change.
-    fn open(&self, leg: &Leg) -> Result<Box<dyn Source>>;
-
-    /// What `stat` shows of the root of the mount.
-    ///
-    /// # Errors
-    /// As `stat`.
-    fn root(&self) -> Result<Attr>;
-}
-
-/// An open recording.
-pub trait Source: Send + Sync {
-    /// Bytes; fewer only where it ends.
-    ///
-    /// # Errors
-    /// If they can not be had, or it is not what it was when it was opened.
-    fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
-
-    /// Whether reading may wait for a target.
-    fn is_remote(&self) -> bool;
-}
 
 /// How the directory looks.
 #[derive(Clone, Debug)]
@@ -186,10 +91,11 @@ pub enum Missing {
 
 /// The directory.
 pub struct Stitched {
-    setting: Setting,
-    calls: Arc<dyn Calls>,
-    recordings: Arc<dyn Recordings>,
-    memory: Memory,
+    pub(super) setting: Setting,
+    pub(super) calls: Arc<dyn Calls>,
+    pub(super) recordings: Arc<dyn Recordings>,
+    pub(super) memory: Memory,
+    pub(super) ahead: Ahead,
     notes: Notes,
     nodes: Mutex<HashMap<NodeId, Arc<Node>>>,
 }
@@ -226,7 +132,8 @@ impl Stitched {
         });
         let nodes = Mutex::new(nodes.collect());
         let memory = Memory::open(state_dir);
-        Stitched { setting, calls, recordings, memory, notes, nodes }
+        let ahead = Ahead::default();
+        Stitched { setting, calls, recordings, memory, ahead, notes, nodes }
     }
 
     /// Whether an inode number is of this directory or what is in it.
@@ -253,21 +160,6 @@ impl Stitched {
         Ok(Attr { mode: root.mode & 0o555, nlink: 2, size: 0, blocks: 0, ..root })
     }
 
-    /// Names behind a cursor, each with its own.
-    ///
-    /// # Errors
-    /// If call records can not be read now.
-    pub fn list(&self, cursor: u64, limit: usize) -> Result<Vec<(u64, String)>> {
-        let calls = self.calls.after(cursor, limit)?;
-        Ok(calls.into_iter().map(|(next, id)| (next, name::file_name(&id))).collect())
-    }
-
-    /// A number for an entry of a listing: what its join is, is found out when it is looked at.
-    pub fn listed_id(name: &str) -> NodeId {
-        let sum = crate::recording::Sha256::of(name.as_bytes());
-        in_range(sum.0.first_chunk().map_or(0, |b| u64::from_le_bytes(*b)))
-    }
-
     /// The join of this name, with one reference of the kernel counted.
     ///
     /// # Errors
@@ -279,6 +171,12 @@ impl Stitched {
     ) -> std::result::Result<(NodeId, Attr), Missing> {
         let (plan, attr) = self.plan(&self.id_of(name)?, may_wait)?;
         let id = in_range(plan.digest());
+        self.looked_up(id, plan, &attr);
+        Ok((id, attr))
+    }
+
+    /// The kernel is told of a join: one reference is counted.
+    pub(super) fn looked_up(&self, id: NodeId, plan: Plan, attr: &Attr) {
         let mut nodes = self.nodes.lock();
         let node = nodes.entry(id).or_insert_with(|| {
             Arc::new(Node {
@@ -290,7 +188,6 @@ impl Stitched {
         });
         *node.attr.lock() = attr.clone();
         node.uses.lock().lookups += 1;
-        Ok((id, attr))
     }
 
     /// The kernel gave back references.
@@ -413,11 +310,10 @@ impl Stitched {
     pub fn xattr(&self, id: NodeId, what: &[u8]) -> Option<String> {
         let node = self.node(id)?;
         let plan = node.join.plan();
-        let tiers = plan.legs.iter().map(|leg| {
-            let standing = self.recordings.standing(leg.node).ok().flatten();
-            standing.map(|s| s.tier)
-        });
-        let tiers: Vec<Option<Tier>> = tiers.collect();
+        let nodes: Vec<NodeId> = plan.legs.iter().map(|leg| leg.node).collect();
+        let standings = self.recordings.standings(&nodes).into_iter();
+        let tiers: Vec<Option<Tier>> =
+            standings.map(|standing| standing.ok().flatten().map(|s| s.tier)).collect();
         match what {
             b"legs" => Some(told(plan, &tiers)),
             b"source" => {
@@ -471,21 +367,6 @@ impl Stitched {
         }
     }
 
-    /// Finds out what the legs of calls behind a cursor are while they are local, so that nobody
-    /// has to fetch a header later. Answers the cursor to go on from; none at the end.
-    ///
-    /// # Errors
-    /// If call records can not be read now.
-    pub fn look_ahead(&self, cursor: u64) -> Result<Option<u64>> {
-        let calls = self.calls.after(cursor, limits::STITCH_LOOK_AHEAD)?;
-        let last = calls.last().map(|(cursor, _)| *cursor);
-        for (_, linkedid) in calls {
-            // What is not local is found out when somebody asks.
-            let _not_now = self.plan(&linkedid, false);
-        }
-        Ok(last)
-    }
-
     /// The call that a name means.
     fn id_of(&self, name: &[u8]) -> std::result::Result<Vec<u8>, Missing> {
         if let Some(id) = name::linkedid(name) {
@@ -504,56 +385,9 @@ impl Stitched {
             }
         }
     }
-
-    /// The plan of a call as it is now, and what `stat` shows of it.
-    fn plan(&self, linkedid: &[u8], wait: bool) -> std::result::Result<(Plan, Attr), Missing> {
-        let mut legs = Vec::new();
-        let mut attrs = Vec::new();
-        for found in self.calls.legs(linkedid)?.into_iter().take(limits::STITCH_LEGS_MAX) {
-            let Some(standing) = self.recordings.standing(found.node)? else { continue };
-            legs.push(self.leg(&found, &standing, wait)?);
-            attrs.push(standing.attr);
-        }
-        let Some(attr) = joined_attr(&attrs) else { return Err(Missing::NoCall) };
-        let plan = Plan::new(legs, &self.setting.join);
-        let mtime = plan.mtime();
-        let attr = Attr { size: plan.len(), mtime, ctime: mtime, atime: mtime, ..attr };
-        Ok((plan, attr))
-    }
-
-    fn leg(
-        &self,
-        found: &CallLeg,
-        standing: &Standing,
-        wait: bool,
-    ) -> std::result::Result<Leg, Missing> {
-        let path = standing.path.to_string_lossy().into_owned();
-        let (size, mtime) = (standing.attr.size, standing.attr.mtime);
-        let CallLeg { node, start, side } = *found;
-        let mut leg = Leg { node, path, size, mtime, start, side, audio: Err(String::new()) };
-        if standing.growing {
-            leg.audio = Err("it is still being recorded".to_owned());
-            return Ok(leg);
-        }
-        let name = standing.path.file_name().unwrap_or_default().to_string_lossy();
-        let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-        let key = Key { node, size, mtime, suffix };
-        if let Some(known) = self.memory.recall(key) {
-            leg.audio = known;
-            return Ok(leg);
-        }
-        if standing.tier != Tier::Local && !wait {
-            return Err(Missing::MustWait);
-        }
-        let source = self.recordings.open(&leg)?;
-        let mut read = |offset, len| source.read(offset, len);
-        leg.audio = codec::probe(name.as_bytes(), size, &mut read)?.map_err(|e| e.to_string());
-        self.memory.keep(key, &leg.audio);
-        Ok(leg)
-    }
 }
 
-fn in_range(hash: u64) -> NodeId {
+pub(super) fn in_range(hash: u64) -> NodeId {
     let id = RANGE | hash & (RANGE - 1);
     // The directory's own.
     NodeId(if id == RANGE { RANGE | 1 } else { id })
@@ -561,20 +395,6 @@ fn in_range(hash: u64) -> NodeId {
 
 fn error(leg: &Leg, detail: String, class: ErrorClass) -> StitchError {
     StitchError { leg: leg.path.clone(), detail, class }
-}
-
-/// Who may read a join: who may read every leg. Nobody may write it.
-fn joined_attr(legs: &[Attr]) -> Option<Attr> {
-    let first = legs.first()?;
-    let mode = legs.iter().fold(0o444, |mode, leg| mode & leg.mode);
-    let same = legs.iter().all(|l| (l.uid, l.gid) == (first.uid, first.gid));
-    let everybody = mode & 0o004;
-    // Owners that differ have no right in common but everybody's.
-    let (uid, gid, mode) = match same {
-        true => (first.uid, first.gid, mode),
-        false => (0, 0, 0o400 | everybody | everybody << 3),
-    };
-    Some(Attr { kind: Kind::File, mode, uid, gid, nlink: 1, blocks: 1, ..first.clone() })
 }
 
 /// `user.spoolfs.legs`: a line of JSON for each leg.

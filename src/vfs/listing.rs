@@ -85,7 +85,7 @@ struct Given {
 }
 
 /// Takes an entry with its attributes if they were asked for; says no when it has no room.
-type Take<'a> = &'a mut dyn FnMut(&ListEntry, Option<&Entry>) -> bool;
+pub type Take<'a> = &'a mut dyn FnMut(&ListEntry, Option<&Entry>) -> bool;
 
 impl Vfs {
     /// Opens a directory for listing.

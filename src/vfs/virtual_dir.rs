@@ -6,7 +6,7 @@
 //! workers.
 
 use super::handle::OpenKind;
-use super::listing::ListEntry;
+use super::listing::{ListEntry, Take};
 use super::open::Opened;
 use super::{Entry, RemoteError, Result, SetAttr, Vfs, VfsError, Waits};
 use crate::recording::{Attr, Kind, NodeId, Reader};
@@ -153,37 +153,41 @@ impl Vfs {
         }
     }
 
-    /// Gives names of joins from a position on until `take` says no: call it on a worker. What
-    /// they are is found out when somebody looks at one.
+    /// Gives names of joins from a position on until `take` says no: call it on a worker. With
+    /// `attrs` each comes with what `stat` shows, and counts as looked up once taken, unless a
+    /// target had to be asked for that.
     ///
     /// # Errors
     /// If call records can not be read now.
-    pub fn list_joins(
-        &self,
-        position: u64,
-        take: &mut dyn FnMut(&ListEntry) -> bool,
-    ) -> Result<()> {
+    pub fn list_joins(&self, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
         let stitched = self.stitched()?;
         let dots = [(&b"."[..], Stitched::DIR, 0), (b"..", NodeId::ROOT, 1)];
         for (name, id, at) in dots {
             let entry = ListEntry { name: name.to_vec(), id, kind: Kind::Dir, next: at + 1 };
-            if position <= at && !take(&entry) {
+            if position <= at && !take(&entry, None) {
                 return Ok(());
             }
         }
+        let mut give = |next: u64, name: &str, known: Option<(NodeId, &Attr)>| {
+            let id = known.map_or_else(|| Stitched::listed_id(name), |(id, _)| id);
+            let name = name.as_bytes().to_vec();
+            let entry = ListEntry { name, id, kind: Kind::File, next: next + DOTS };
+            let full = known.map(|(id, attr)| Entry { id, attr: attr.clone() });
+            take(&entry, full.as_ref())
+        };
         let mut cursor = position.saturating_sub(DOTS);
+        if attrs {
+            return Ok(stitched.list_full(cursor, &mut give)?);
+        }
         loop {
             let names = stitched.list(cursor, PAGE)?;
             let Some((last, _)) = names.last() else { return Ok(()) };
-            let next_page = *last;
+            cursor = *last;
             for (next, name) in names {
-                let (id, next) = (Stitched::listed_id(&name), next + DOTS);
-                let entry = ListEntry { name: name.into_bytes(), id, kind: Kind::File, next };
-                if !take(&entry) {
+                if !give(next, &name, None) {
                     return Ok(());
                 }
             }
-            cursor = next_page;
         }
     }
 

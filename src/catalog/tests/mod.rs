@@ -6,6 +6,7 @@ mod holds;
 mod lifecycle;
 mod model;
 mod objects;
+mod paths;
 mod plans;
 mod speed;
 mod unsynced;

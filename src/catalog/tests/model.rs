@@ -3,6 +3,7 @@
 
 use super::*;
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 
 type Names = BTreeMap<(NodeId, Vec<u8>), NodeId>;
 
@@ -210,6 +211,14 @@ impl World {
                 let rows = page.into_iter().filter(|r| r.row.state == State::Released);
                 released.extend(rows.map(|r| (*dir, r.cursor, r.name, r.row)));
             }
+        }
+        let placed = catalog.nodes_at(&self.ids).expect("usable");
+        for (id, placed) in self.ids.iter().zip(placed) {
+            let name = catalog.name_of(*id).expect("usable");
+            let named = name.as_ref().map(|_| catalog.node(*id).expect("usable").expect("known"));
+            assert_eq!(placed.as_ref().map(|(row, _)| row), named.as_ref(), "{id:?}");
+            let last = placed.as_ref().and_then(|(_, path)| path.file_name());
+            assert_eq!(last.map(|n| n.as_bytes()), name.as_ref().map(|(_, n)| &n[..]), "{id:?}");
         }
         Answers {
             rows: self.ids.iter().map(|id| catalog.node(*id).expect("usable")).collect(),
