@@ -83,6 +83,12 @@ pub const RELEASE_QUEUE_MAX: usize = 16;
 pub const NEWEST_ONE_IN: usize = 4;
 /// Oldest due recordings looked at first in one step of planning.
 pub const OLDEST_ROWS: usize = 64;
+/// What legal holds refused and is not on record yet; of more, only how many are told.
+pub const HOLD_REFUSALS_MAX: usize = 1024;
+/// Refusals in a minute that are put on record one by one; the others are summed up.
+pub const HOLD_REFUSALS_NAMED: usize = 60;
+/// Users and operations that refusals of a minute are summed up by.
+pub const HOLD_REFUSAL_SUMS: usize = 64;
 /// Recordings on legal hold looked at in one step of planning.
 pub const HELD_ROWS: usize = 64;
 /// Newest due recordings looked at in one step of planning; more than can be under way.

@@ -87,10 +87,12 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("overwrite it with a copy", |p, spare| fs::copy(spare, p).map(drop)),
 ];
 
+/// By `truncate(2)`, without opening it.
 fn truncate(path: &Path, size: u64) -> rustix::io::Result<()> {
-    let status = std::process::Command::new("truncate")
-        .args(["-s", &size.to_string()])
+    let status = std::process::Command::new("python3")
+        .args(["-c", "import os, sys; os.truncate(sys.argv[1], int(sys.argv[2]))"])
         .arg(path)
+        .arg(size.to_string())
         .stderr(std::process::Stdio::piped())
         .output()
         .unwrap();
@@ -302,6 +304,61 @@ fn a_hand_over_leaves_no_moment_in_which_a_held_recording_can_be_deleted() {
     for path in [&here, &gone] {
         assert_eq!(fs::read(path).unwrap(), audio(1));
     }
+}
+
+/// Who put a hold, who lifted it, and what was tried meanwhile; however often, it fills no disk.
+#[test]
+fn what_a_hold_refused_is_on_record_and_a_loop_of_it_floods_nothing() {
+    if support::no_mount("what_a_hold_refused_is_on_record_and_a_loop_of_it_floods_nothing") {
+        return;
+    }
+    let mut mount = strict(support::mount::Target::None).mount();
+    let (path, spare) = (mount.path("call.wav"), mount.path("spare.wav"));
+    for path in [&path, &spare] {
+        fs::write(path, audio(1)).unwrap();
+    }
+    hold(&mount, "Smith v. Jones", &path);
+    let mut tried = std::collections::BTreeMap::from([("rename", 1), ("truncate", 1)]);
+    assert_eq!(error(fs::rename(&spare, &path)), Some(Errno::PERM));
+    assert_eq!(truncate(&path, 0), Err(Errno::PERM));
+    for operation in ["unlink", "open"] {
+        for _ in 0..500 {
+            let result = match operation {
+                "unlink" => fs::remove_file(&path),
+                _ => OpenOptions::new().append(true).open(&path).map(drop),
+            };
+            assert_eq!(error(result), Some(Errno::PERM));
+        }
+        tried.insert(operation, 500);
+    }
+    lift(&mount, "Smith v. Jones");
+    let recording = path.metadata().unwrap().ino();
+    mount.stop();
+    let shown = mount.cli(["audit", "show", "--json"]).ok().out;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let events: Vec<&serde_json::Value> = shown["lines"].as_array().unwrap().iter().collect();
+    let of = |event: &str| -> Vec<&serde_json::Value> {
+        events.iter().copied().filter(|line| line["event"] == event).collect()
+    };
+    let (added, lifted, refused) = (of("hold_added"), of("hold_lifted"), of("hold_refused"));
+    assert_eq!((added.len(), lifted.len()), (1, 1), "{shown:#}");
+    let text = added[0].to_string();
+    assert!(text.contains("Smith v. Jones") && text.contains("call.wav"), "{text}");
+    assert!(text.contains(REASON) && lifted[0].to_string().contains("settled"), "{text}");
+    // Four that are named, and two sums, for each minute that it took.
+    assert!(refused.len() >= 6 && refused.len() < 100, "{}", refused.len());
+    for (operation, times) in tried {
+        let of_it = refused.iter().filter(|line| line["details"]["operation"] == operation);
+        let told: u64 = of_it.clone().map(|line| line["details"]["times"].as_u64().unwrap()).sum();
+        assert_eq!(told, times, "{operation}");
+        let named = of_it.clone().find(|line| line["recording"]["id"] == recording).unwrap();
+        let text = named.to_string();
+        assert!(text.contains("call.wav") && named["who"]["user"]["uid"] == 0, "{text}");
+        if operation == "truncate" {
+            assert_eq!(named["who"]["user"]["program"], "python3");
+        }
+    }
+    mount.cli(["audit", "verify"]).ok();
 }
 
 /// A call goes on: its recording is held, closed and opened again.

@@ -95,8 +95,10 @@ pub enum Event {
     },
     /// Something that a hold forbids was tried.
     HoldRefused {
-        /// What: "unlink", "rename", "write", ...
+        /// What: "unlink", "rename", "open" for writing, or "truncate".
         operation: String,
+        /// How often. Without a recording these are those that are not named one by one.
+        times: u64,
     },
     /// A hold was written into, or taken from, a target.
     HoldMirrored {
@@ -274,6 +276,25 @@ pub struct User {
     /// Its program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+}
+
+impl User {
+    /// Who sent a request of the file system: from a thread of a process, which waits for the
+    /// answer. Reads `/proc`.
+    pub fn of_request(uid: u32, gid: u32, thread: u32) -> User {
+        let told = |file: &str| std::fs::read_to_string(format!("/proc/{thread}/{file}")).ok();
+        let status = told("status").unwrap_or_default();
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        let login = told("loginuid").and_then(|text| text.trim().parse().ok());
+        User {
+            uid,
+            gid: Some(gid),
+            // AUDIT_UID_UNSET of the kernel: nobody logged in.
+            login_uid: login.filter(|login| *login != u32::MAX),
+            pid: process.and_then(|text| text.trim().parse().ok()),
+            program: told("comm").map(|text| text.trim_end().to_owned()),
+        }
+    }
 }
 
 /// Which recording.

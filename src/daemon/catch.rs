@@ -52,6 +52,10 @@ pub(super) fn watch(daemon: Arc<Daemon>) -> std::io::Result<Sender<()>> {
 
 fn run(daemon: &Daemon, ended: &Receiver<()>) {
     loop {
+        // Where the catalog could not be used at the start, the list alone tells what is held.
+        if let Err(error) = daemon.catalog.know_holds() {
+            tracing::warn!(%error, "what is on legal hold is read again");
+        }
         if let Err(error) = look(daemon) {
             tracing::warn!(%error, "recordings that a legal hold also means are looked for again");
         }

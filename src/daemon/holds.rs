@@ -1,6 +1,6 @@
 //! Answers `hold`, and looks for recordings that a hold also means.
 
-use super::commands::{json, unusable};
+use super::commands::{self, unusable};
 use super::record::who;
 use super::{Daemon, calls, catch};
 use crate::audit::{Clear, Entry, Event};
@@ -10,11 +10,11 @@ use crate::control::{
     HoldListReport, HoldReport, HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
     PathFailure, Peer, Progress, WirePath,
 };
-use crate::engine::Outcome;
+use crate::engine::{Outcome, Placed};
 use crate::limits;
 use crate::recording::NodeId;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -40,15 +40,15 @@ pub(super) fn handle(
                 }
             };
             let new = NewHold { case, reason, by: name(peer), scope };
-            json(&add(daemon, &new, &paths, peer, progress)?)
+            commands::json(&add(daemon, &new, &paths, peer, progress)?)
         }
         HoldRequest::List => {
             let holds = daemon.catalog.all_holds().map_err(unusable)?;
-            json(&HoldListReport { holds: holds.iter().map(report).collect() })
+            commands::json(&HoldListReport { holds: holds.iter().map(report).collect() })
         }
-        HoldRequest::Show { case, id } => json(&show(daemon, case.as_deref(), id)?),
+        HoldRequest::Show { case, id } => commands::json(&show(daemon, case.as_deref(), id)?),
         HoldRequest::Lift { case, id, reason } => {
-            json(&lift(daemon, (case.as_deref(), id), &reason, peer)?)
+            commands::json(&lift(daemon, (case.as_deref(), id), &reason, peer)?)
         }
     }
 }
@@ -114,8 +114,7 @@ fn add(
         Ok(placed) => placed.map_err(|error| Failure::new(error.to_string()))?,
         Err(_) => return Err(Failure::new("the engine failed at this; see the daemon's log")),
     };
-    let event = Event::HoldAdded { hold: placed.id, case: Clear::text(&new.case), query: None };
-    daemon.audit.record(Entry::new(event).by(who(peer)).why(&new.reason));
+    on_record(daemon, &placed, new, peer);
     tracing::info!(
         hold = placed.id,
         case = new.case,
@@ -148,6 +147,18 @@ fn add(
         missing: placed.missing.into_iter().map(WirePath).collect(),
         notes,
     })
+}
+
+fn on_record(daemon: &Daemon, placed: &Placed, new: &NewHold, peer: &Peer) {
+    let query = query(&new.scope).and_then(|query| serde_json::to_string(&query).ok());
+    let (case, query) = (Clear::text(&new.case), query.map(Clear::text));
+    let event = Event::HoldAdded { hold: placed.id, case, query };
+    let paths = new.scope.paths();
+    let named: Vec<Clear> =
+        paths.iter().take(limits::REPORT_PATHS_MAX).map(|path| Clear::path(path)).collect();
+    let after = json!({"paths": named, "of": paths.len(), "recordings": placed.recordings});
+    let entry = Entry::new(event).by(who(peer)).why(&new.reason);
+    daemon.audit.record(entry.change((), after));
 }
 
 /// What a hold can not do here.
@@ -261,19 +272,32 @@ fn lift(
     let all = daemon.catalog.all_holds().map_err(unusable)?;
     let mut lifted = HoldLiftReport::default();
     for id in ids {
-        if !all.iter().any(|hold| hold.id == id) && case.is_none() {
+        let hold = all.iter().find(|hold| hold.id == id);
+        if hold.is_none_or(|hold| hold.lifted.is_some()) && case.is_none() {
             continue;
         }
-        if daemon.catalog.lift_hold(id, &by, reason).map_err(unusable)? {
-            tracing::info!(hold = id, by, reason, "a legal hold was lifted");
-            let case = all.iter().find(|hold| hold.id == id).map(|hold| hold.case.as_str());
-            let case = Clear::text(case.unwrap_or_default());
-            let entry = Entry::new(Event::HoldLifted { hold: id, case });
-            daemon.audit.record(entry.by(who(peer)).why(reason));
-            lifted.lifted.push(id);
-            let recordings = all.iter().filter(|hold| hold.id == id).map(|hold| hold.recordings);
-            lifted.recordings += recordings.sum::<u64>();
+        let name = hold.map(|hold| hold.case.as_str()).or(case).unwrap_or_default();
+        // What may be deleted soon is on record before.
+        let event = Event::HoldLifted { hold: id, case: Clear::text(name) };
+        let entry = Entry::new(event).by(who(peer)).why(reason);
+        daemon.audit.record_synced(entry).map_err(|error| {
+            Failure::new(format!(
+                "hold {id} is not lifted, because that can not be put on record: {error}"
+            ))
+        })?;
+        match daemon.catalog.lift_hold(id, &by, reason) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                let event = Event::HoldAdded { hold: id, case: Clear::text(name), query: None };
+                let again = Entry::new(event).because("it could not be lifted, and is on");
+                daemon.audit.record(again.by(who(peer)));
+                return Err(unusable(error));
+            }
         }
+        tracing::info!(hold = id, by, reason, "a legal hold was lifted");
+        lifted.lifted.push(id);
+        lifted.recordings += hold.map_or(0, |hold| hold.recordings);
     }
     if lifted.lifted.is_empty() {
         return Err(Failure::new(unknown(case, id)));

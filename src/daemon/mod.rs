@@ -14,6 +14,7 @@ mod known_calls;
 mod link;
 pub(crate) mod notify;
 mod record;
+mod refused;
 mod rules;
 pub(crate) mod settled;
 pub mod setup;
@@ -157,6 +158,7 @@ pub fn run(config: Config) -> Result<()> {
     };
     let space = space::watch(daemon.clone())?;
     let catching = catch::watch(daemon.clone())?;
+    let refused = refused::watch(&daemon)?;
     let looking = daemon.stitched.clone().map(joins::look_ahead).transpose()?;
     watchdog::start(watch)?;
     if let Err(error) = settled::ready(&daemon.config.read().runtime_dir, daemon.clock.now()) {
@@ -187,6 +189,7 @@ pub fn run(config: Config) -> Result<()> {
             // As if killed, at once: the engine must stand that anyway, and stopping it would
             // answer those who wait for the archive with an error; unanswered, they ask again.
             tracing::info!("leaving the mount to a successor");
+            refused.end();
             daemon.audit.stop();
             std::process::exit(0);
         }
@@ -205,6 +208,7 @@ pub fn run(config: Config) -> Result<()> {
     handover::forget();
     drop(space);
     drop(catching);
+    refused.end();
     drop(looking);
     control.stop();
     daemon.calls.iter().for_each(|calls| calls.stop());

@@ -25,7 +25,7 @@ pub(super) fn node(ino: INodeNo) -> NodeId {
 pub(super) fn caller(req: &Request, umask: u32) -> Caller {
     let unique = req.unique().0;
     let (uid, gid, resent) = (req.uid(), req.gid(), unique & RESENT != 0);
-    Caller { unique: unique & !RESENT, resent, uid, gid, umask }
+    Caller { unique: unique & !RESENT, resent, uid, gid, pid: req.pid(), umask }
 }
 
 pub(super) fn flags(flags: i32) -> OFlags {

@@ -220,7 +220,7 @@ impl Vfs {
             let errno = if inode.kind == Kind::Dir { Errno::ISDIR } else { Errno::INVAL };
             return Err(errno.into());
         }
-        self.must_be_writable(id)?;
+        self.must_be_writable(caller, id, "truncate")?;
         self.cut(caller, id, size, patience)
     }
 

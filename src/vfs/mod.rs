@@ -13,6 +13,7 @@ mod attrs;
 mod departure;
 mod ghost;
 mod handle;
+mod held;
 mod inode;
 mod io;
 mod listing;
@@ -33,6 +34,7 @@ mod xattrs;
 pub use attrs::SetAttr;
 pub use departure::Deletion;
 pub use handle::OpenKind;
+pub use held::{Refusal, Refusals};
 pub use listing::ListEntry;
 pub use open::Opened;
 pub use resume::Resumption;
@@ -180,6 +182,8 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Thread; 0 if it is the kernel, or in another namespace.
+    pub pid: u32,
     /// Mask for the mode of what is made.
     pub umask: u32,
 }
@@ -225,6 +229,8 @@ pub struct Vfs {
     passthrough: OnceLock<Arc<dyn Passthrough>>,
     stitched: OnceLock<Arc<Stitched>>,
     deletion: RwLock<Arc<Deletion>>,
+    /// Who is told of what legal holds refuse.
+    refusals: RwLock<Option<Refusals>>,
     /// How often attributes of released recordings were changed.
     xattr_changes: AtomicU64,
     /// What requests came to that a predecessor did not answer.
@@ -258,6 +264,7 @@ impl Vfs {
             passthrough: OnceLock::new(),
             stitched: OnceLock::new(),
             deletion: RwLock::default(),
+            refusals: RwLock::default(),
             xattr_changes: AtomicU64::new(0),
             answers: Mutex::default(),
             taken_over: false,

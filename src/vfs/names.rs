@@ -240,7 +240,7 @@ impl Vfs {
         let _names = self.lower.names_change(parent.id, parent.id);
         let found = self.find(&parent, &dir, name)?;
         let id = found.id();
-        self.must_not_be_held(id)?;
+        self.must_not_be_held(caller, id, "unlink")?;
         let inode = self.known(id);
         let mut place = inode.as_ref().map(|i| i.moving());
         let last = match &found {

@@ -221,7 +221,7 @@ impl Vfs {
             return self.opened_again(handle);
         }
         if writes(flags) {
-            self.must_be_writable(id)?;
+            self.must_be_writable(caller, id, "open")?;
         }
         let inode = self.inode(id)?;
         if let Some(opened) = self.open_local(caller, &inode, flags)? {
@@ -240,17 +240,6 @@ impl Vfs {
             return Ok(opened);
         }
         self.open_local(caller, &inode, flags)?.ok_or(Errno::STALE.into())
-    }
-
-    /// A recording on legal hold whose call is long over is not changed any more.
-    pub(super) fn must_be_writable(&self, id: NodeId) -> Result<()> {
-        let forbidden = self.catalog.holds().forbids_writing(id, self.clock.now());
-        if forbidden { Err(Errno::PERM.into()) } else { Ok(()) }
-    }
-
-    /// A recording on legal hold keeps its name, or gets another one; it never loses it.
-    pub(super) fn must_not_be_held(&self, id: NodeId) -> Result<()> {
-        if self.catalog.is_held(id) { Err(Errno::PERM.into()) } else { Ok(()) }
     }
 
     /// What an open opened whose answer was lost with a predecessor.

@@ -43,7 +43,8 @@ impl Vfs {
     /// Moves a name, atomically, over another if there is one. Never moves data; never EXDEV.
     ///
     /// # Errors
-    /// As `renameat2`; `PERM` if what is replaced is on legal hold; `INVAL` for flags other than NOREPLACE and EXCHANGE.
+    /// As `renameat2`; `PERM` if what is replaced is on legal hold; `INVAL` for flags other than
+    /// NOREPLACE and EXCHANGE.
     pub fn rename(
         &self,
         caller: Caller,
@@ -92,7 +93,7 @@ impl Vfs {
             // Two names of one file: nothing happens, by POSIX.
             return Ok(());
         }
-        to.id().map_or(Ok(()), |replaced| self.must_not_be_held(replaced))?;
+        to.id().map_or(Ok(()), |replaced| self.must_not_be_held(caller, replaced, "rename"))?;
         // Nothing may be released in a directory that is replaced.
         let _inside = to.id().map(|id| self.lower.names_change(id, id));
         self.may_replace(from, to)?;

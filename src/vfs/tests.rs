@@ -130,7 +130,7 @@ impl World {
 }
 
 fn caller(unique: u64, resent: bool) -> Caller {
-    Caller { unique, resent, uid: 0, gid: 0, umask: 0o022 }
+    Caller { unique, resent, uid: 0, gid: 0, pid: 0, umask: 0o022 }
 }
 
 /// Makes a file with some bytes and leaves it open.
