@@ -52,6 +52,8 @@ enum Step {
     /// A few bytes more, and another header, as a PBX does.
     Append(&'static str, u8),
     Cut(&'static str, u64),
+    /// Writes all of it anew while no target is there.
+    Over(&'static str, u8),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
     Unlink(&'static str),
@@ -104,8 +106,20 @@ const CALL: u8 = 254;
 /// For a second snapshot, with which the first one goes.
 const ONCE_MORE: &[Step] = &[Step::Command("archive", "d"), Step::Rest(2500)];
 
+/// However slow the writer is, nothing is fetched before it has written.
+const WITHOUT_TARGET: &[Step] = &[
+    Step::Write("d/over.wav", 11),
+    Step::Command("archive", "d"),
+    Step::Command("release", "d/over.wav"),
+    Step::Over("d/over.wav", 12),
+];
+
 fn work(point: &str) -> impl Iterator<Item = &'static Step> {
-    let more: &[Step] = if point.starts_with("snapshot.") { ONCE_MORE } else { &[] };
+    let more: &[Step] = match point {
+        "partial.after_write" => WITHOUT_TARGET,
+        _ if point.starts_with("snapshot.") => ONCE_MORE,
+        _ => &[],
+    };
     WORK.iter().chain(more)
 }
 
@@ -139,6 +153,14 @@ impl Step {
                 header.write_all_at(&[seed; 44], 0)
             }
             Step::Cut(path, len) => File::options().write(true).open(at(path))?.set_len(len),
+            Step::Over(path, seed) => {
+                let aside = mount.root.join("aside");
+                fs::rename(&mount.target, &aside)?;
+                let open = OpenOptions::new().write(true).open(at(path));
+                let written = open.and_then(|file| file.write_all_at(&bytes(seed), 0));
+                fs::rename(&aside, &mount.target)?;
+                written
+            }
             Step::Rename(a, b) => fs::rename(at(a), at(b)),
             Step::Exchange(a, b) => {
                 let cwd = rustix::fs::CWD;
@@ -167,7 +189,7 @@ impl Step {
     /// What it does to the tree.
     fn apply(self, tree: &mut Tree) {
         match self {
-            Step::Write(path, seed) => {
+            Step::Write(path, seed) | Step::Over(path, seed) => {
                 tree.insert(path.into(), bytes(seed));
             }
             Step::Append(path, seed) => {
