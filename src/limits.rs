@@ -105,6 +105,16 @@ pub const DRAIN_TOO_EARLY: Duration = Duration::from_secs(5);
 pub const KNOWN_CALLS_MAX: usize = 100_000;
 /// Rules in the configuration.
 pub const POLICIES_MAX: usize = 1000;
+/// Hundredths of all files that rules may delete in a day, unless configured.
+pub const DELETED_IN_A_DAY_PERCENT: u8 = 5;
+/// Recordings remembered that expire before all are looked at again.
+pub const EXPIRE_SOON_MAX: usize = 100_000;
+/// How long `spoolfs retention run` waits for a look that is under way.
+pub const EXPIRE_TURN_WAIT: Duration = Duration::from_secs(20);
+/// Pause before each group that expires, so that targets have other things to do, too.
+pub const EXPIRE_PAUSE: Duration = Duration::from_millis(10);
+/// The objects of what expired go so long after its name: who is listening to it hears it out.
+pub const EXPIRED_GRACE: Duration = Duration::from_secs(600);
 /// Recordings that are pinned.
 pub const PINS_MAX: usize = 100_000;
 /// Rows of the catalog looked at in one step of planning, for each kind of step.

@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "mount",
     "status",
     "archive",
@@ -39,6 +39,7 @@ const COMMANDS: [&str; 23] = [
     "hold list",
     "hold show",
     "hold lift",
+    "retention run",
 ];
 
 /// A configuration in a directory of its own.
@@ -250,6 +251,7 @@ fn path_report(path: WirePath) -> PathReport {
         recalled_at: None,
         archive_due: None,
         release_due: Some(at),
+        expire_due: None,
         rule: Some("\"sales\"".into()),
         holds: vec!["Smith v. Jones".into()],
         reasons: vec!["keep_local is not over".into()],

@@ -42,7 +42,7 @@ fn defaults_are_those_of_the_table_of_keys() {
     for key in KEYS.iter().filter(top) {
         written.push_str(&format!("{} = {}\n", key.path, key.default));
     }
-    for table in ["write_back", "cache", "read", "holds", "stitched", "calls"] {
+    for table in ["write_back", "cache", "read", "holds", "stitched", "calls", "retention"] {
         written.push_str(&format!("[{table}]\n"));
         for key in KEYS.iter().filter(|k| !k.default.is_empty()) {
             if let Some((of, name)) = key.path.split_once('.').filter(|(of, _)| *of == table) {
@@ -222,6 +222,22 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\nnumber = [\"none\"]"),
             "f.toml:5:1: policy 1: number \"none\" has no digit; write a number like \"2079460001\"",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nexpire_after = \"5m\""),
+            "f.toml:5:1: policy 1: expire_after \"5m\" is less than a day; recordings are deleted \
+             then: look again",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nexpire_from = \"close\""),
+            "f.toml:5:1: policy 1: expire_from stands without expire_after; set both",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[policy]]\nname = \"a\"\nexpire_after = \"9d\"\nexpire_from = \"birth\""
+            ),
+            "f.toml:6:1: policy 1: expire_from \"birth\" is nothing to count from; write \"close\", \
+             \"call_end\" or \"last_call_of_account\"",
         ),
         (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\npath = [\"[\"]"),
@@ -505,6 +521,9 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__DURATION_MAX", "1h"),
             ("SPOOLFS_POLICY__0__ARCHIVE_AFTER", "2m"),
             ("SPOOLFS_POLICY__0__KEEP_LOCAL", "3d"),
+            ("SPOOLFS_POLICY__0__EXPIRE_AFTER", "1095d"),
+            ("SPOOLFS_POLICY__0__EXPIRE_FROM", "call_end"),
+            ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
     .expect("from the environment alone");
@@ -515,6 +534,10 @@ fn every_key_can_be_set_by_its_variable() {
         (2, &["9001".into()][..])
     );
     assert_eq!(rule.treatment.archive_after, Some(Duration::from_secs(120)));
+    let after = Duration::from_secs(1095 * 86_400);
+    let from = spoolfs::policy::ExpireFrom::CallEnd;
+    assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
+    assert_eq!(config.retention.max_delete_per_day.0, 7);
     let t = &config.targets[0];
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
     assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));

@@ -114,6 +114,8 @@ pub enum Event {
         /// The targets that it is deleted from.
         targets: Vec<String>,
     },
+    /// What is on record as expired was not deleted after all, for the time being.
+    ExpiryFailed,
     /// Deletions were stopped because they were too many.
     DeletionStopped {
         /// Recordings that would have been deleted that day.

@@ -3,8 +3,8 @@
 use super::record::{CallRecord, Origin};
 use super::time::{self, Zone};
 use crate::clock::Timestamp;
-use crate::recording::stem;
-use std::path::Path;
+pub use crate::recording::is_audio;
+use crate::recording::{AUDIO, stem};
 
 /// The patterns tried without configuration, in order: FreePBX's, then VICIdial's, then what many
 /// dial plans write.
@@ -14,12 +14,6 @@ pub const USUAL: &[&str] = &[
     "{date}-{time}_{phone}",
     "{timestamp}-{src}-{dst}",
     "{uniqueid}",
-];
-
-/// Extensions of what can be played; what else stands beside a recording is no leg.
-const AUDIO: &[&str] = &[
-    "wav", "wav16", "wav49", "gsm", "ulaw", "alaw", "ul", "al", "pcm", "sln", "sln16", "sln32",
-    "sln48", "raw", "g722", "g729", "mp3", "ogg", "opus", "flac", "m4a", "gsw",
 ];
 
 /// Steps of a match that are tried before a name is given up.
@@ -182,12 +176,6 @@ impl Part {
     }
 }
 
-/// Whether a name is that of something that can be played.
-pub fn is_audio(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    AUDIO.iter().any(|known| known.eq_ignore_ascii_case(extension))
-}
-
 /// Of several files of one recording the lowest is the one to be played.
 pub(super) fn preference(name: &[u8]) -> (u8, usize) {
     let text = String::from_utf8_lossy(name);
@@ -267,6 +255,7 @@ fn timestamp_with(zone: &Zone, digits: &str, hint: Option<Timestamp>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn read(path: &str) -> CallRecord {
         record(&Pattern::usual(), &Zone::utc(), path.as_bytes(), Timestamp::from_parts(5, 0))

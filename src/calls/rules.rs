@@ -47,6 +47,40 @@ impl Calls {
             Ok(Some(facts.for_rules(ended)))
         })
     }
+
+    /// When the last call of the account was over that the call of a recording was about: its lead,
+    /// or else its accountcode. `None`: there is none, or a source may know of later calls.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn last_of_account(&self, node: NodeId, path: &Path) -> Result<Option<Timestamp>> {
+        let sure = |feed: &super::FeedStatus| feed.caught_up && feed.error.is_none();
+        if !self.status().feeds.iter().all(sure) {
+            return Ok(None);
+        }
+        self.with(|conn| {
+            let Some(recording) = recording(conn, node, path)? else { return Ok(None) };
+            let Some(facts) = reads::facts(conn, &recording)?.filter(|f| f.matched) else {
+                return Ok(None);
+            };
+            let (lead, account) = (facts.record.lead, facts.record.accountcode);
+            let last = |text: &str, of: &str| -> Sql<Option<Timestamp>> {
+                let ended: Option<i64> =
+                    conn.prepare_cached(text)?.query_row([of], |r| r.get(0))?;
+                Ok(ended.map(Timestamp))
+            };
+            match (lead.is_empty(), account.is_empty()) {
+                (false, _) => {
+                    last("SELECT max(ended) FROM record WHERE lead = ?1 AND lead <> ''", &lead)
+                }
+                (_, false) => last(
+                    "SELECT max(ended) FROM record WHERE accountcode = ?1 AND accountcode <> ''",
+                    &account,
+                ),
+                _ => Ok(None),
+            }
+        })
+    }
 }
 
 /// The recording, or the one that a sidecar belongs to.

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(super) const FILE: &str = "calls.sqlite";
 
 /// Goes up with every change of what follows.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 // record.origin: 1 call record, 2 name of a recording, 3 channel event; call 0: tied to nothing.
 // ident.live: 0 unknown, 1 channels of this linkedid are there, 2 the last one is gone. Times are
@@ -61,6 +61,7 @@ CREATE INDEX record_stem ON record(stem) WHERE stem IS NOT NULL;
 CREATE INDEX record_campaign ON record(campaign, start) WHERE campaign <> '';
 CREATE INDEX record_agent ON record(agent, start) WHERE agent <> '';
 CREATE INDEX record_lead ON record(lead, start) WHERE lead <> '';
+CREATE INDEX record_account ON record(accountcode, ended) WHERE accountcode <> '';
 
 CREATE TABLE number(
     digits TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(digits, record)

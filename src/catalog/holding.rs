@@ -169,6 +169,11 @@ impl Catalog {
         Ok(())
     }
 
+    /// While the answer is kept, no hold is put on anything, nor lifted. Not to be kept for long.
+    pub fn no_holds_change(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.shared.holds.changing.lock()
+    }
+
     /// Puts a new hold on recordings, on the disk when it returns. They can not be deleted from the
     /// moment on that this is called. Its number.
     ///

@@ -10,6 +10,7 @@ mod due;
 mod encode;
 mod engine;
 mod error;
+mod expired;
 mod holding;
 mod holds;
 mod identity;
@@ -47,6 +48,7 @@ mod tests;
 
 pub use due::Behind;
 pub use error::{CatalogError, Result};
+pub use expired::Marked;
 pub use holding::{HeldRow, Hold, Lifted, NewHold, Restored, Scope};
 pub use holds::{HOLD_LIFT_GRACE, HOLD_LIFT_GRACE_MAX, HOLD_SETTLE, Holds};
 pub use identity::Identity;

@@ -26,6 +26,7 @@ mod rebuild;
 mod recall;
 mod release;
 mod reload;
+mod retention;
 mod status;
 mod stitch;
 mod trash;
@@ -116,6 +117,9 @@ enum Command {
     /// Check, show and erase what is on record: who did what to which recording.
     #[command(after_help = audit::EXAMPLES)]
     Audit(audit::Arguments),
+    /// Delete what the rules let expire.
+    #[command(after_help = retention::EXAMPLES)]
+    Retention(retention::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -151,6 +155,7 @@ impl Command {
             Command::Verify(a) => &a.common,
             Command::Rebuild(a) => &a.common,
             Command::Audit(a) => a.common(),
+            Command::Retention(a) => a.common(),
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -180,6 +185,7 @@ impl Command {
             Command::Verify(a) => verify::run(a),
             Command::Rebuild(a) => rebuild::run(a),
             Command::Audit(a) => audit::run(a),
+            Command::Retention(a) => retention::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),

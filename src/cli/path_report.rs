@@ -25,6 +25,7 @@ pub(super) fn all(name: &str, report: &PathReport) -> String {
         ("recalled", report.recalled_at),
         ("archive due", report.archive_due),
         ("release due", report.release_due),
+        ("expires", report.expire_due),
     ];
     for (label, at) in times {
         if let Some(at) = at {

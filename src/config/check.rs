@@ -5,7 +5,8 @@ use super::paths::{beneath, resolve as real};
 use super::raw::{Raw, RawHolds, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{
-    Cache, Choice, Config, HoldTimes, Overrides, Read, Space, Target, WriteBack, calls, target,
+    Cache, Choice, Config, HoldTimes, Overrides, Read, Retention, Space, Target, WriteBack, calls,
+    target,
 };
 use crate::engine::Compress;
 use crate::limits;
@@ -97,6 +98,12 @@ pub(super) fn resolve(
         stitched,
         calls,
         policies,
+        retention: Retention {
+            max_delete_per_day: raw
+                .retention
+                .max_delete_per_day
+                .unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT)),
+        },
         warnings,
     })
 }

@@ -139,6 +139,9 @@ pub const KEYS: &[Key] = &[
     key("policy.duration_max", Kind::Duration, ""),
     key("policy.archive_after", Kind::Age, ""),
     key("policy.keep_local", Kind::Age, ""),
+    key("policy.expire_after", Kind::Age, ""),
+    key("policy.expire_from", Kind::Text, ""),
+    key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];
 
 /// What a path of the file names.

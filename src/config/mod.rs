@@ -126,6 +126,13 @@ pub struct HoldTimes {
     pub lift_grace: Duration,
 }
 
+/// `[retention]`: how much may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Of all files; more in a day stop until somebody confirms.
+    pub max_delete_per_day: Percent,
+}
+
 /// The configuration of one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -168,6 +175,8 @@ pub struct Config {
     pub stitched: Stitched,
     /// Call records, if there is a source of them.
     pub calls: Option<Calls>,
+    /// How much may be deleted.
+    pub retention: Retention,
     /// Rules for some of the recordings, in order: the first that fits wins.
     pub policies: Vec<Policy>,
     /// What is legal but probably not meant, each a sentence.

@@ -6,8 +6,12 @@ use super::source::Source;
 use super::{Calls, WriteBack};
 use crate::limits;
 use crate::policy::{Direction, Matches, Numbers, Patterns, Policy, RuleError, Treatment, Words};
-use crate::units::Span;
+use crate::policy::{ExpireFrom, Expiry};
+use crate::units::{Age, Span, duration_text};
 use std::time::Duration;
+
+/// A shorter expiry is a mistake.
+const EXPIRE_LEAST: Duration = Duration::from_secs(86_400);
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -50,7 +54,9 @@ pub(super) fn resolve(
             let message = format_args!("{:?} is the name of another rule", policy.name);
             return Err(at.fault("name", message, "give each rule its own"));
         }
-        if calls.is_none() && policy.matches.asks_for_calls() {
+        let from = policy.treatment.expire.map(|expire| expire.from);
+        let counts_from_call = from.is_some_and(|from| from != ExpireFrom::Close);
+        if calls.is_none() && (policy.matches.asks_for_calls() || counts_from_call) {
             let cure = "set calls.preset or calls.source, or compare nothing but path";
             let message =
                 format_args!("{:?} asks for calls, and no call records are read", policy.name);
@@ -98,9 +104,30 @@ fn one(raw: RawPolicy, at: &Place<'_>, write_back: &WriteBack) -> Result<Policy>
         archive_after: raw.archive_after.unwrap_or(write_back.archive_after).duration(),
         keep_local: keep(write_back.keep_local.duration()),
         adopt_keep_local: keep(write_back.adopt_keep_local.duration()),
-        expire: None,
+        expire: expiry(raw.expire_after, raw.expire_from.as_deref(), at)?,
     };
     Ok(Policy { name, matches, treatment })
+}
+
+fn expiry(after: Option<Age>, from: Option<&str>, at: &Place<'_>) -> Result<Option<Expiry>> {
+    let from = match from {
+        None => ExpireFrom::Close,
+        Some(_) if after.is_none() => {
+            return Err(at.fault("expire_from", "stands without expire_after", "set both"));
+        }
+        Some(word) => {
+            ExpireFrom::ALL.into_iter().find(|from| from.word() == word).ok_or_else(|| {
+                let cure = "write \"close\", \"call_end\" or \"last_call_of_account\"";
+                at.fault("expire_from", format_args!("{word:?} is nothing to count from"), cure)
+            })?
+        }
+    };
+    let Some(after) = after.and_then(Age::duration) else { return Ok(None) };
+    if after < EXPIRE_LEAST {
+        let message = format_args!("\"{}\" is less than a day", duration_text(after));
+        return Err(at.fault("expire_after", message, "recordings are deleted then: look again"));
+    }
+    Ok(Some(Expiry { after, from }))
 }
 
 fn directions(words: &[String], at: &Place<'_>) -> Result<Vec<Direction>> {

@@ -25,6 +25,7 @@ pub(super) struct Raw {
     pub calls: RawCalls,
     pub stitched: RawStitched,
     pub policy: Vec<RawPolicy>,
+    pub retention: RawRetention,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,6 +60,14 @@ pub(super) struct RawPolicy {
     pub duration_max: Option<Span>,
     pub archive_after: Option<Age>,
     pub keep_local: Option<Age>,
+    pub expire_after: Option<Age>,
+    pub expire_from: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRetention {
+    pub max_delete_per_day: Option<Percent>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -157,6 +157,12 @@ impl DiskCache {
         Some(bytes.into())
     }
 
+    /// Removes a chunk, if it is here.
+    pub(super) fn forget(&self, sum: Sha256) {
+        self.index.lock().chunks.remove(sum);
+        self.remove(&[sum]);
+    }
+
     /// Puts a chunk in, if there is room.
     pub(super) fn insert(&self, sum: Sha256, bytes: &[u8]) {
         if !self.ready(sum) {

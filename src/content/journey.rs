@@ -117,7 +117,7 @@ impl Journey {
             }
             Err(error) => {
                 // Another copy may have been verified since.
-                self.inner.sources.forget(&self.stored);
+                self.inner.sources.forget(self.stored.id, self.stored.generation);
                 leg.pilot.land(Err(error));
             }
         }

@@ -20,7 +20,8 @@ pub use source::Objects;
 use crate::clock::SharedClock;
 use crate::limits;
 use crate::recording::{
-    CHUNK_BYTES, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at, chunk_count,
+    CHUNK_BYTES, ChunkHashes, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at,
+    chunk_count,
 };
 use crate::store::Store;
 use ahead::{Pace, Readers};
@@ -281,6 +282,17 @@ impl Content {
         });
         self.launch(stored, path, legs, keep, room);
         flights
+    }
+
+    /// Drops what is kept of a generation, in memory and on the disk: it was deleted for good.
+    pub fn forget(&self, id: NodeId, generation: Generation, chunks: &ChunkHashes) {
+        self.inner.sources.forget(id, generation);
+        for sum in &chunks.0 {
+            self.inner.memory.invalidate(sum);
+            if let Some(disk) = &self.inner.disk {
+                disk.forget(*sum);
+            }
+        }
     }
 
     /// Whether the beginning of a recording can be read without asking a target.

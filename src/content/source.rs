@@ -120,8 +120,8 @@ impl Sources {
         Ok(stored)
     }
 
-    pub(super) fn forget(&self, stored: &Stored) {
-        self.known.invalidate(&(stored.id, stored.generation));
+    pub(super) fn forget(&self, id: NodeId, generation: Generation) {
+        self.known.invalidate(&(id, generation));
     }
 }
 

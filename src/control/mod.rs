@@ -29,8 +29,8 @@ pub use protocol::{
 };
 pub use report::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, EraseReport, LastError, LinkReport,
-    MoveReport, ObjectReport, PathReport, ReloadReport, StateCount, StatusReport, TargetReport,
-    TargetState, TrashCount, UploadsReport, UrlReport, Waiting,
+    MoveReport, ObjectReport, PathReport, ReloadReport, RetentionReport, StateCount, StatusReport,
+    TargetReport, TargetState, TrashCount, UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use trash::{TrashItem, TrashReport, TrashRequest, TrashedReport};

@@ -154,6 +154,13 @@ pub enum Request {
     },
     /// Legal holds: a report of its own for each request.
     Hold(HoldRequest),
+    /// Delete now what the rules let go: a `RetentionReport`.
+    Retention {
+        /// At once, although the rules changed.
+        now: bool,
+        /// Also more than may be deleted in a day.
+        confirm: bool,
+    },
     /// Read the configuration again: a `ReloadReport`.
     Reload,
 }

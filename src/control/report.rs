@@ -297,6 +297,9 @@ pub struct PathReport {
     /// When its local copy is to be released.
     #[serde(with = "utc::option", default)]
     pub release_due: Option<Timestamp>,
+    /// When it expires.
+    #[serde(with = "utc::option", default)]
+    pub expire_due: Option<Timestamp>,
     /// The name of its rule, or of all that it could be; nothing where there are no rules.
     #[serde(default)]
     pub rule: Option<String>,
@@ -307,6 +310,23 @@ pub struct PathReport {
     pub reasons: Vec<String>,
     /// The latest error with it.
     pub last_error: Option<LastError>,
+}
+
+/// What `retention run` deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionReport {
+    /// Files deleted.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that are due and stay for now.
+    pub kept: u64,
+    /// Deleted files of which some target still has an object.
+    pub left: u64,
+    /// Why one of them stays, or is left.
+    pub why: Option<String>,
+    /// Why nothing more is deleted.
+    pub halted: Option<String>,
 }
 
 /// One object.

@@ -88,6 +88,9 @@ impl Handler for Commands {
                 json(&super::record::erase(daemon, &subject, peer, dry_run)?)
             }
             Request::Hold(request) => super::holds::handle(daemon, request, peer, progress),
+            Request::Retention { now, confirm } => {
+                json(&super::rules::run(daemon, now, confirm, peer)?)
+            }
             Request::Reload => json(&reload(daemon, Some(peer))?),
         }
     }
@@ -130,6 +133,7 @@ fn status(daemon: &Daemon) -> StatusReport {
     warnings.extend(lost(daemon, &config));
     warnings.extend(bad_copies(&engine.bad));
     warnings.extend(refuted(daemon));
+    warnings.extend(daemon.engine.expiry_halted().map(|why| format!("Retention: {why}.")));
     warnings.extend(incomplete(daemon));
     warnings.extend(super::record::trouble(&daemon.audit));
     StatusReport {
@@ -358,6 +362,7 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         recalled_at: row.recalled_at,
         archive_due,
         release_due,
+        expire_due: outlook.as_ref().and_then(|o| o.expire_due),
         rule: outlook.and_then(|o| o.rule),
         holds: daemon.catalog.holds().cases(row.id),
         reasons,
@@ -472,6 +477,7 @@ pub fn reload(daemon: &Daemon, peer: Option<&Peer>) -> Result<ReloadReport, Fail
     in_force.delete = new.delete;
     in_force.policies = new.policies;
     in_force.holds = new.holds;
+    in_force.retention = new.retention;
     in_force.warnings = new.warnings;
     drop(in_force);
     super::record::reloaded(daemon, &report.needs_restart, peer);

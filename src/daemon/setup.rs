@@ -21,6 +21,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         sync_after: write_back.sync_after.duration(),
         marks: Marks { high: config.space.high_water.0, low: config.space.low_water.0 },
         bandwidth: write_back.bandwidth.clone(),
+        max_delete_per_day: config.retention.max_delete_per_day.0,
         policies: config.policies.clone(),
     })
 }

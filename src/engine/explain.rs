@@ -1,6 +1,7 @@
 //! The planner's reasons as sentences for operators.
 
 use super::error::Result;
+use super::expiry;
 use super::held;
 use super::plan::{self, Action, Facts, Why};
 use super::shared::Shared;
@@ -34,6 +35,8 @@ pub struct Outlook {
     pub archive_due: Option<Timestamp>,
     /// When its local copy is released, if it waits for that.
     pub release_due: Option<Timestamp>,
+    /// When it expires; nothing: never, or not as far as is known.
+    pub expire_due: Option<Timestamp>,
 }
 
 /// The rule of a file, and when its times come; `None`: there is no such file.
@@ -46,7 +49,9 @@ pub(super) fn outlook(shared: &Shared, path: &Path) -> Result<Option<Outlook>> {
     let chosen = facts.chosen(&it);
     let after = chosen.treatment.archive_after;
     let waits = it.row.state == State::Closed && it.row.attr.size > 0;
+    let group = shared.catalog.group(it.parent, &it.stem)?;
     Ok(Some(Outlook {
+        expire_due: expiry::term(shared, facts, &group).map(|term| term.at),
         rule: (!rules.policies.is_empty()).then(|| chosen.name()),
         archive_due: after.filter(|_| waits).map(|after| plan::closed_at(&it).plus(after)),
         release_due: plan::release_time(&it, facts).filter(|_| it.row.state == State::Archived),
@@ -75,6 +80,33 @@ fn rule(it: &Candidate, facts: Facts<'_>) -> Option<String> {
     })
 }
 
+/// When it expires, if a rule lets it.
+fn expires(
+    shared: &Shared,
+    it: &Candidate,
+    facts: Facts<'_>,
+    group: &[Candidate],
+) -> Result<Option<String>> {
+    if facts.rules.shortest_expiry().is_none() || it.row.attr.kind != Kind::File {
+        return Ok(None);
+    }
+    let Some(term) = expiry::term(shared, facts, group) else {
+        let never = facts.chosen(it).treatment.expire.is_none();
+        let why = "It does not expire before more is known of its call.";
+        return Ok((!never).then(|| why.to_owned()));
+    };
+    let when = match term.at > facts.now {
+        true => format!("expires in {}", words(facts.now.age_at(term.at))),
+        false => format!("expired {} ago and is to be deleted", words(term.at.age_at(facts.now))),
+    };
+    shared.catalog.know_holds()?;
+    let free = |one: &Candidate| shared.catalog.holds().let_expire(one.row.id, facts.now);
+    let held = if group.iter().all(free) { "" } else { " A legal hold keeps it." };
+    let halt = expiry::halted(shared).map(|halt| expiry::halted_words(halt, facts.now));
+    let halt = halt.map_or_else(String::new, |why| format!(" But {why}."));
+    Ok(Some(format!("By rule {} it {when}, with its group.{held}{halt}", term.rule)))
+}
+
 /// Why a file is where it is, and what happens to it next.
 pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     let Some((_, row)) = shared.resolve(path)? else {
@@ -101,6 +133,7 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
         out.push(format!("Call records can not be asked now: {why}."));
     }
     out.push(next(&action, facts.now));
+    out.extend(expires(shared, &it, facts, &group)?);
     if matches!(it.row.state, State::Closed | State::Archived)
         && it.row.attr.kind == Kind::File
         && matches!(shared.lower.quiet(&it.path), Err(LowerError::Busy { .. }))

@@ -23,6 +23,13 @@ pub trait CallSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why it can not be said now.
     fn call_of(&self, id: NodeId, path: &Path) -> Result<Option<CallFacts>, String>;
+
+    /// When the last call of the account was over that the call of a recording was about; `None`:
+    /// that is not known for sure, or there is no account.
+    ///
+    /// # Errors
+    /// Why it can not be said now.
+    fn last_of_account(&self, id: NodeId, path: &Path) -> Result<Option<Timestamp>, String>;
 }
 
 /// How long what is known is not asked for again.
@@ -72,6 +79,11 @@ impl Calls {
     pub fn forget(&self) {
         self.known.lock().clear();
         *self.failed.lock() = None;
+    }
+
+    /// When the last call of the account was over that the call of a recording was about.
+    pub fn last_of_account(&self, it: &Candidate) -> Option<Timestamp> {
+        self.source.as_ref()?.last_of_account(it.row.id, &it.path).ok().flatten()
     }
 
     fn ask(&self, id: NodeId, path: &Path) -> Option<CallFacts> {
@@ -131,6 +143,10 @@ mod tests {
         fn call_of(&self, _id: NodeId, _path: &Path) -> Result<Option<CallFacts>, String> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             self.answer.lock().clone().unwrap_or(Ok(None))
+        }
+
+        fn last_of_account(&self, _: NodeId, _: &Path) -> Result<Option<Timestamp>, String> {
+            Ok(None)
         }
     }
 

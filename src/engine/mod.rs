@@ -22,6 +22,7 @@ mod contain;
 mod drain;
 mod encode;
 mod error;
+mod expiry;
 mod explain;
 mod fill;
 mod gone;
@@ -54,6 +55,7 @@ pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
 pub use encode::Compress;
 pub use error::{EngineError, Result};
+pub use expiry::Expired;
 pub use explain::Outlook;
 pub use held::Placed;
 pub use known::CallSource;
@@ -228,6 +230,7 @@ impl Engine {
             required: options.required,
             claims: claims::Claims::default(),
             pins: pins::Pins::default(),
+            expiring: Mutex::default(),
             syncing: claims::Claims::default(),
             tier: Mutex::new(()),
             stop: stop::Stop::new(),
@@ -294,6 +297,8 @@ impl Engine {
         }
         let teller = Arc::clone(shared);
         self.spawn("anchor", move || anchor::run(&teller))?;
+        let expirer = Arc::clone(shared);
+        self.spawn("expiry", move || expiry::run(&expirer))?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }
@@ -445,6 +450,23 @@ impl Engine {
     /// `Catalog`.
     pub fn outlook(&self, path: &Path) -> Result<Option<Outlook>> {
         explain::outlook(&self.shared, path)
+    }
+
+    /// Deletes now what the rules let go: at once after they changed if `waive`, and over what may
+    /// be deleted in a day if `confirm`. Not to be called from a task: it blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`.
+    pub fn expire(&self, waive: bool, confirm: bool) -> Result<Expired> {
+        expiry::run_now(&self.shared, waive, confirm)
+    }
+
+    /// Why nothing expires now although rules let some go, in a sentence without a full stop.
+    pub fn expiry_halted(&self) -> Option<String> {
+        let now = self.shared.now();
+        let rules = Arc::clone(&self.shared.configured.read());
+        rules.shortest_expiry()?;
+        expiry::halted(&self.shared).map(|halt| expiry::halted_words(halt, now))
     }
 
     /// What the engine is doing.

@@ -38,13 +38,17 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
+    /// What its rule may ask of its call.
+    pub fn call(&self, it: &Candidate) -> Arc<CallFacts> {
+        match self.rules.asks_for_calls(&it.path) {
+            true => self.known.call_of(it),
+            false => Arc::default(),
+        }
+    }
+
     /// The rule of a recording.
     pub fn chosen(&self, it: &Candidate) -> Chosen<'a> {
-        if self.rules.asks_for_calls(&it.path) {
-            self.rules.choose(&it.path, &self.known.call_of(it))
-        } else {
-            self.rules.choose(&it.path, &CallFacts::default())
-        }
+        self.rules.choose(&it.path, &self.call(it))
     }
 }
 

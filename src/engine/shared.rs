@@ -7,6 +7,7 @@ use super::complete::Completions;
 use super::drain::Drained;
 use super::encode::Compress;
 use super::error::{EngineError, Result};
+use super::expiry::Expiring;
 use super::known::Calls;
 use super::pins::Pins;
 use super::plan::Facts;
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     pub pins: Pins,
     /// What the rules ask of calls.
     pub calls: Calls,
+    /// How far expiry is.
+    pub expiring: Mutex<Expiring>,
     /// Files that are open to be synced: a release would take that for a reader.
     pub syncing: Claims,
     /// Held while the catalog and the lower directory are moved between local and released, so

@@ -84,8 +84,16 @@ impl Quiet {
     /// # Errors
     /// `InUse` if somebody has.
     pub fn alone(self, path: &Path) -> Result<LowerStat> {
-        under_lease(&self.file, Lease::Alone, path, || Ok(()))?;
+        self.is_alone(path)?;
         Ok(self.stat)
+    }
+
+    /// Asks whether nobody else has the file open, not even for reading.
+    ///
+    /// # Errors
+    /// `InUse` if somebody has.
+    pub fn is_alone(&self, path: &Path) -> Result<()> {
+        under_lease(&self.file, Lease::Alone, path, || Ok(()))
     }
 }
 

@@ -5,7 +5,7 @@ use super::quiet::under_lease;
 use super::stage::KeepTimes;
 use super::{Lower, LowerError, Result};
 use crate::faults;
-use crate::recording::{LowerVersion, NodeId, ReleasePermit};
+use crate::recording::{ExpiryPermit, LowerVersion, NodeId, ReleasePermit};
 use crate::sys::Lease;
 use rustix::fs::{OFlags, RenameFlags};
 use std::collections::HashSet;
@@ -34,19 +34,46 @@ impl Lower {
     /// # Errors
     /// `InUse`, `Changed`: the file is where it was.
     pub fn retire(&self, path: &Path, permit: ReleasePermit) -> Result<()> {
+        self.take_away(path, permit.node(), permit.version(), || ())
+    }
+
+    /// The same for a recording that a rule lets go; `gone` is called while no name can change in
+    /// its directory.
+    ///
+    /// # Errors
+    /// `InUse`, `Changed`: the file is where it was.
+    pub fn retire_expired(
+        &self,
+        path: &Path,
+        permit: ExpiryPermit,
+        gone: impl FnOnce(),
+    ) -> Result<()> {
+        match permit.version() {
+            Some(version) => self.take_away(path, permit.node(), version, gone),
+            None => Err(LowerError::Changed { path: path.to_owned() }),
+        }
+    }
+
+    fn take_away(
+        &self,
+        path: &Path,
+        node: NodeId,
+        version: LowerVersion,
+        gone: impl FnOnce(),
+    ) -> Result<()> {
         let (dir, name) = self.parent_of(path)?;
         let _names = self.names_still_at(&dir)?;
         let _times = KeepTimes::of(&dir);
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
         let file = dir.open(name, flags).map_err(LowerError::io(path))?;
         let changed = || LowerError::Changed { path: path.to_owned() };
-        let gone = gone_name(permit.node(), permit.version());
+        let aside = gone_name(node, version);
         under_lease(&file, Lease::Alone, path, || {
             let now = stat_file(&file).map_err(LowerError::io(path))?;
-            if now.version != permit.version() || now.node != Some(permit.node()) {
+            if now.version != version || now.node != Some(node) {
                 return Err(changed());
             }
-            dir.rename(name, &self.private.gone, &gone, RenameFlags::NOREPLACE)
+            dir.rename(name, &self.private.gone, &aside, RenameFlags::NOREPLACE)
                 .map_err(LowerError::io(path))
         })?;
         faults::point("release.after_gone");
@@ -54,13 +81,14 @@ impl Lower {
         if let Err(busy) = under_lease(&file, Lease::Alone, path, || Ok(())) {
             self.private
                 .gone
-                .rename(&gone, &dir, name, RenameFlags::NOREPLACE)
+                .rename(&aside, &dir, name, RenameFlags::NOREPLACE)
                 .map_err(LowerError::io(path))?;
             return Err(busy);
         }
         let version = stat_file(&file).map_err(LowerError::io(path))?.version;
         let path = path.to_owned();
-        self.retired.lock().push(Retired { name: gone, path, file, version, seen: false });
+        self.retired.lock().push(Retired { name: aside, path, file, version, seen: false });
+        gone();
         Ok(())
     }
 

@@ -4,11 +4,13 @@
 
 mod call;
 mod deletion;
+mod ledger;
 mod rule;
 mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
 pub use deletion::{Bytes, DeleteMode, Departure, InTrash, Leaving, YOUNG, departure, may_empty};
+pub use ledger::{CHANGED_FOR, Halt, Ledger};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment};
 pub use timetable::{Rate, Timetable, TimetableError};
 
@@ -150,6 +152,8 @@ pub struct Rules {
     pub marks: Marks,
     /// How fast recordings are uploaded at which time of the day.
     pub bandwidth: Timetable,
+    /// How many hundredths of all files may expire in a day.
+    pub max_delete_per_day: u8,
     /// Rules for some of the recordings; the first that fits wins, and what is above holds for the
     /// rest.
     pub policies: Vec<Policy>,
@@ -167,6 +171,7 @@ impl Default for Rules {
             sync_after: Some(limits::SYNC_AFTER),
             marks: Marks::default(),
             bandwidth: Timetable::default(),
+            max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
             policies: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
 use super::{Patterns, Rules};
 use crate::clock::Timestamp;
+use crate::recording::Sha256;
 use std::path::Path;
 use std::time::Duration;
 
@@ -102,6 +103,24 @@ impl Matches {
             && self.extension.is_empty()
             && self.duration_min.is_none()
             && self.duration_max.is_none())
+    }
+
+    /// All that is given, in a form that is the same for the same rule.
+    fn text(&self) -> String {
+        let texts = [
+            ("path", self.path.texts()),
+            ("campaign", self.campaign.texts()),
+            ("ingroup", self.ingroup.texts()),
+            ("list", self.list.texts()),
+            ("agent", self.agent.texts()),
+            ("accountcode", self.accountcode.texts()),
+            ("did", self.did.texts()),
+            ("number", self.number.texts()),
+            ("disposition", self.disposition.texts()),
+            ("extension", self.extension.texts()),
+        ];
+        let times = (self.duration_min, self.duration_max);
+        format!("{texts:?} {:?} {times:?}", self.direction)
     }
 
     fn fit(&self, path: &Path, call: &CallFacts) -> Sure {
@@ -295,7 +314,8 @@ impl Rules {
         let on_path =
             |p: &Policy| p.matches.path.is_empty() || p.matches.path.matching(path).is_some();
         let first = self.policies.iter().find(|p| on_path(p));
-        first.is_some_and(|p| p.matches.asks_for_calls())
+        let ends = |p: &Policy| p.treatment.expire.is_some_and(|e| e.from == ExpireFrom::CallEnd);
+        first.is_some_and(|p| p.matches.asks_for_calls() || ends(p))
     }
 
     /// The shortest time after which any recording is archived; `None`: never.
@@ -309,6 +329,16 @@ impl Rules {
         let of = |t: Treatment| [t.keep_local, t.adopt_keep_local];
         let all = self.policies.iter().flat_map(|p| of(p.treatment));
         all.chain(of(self.treatment())).flatten().min()
+    }
+
+    /// Changes whenever another recording may expire, or at another time; not with names.
+    pub fn expiry_digest(&self) -> String {
+        let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.expire);
+        let text: String = match self.shortest_expiry() {
+            Some(_) => self.policies.iter().map(rule).collect(),
+            None => String::new(),
+        };
+        Sha256::of(text.as_bytes()).to_string()
     }
 
     /// The shortest time after which any recording expires; `None`: never.

@@ -1,6 +1,7 @@
 //! Which files belong together: a recording with its sidecars and derivatives.
 
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// The part of a name that a recording shares with its sidecars. Files of one directory with the
 /// same stem are a group, and are released only together.
@@ -16,6 +17,18 @@ const EXTENSIONS: &[&[u8]] = &[
     b"m4a", b"txt", b"json", b"xml", b"csv", b"srt", b"vtt", b"md5", b"sha256", b"gpg", b"asc",
     b"gsw", b"ul", b"al", b"pcm", b"html",
 ];
+
+/// Extensions of what can be played; what else stands beside a recording is none.
+pub const AUDIO: &[&str] = &[
+    "wav", "wav16", "wav49", "gsm", "ulaw", "alaw", "ul", "al", "pcm", "sln", "sln16", "sln32",
+    "sln48", "raw", "g722", "g729", "mp3", "ogg", "opus", "flac", "m4a", "gsw",
+];
+
+/// Whether a name is that of something that can be played.
+pub fn is_audio(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    AUDIO.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
 
 /// What VICIdial and Monitor append to the name of a call (FIELD-NOTES: `-in`, `-out`, `-all`).
 const ROLES: &[&[u8]] = &[b"-all", b"-in", b"-out", b"-r", b"-t"];

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here does I/O.
 
 mod encoding;
+mod expiry;
 pub mod flac;
 mod group;
 mod hash;
@@ -11,8 +12,9 @@ mod version;
 pub mod wav;
 
 pub use encoding::{Encoding, Patch, Stored};
+pub use expiry::{ExpiryEvidence, ExpiryPermit, NotExpired, ObjectAge};
 pub use flac::FlacMap;
-pub use group::{Stem, stem};
+pub use group::{AUDIO, Stem, is_audio, stem};
 pub use hash::{
     CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, HEAD_BYTES, Hasher, Sha256, chunk_at, chunk_count,
     chunk_range,

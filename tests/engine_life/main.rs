@@ -8,6 +8,7 @@ mod support;
 
 mod archive;
 mod audit;
+mod expiry;
 mod faults;
 mod flac;
 mod fsck;

@@ -2,6 +2,7 @@
 
 use crate::world::{World, audio};
 use parking_lot::Mutex;
+use spoolfs::clock::Timestamp;
 use spoolfs::engine::CallSource;
 use spoolfs::policy::{CallFacts, Matches, Patterns, Policy, Treatment, Words};
 use spoolfs::recording::{NodeId, State};
@@ -16,6 +17,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub struct Told {
     calls: Mutex<HashMap<PathBuf, CallFacts>>,
+    /// When the last call of the account was over.
+    pub last: Mutex<HashMap<PathBuf, Timestamp>>,
     /// It says so instead of an answer.
     broken: Mutex<Option<String>>,
     /// It says nothing for so long.
@@ -35,6 +38,10 @@ impl CallSource for Told {
             Some(why) => Err(why),
             None => Ok(self.calls.lock().get(path).cloned()),
         }
+    }
+
+    fn last_of_account(&self, _id: NodeId, path: &Path) -> Result<Option<Timestamp>, String> {
+        Ok(self.last.lock().get(path).copied())
     }
 }
 

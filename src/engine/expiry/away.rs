@@ -1,0 +1,117 @@
+//! Taking away what expired: the name and the local bytes first, the objects later.
+
+use super::HELD;
+use super::proof::{Ready, age, ask, is_held, target_of};
+use crate::catalog::{Fate, Marked, ObjectRow, Op};
+use crate::clock::Timestamp;
+use crate::engine::error::{EngineError, Result};
+use crate::engine::shared::Shared;
+use crate::recording::{NodeId, ObjectAge, State};
+use crate::{faults, limits};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Takes the name and the local bytes away; the objects follow. The caller has seen to it that no
+/// hold is on it, nor comes, and that it is not being synced.
+pub(super) fn delete(shared: &Shared, ready: Ready, now: Timestamp) -> Result<()> {
+    let Ready { it, quiet, permit, .. } = ready;
+    let (id, parent) = (it.row.id, it.parent);
+    let rule = permit.rule().to_owned();
+    let changed = || EngineError::refused(&it.path, "it changed a moment ago");
+    shared.catalog.mark_expired(id, now)?;
+    faults::point("expiry.after_mark");
+    let name = it.path.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default();
+    let fate = Fate::Kept;
+    let gone = Op::Unlink { parent, name: name.clone(), id, last: true, fate, at: now };
+    if let Some(quiet) = quiet {
+        quiet.alone(&it.path)?;
+        let _tier = shared.tier.lock();
+        shared.lower.retire_expired(&it.path, permit, || shared.catalog.record(gone))?;
+    } else {
+        let _names = shared.lower.names_still_in(parent);
+        let still = shared.catalog.lookup(parent, &name)?.filter(|row| row.id == id);
+        // Who opens it for writing makes it a partial one while no name can change.
+        if still.is_none_or(|row| row.state != State::Released)
+            || !shared.lower.stat(&it.path).is_err_and(|e| e.is_not_found())
+            || shared.lower.partial(id).is_some()
+        {
+            return Err(changed());
+        }
+        shared.catalog.record(gone);
+    }
+    faults::point("expiry.after_name");
+    tracing::info!(path = %it.path.display(), rule, "a recording expired and is deleted");
+    Ok(())
+}
+
+/// Deletes the objects of what expired so long ago and has no name any more. How many files still
+/// have some, and why one of them does.
+pub(super) fn purge(shared: &Shared, grace: Duration) -> Result<(u64, Option<String>)> {
+    let now = shared.now();
+    let (mut left, mut why) = (0, None);
+    let mut after = NodeId(0);
+    loop {
+        let page = shared.catalog.marked_expired(after, limits::PLAN_PAGE_ROWS)?;
+        let Some(last) = page.last() else { return Ok((left, why)) };
+        after = last.node;
+        for Marked { node, since, gone } in page {
+            shared.check_stop()?;
+            if gone && since.plus(grace) > now {
+                left += 1;
+                continue;
+            }
+            if gone && let Err(error) = purge_one(shared, node, since) {
+                if matches!(error, EngineError::Stopping | EngineError::Catalog(_)) {
+                    return Err(error);
+                }
+                tracing::warn!(%node, %error, "an object of what expired is deleted later");
+                left += 1;
+                why = Some(error.to_string());
+                continue;
+            }
+            // Done; or it has its name, or was deleted by a user.
+            shared.catalog.unmark_expired(node)?;
+        }
+    }
+}
+
+fn purge_one(shared: &Shared, id: NodeId, since: Timestamp) -> Result<()> {
+    if is_held(shared, id, shared.now())? {
+        return Err(EngineError::refused(Path::new("a recording that has expired"), HELD));
+    }
+    // With this all that was told of it before is on the disk: a power cut must not bring a name
+    // back whose objects are gone.
+    shared.catalog.mark_expired(id, since)?;
+    let mut failed = None;
+    for object in shared.catalog.objects(id, None)? {
+        match delete_object(shared, &object) {
+            Ok(()) => {
+                shared.content.forget(id, object.generation, &object.chunks);
+                shared.catalog.object_expired(object.id)?;
+                faults::point("expiry.after_object");
+            }
+            Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => return Err(error),
+            // What other targets have goes all the same.
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn delete_object(shared: &Shared, object: &ObjectRow) -> Result<()> {
+    let target = target_of(shared, object)?;
+    match age(shared, object)? {
+        ObjectAge::Gone => {}
+        ObjectAge::Unproved(why) => tracing::warn!(why, "an object is left alone"),
+        ObjectAge::Changed(_) => {
+            ask(shared, target, target.store.delete(&object.key))?;
+            faults::point("expiry.after_delete");
+            if age(shared, object)? != ObjectAge::Gone {
+                let why = "it is still there after it was deleted";
+                return Err(EngineError::refused(Path::new(&object.key), why));
+            }
+        }
+    }
+    Ok(())
+}
