@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "mount",
     "status",
     "archive",
@@ -39,6 +39,7 @@ const COMMANDS: [&str; 24] = [
     "hold list",
     "hold show",
     "hold lift",
+    "retention plan",
     "retention run",
 ];
 

@@ -211,6 +211,64 @@ fn a_released_recording_whose_call_goes_on_does_not_expire() {
 }
 
 #[test]
+fn a_plan_says_what_run_does_and_changes_nothing() {
+    if no_mount("a_plan_says_what_run_does_and_changes_nothing") {
+        return;
+    }
+    let mut mount = with_a_past();
+    mount.start();
+    let plan = |options: &[&str]| -> Value {
+        let ran = mount.cli(["retention", "plan", "--json"].iter().chain(options)).ok();
+        serde_json::from_str(&ran.out).expect("a document")
+    };
+    let size = |paths: &[&str]| paths.iter().map(|path| bytes(path).len()).sum::<usize>();
+    let now = plan(&[]);
+    assert_eq!(now["total"]["expire"]["files"], GOES.len(), "{now:#}");
+    assert_eq!(now["total"]["expire"]["bytes"], size(GOES), "{now:#}");
+    assert_eq!(now["rules"][0]["rule"], "\"short\"", "{now:#}");
+    assert_eq!((&now["files"], &now["max_delete_per_day"]), (&7.into(), &7.into()), "{now:#}");
+    assert_eq!((&now["total"]["archive"]["files"], &now["others"]), (&0.into(), &false.into()));
+    // One is not archived: `archive_after` is a year. Local copies stay.
+    let late = plan(&["--at", "2099-01-01"]);
+    assert_eq!(late["total"]["archive"]["files"], 1, "{late:#}");
+    assert_eq!(late["total"]["release"]["files"], 0, "{late:#}");
+    let early = plan(&["--at", "2001-01-01"]);
+    assert_eq!(early["total"]["expire"]["files"], 0, "{early:#}");
+    // Another file, with other rules.
+    let text = fs::read_to_string(&mount.config).unwrap();
+    let other = mount.root.join("new.toml");
+    let rules = "[[policy]]\nname = \"all\"\nexpire_after = \"2d\"\nkeep_local = \"1d\"\n";
+    fs::write(&other, text.replace(RULES, rules)).unwrap();
+    let program = env!("CARGO_BIN_EXE_spoolfs");
+    let of = |json: &str| {
+        let arguments = ["retention", json, "plan", "--config"];
+        let arguments = arguments.iter().filter(|word| !word.is_empty());
+        let mut command = std::process::Command::new(program);
+        let ran = command.args(arguments).arg(&other).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    let new: Value = serde_json::from_str(&of("--json")).unwrap();
+    assert_eq!((&new["total"]["expire"]["files"], &new["others"]), (&7.into(), &true.into()));
+    let local = ["d/a.txt", "d/a.wav", "d/b.wav"];
+    assert_eq!(new["total"]["release"]["files"], local.len(), "{new:#}");
+    assert_eq!(new["total"]["release"]["bytes"], size(&local), "{new:#}");
+    let words = of("");
+    assert!(words.contains("not the rules in force"), "{words}");
+    assert!(words.contains("\"all\"") && words.contains("--confirm"), "{words}");
+    // Held ones are told apart, with their groups.
+    let case = ["hold", "add", "--case", "A", "--reason", "a letter"].map(std::ffi::OsStr::new);
+    mount.cli(case.into_iter().chain([mount.path("d/a.wav").as_os_str()])).ok();
+    let now = plan(&[]);
+    assert_eq!(
+        (&now["total"]["expire"]["files"], &now["total"]["held"]["files"]),
+        (&3.into(), &2.into())
+    );
+    assert!(GOES.iter().all(|path| mount.path(path).exists()));
+    mount.stop();
+}
+
+#[test]
 fn the_options_of_retention_stand_anywhere() {
     for arguments in [
         &["retention", "--config", "x", "--json", "--help"][..],

@@ -1,11 +1,28 @@
 //! `spoolfs retention`.
 
 use super::context::Common;
+use super::find::times;
 use super::{Context, Exit, output};
-use crate::control::{Request, RetentionReport};
+use crate::control::{FileSum, PlanReport, Request, RetentionReport, RulePlan};
 use crate::units::humane_size;
 
 pub(super) const EXAMPLES: &str = "Examples:
+  spoolfs retention plan --at 2027-01-01
+  spoolfs retention plan --config new.toml --json
+  spoolfs retention run
+
+plan shows what would be done, run deletes what has expired. docs/POLICY.md has the rules.";
+
+const PLAN: &str = "Examples:
+  spoolfs retention plan
+  spoolfs retention plan --at 2027-01-01
+  spoolfs retention plan --config new.toml --at 2027-01-01 --json
+
+What the rules of the configuration file, in force or not, would do until then, by rule: how many files
+would be archived, lose their local copies, and be deleted everywhere. Nothing is changed by it. Each
+file counts for every step that it comes to; what is recorded until then does not count.";
+
+const RUN: &str = "Examples:
   spoolfs retention run
   spoolfs retention run --now
   spoolfs retention run --confirm
@@ -55,9 +72,19 @@ impl clap::Args for Everywhere {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Show what the rules would archive, release and delete
+    #[command(after_help = PLAN)]
+    Plan(Plan),
     /// Delete now what has expired
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = RUN)]
     Run(Run),
+}
+
+#[derive(Debug, clap::Args)]
+struct Plan {
+    /// Until then: "2026-11-21" (its end) or "2026-11-21 08:00"; now, unless given
+    #[arg(long, value_name = "DATE")]
+    at: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -72,8 +99,59 @@ struct Run {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     match &arguments.what {
+        What::Plan(asked) => plan(arguments.common(), asked),
         What::Run(asked) => delete(arguments.common(), asked),
     }
+}
+
+fn plan(common: &Common, asked: &Plan) -> Result<(), Exit> {
+    let (_, at) = times(None, asked.at.as_deref()).map_err(|_| {
+        let text = asked.at.as_deref().unwrap_or_default();
+        Exit::Usage(format!(
+            "--at {text:?} is no time; write \"2026-11-21\" or \"2026-11-21 08:00\""
+        ))
+    })?;
+    let context = Context::load(common)?;
+    let file = std::path::absolute(&common.config).unwrap_or_else(|_| common.config.clone());
+    let request = Request::RetentionPlan { config: file.into(), at };
+    let report: PlanReport = context.ask(&request, "looked at")?;
+    if context.json {
+        output::json(&report);
+    } else {
+        output::text(&planned(&report));
+    }
+    Ok(())
+}
+
+fn planned(report: &PlanReport) -> String {
+    let head = ["rule", "archived", "released", "expired", "held"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let sum = |sum: FileSum| match sum.files {
+        0 => "-".to_owned(),
+        files => format!("{files}, {}", humane_size(sum.bytes)),
+    };
+    let row = |name: &str, plan: &RulePlan| {
+        let sums = [plan.archive, plan.release, plan.expire, plan.held].map(sum);
+        [vec![name.to_owned()], sums.to_vec()].concat()
+    };
+    rows.extend(report.rules.iter().map(|plan| row(&plan.rule, plan)));
+    rows.push(row("all", &report.total));
+    let mut text = format!("Until {}:\n", output::when(report.at));
+    text.push_str(&output::table(&rows));
+    let (files, most) = (report.files, report.max_delete_per_day);
+    text.push_str(&format!("Of {files} files {most} may expire in a day.\n"));
+    if report.total.expire.files > most {
+        text.push_str("More would stop there until `spoolfs retention run --confirm`.\n");
+    }
+    if report.others {
+        text.push_str(
+            "These are not the rules in force: nothing expires for 72 hours after they are.\n",
+        );
+    }
+    if let Some(halted) = &report.halted {
+        text.push_str(&format!("Nothing expires now: {halted}\n"));
+    }
+    text
 }
 
 fn delete(common: &Common, asked: &Run) -> Result<(), Exit> {

@@ -154,6 +154,15 @@ pub enum Request {
     },
     /// Legal holds: a report of its own for each request.
     Hold(HoldRequest),
+    /// What the rules of a configuration would do: a `PlanReport`.
+    #[serde(rename = "retention_plan")]
+    RetentionPlan {
+        /// Its file.
+        config: WirePath,
+        /// Until then; nothing: now.
+        #[serde(with = "utc::option", default)]
+        at: Option<Timestamp>,
+    },
     /// Delete now what the rules let go: a `RetentionReport`.
     Retention {
         /// At once, although the rules changed.

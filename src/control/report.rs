@@ -312,6 +312,50 @@ pub struct PathReport {
     pub last_error: Option<LastError>,
 }
 
+/// Some files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What one rule would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulePlan {
+    /// Its name, or those of all that it could be.
+    pub rule: String,
+    /// Files archived.
+    pub archive: FileSum,
+    /// Files whose local copies are removed.
+    pub release: FileSum,
+    /// Files deleted everywhere.
+    pub expire: FileSum,
+    /// Files that would be, if no legal hold kept them.
+    pub held: FileSum,
+}
+
+/// What the rules would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Until then.
+    #[serde(with = "utc")]
+    pub at: Timestamp,
+    /// By rule; rules that do nothing are not among them.
+    pub rules: Vec<RulePlan>,
+    /// All of them together.
+    pub total: RulePlan,
+    /// Files that there are now.
+    pub files: u64,
+    /// Of which so many may expire in a day.
+    pub max_delete_per_day: u64,
+    /// The rules in force expire others, or at other times.
+    pub others: bool,
+    /// Why nothing expires now, by the rules in force.
+    pub halted: Option<String>,
+}
+
 /// What `retention run` deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionReport {

@@ -88,6 +88,9 @@ impl Handler for Commands {
                 json(&super::record::erase(daemon, &subject, peer, dry_run)?)
             }
             Request::Hold(request) => super::holds::handle(daemon, request, peer, progress),
+            Request::RetentionPlan { config, at } => {
+                json(&super::rules::plan(daemon, &config.0, at)?)
+            }
             Request::Retention { now, confirm } => {
                 json(&super::rules::run(daemon, now, confirm, peer)?)
             }

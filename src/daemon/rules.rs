@@ -1,12 +1,13 @@
 //! What the rules ask of calls, answered from the call records.
 
-use super::Daemon;
 use super::record::who;
+use super::{Daemon, setup};
 use crate::audit::{Entry, Event};
 use crate::calls::Calls;
 use crate::clock::Timestamp;
-use crate::control::{Failure, Peer, RetentionReport};
-use crate::engine::CallSource;
+use crate::config::{Config, Environment};
+use crate::control::{Failure, FileSum, Peer, PlanReport, RetentionReport, RulePlan};
+use crate::engine::{CallSource, Sum};
 use crate::policy::CallFacts;
 use crate::recording::NodeId;
 use std::path::Path;
@@ -56,6 +57,58 @@ pub(super) fn run(
         why: done.why,
         halted: daemon.engine.expiry_halted(),
     })
+}
+
+/// What the rules of a configuration would do until some time.
+///
+/// # Errors
+/// The configuration is wrong; the catalog can not be used.
+pub(super) fn plan(
+    daemon: &Daemon,
+    config: &Path,
+    at: Option<Timestamp>,
+) -> Result<PlanReport, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
+    let overrides = daemon.config.read().overrides.clone();
+    let config = Config::load(config, &Environment::of_process(), &overrides)
+        .map_err(|error| failed(&error))?;
+    let rules = setup::rules(&config).map_err(|error| failed(&error))?;
+    let at = at.unwrap_or_else(|| daemon.clock.now());
+    let forecast = daemon.engine.forecast(&rules, at).map_err(|error| failed(&error))?;
+    let mut total = RulePlan::default();
+    let mut by_rule = Vec::new();
+    for (rule, doing) in forecast.rules {
+        let one = RulePlan {
+            rule,
+            archive: sum(doing.archive),
+            release: sum(doing.release),
+            expire: sum(doing.expire),
+            held: sum(doing.held),
+        };
+        for (all, part) in [
+            (&mut total.archive, one.archive),
+            (&mut total.release, one.release),
+            (&mut total.expire, one.expire),
+            (&mut total.held, one.held),
+        ] {
+            all.files += part.files;
+            all.bytes += part.bytes;
+        }
+        by_rule.push(one);
+    }
+    Ok(PlanReport {
+        at,
+        rules: by_rule,
+        total,
+        files: forecast.files,
+        max_delete_per_day: forecast.per_day,
+        others: forecast.others,
+        halted: daemon.engine.expiry_halted(),
+    })
+}
+
+fn sum(of: Sum) -> FileSum {
+    FileSum { files: of.files, bytes: of.bytes }
 }
 
 /// Who knows what calls recordings are of, if call records are kept.

@@ -25,6 +25,7 @@ mod error;
 mod expiry;
 mod explain;
 mod fill;
+mod forecast;
 mod gone;
 mod hash;
 mod held;
@@ -57,6 +58,7 @@ pub use encode::Compress;
 pub use error::{EngineError, Result};
 pub use expiry::Expired;
 pub use explain::Outlook;
+pub use forecast::{Doing, Forecast, Sum};
 pub use held::Placed;
 pub use known::CallSource;
 pub use scrub::Round;
@@ -459,6 +461,14 @@ impl Engine {
     /// `Catalog`, `Stopping`.
     pub fn expire(&self, waive: bool, confirm: bool) -> Result<Expired> {
         expiry::run_now(&self.shared, waive, confirm)
+    }
+
+    /// What these rules would do until some time. Changes nothing; looks at every file, and blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`.
+    pub fn forecast(&self, rules: &Rules, at: Timestamp) -> Result<Forecast> {
+        forecast::forecast(&self.shared, rules, at)
     }
 
     /// Why nothing expires now although rules let some go, in a sentence without a full stop.

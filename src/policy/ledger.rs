@@ -184,7 +184,7 @@ impl Ledger {
 }
 
 /// How many files may be deleted in a day: a part of one counts as one.
-fn cap(recordings: u64, percent: u8) -> u64 {
+pub fn cap(recordings: u64, percent: u8) -> u64 {
     let share = (u128::from(recordings) * u128::from(percent)).div_ceil(100);
     u64::try_from(share).unwrap_or(u64::MAX)
 }

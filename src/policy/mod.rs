@@ -10,7 +10,7 @@ mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
 pub use deletion::{Bytes, DeleteMode, Departure, InTrash, Leaving, YOUNG, departure, may_empty};
-pub use ledger::{CHANGED_FOR, Halt, Ledger};
+pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment};
 pub use timetable::{Rate, Timetable, TimetableError};
 
