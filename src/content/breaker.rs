@@ -50,6 +50,11 @@ impl Breaker {
         };
         Some(Admission { breaker: self, probe, admitted: now })
     }
+
+    /// The target answered somebody else.
+    pub(super) fn answers(&self) {
+        *self.state.lock() = State::Up;
+    }
 }
 
 impl Admission<'_> {

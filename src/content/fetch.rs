@@ -77,6 +77,13 @@ impl Fetcher {
         *self.targets.write() = stores.into_iter().map(target).collect();
     }
 
+    /// A target answered somebody else: it is asked again at once.
+    pub(super) fn target_answers(&self, name: &str) {
+        for target in self.targets.read().iter().filter(|t| t.store.name() == name) {
+            target.breaker.answers();
+        }
+    }
+
     /// Adjacent chunks, asked for together; each is handed to `landed` as soon as it is there and
     /// right. Ends at the first that is not: what is left is to be fetched one by one. `timeout` is
     /// for each.

@@ -355,6 +355,11 @@ impl Content {
         self.stream(&stored, path, range, sink)
     }
 
+    /// A target answered somebody else: it is asked again at once.
+    pub fn target_answers(&self, name: &str) {
+        self.inner.fetcher.target_answers(name);
+    }
+
     /// Makes room on a file system (`st_dev`) that is too full, if the disk cache is on it: removes
     /// up to `chunks` chunks.
     pub fn give_way(&self, device: u64, chunks: usize) {

@@ -282,6 +282,18 @@ fn a_target_that_is_back_is_used_again() {
     assert_eq!(read(&content, 0, 1000).unwrap(), world.audio);
 }
 
+/// The engine asks more often than readers do, above all at a start.
+#[test]
+fn regression_a_target_that_answered_the_engine_is_read_from_at_once() {
+    let world = World::with(1000);
+    let content = world.plain();
+    world.stores.iter().for_each(|store| store.set_down(true));
+    read(&content, 0, 10).unwrap_err();
+    world.stores.iter().for_each(|store| store.set_down(false));
+    content.target_answers(world.stores[0].name());
+    assert_eq!(read(&content, 0, 1000).unwrap(), world.audio);
+}
+
 #[test]
 fn the_disk_cache_serves_after_a_restart_without_a_target() {
     let world = World::with(1_000_000);

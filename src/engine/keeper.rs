@@ -104,6 +104,7 @@ impl Keeper {
                 }
                 faults::point("attach.after_setting");
                 self.target.attached(now);
+                self.shared.content.target_answers(self.target.name());
                 self.shared.fill_at(now);
                 self.shared.completions.ask_again();
                 self.shared.wake();
