@@ -198,13 +198,15 @@ pub const CHUNKS_AHEAD: usize = 16;
 /// Requests for content to one target at the same time.
 pub const FETCHES_IN_FLIGHT: usize = 16;
 /// Adjacent chunks are asked for together up to this size.
-pub const FETCH_BYTES_MAX: u64 = 1 << 20;
+pub const FETCH_BYTES_MAX: u64 = 2 << 20;
 /// A recording up to this size is fetched whole by the first read.
 pub const SMALL_FILE_BYTES: u64 = 256 << 10;
 /// Bytes fetched ahead of one who reads on, at first...
 pub const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 /// ...and at most.
 pub const AHEAD_BYTES_MAX: u64 = 16 << 20;
+/// So much of that is asked for at a time, so that the rest is still on its way meanwhile.
+pub const AHEAD_STEP_BYTES: u64 = 4 << 20;
 /// One who has read so much from the beginning on means to have all of it: the kernel asks for so
 /// much at once only for who does.
 pub const LARGE_READ_BYTES: u64 = 128 << 10;

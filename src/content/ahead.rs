@@ -95,14 +95,15 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
 fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
     let window = if track.run >= limits::LARGE_READ_BYTES && track.run == end {
         // Who begins with so much at once, or has come so far, means to have all of it.
-        track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 4).min(most)
+        track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 2).min(most)
     } else if track.run > FIRST_CHUNK_BYTES {
         track.run.saturating_mul(4).min(most)
     } else {
         return None;
     };
     let asked = chunk_range(track.asked, size).start;
-    if asked >= size || asked > end.saturating_add(window / 2) {
+    let step = (window / 2).min(limits::AHEAD_STEP_BYTES);
+    if asked >= size || asked > end.saturating_add(window - step) {
         return None;
     }
     let last = chunk_at(end.saturating_add(window).min(size).checked_sub(1)?);
@@ -192,6 +193,30 @@ mod tests {
         assert!(largest >= 16, "{largest} chunks at most");
     }
 
+    /// On a line of 30 ms, 12 MiB on their way are 400 MiB a second.
+    #[test]
+    fn of_who_reads_all_of_it_much_is_on_its_way_at_any_time() {
+        let readers = Readers::default();
+        let (key, most) = ((NodeId(1), Generation(1)), limits::AHEAD_BYTES_MAX);
+        let (mut asked, mut times) = (0, 0);
+        for at in (0..SIZE).step_by(131_072) {
+            let end = at + 131_072;
+            let ahead = readers.read(key, at..end, SIZE, most, |_| Some(()));
+            if let Some((ahead, ())) = ahead {
+                asked = chunk_range(ahead.end - 1, SIZE).end;
+                times += 1;
+            }
+            assert!(asked >= most / 2, "{asked} after the first read");
+            let least = if end < limits::AHEAD_BYTES_FIRST { most / 4 } else { most / 4 * 3 };
+            assert!(
+                asked >= (end + least - limits::LARGE_READ_BYTES).min(SIZE),
+                "{asked} at {end}"
+            );
+            assert!(asked <= end + most + CHUNK_BYTES, "{asked} at {end}");
+        }
+        assert!(times <= 20, "asked {times} times");
+    }
+
     #[test]
     fn two_who_read_the_same_recording_are_told_apart() {
         let readers = Readers::default();
@@ -211,7 +236,7 @@ mod tests {
         let key = (NodeId(1), Generation(1));
         let none = readers.read(key, 0..131_072, SIZE, MOST, |_| None::<()>);
         assert!(none.is_none());
-        assert_eq!(read(&readers, 131_072..262_144), Some(2..10));
+        assert_eq!(read(&readers, 131_072..262_144), Some(2..18));
     }
 
     #[test]

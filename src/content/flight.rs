@@ -37,6 +37,11 @@ impl Flight {
         outcome.clone()
     }
 
+    /// The outcome, if there is one by now.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().clone()
+    }
+
     fn land(&self, outcome: Outcome) {
         self.outcome.lock().get_or_insert(outcome);
         self.landed.notify_all();

@@ -236,17 +236,43 @@ impl Content {
         }
         let flights = self.set_out(&stored, path, offset..end);
         let deadline = Deadline::Total(deadline);
-        if let [(index, flight)] = &flights[..] {
-            let bytes = self.wait(flight, (&stored, path), deadline)?;
-            return Ok(part(&bytes, stored.range(*index).start, &(offset..end)));
+        let wait = |flight: &Flight| self.wait(flight, (&stored, path), deadline);
+        let chunks: Result<Vec<_>, _> =
+            flights.iter().map(|(index, flight)| Ok((*index, wait(flight)?))).collect();
+        Ok(joined(&stored, &chunks?, &(offset..end)))
+    }
+
+    /// The same for a thread that must not wait: none, unless all of it is in memory.
+    pub fn ready(
+        &self,
+        id: NodeId,
+        generation: Generation,
+        path: &Path,
+        offset: u64,
+        len: usize,
+    ) -> Option<Bytes> {
+        let stored = self.inner.sources.known(id, generation)?;
+        let range = offset..offset.saturating_add(len as u64).min(stored.size);
+        let (mut chunks, _) = self.asked(&stored, &range)?;
+        let here = |index| stored.sum(index).is_some_and(|s| self.inner.memory.contains_key(&s));
+        if !chunks.all(here) {
+            return None;
         }
-        let mut whole = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(0));
-        for (index, flight) in flights {
-            let bytes = self.wait(&flight, (&stored, path), deadline)?;
-            let start = stored.range(index).start;
-            whole.extend_from_slice(&part(&bytes, start, &(offset..end)));
+        // What is thrown out at this moment is waited for elsewhere.
+        let flights = self.set_out(&stored, path, range.clone());
+        let landed = |flight: &Flight| flight.outcome()?.ok();
+        let chunks: Option<Vec<_>> =
+            flights.iter().map(|(index, flight)| Some((*index, landed(flight)?))).collect();
+        Some(joined(&stored, &chunks?, &range))
+    }
+
+    /// The chunks that hold a range, and whether that is the head alone.
+    fn asked(&self, stored: &Stored, range: &Range<u64>) -> Option<(Range<u64>, bool)> {
+        let last = range.end.checked_sub(1).filter(|last| *last >= range.start)?;
+        if range.end <= HEAD_BYTES && self.wants_head(stored) {
+            return Some((HEAD..HEAD + 1, true));
         }
-        Ok(whole.freeze())
+        Some((chunk_at(range.start)..chunk_at(last) + 1, false))
     }
 
     /// The flights for a range, with those that one who reads on will want next.
@@ -257,10 +283,7 @@ impl Content {
         range: Range<u64>,
     ) -> Vec<(u64, Arc<Flight>)> {
         let inner = &self.inner;
-        let head = range.end <= HEAD_BYTES && self.wants_head(stored);
-        let first = if head { HEAD } else { chunk_at(range.start) };
-        let last = if head { HEAD } else { chunk_at(range.end - 1) };
-        let asked = first..last + 1;
+        let Some((asked, head)) = self.asked(stored, &range) else { return Vec::new() };
         let keep = !inner.scanners.is_scanned(stored.id);
         let mut legs = Vec::new();
         if stored.size <= limits::SMALL_FILE_BYTES && !head {
@@ -513,6 +536,19 @@ fn memory() -> moka::sync::Cache<Sha256, Bytes> {
         .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
         .eviction_policy(EvictionPolicy::lru())
         .build()
+}
+
+/// A range of a recording from the chunks that hold it.
+fn joined(stored: &Stored, chunks: &[(u64, Bytes)], range: &Range<u64>) -> Bytes {
+    if let [(index, bytes)] = chunks {
+        return part(bytes, stored.range(*index).start, range);
+    }
+    let len = usize::try_from(range.end - range.start).unwrap_or(0);
+    let mut whole = BytesMut::with_capacity(len);
+    for (index, bytes) in chunks {
+        whole.extend_from_slice(&part(bytes, stored.range(*index).start, range));
+    }
+    whole.freeze()
 }
 
 /// The part of `range` that a chunk beginning at `start` has.

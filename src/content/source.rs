@@ -120,6 +120,11 @@ impl Sources {
         Ok(stored)
     }
 
+    /// The same, without asking anybody.
+    pub(super) fn known(&self, id: NodeId, generation: Generation) -> Option<Arc<Stored>> {
+        self.known.get(&(id, generation))
+    }
+
     pub(super) fn forget(&self, id: NodeId, generation: Generation) {
         self.known.invalidate(&(id, generation));
     }

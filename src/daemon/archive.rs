@@ -35,6 +35,17 @@ impl Archive for EngineArchive {
         Ok(self.content.read_generation(id, generation, path, offset, len)?)
     }
 
+    fn ready(
+        &self,
+        id: NodeId,
+        generation: Generation,
+        path: &Path,
+        offset: u64,
+        len: usize,
+    ) -> Option<Bytes> {
+        self.content.ready(id, generation, path, offset, len)
+    }
+
     fn admit(&self, reader: Reader, id: NodeId) {
         self.content.admit(reader, id);
     }

@@ -79,6 +79,19 @@ impl Vfs {
         }
     }
 
+    /// Reads what `source` says is `Remote`, if it was seen a moment ago and its bytes are in memory:
+    /// waits for nothing.
+    pub fn read_ready(&self, handle: u64, offset: u64, len: usize) -> Option<Bytes> {
+        let handle = self.handles.get(handle).ok()?;
+        let inode = &handle.inode;
+        if handle.file().is_some() || self.lower.partial(inode.id).is_some() {
+            return None;
+        }
+        let seen = self.still_seen(inode, &inode.place())?;
+        let path = self.path_of(inode);
+        self.archive.ready(inode.id, seen.generation, Path::new(&path), offset, len)
+    }
+
     /// Writes at a position, all of it or as much as there is room for.
     ///
     /// # Errors

@@ -130,6 +130,18 @@ pub trait Archive: Send + Sync {
         len: usize,
     ) -> std::result::Result<Bytes, RemoteError>;
 
+    /// The same, if it can be had without waiting for anything.
+    fn ready(
+        &self,
+        _id: NodeId,
+        _generation: Generation,
+        _path: &Path,
+        _offset: u64,
+        _len: usize,
+    ) -> Option<Bytes> {
+        None
+    }
+
     /// Somebody is about to read a released recording; who reads through all of them waits.
     fn admit(&self, _reader: Reader, _id: NodeId) {}
 

@@ -157,6 +157,30 @@ fn a_long_recording_read_through_comes_in_large_requests_and_each_chunk_once() {
 }
 
 #[test]
+fn what_is_in_memory_is_had_without_waiting_and_keeps_the_window_moving() {
+    let world = World::with(4_000_000);
+    let content = world.plain();
+    let ready = |at: u64, len| content.ready(ID, Generation(1), path(), at, len);
+    assert_eq!((ready(0, 8192), world.gets()), (None, 0), "it asks nobody");
+    read(&content, 0, 16_384).unwrap();
+    assert_eq!(ready(4096, 8192).unwrap(), world.audio[4096..12_288], "the head");
+    assert_eq!(ready(16_384, 4096), None);
+    let mut waited = 0;
+    for at in (0..4_000_000u64).step_by(131_072) {
+        let start = usize::try_from(at).unwrap();
+        let want = &world.audio[start..(start + 131_072).min(world.audio.len())];
+        let got = ready(at, 131_072).unwrap_or_else(|| {
+            waited += 1;
+            read(&content, at, 131_072).unwrap()
+        });
+        assert_eq!(got, want, "at {at}");
+    }
+    assert!(waited >= 1);
+    assert_eq!((ready(4_000_000, 1), ready(u64::MAX, usize::MAX)), (None, None));
+    assert_eq!(content.stats().fetched, 18, "each chunk once, and the head");
+}
+
+#[test]
 fn a_recall_comes_in_large_requests() {
     let world = World::with(40_000_000);
     let content = world.plain();
