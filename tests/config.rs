@@ -150,6 +150,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              \"/var/log/asterisk/cdr-csv/Master.csv\"",
         ),
         (
+            format!("{MINIMAL}[calls]\nsource = \"filename\"\nrequire_cdr = true"),
+            "f.toml:5:1: calls.require_cdr waits for call records, and with source \"filename\" there \
+             are none; set calls.source or calls.preset, or remove it",
+        ),
+        (
             format!("{MINIMAL}[calls]\nsource = \"oracle\""),
             "f.toml:4:1: calls.source \"oracle\" is no kind of source; write one of none, filename, \
              csv, sqlite, mysql, postgres",
@@ -505,6 +510,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CALLS__QUIET", "4s"),
             ("SPOOLFS_CALLS__CACHE_MAX_SIZE", "1MiB"),
             ("SPOOLFS_CALLS__SAME_ACCOUNT", "false"),
+            ("SPOOLFS_CALLS__REQUIRE_CDR", "true"),
+            ("SPOOLFS_CALLS__REQUIRE_CDR_FOR", "5h"),
             ("SPOOLFS_POLICY__0__NAME", "sales"),
             ("SPOOLFS_POLICY__0__PATH", "2026/**,*.wav"),
             ("SPOOLFS_POLICY__0__CAMPAIGN", "SALES"),
@@ -562,6 +569,8 @@ fn every_key_can_be_set_by_its_variable() {
         riff64: false,
     };
     assert_eq!(config.stitched, stitched);
+    let require = config.calls.as_ref().unwrap().require_cdr;
+    assert_eq!(require, Some(Duration::from_secs(5 * 3600)));
     assert_eq!(config.read.recordings_per_minute, 7);
     assert_eq!(config.holds.settle, Duration::from_secs(2 * 3600));
     assert_eq!(config.holds.lift_grace, Duration::from_secs(3 * 86_400));

@@ -182,6 +182,12 @@ fn calls(report: &StatusReport) -> String {
     if let Some(trouble) = &calls.trouble {
         text.push_str(&format!("Call records: {trouble}\n"));
     }
+    if calls.awaited > 0 {
+        text.push_str(&format!(
+            "Not archived for lack of a call record: {} recordings (require_cdr)\n",
+            calls.awaited
+        ));
+    }
     text
 }
 

@@ -29,6 +29,8 @@ pub struct Calls {
     pub cache_max_size: u64,
     /// A call has only recordings of one accountcode.
     pub same_account: bool,
+    /// Recordings wait for a record of their call, at most so long; `None`: they do not.
+    pub require_cdr: Option<Duration>,
     /// The password is in the file or the environment, not in a file of its own.
     pub password_given: bool,
 }
@@ -83,6 +85,19 @@ pub(super) fn resolve(
     let quiet = span("calls.quiet", raw.quiet, 120, second..=86_400 * second)?;
     let cache_max_size = raw.cache_max_size.map_or(2 << 30, |s| s.0);
     let same_account = raw.same_account.unwrap_or(true);
+    let require_cdr = span(
+        "calls.require_cdr_for",
+        raw.require_cdr_for,
+        86_400,
+        60 * second..=365 * 86_400 * second,
+    )?;
+    let require_cdr = raw.require_cdr.unwrap_or(false).then_some(require_cdr);
+    if require_cdr.is_some() && matches!(kind, "none" | "filename") {
+        let message =
+            format_args!("waits for call records, and with source {kind:?} there are none");
+        let cure = "set calls.source or calls.preset, or remove it";
+        return Err(source.fault("calls.require_cdr", message, cure));
+    }
     if kind != "none" {
         means_nothing(&raw, kind, warnings);
     }
@@ -116,6 +131,7 @@ pub(super) fn resolve(
         quiet,
         cache_max_size,
         same_account,
+        require_cdr,
         password_given: raw.password.is_some(),
     }))
 }

@@ -123,6 +123,8 @@ pub const KEYS: &[Key] = &[
     key("calls.quiet", Kind::Duration, "\"2m\""),
     key("calls.cache_max_size", Kind::Size, "\"2GiB\""),
     key("calls.same_account", Kind::Flag, "true"),
+    key("calls.require_cdr", Kind::Flag, "false"),
+    key("calls.require_cdr_for", Kind::Duration, "\"24h\""),
     key("policy.name", Kind::Text, ""),
     key("policy.path", Kind::List, ""),
     key("policy.campaign", Kind::List, ""),

@@ -159,4 +159,6 @@ pub(super) struct RawCalls {
     pub quiet: Option<Span>,
     pub cache_max_size: Option<Size>,
     pub same_account: Option<bool>,
+    pub require_cdr: Option<bool>,
+    pub require_cdr_for: Option<Span>,
 }

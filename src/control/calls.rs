@@ -173,6 +173,9 @@ pub struct CallsReport {
     pub evicted: u64,
     /// Ties between calls that were left out, because the call would be larger than any real one.
     pub refused_ties: u64,
+    /// Recordings that are not archived yet because no record of their call has come.
+    #[serde(default)]
+    pub awaited: u64,
 }
 
 /// A source of call records.

@@ -252,5 +252,6 @@ pub(super) fn report(daemon: &Daemon) -> Option<CallsReport> {
         bytes: status.bytes,
         evicted: status.evicted,
         refused_ties: status.refused_ties,
+        awaited: daemon.engine.status().without_record,
     })
 }

@@ -129,7 +129,8 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
     let action = plan::next(&it, &group, facts);
     let mut out = vec![stands(&it, facts.now)];
     out.extend(rule(&it, facts));
-    if let Some(why) = shared.calls.trouble().filter(|_| rules.asks_for_calls(&it.path)) {
+    let asks = rules.asks_for_calls(&it.path) || rules.require_cdr.is_some();
+    if let Some(why) = shared.calls.trouble().filter(|_| asks) {
         out.push(format!("Call records can not be asked now: {why}."));
     }
     out.push(next(&action, facts.now));
@@ -228,6 +229,7 @@ pub(super) fn reason(why: &Why) -> String {
         Why::Open => "a program has it open for writing".into(),
         Why::Settling => "it was closed a moment ago and may be opened again".into(),
         Why::Window => "the retention window (`archive_after`) is not over".into(),
+        Why::NoRecord => "there is no record of its call yet (`require_cdr`)".into(),
         Why::Failed => "the last try failed and is repeated".into(),
         Why::KeepLocal => {
             "the local copy stays for a while after it was archived (`keep_local`)".into()

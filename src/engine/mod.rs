@@ -145,6 +145,9 @@ pub struct Status {
     pub hashing: usize,
     /// Recordings being archived now.
     pub archiving: usize,
+    /// Recordings whose time has come and that wait for a record of their call, when all were last
+    /// looked at.
+    pub without_record: u64,
     /// Groups being released now.
     pub releasing: usize,
     /// The lower directory was compared with the catalog since the start.
@@ -179,6 +182,7 @@ pub struct Status {
 struct Activity {
     hashing: AtomicUsize,
     archiving: AtomicUsize,
+    without_record: AtomicU64,
     releasing: AtomicUsize,
     reconciled: AtomicBool,
     looked_at: AtomicU64,
@@ -491,6 +495,7 @@ impl Engine {
             targets: self.shared.targets.iter().map(|t| t.status()).collect(),
             hashing: activity.hashing.load(Ordering::Relaxed),
             archiving: activity.archiving.load(Ordering::Relaxed),
+            without_record: activity.without_record.load(Ordering::Relaxed),
             releasing: activity.releasing.load(Ordering::Relaxed),
             reconciled: activity.reconciled.load(Ordering::Relaxed),
             looked_at: activity.looked_at.load(Ordering::Relaxed),

@@ -84,6 +84,8 @@ pub enum Why {
     Settling,
     /// The retention window is not over.
     Window,
+    /// No record of its call has come yet (`require_cdr`).
+    NoRecord,
     /// A step failed, and is tried again later.
     Failed,
     /// It was archived, and the local copy stays for a while.
@@ -170,7 +172,20 @@ fn towards_archive(it: &Candidate, facts: Facts<'_>) -> Action {
     if until > facts.now && it.row.suspect.is_none() {
         return Action::Wait { until: Some(until), why: Why::Window };
     }
-    Action::Archive
+    match awaits_record(it, facts) {
+        Some(until) => Action::Wait { until: Some(until), why: Why::NoRecord },
+        None => Action::Archive,
+    }
+}
+
+/// Until when a recording waits for a record of its call; `None`: it does not, or not any more.
+fn awaits_record(it: &Candidate, facts: Facts<'_>) -> Option<Timestamp> {
+    let until = closed_at(it).plus(facts.rules.require_cdr?);
+    if until <= facts.now || it.row.suspect.is_some() {
+        return None;
+    }
+    let known = facts.known.call_of(it);
+    (*known == CallFacts::default()).then_some(until)
 }
 
 fn towards_release(it: &Candidate, group: &[Candidate], facts: Facts<'_>) -> Action {

@@ -5,7 +5,7 @@ use super::contain::contained;
 use super::drain;
 use super::error::Result;
 use super::fill::Fill;
-use super::plan::{self, Action};
+use super::plan::{self, Action, Why};
 use super::put_off::PutOff;
 use super::shared::Shared;
 use super::space::{self, Pressure};
@@ -17,6 +17,7 @@ use crate::policy::Rules;
 use crate::recording::{NodeId, State};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often the catalog is asked when nobody says that something changed.
@@ -89,6 +90,8 @@ pub(super) struct Planner {
     put_off: PutOff,
     to_prove: Walk,
     to_archive: Walk,
+    /// Of these, how many wait for a record of their call.
+    without_record: u64,
     /// Places given to what is to be archived since the newest had their share.
     places: usize,
     /// More was due at the last look than could be handed over.
@@ -111,6 +114,7 @@ impl Planner {
             put_off: PutOff::default(),
             to_prove: Walk::default(),
             to_archive: Walk::default(),
+            without_record: 0,
             places: 0,
             in_backlog: false,
             to_release: Walk::default(),
@@ -306,8 +310,12 @@ impl Planner {
             let rows = if after.is_none() { limits::OLDEST_ROWS } else { limits::PLAN_PAGE_ROWS };
             let page = self.shared.catalog.due_archive(before, now, after, rows)?;
             let ids: Vec<NodeId> = page.iter().map(|it| it.row.id).collect();
+            if after.is_none() {
+                self.without_record = 0;
+            }
             for it in page {
                 if !self.is_to_be_archived(&it, &rules)? {
+                    self.without_record += u64::from(self.waits_for_record(&it, &rules));
                     continue;
                 }
                 if !self.hand_over(&self.queues.archive, it) {
@@ -318,10 +326,17 @@ impl Planner {
                 self.to_archive.handed += 1;
             }
             if !self.to_archive.page_done(&ids, rows) {
+                let count = &self.shared.activity.without_record;
+                count.store(self.without_record, Ordering::Relaxed);
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn waits_for_record(&self, it: &Candidate, rules: &Rules) -> bool {
+        let waits = |action| matches!(action, Action::Wait { why: Why::NoRecord, .. });
+        rules.require_cdr.is_some() && waits(plan::next(it, &[], self.shared.facts(rules)))
     }
 
     /// Gives a share of the free places to the newest that are due: what was closed a moment ago

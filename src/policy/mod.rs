@@ -154,6 +154,9 @@ pub struct Rules {
     pub bandwidth: Timetable,
     /// How many hundredths of all files may expire in a day.
     pub max_delete_per_day: u8,
+    /// A recording waits for a record of its call, at most so long after its last close; `None`:
+    /// it does not.
+    pub require_cdr: Option<Duration>,
     /// Rules for some of the recordings; the first that fits wins, and what is above holds for the
     /// rest.
     pub policies: Vec<Policy>,
@@ -172,6 +175,7 @@ impl Default for Rules {
             marks: Marks::default(),
             bandwidth: Timetable::default(),
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
+            require_cdr: None,
             policies: Vec::new(),
         }
     }
@@ -187,6 +191,7 @@ impl Rules {
             keep_local: at_once(self.keep_local),
             adopt_keep_local: at_once(self.adopt_keep_local),
             bandwidth: self.bandwidth.never_off(),
+            require_cdr: None,
             policies: self.policies.iter().map(hurried).collect(),
             ..self.clone()
         }

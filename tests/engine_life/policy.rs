@@ -191,3 +191,32 @@ fn a_reload_puts_other_rules_in_force_and_a_rule_for_paths_needs_no_calls() {
     world.engine().reload(rules);
     world.until_state(id, State::Archived);
 }
+
+#[test]
+fn with_require_cdr_what_has_no_record_waits_and_is_archived_anyway() {
+    let (world, told) = {
+        let mut world = World::with(&["one"]);
+        let told = Arc::new(Told::default());
+        world.calls = Some(told.clone());
+        world.rules.require_cdr = Some(HOUR);
+        world.start();
+        (world, told)
+    };
+    told.tell("told.wav", of_campaign(""));
+    let [first, late, never] =
+        ["told.wav", "late.wav", "never.wav"].map(|path| world.record(path, &audio(900, 1)));
+    world.pass(301);
+    world.until_state(first, State::Archived);
+    world.until("two are counted", || world.engine().status().without_record == 2);
+    assert_eq!((world.state(late), world.state(never)), (State::Closed, State::Closed));
+    let said = world.explain("late.wav");
+    assert!(said.contains("no record of its call"), "{said}");
+    told.tell("late.wav", of_campaign(""));
+    world.pass(60);
+    world.until_state(late, State::Archived);
+    world.until("one is counted", || world.engine().status().without_record == 1);
+    assert_eq!(world.state(never), State::Closed);
+    world.pass(3600);
+    world.until_state(never, State::Archived);
+    world.until("none is counted", || world.engine().status().without_record == 0);
+}

@@ -121,6 +121,26 @@ fn a_recording_is_archived_in_the_time_of_its_rule_and_at_the_earliest_while_tha
 }
 
 #[test]
+fn what_has_no_call_record_waits_for_it_as_long_as_is_configured() {
+    let rules = Rules { require_cdr: Some(HOUR), ..rules() };
+    let targets = ["a".to_owned()];
+    let step = |it: &Candidate, secs| step_with(it, &[], secs, &rules, &targets);
+    let (told, unknown) =
+        (file(7, "c-none.wav", State::Closed), file(8, "c-unknown.wav", State::Closed));
+    assert_eq!(step(&told, 1300), Action::Archive);
+    assert_eq!(step(&unknown, 1299), wait(1300, Why::Window));
+    for secs in [1300, 4599] {
+        assert_eq!(step(&unknown, secs), wait(4600, Why::NoRecord), "{secs}");
+    }
+    assert_eq!(step(&unknown, 4600), Action::Archive);
+    let hurried = rules.hurried();
+    assert_eq!(step_with(&unknown, &[], 1300, &hurried, &targets), Action::Archive, "a full disk");
+    let mut suspect = unknown.clone();
+    suspect.row.suspect = Some(at(1000));
+    assert_eq!(step(&suspect, 1300), Action::Archive, "it may be in memory only");
+}
+
+#[test]
 fn a_local_copy_stays_for_the_time_of_its_rule_and_the_longest_while_that_is_not_known() {
     let rules = rules_with_a_policy();
     let (hour, day) = (3600, 24 * 3600);
