@@ -129,29 +129,9 @@ fn put(shared: &Shared, target: &Target, key: &str, bytes: Vec<u8>, kind: &str) 
     let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
     let meta = ObjectMeta { content_type: kind.to_owned(), user: Vec::new() };
     let body = Body::Bytes(bytes.into());
-    match ask(shared, target, target.store.put(key, body, sha256, &meta)) {
+    match shared.ask(target, target.store.put(key, body, sha256, &meta)) {
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => ask(shared, target, store::verify(&*target.store, key, size, sha256)).map(drop),
+        Ok(()) => shared.ask(target, store::verify(&*target.store, key, size, sha256)).map(drop),
     }
-}
-
-/// The answer, unless the engine stops first.
-fn ask<T>(
-    shared: &Shared,
-    target: &Target,
-    request: impl Future<Output = store::Result<T>>,
-) -> Result<T> {
-    let answer = shared.runtime.block_on(async {
-        tokio::select! {
-            answer = request => Ok(answer),
-            () = shared.stop.reached() => Err(EngineError::Stopping),
-        }
-    })?;
-    if let Err(error) = &answer
-        && error.kind == StoreErrorKind::Unreachable
-    {
-        target.failed(error.to_string(), shared.now());
-    }
-    Ok(answer?)
 }

@@ -16,7 +16,6 @@ use crate::limits;
 use crate::recording::{Sha256, State};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
 use std::fs::File;
-use std::future::Future;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,7 +158,7 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         let what = format!("the object is not what was archived: {detail}");
         StoreError::new(StoreErrorKind::Corrupt, target.name(), "get", &object.key, what)
     };
-    let head = until_stop(shared, target.store.head(&object.key))?;
+    let head = shared.until_stop(target.store.head(&object.key))?;
     let stored = &object.stored;
     if head.size != stored.size {
         return Err(wrong(format!("{} bytes, {} were archived", head.size, stored.size)).into());
@@ -167,7 +166,7 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
     let (mut hasher, mut offset) = (sha2::Sha256::new(), 0);
     while offset < stored.size {
         let end = stored.size.min(offset + limits::READ_BACK_BYTES);
-        let bytes = until_stop(shared, target.store.get(&object.key, offset..end))?;
+        let bytes = shared.until_stop(target.store.get(&object.key, offset..end))?;
         if bytes.len() as u64 != end - offset {
             return Err(wrong(format!("it ends after {}", offset + bytes.len() as u64)).into());
         }
@@ -181,15 +180,6 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         return Ok(());
     }
     Err(wrong(format!("SHA-256 {found}, {} was archived", stored.sha256)).into())
-}
-
-fn until_stop<T>(shared: &Shared, request: impl Future<Output = store::Result<T>>) -> Result<T> {
-    shared.runtime.block_on(async {
-        tokio::select! {
-            answer = request => Ok(answer?),
-            () = shared.stop.reached() => Err(EngineError::Stopping),
-        }
-    })
 }
 
 /// A released recording is not where it should be: a rebuild has not seen it, or its replacement
@@ -371,13 +361,13 @@ fn write_again(
         }
         let body = Body::File { file: Arc::clone(&file), len: stored.size };
         let put = target.store.put(&new.key, body, stored.sha256, &meta);
-        match until_stop(shared, put) {
+        match shared.until_stop(put) {
             Ok(()) => {}
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
             Err(error) => return Err(error),
         }
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
-        match until_stop(shared, proof) {
+        match shared.until_stop(proof) {
             Ok(_) => {
                 shared.catalog.verified(new.id, shared.now())?;
                 let (from, to) = (object.target.clone(), target.name().to_owned());

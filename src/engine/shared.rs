@@ -22,6 +22,7 @@ use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{NodeId, stem};
+use crate::store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use std::ffi::{OsStr, OsString};
@@ -132,6 +133,31 @@ impl Shared {
     pub fn fill_at(&self, at: Timestamp) {
         let mut fill = self.fill.lock();
         *fill = Some(fill.map_or(at, |sooner| sooner.min(at)));
+    }
+
+    /// The answer of a request, unless the engine stops first.
+    pub fn until_stop<T>(&self, request: impl Future<Output = store::Result<T>>) -> Result<T> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                answer = request => Ok(answer?),
+                () = self.stop.reached() => Err(EngineError::Stopping),
+            }
+        })
+    }
+
+    /// The same; a target that does not answer counts as down.
+    pub fn ask<T>(
+        &self,
+        target: &Target,
+        request: impl Future<Output = store::Result<T>>,
+    ) -> Result<T> {
+        let answer = self.until_stop(request);
+        if let Err(error) = &answer
+            && error.is_target_down()
+        {
+            target.failed(error.to_string(), self.now());
+        }
+        answer
     }
 
     pub fn required_targets(&self) -> impl Iterator<Item = &Arc<Target>> {

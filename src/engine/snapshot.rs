@@ -210,24 +210,15 @@ fn prune(shared: &Shared, target: &Target, newest: usize) -> Result<()> {
     Ok(())
 }
 
-/// The answer, unless the engine stops first.
+/// The answer, in turn with uploads.
 fn ask<T>(
     shared: &Shared,
     target: &Target,
     request: impl Future<Output = store::Result<T>>,
 ) -> Result<T> {
-    let answer = shared.runtime.block_on(async {
+    shared.ask(target, async {
         // Never closed.
         let _permit = shared.uploads.acquire().await;
-        tokio::select! {
-            answer = request => Ok(answer),
-            () = shared.stop.reached() => Err(EngineError::Stopping),
-        }
-    })?;
-    if let Err(error) = &answer
-        && error.kind == StoreErrorKind::Unreachable
-    {
-        target.failed(error.to_string(), shared.now());
-    }
-    Ok(answer?)
+        request.await
+    })
 }

@@ -1,7 +1,7 @@
 //! Taking away what expired: the name and the local bytes first, the objects later.
 
 use super::HELD;
-use super::proof::{Ready, age, ask, is_held, target_of};
+use super::proof::{Ready, age, is_held, target_of};
 use crate::catalog::{Fate, Marked, ObjectRow, Op};
 use crate::clock::Timestamp;
 use crate::engine::error::{EngineError, Result};
@@ -105,7 +105,7 @@ fn delete_object(shared: &Shared, object: &ObjectRow) -> Result<()> {
         ObjectAge::Gone => {}
         ObjectAge::Unproved(why) => tracing::warn!(why, "an object is left alone"),
         ObjectAge::Changed(_) => {
-            ask(shared, target, target.store.delete(&object.key))?;
+            shared.ask(target, target.store.delete(&object.key))?;
             faults::point("expiry.after_delete");
             if age(shared, object)? != ObjectAge::Gone {
                 let why = "it is still there after it was deleted";

@@ -11,7 +11,6 @@ use crate::engine::target::Target;
 use crate::lower::Quiet;
 use crate::recording::{ExpiryEvidence, ExpiryPermit, NodeId, ObjectAge, State, is_audio};
 use crate::store::{self, StoreErrorKind, meta::Label};
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +121,7 @@ pub(super) fn age(shared: &Shared, object: &ObjectRow) -> Result<ObjectAge> {
         // Not there may mean that it is another archive, or an empty mount point.
         return Err(target.trouble().into());
     }
-    let head = match ask(shared, target, target.store.head(&object.key)) {
+    let head = match shared.ask(target, target.store.head(&object.key)) {
         Ok(head) => head,
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => {
             return Ok(ObjectAge::Gone);
@@ -146,24 +145,4 @@ pub(super) fn target_of<'a>(shared: &'a Shared, object: &ObjectRow) -> Result<&'
         let why = format!("target {:?}, which has it, is not configured", object.target);
         EngineError::refused(Path::new(&object.key), why)
     })
-}
-
-/// The answer, unless the engine stops first.
-pub(super) fn ask<T>(
-    shared: &Shared,
-    target: &Target,
-    request: impl Future<Output = store::Result<T>>,
-) -> Result<T> {
-    let answer = shared.runtime.block_on(async {
-        tokio::select! {
-            answer = request => Ok(answer),
-            () = shared.stop.reached() => Err(EngineError::Stopping),
-        }
-    })?;
-    if let Err(error) = &answer
-        && error.kind == StoreErrorKind::Unreachable
-    {
-        target.failed(error.to_string(), shared.now());
-    }
-    Ok(answer?)
 }
