@@ -321,14 +321,24 @@ fn expire(
     // Counted before it is done: a crash must not make room for more.
     state.ledger().deleted(files, term.at, there_are, now);
     state.save(shared, now)?;
-    for one in &ready {
-        on_record(shared, one, &term)?;
+    let outcome = go(shared, ready, &term, now);
+    let gone = outcome.as_ref().map_or(0, |expired| expired.files);
+    if gone < files {
+        state.ledger().stayed(files - gone, term.at);
+        state.save(shared, now)?;
     }
-    faults::point("expiry.after_record");
-    let expired = delete_all(shared, ready, now)?;
+    let expired = outcome?;
     let soon = now.plus(limits::EXPIRED_GRACE);
     state.purge_at = Some(state.purge_at.map_or(soon, |at| at.min(soon)));
     Ok(expired)
+}
+
+fn go(shared: &Shared, ready: Vec<Ready>, term: &Term, now: Timestamp) -> Result<Expired> {
+    for one in &ready {
+        on_record(shared, one, term)?;
+    }
+    faults::point("expiry.after_record");
+    delete_all(shared, ready, now)
 }
 
 /// Deletes what is permitted, while no hold can be put on anything.

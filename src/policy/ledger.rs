@@ -150,6 +150,14 @@ impl Ledger {
         self.day = Some(day);
     }
 
+    /// So many files that were due at `due`, and counted as deleted, were not.
+    pub fn stayed(&mut self, files: u64, due: Timestamp) {
+        let counted = self.confirmed.is_none_or(|at| at < due);
+        if let Some(day) = self.day.as_mut().filter(|_| counted) {
+            day.deleted = day.deleted.saturating_sub(files);
+        }
+    }
+
     fn day_at(&self, now: Timestamp, recordings: u64) -> Day {
         let new = Day { from: now, recordings, deleted: 0 };
         // A clock that was set back is no reason to begin a new one.
@@ -331,6 +339,21 @@ mod tests {
         one.deleted(1, later, 10_000, later);
         assert!(one.may(500, later, 10_000, 5, later).is_err());
         assert!(one.may(1, at(200), 10_000, 5, later).is_ok(), "this was confirmed");
+    }
+
+    #[test]
+    fn what_was_not_deleted_after_all_does_not_count() {
+        let mut one = ledger();
+        for _ in 0..10 {
+            delete(&mut one, 300, 100);
+            one.stayed(300, at(100));
+        }
+        delete(&mut one, 300, 100);
+        assert!(ask(&mut one.clone(), 201, 100).is_err());
+        // What was confirmed was not counted.
+        one.confirm(at(100));
+        one.stayed(300, at(100));
+        assert!(one.may(201, at(101), 10_000, 5, at(101)).is_err());
     }
 
     #[test]
