@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -46,17 +46,31 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle)
+}
+
+/// What is there; what goes in this very moment is not.
 fn files_below(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut tree = BTreeMap::new();
     let mut dirs = vec![root.to_path_buf()];
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).expect("a directory can be read") {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if is_gone(&e) => continue,
+            Err(e) => panic!("{dir:?}: {e}"),
+        };
+        for entry in entries {
             let path = entry.expect("a directory can be read").path();
             if path.is_dir() {
                 dirs.push(path);
             } else {
                 let name = path.strip_prefix(root).expect("it is below").display().to_string();
-                tree.insert(name, fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")));
+                match fs::read(&path) {
+                    Ok(bytes) => drop(tree.insert(name, bytes)),
+                    Err(e) if is_gone(&e) => {}
+                    Err(e) => panic!("{path:?}: {e}"),
+                }
             }
         }
     }
@@ -147,25 +161,35 @@ fn events(mount: &Mount) -> Vec<String> {
 }
 
 #[test]
-fn retention_run_deletes_in_all_places_and_nothing_without_a_record() {
-    if no_mount("retention_run_deletes_in_all_places_and_nothing_without_a_record") {
+fn nothing_is_deleted_that_can_not_be_put_on_record() {
+    if no_mount("nothing_is_deleted_that_can_not_be_put_on_record") {
         return;
     }
     let mut mount = with_a_past();
-    // Their first life was too short for rules to be believed in, and the clock is eleven days on.
     mount.env.push(("SPOOLFS_FAIL", "audit.sync:1:EIO:forever".to_owned()));
     mount.start();
-    let why = |report: &Value| report["why"].as_str().unwrap_or_default().to_owned();
+    // More often than may be deleted in a day.
+    let mut refused = 0;
     eventually("it is refused for that reason", || {
         let (ran, report) = retention(&mount, &[]);
         assert_eq!((ran.status.code(), &report["files"]), (Some(1), &Value::from(0)), "{ran:?}");
-        why(&report).contains("it can not be put on record")
+        let why = report["why"].as_str().unwrap_or_default();
+        refused += usize::from(why.contains("it can not be put on record"));
+        refused > 5
     });
     assert!(GOES.iter().all(|path| mount.path(path).exists()));
     let (ran, _) = retention(&mount, &["--confirm"]);
     assert_eq!(ran.status.code(), Some(1), "nobody is on record as having confirmed: {ran:?}");
     mount.stop();
-    mount.env.pop();
+}
+
+#[test]
+fn retention_run_deletes_in_all_places_what_is_due() {
+    if no_mount("retention_run_deletes_in_all_places_what_is_due") {
+        return;
+    }
+    let mut mount = with_a_past();
+    // The clock is eleven days on at once: nothing expires before somebody asks.
     mount.start();
     let explained = mount.cli(["explain".as_ref(), mount.path("d/a.wav").as_os_str()]).ok();
     assert!(explained.out.contains("By rule \"short\""), "{}", explained.out);
