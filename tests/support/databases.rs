@@ -110,6 +110,8 @@ impl Database {
         let mut command = match self.engine {
             Engine::Mariadb => {
                 let mut command = Command::new("mariadb-install-db");
+                // A server removes what looks like its own in a directory that others use too.
+                command.env("TMPDIR", self.dir.path());
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
                 command.args(["--skip-test-db", "--innodb-log-file-size=8M"]);
                 command.arg(format!("--datadir={}", data.display()));
@@ -163,6 +165,7 @@ impl Database {
                 ]);
                 command.args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"]);
                 command.args(["--innodb-flush-log-at-trx-commit=2", "--performance-schema=OFF"]);
+                command.env("TMPDIR", self.dir.path());
                 command.arg(format!("--datadir={}", data.display()));
                 command.arg(format!("--socket={}", self.socket().display()));
                 command.arg(format!("--port={}", self.port));
