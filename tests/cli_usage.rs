@@ -284,6 +284,30 @@ fn help_shows_examples_and_wrong_usage_exits_2() {
 }
 
 #[test]
+fn the_options_of_every_command_stand_before_its_second_word_too() {
+    let audit = ["audit verify", "audit show", "audit erase"];
+    for name in COMMANDS.into_iter().chain(audit) {
+        let Some((group, what)) = name.split_once(' ') else { continue };
+        let help = command(&[group, "--config", "x", "--json", "--help"]).output().expect("run");
+        assert_eq!(code(&help), Some(0), "{name}: {}", err(&help));
+        let rest: &[&str] = match name {
+            "hold add" => &["--case", "A", "--reason", "b", "a.wav"],
+            "hold lift" => &["--case", "A", "--reason", "b"],
+            "trash restore" => &["--all"],
+            "audit erase" => &["--subject", "A"],
+            _ => &[],
+        };
+        let options = ["--config", "/nonexistent.toml", "--json"];
+        let before = [&[group][..], &options, &[what], rest].concat();
+        let after = [&[group, what][..], rest, &options].concat();
+        let [before, after] = [before, after].map(|a| command(&a).output().expect("run"));
+        assert_eq!(code(&before), Some(2), "{name}: {}", err(&before));
+        assert!(out(&before).contains("/nonexistent.toml"), "{name}: {}", out(&before));
+        assert_eq!(out(&before), out(&after), "{name}");
+    }
+}
+
+#[test]
 fn a_bad_configuration_exits_2_with_one_sentence() {
     for name in ["status", "reload", "mount"] {
         let place = Place::new("colour = 1\n");

@@ -292,20 +292,6 @@ fn a_plan_says_what_run_does_and_changes_nothing() {
     mount.stop();
 }
 
-#[test]
-fn the_options_of_retention_stand_anywhere() {
-    for arguments in [
-        &["retention", "--config", "x", "--json", "--help"][..],
-        &["retention", "run", "--config", "x", "--json", "--help"],
-        &["retention", "--config", "x", "run", "--json", "--help"],
-    ] {
-        let program = env!("CARGO_BIN_EXE_spoolfs");
-        let ran = std::process::Command::new(program).args(arguments).output().unwrap();
-        let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && said.contains("--json"), "{arguments:?}: {ran:?}");
-    }
-}
-
 /// Where the daemon dies: with the second passing, one of several is done.
 const POINTS: &[&str] = &[
     "expiry.after_record",

@@ -1,6 +1,6 @@
 //! `spoolfs audit`.
 
-use super::context::{Common, Context};
+use super::context::{Common, Context, Everywhere};
 use super::find::times;
 use super::{Exit, output};
 use crate::audit::{self, Anchor, AuditError, Fault, Filter, Finding, Verdict};
@@ -38,6 +38,8 @@ names, and call records are not touched.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    everywhere: Everywhere,
     #[command(subcommand)]
     action: Action,
 }
@@ -56,8 +58,6 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct VerifyArguments {
-    #[command(flatten)]
-    common: Common,
     /// Compare it with what this target was told
     #[arg(long, value_name = "TARGET")]
     against: Option<String>,
@@ -65,8 +65,6 @@ struct VerifyArguments {
 
 #[derive(Debug, clap::Args)]
 struct ShowArguments {
-    #[command(flatten)]
-    common: Common,
     /// Happened then or later: "2026-11-21" or "2026-11-21 08:00"
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -83,8 +81,6 @@ struct ShowArguments {
 
 #[derive(Debug, clap::Args)]
 struct EraseArguments {
-    #[command(flatten)]
-    common: Common,
     /// The name, number or path, as a whole word of what is erased
     #[arg(long, value_name = "TEXT")]
     subject: String,
@@ -95,19 +91,16 @@ struct EraseArguments {
 
 impl Arguments {
     pub fn common(&self) -> &Common {
-        match &self.action {
-            Action::Verify(a) => &a.common,
-            Action::Show(a) => &a.common,
-            Action::Erase(a) => &a.common,
-        }
+        &self.everywhere.0
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
+    let context = Context::load(arguments.common())?;
     match &arguments.action {
-        Action::Verify(a) => verify(a),
-        Action::Show(a) => show(a),
-        Action::Erase(a) => erase(a),
+        Action::Verify(a) => verify(&context, a),
+        Action::Show(a) => show(&context, a),
+        Action::Erase(a) => erase(&context, a),
     }
 }
 
@@ -115,12 +108,11 @@ fn unusable(error: AuditError) -> Exit {
     Exit::Usage(error.to_string())
 }
 
-fn verify(arguments: &VerifyArguments) -> Result<(), Exit> {
-    let context = Context::load(&arguments.common)?;
+fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), Exit> {
     let dir = audit::directory(&context.config.state_dir);
     let mut verdict = settled(&dir, &[])?;
     if let Some(name) = &arguments.against {
-        verdict = compared(&context, &dir, name, &verdict)?;
+        verdict = compared(context, &dir, name, &verdict)?;
     }
     if context.json {
         output::json(&verdict);
@@ -248,8 +240,7 @@ fn words(verdict: &Verdict, against: Option<&str>) -> String {
     text
 }
 
-fn show(arguments: &ShowArguments) -> Result<(), Exit> {
-    let context = Context::load(&arguments.common)?;
+fn show(context: &Context, arguments: &ShowArguments) -> Result<(), Exit> {
     let (since, until) = times(arguments.since.as_deref(), arguments.until.as_deref())?;
     let recording = arguments.recording.as_ref().map(|text| {
         // A path below the mount, or as the log has it.
@@ -303,8 +294,7 @@ fn line(line: &Value) -> String {
     text + "\n"
 }
 
-fn erase(arguments: &EraseArguments) -> Result<(), Exit> {
-    let context = Context::load(&arguments.common)?;
+fn erase(context: &Context, arguments: &EraseArguments) -> Result<(), Exit> {
     let subject = arguments.subject.trim().to_owned();
     if subject.is_empty() {
         return Err(Exit::Usage("--subject is empty: say whom".to_owned()));

@@ -18,6 +18,32 @@ pub(super) struct Common {
     pub json: bool,
 }
 
+/// The options of every command, before and after the word that says what is to be done.
+#[derive(Clone, Debug)]
+pub(super) struct Everywhere(pub Common);
+
+impl clap::FromArgMatches for Everywhere {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Everywhere, clap::Error> {
+        Common::from_arg_matches(matches).map(Everywhere)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl clap::Args for Everywhere {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Common::augment_args(command)
+            .mut_arg("config", |option| option.global(true))
+            .mut_arg("json", |option| option.global(true))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Everywhere::augment_args(command)
+    }
+}
+
 /// An end that is not success.
 #[derive(Debug)]
 pub(super) enum Exit {

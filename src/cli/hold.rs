@@ -1,6 +1,6 @@
 //! `spoolfs hold`.
 
-use super::context::{Common, list};
+use super::context::{Common, Everywhere, list};
 use super::output::{files, when};
 use super::{Context, Exit, output};
 use crate::clock::Timestamp;
@@ -25,18 +25,15 @@ docs/HOLDS.md for what a hold can not do.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    everywhere: Everywhere,
     #[command(subcommand)]
     what: What,
 }
 
 impl Arguments {
     pub fn common(&self) -> &Common {
-        match &self.what {
-            What::Add(a) => &a.common,
-            What::List(a) => &a.common,
-            What::Show(a) => &a.common,
-            What::Lift(a) => &a.common,
-        }
+        &self.everywhere.0
     }
 }
 
@@ -47,7 +44,7 @@ enum What {
     Add(Add),
     /// Show all holds
     #[command(after_help = EXAMPLES)]
-    List(List),
+    List,
     /// Show what holds are on, with every content that is kept
     #[command(after_help = EXAMPLES)]
     Show(Show),
@@ -58,8 +55,6 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Add {
-    #[command(flatten)]
-    common: Common,
     /// The case that needs them
     #[arg(long, value_name = "NAME", value_parser = said)]
     case: String,
@@ -114,15 +109,7 @@ impl Query {
 }
 
 #[derive(Debug, clap::Args)]
-struct List {
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, clap::Args)]
 struct Show {
-    #[command(flatten)]
-    common: Common,
     /// The holds of a case
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
@@ -133,8 +120,6 @@ struct Show {
 
 #[derive(Debug, clap::Args)]
 struct Lift {
-    #[command(flatten)]
-    common: Common,
     /// All holds of a case
     #[arg(long, value_name = "NAME", required_unless_present = "id")]
     case: Option<String>,
@@ -161,7 +146,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let context = Context::load(arguments.common())?;
     match &arguments.what {
         What::Add(arguments) => add(&context, arguments),
-        What::List(_) => {
+        What::List => {
             let report: HoldListReport = context.ask(&Request::Hold(HoldRequest::List), "")?;
             print(&context, &report, |report| match report.holds.is_empty() {
                 true => "There are no holds.\n".to_owned(),
@@ -169,13 +154,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
             });
             Ok(())
         }
-        What::Show(Show { case, id, .. }) => {
+        What::Show(Show { case, id }) => {
             let request = HoldRequest::Show { case: case.clone(), id: *id };
             let report: HoldShowReport = context.ask(&Request::Hold(request), "")?;
             print(&context, &report, |report| shown(&context, report));
             Ok(())
         }
-        What::Lift(Lift { case, id, reason, .. }) => {
+        What::Lift(Lift { case, id, reason }) => {
             let (case, id, reason) = (case.clone(), *id, reason.clone());
             let request = HoldRequest::Lift { case, id, reason };
             let report: HoldLiftReport = context.ask(&Request::Hold(request), "")?;

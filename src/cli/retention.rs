@@ -1,6 +1,6 @@
 //! `spoolfs retention`.
 
-use super::context::Common;
+use super::context::{Common, Everywhere};
 use super::find::times;
 use super::{Context, Exit, output};
 use crate::control::{FileSum, PlanReport, Request, RetentionReport, RulePlan};
@@ -41,32 +41,6 @@ pub(super) struct Arguments {
 impl Arguments {
     pub fn common(&self) -> &Common {
         &self.everywhere.0
-    }
-}
-
-/// The options of every command, before and after the word that says what is to be done.
-#[derive(Clone, Debug)]
-struct Everywhere(Common);
-
-impl clap::FromArgMatches for Everywhere {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Everywhere, clap::Error> {
-        Common::from_arg_matches(matches).map(Everywhere)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
-
-impl clap::Args for Everywhere {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        Common::augment_args(command)
-            .mut_arg("config", |option| option.global(true))
-            .mut_arg("json", |option| option.global(true))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Everywhere::augment_args(command)
     }
 }
 

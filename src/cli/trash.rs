@@ -1,6 +1,6 @@
 //! `spoolfs trash`.
 
-use super::context::Common;
+use super::context::{Common, Everywhere};
 use super::{Context, Exit, moves, output};
 use crate::control::{Request, TrashItem, TrashReport, TrashRequest, TrashedReport, WirePath, utc};
 use crate::limits;
@@ -34,6 +34,8 @@ as `spoolfs trash list` shows it; write ./123 for a file of such a name.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    everywhere: Everywhere,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,8 +52,6 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct List {
-    #[command(flatten)]
-    common: Common,
     /// Only what was deleted at or below these paths
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -63,8 +63,6 @@ struct List {
 
 #[derive(Debug, clap::Args)]
 struct Restore {
-    #[command(flatten)]
-    common: Common,
     /// Recordings, directories, or IDs
     #[arg(value_name = "PATH|ID", required_unless_present = "all", conflicts_with = "all")]
     what: Vec<PathBuf>,
@@ -78,29 +76,26 @@ struct Restore {
 
 impl Arguments {
     pub fn common(&self) -> &Common {
-        match &self.command {
-            Command::List(a) => &a.common,
-            Command::Restore(a) => &a.common,
-        }
+        &self.everywhere.0
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
+    let context = Context::load(arguments.common())?;
     match &arguments.command {
-        Command::List(a) => list(a),
-        Command::Restore(a) => restore(a),
+        Command::List(a) => list(&context, a),
+        Command::Restore(a) => restore(&context, a),
     }
 }
 
-fn list(arguments: &List) -> Result<(), Exit> {
-    let context = Context::load(&arguments.common)?;
+fn list(context: &Context, arguments: &List) -> Result<(), Exit> {
     let paths = context.all_relative(&arguments.paths)?;
     let request = Request::Trash(TrashRequest::List { paths, limit: arguments.limit });
     let report: TrashReport = context.ask(&request, "")?;
     if context.json {
         output::json(&report);
     } else {
-        output::text(&words(&context, &report));
+        output::text(&words(context, &report));
     }
     Ok(())
 }
@@ -145,9 +140,8 @@ fn items(context: &Context, what: &[PathBuf], all: bool) -> Result<Vec<TrashItem
     what.iter().map(item).collect()
 }
 
-fn restore(arguments: &Restore) -> Result<(), Exit> {
-    let context = Context::load(&arguments.common)?;
-    let items = items(&context, &arguments.what, arguments.all)?;
+fn restore(context: &Context, arguments: &Restore) -> Result<(), Exit> {
+    let items = items(context, &arguments.what, arguments.all)?;
     let to = arguments.to.as_ref().map(|to| context.relative(to)).transpose()?;
-    moves::ask(&context, "restored", &Request::Trash(TrashRequest::Restore { items, to }))
+    moves::ask(context, "restored", &Request::Trash(TrashRequest::Restore { items, to }))
 }
