@@ -159,7 +159,16 @@ impl Step {
                 let open = OpenOptions::new().write(true).open(at(path));
                 let written = open.and_then(|file| file.write_all_at(&bytes(seed), 0));
                 fs::rename(&aside, &mount.target)?;
-                written
+                written?;
+                // Reads leave a target alone for some seconds that did not answer.
+                let until = Instant::now() + Duration::from_secs(20);
+                while let Err(error) = fs::read(at("d/cut.WAV")) {
+                    if Instant::now() > until {
+                        return Err(error);
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Ok(())
             }
             Step::Rename(a, b) => fs::rename(at(a), at(b)),
             Step::Exchange(a, b) => {
