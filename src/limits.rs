@@ -107,6 +107,8 @@ pub const KNOWN_CALLS_MAX: usize = 100_000;
 pub const POLICIES_MAX: usize = 1000;
 /// Hundredths of all files that rules may delete in a day, unless configured.
 pub const DELETED_IN_A_DAY_PERCENT: u8 = 5;
+/// How long what users deleted stays in the trash, unless configured.
+pub const TRASH_KEEP: Duration = Duration::from_secs(30 * 86_400);
 /// Recordings remembered that expire before all are looked at again.
 pub const EXPIRE_SOON_MAX: usize = 100_000;
 /// How long `spoolfs retention run` waits for a look that is under way.

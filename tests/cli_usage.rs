@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "mount",
     "status",
     "archive",
@@ -35,6 +35,7 @@ const COMMANDS: [&str; 25] = [
     "gaps",
     "trash list",
     "trash restore",
+    "trash empty",
     "hold add",
     "hold list",
     "hold show",

@@ -354,3 +354,55 @@ fn an_expiry_that_is_cut_off_anywhere_leaves_recordings_whole_or_gone() {
         }
     });
 }
+
+fn in_trash(mount: &Mount) -> Vec<String> {
+    let ran = mount.cli(["trash", "list", "--json"]).ok();
+    let report: Value = serde_json::from_str(&ran.out).expect("a document");
+    let paths = report["recordings"].as_array().expect("a list").iter();
+    paths.map(|one| one["path"].as_str().expect("a path").to_owned()).collect()
+}
+
+#[test]
+fn the_trash_is_emptied_of_the_same_wherever_the_daemon_dies() {
+    if no_mount("the_trash_is_emptied_of_the_same_wherever_the_daemon_dies") {
+        return;
+    }
+    let all = ["d/a.wav", "d/a.txt", "d/b.wav"];
+    for point in [
+        "expiry.after_record",
+        "expiry.after_emptied",
+        "expiry.after_emptied:2",
+        "expiry.after_delete",
+        "expiry.after_object",
+    ] {
+        let end = format!("\n[delete]\ntrash_keep = \"10d\"\n{RULES}");
+        let mut mount = Setup { end, ..Setup::default() }.mount();
+        fs::create_dir(mount.path("d")).unwrap();
+        for path in all {
+            fs::write(mount.path(path), bytes(path)).unwrap();
+        }
+        for path in all {
+            mount.cli(["archive".as_ref(), mount.path(path).as_os_str()]).ok();
+            fs::remove_file(mount.path(path)).unwrap();
+        }
+        assert_eq!(in_trash(&mount).len(), 3);
+        mount.stop();
+        mount.env =
+            vec![("SPOOLFS_AHEAD", LATER.to_string()), ("SPOOLFS_CRASH_AT", point.to_owned())];
+        mount.start();
+        eventually(point, || {
+            mount.cli(["trash", "empty", "--now", "--confirm"]);
+            mount.exited().is_some_and(|end| end.signal() == Some(Signal::ABORT.as_raw()))
+        });
+        mount.bury();
+        mount.env.pop();
+        mount.start();
+        eventually("what is due is deleted", || {
+            mount.cli(["trash", "empty", "--now", "--confirm"]).status.success()
+        });
+        assert_eq!(in_trash(&mount), ["d/b.wav"], "{point}");
+        assert_eq!(objects(&mount).len(), 1, "{point}");
+        mount.stop();
+        mount.fsck();
+    }
+}

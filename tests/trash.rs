@@ -22,7 +22,8 @@ fn bytes(n: usize) -> Vec<u8> {
 fn age(path: &Path, days: u64) {
     let then = SystemTime::now() - Duration::from_secs(days * DAY);
     let times = FileTimes::new().set_modified(then).set_accessed(then);
-    File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+    // Opened for reading: a writer that was closed a moment ago may still count.
+    File::open(path).unwrap().set_times(times).unwrap();
 }
 
 /// `find -printf` of every file: size, mtime, mode, owner, inode number.
@@ -119,6 +120,131 @@ fn what_a_cron_deleted_is_all_there_forty_days_later() {
         assert_eq!(fs::read(&path).unwrap(), bytes(n), "{}", path.display());
     }
     assert_eq!(mount.status()["trash"]["files"], 0);
+    mount.stop();
+    mount.fsck();
+}
+
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_is_old_and_not_archived_is_kept_and_archived_from_the_trash() {
+    if support::no_mount("what_is_old_and_not_archived_is_kept_and_archived_from_the_trash") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    let root = mount.mountpoint.display().to_string();
+    for (n, name) in ["old.wav", "over.wav", "young.wav", "open.wav"].iter().enumerate() {
+        fs::write(mount.path(name), bytes(n)).unwrap();
+    }
+    for name in ["old.wav", "over.wav", "open.wav"] {
+        age(&mount.path(name), 2);
+    }
+    let before = find(&mount);
+    let before = before.lines().find(|l| l.starts_with("./old.wav")).unwrap().to_owned();
+    // Still open for writing, or a moment old: as on any file system.
+    let writer = File::options().append(true).open(mount.path("open.wav")).unwrap();
+    for name in ["old.wav", "young.wav", "open.wav"] {
+        fs::remove_file(mount.path(name)).unwrap();
+    }
+    drop(writer);
+    fs::write(mount.path("new.wav"), bytes(9)).unwrap();
+    fs::rename(mount.path("new.wav"), mount.path("over.wav")).unwrap();
+    assert_eq!(fs::read(mount.path("over.wav")).unwrap(), bytes(9));
+    let listed = command(&mount, &["trash", "list"]);
+    let mut paths: Vec<&str> = listed["recordings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["path"].as_str().unwrap())
+        .collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["old.wav", "over.wav"], "{listed:#}");
+
+    // Unmounted, it stays where it is.
+    mount.stop();
+    assert_eq!(fs::read_dir(mount.path(".spl/trash")).unwrap().count(), 2);
+    mount.fsck();
+    mount.start();
+    assert!(objects(&mount).is_empty());
+    command(&mount, &["archive", &root]);
+    assert_eq!(objects(&mount).len(), 3);
+    until("the local copies are gone", || {
+        let listed = command(&mount, &["trash", "list"]);
+        listed["recordings"].as_array().unwrap().iter().all(|one| one["local"] == false)
+    });
+    command(&mount, &["trash", "restore", &format!("{root}/old.wav")]);
+    let ran = mount.cli(["trash", "restore", &format!("{root}/over.wav")]);
+    assert!(!ran.status.success() && ran.err.contains("taken"), "{ran:?}");
+    let to = format!("{root}/was");
+    command(&mount, &["trash", "restore", &format!("{root}/over.wav"), "--to", &to]);
+    let after = find(&mount);
+    assert_eq!(after.lines().find(|l| l.starts_with("./old.wav")), Some(&*before));
+    assert_eq!(fs::read(mount.path("old.wav")).unwrap(), bytes(0));
+    assert_eq!(fs::read(mount.path("was/over.wav")).unwrap(), bytes(1));
+    assert_eq!(fs::read(mount.path("over.wav")).unwrap(), bytes(9));
+    mount.stop();
+    mount.fsck();
+}
+
+/// As before there was a trash.
+#[test]
+fn in_mode_keep_nothing_is_in_the_trash() {
+    if support::no_mount("in_mode_keep_nothing_is_in_the_trash") {
+        return;
+    }
+    let end = "[delete]\ndelete_mode = \"keep\"\n".into();
+    let mut mount = Setup { end, ..Setup::default() }.mount();
+    let root = mount.mountpoint.display().to_string();
+    for name in ["a.wav", "b.wav"] {
+        fs::write(mount.path(name), bytes(1)).unwrap();
+        age(&mount.path(name), 40);
+    }
+    command(&mount, &["archive", &format!("{root}/a.wav")]);
+    for name in ["a.wav", "b.wav"] {
+        fs::remove_file(mount.path(name)).unwrap();
+    }
+    assert_eq!(command(&mount, &["trash", "list"])["files"], 0);
+    assert_eq!(objects(&mount).len(), 1);
+    mount.stop();
+    assert_eq!(fs::read_dir(mount.path(".spl/trash")).unwrap().count(), 0);
+    mount.fsck();
+}
+
+#[test]
+fn in_mode_refuse_what_is_old_or_archived_stays() {
+    if support::no_mount("in_mode_refuse_what_is_old_or_archived_stays") {
+        return;
+    }
+    let end = "[delete]\ndelete_mode = \"refuse\"\n".into();
+    let mut mount = Setup { end, ..Setup::default() }.mount();
+    for name in ["archived.wav", "released.wav", "old.wav", "young.wav", "temporary.wav"] {
+        fs::write(mount.path(name), bytes(1)).unwrap();
+    }
+    age(&mount.path("old.wav"), 1);
+    for name in ["archived.wav", "released.wav"] {
+        command(&mount, &["archive", &mount.path(name).display().to_string()]);
+    }
+    command(&mount, &["release", &mount.path("released.wav").display().to_string()]);
+    for name in ["archived.wav", "released.wav", "old.wav"] {
+        let refused = fs::remove_file(mount.path(name)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "{name}");
+        let refused = fs::rename(mount.path("young.wav"), mount.path(name)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "{name}");
+        assert_eq!(fs::read(mount.path(name)).unwrap(), bytes(1));
+    }
+    fs::rename(mount.path("old.wav"), mount.path("older.wav")).unwrap();
+    fs::rename(mount.path("young.wav"), mount.path("temporary.wav")).unwrap();
+    fs::remove_file(mount.path("temporary.wav")).unwrap();
+    fs::write(mount.path("empty.wav"), b"").unwrap();
+    age(&mount.path("empty.wav"), 1);
+    fs::remove_file(mount.path("empty.wav")).unwrap();
     mount.stop();
     mount.fsck();
 }

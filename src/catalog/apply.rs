@@ -104,7 +104,7 @@ fn settled_at(attr: &Attr, version: LowerVersion) -> Timestamp {
     attr.mtime.min(version.ctime)
 }
 
-fn created(id: NodeId, attr: &Attr, version: LowerVersion, adopted: bool) -> Node {
+pub(super) fn created(id: NodeId, attr: &Attr, version: LowerVersion, adopted: bool) -> Node {
     let closed = adopted && attr.kind == Kind::File;
     Node {
         row: NodeRow {

@@ -5,6 +5,7 @@ use super::apply::{self, Node};
 use super::error::Result;
 use super::row::{Digest, HashOutcome};
 use super::sql_row::{self, Stored, path_of, sql};
+use super::trash;
 use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::recording::{Attr, Generation, Kind, LowerVersion, NodeId, ReleasePermit, State};
@@ -51,6 +52,11 @@ impl Catalog {
             tx.save(Some(&old), &new)?;
             tx.clear_trouble(id)?;
             tx.tell_archived(&new, "archived", at)?;
+            // Its name is gone, which a rebuild that has not heard of it before shall know.
+            if let Some(deleted) = trash::since(tx.conn, id)? {
+                let path = path_of(tx.conn, id)?.unwrap_or_default();
+                tx.tell_deleted(id, &path, generation, true, deleted)?;
+            }
             Ok(true)
         })
     }

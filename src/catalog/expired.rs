@@ -5,8 +5,8 @@ use super::Catalog;
 use super::error::Result;
 use super::sql_row::sql;
 use crate::clock::Timestamp;
-use crate::recording::NodeId;
-use rusqlite::params;
+use crate::recording::{ExpiryPermit, Generation, NodeId};
+use rusqlite::{OptionalExtension, params};
 
 const PREFIX: &str = "expired.";
 
@@ -42,6 +42,32 @@ impl Catalog {
     pub fn mark_expired(&self, id: NodeId, at: Timestamp) -> Result<()> {
         let (key, at) = (key(id), at.0.to_string());
         self.shared.write(true, move |tx| super::settings::set(tx.conn, &key, &at))
+    }
+
+    /// Takes a recording out of the trash for good, and marks it: its objects may be deleted. On the
+    /// disk when this returns; whether it was there, in the archive alone.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn empty_trash(&self, permit: &ExpiryPermit) -> Result<bool> {
+        let id = permit.node();
+        self.shared.write(true, move |tx| {
+            let gone = tx
+                .conn
+                .prepare_cached(
+                    "SELECT n.deleted_at, n.generation, t.path FROM trash t JOIN node n ON n.id = t.node
+                     WHERE t.node = ?1 AND t.local = 0 AND n.state = 5",
+                )?
+                .query_row([sql(id.0)], |r| {
+                    Ok((r.get::<_, i64>(0)?, r.get(1)?, r.get::<_, Vec<u8>>(2)?))
+                })
+                .optional()?;
+            let Some((since, generation, path)) = gone else { return Ok(false) };
+            super::settings::set(tx.conn, &key(id), &since.to_string())?;
+            tx.conn.prepare_cached("DELETE FROM trash WHERE node = ?1")?.execute([sql(id.0)])?;
+            tx.tell_deleted(id, &path, Generation(generation), false, Timestamp(since))?;
+            Ok(true)
+        })
     }
 
     /// Takes the mark of a node away.

@@ -20,7 +20,7 @@ pub enum Fate {
     /// Its file was moved into the private directory: it is in the trash, and goes on to be
     /// archived.
     Moved,
-    /// A tombstone whose objects are to be deleted.
+    /// The same as trash, and the objects are to be deleted.
     Erased,
 }
 

@@ -14,7 +14,7 @@ use super::schema::{self, OpenFault};
 pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
-use super::{Hold, Restored, database, holding, settings, shared, trash};
+use super::{Fate, Hold, Restored, database, holding, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -308,7 +308,7 @@ fn add(tx: &Tx<'_>, new: &NewNode) -> rusqlite::Result<()> {
             new.buried.as_ref().map(|(_, at)| at.0)
         ])?;
     if let Some((path, at)) = new.buried.as_ref().filter(|_| new.trash) {
-        trash::put(tx.conn, &node, path, *at)?;
+        trash::put(tx.conn, &node, path, Fate::Trash, *at)?;
     }
     for (parent, name) in &new.names {
         tx.conn

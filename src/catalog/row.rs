@@ -48,6 +48,8 @@ pub struct Candidate {
     pub stem: Stem,
     /// Not to be tried before this, after failures.
     pub not_before: Option<Timestamp>,
+    /// It has no name any more: its bytes are in the trash, and `path` is what it was.
+    pub trashed: bool,
 }
 
 /// A name that `readdir` must add to what is in the lower directory.

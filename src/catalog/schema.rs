@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -243,6 +243,13 @@ CREATE TABLE held(
     PRIMARY KEY(node, hold)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX held_hold ON held(hold, node);
+";
+
+// What is in the trash and waits to be archived; what a user wants deleted everywhere.
+const V6: &str = "
+ALTER TABLE trash ADD COLUMN erase INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX trash_waits ON trash(node) WHERE local = 1;
+CREATE INDEX trash_erase ON trash(node) WHERE erase = 1;
 ";
 
 /// Why a database could not be opened.

@@ -9,8 +9,9 @@ use super::row::{Candidate, JournalRow, ObjectRow};
 use super::sql_row::{self, NODE, NODE_COLUMNS, OBJECT, OBJECT_COLUMNS, Paths, sql, unsigned};
 use super::{Catalog, CatalogError, Options, RULES, Result, schema, settings};
 use crate::limits;
-use crate::recording::{Generation, NodeId, State};
+use crate::recording::{Generation, LowerVersion, NodeId, State};
 use rusqlite::{Connection, OptionalExtension};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -186,6 +187,25 @@ impl Snapshot {
             let Some(stored) = sql_row::load(&self.conn, id)? else { return Ok(None) };
             let path = sql_row::path_of(&self.conn, id)?.map(sql_row::path_buf);
             Ok(Some((stored.node.row.state, path)))
+        };
+        read().map_err(self.unusable())
+    }
+
+    /// What the catalog has in the trash with bytes in the private directory, and their stamps.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_local(&self) -> Result<BTreeMap<NodeId, Option<LowerVersion>>> {
+        let read = || {
+            let text = format!(
+                "SELECT {NODE} FROM trash t JOIN node n ON n.id = t.node WHERE t.local > 0"
+            );
+            let mut statement = self.conn.prepare(&text)?;
+            let rows = statement.query_map([], |r| {
+                let row = sql_row::node(r)?.node.row;
+                Ok((row.id, row.hashed))
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
         };
         read().map_err(self.unusable())
     }

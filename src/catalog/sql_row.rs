@@ -238,7 +238,13 @@ pub(super) fn candidates(
     let mut paths = Paths::default();
     let mut found = Vec::with_capacity(nodes.len());
     for (stored, not_before) in nodes {
-        let Some((parent, name)) = names_of(conn, stored.node.row.id, 1)?.pop() else { continue };
+        let id = stored.node.row.id;
+        let Some((parent, name)) = names_of(conn, id, 1)?.pop() else {
+            if let Some(path) = super::trash::local_path(conn, id)? {
+                found.push(trashed(stored.node.row, path, not_before));
+            }
+            continue;
+        };
         found.push(candidate(conn, &mut paths, stored, not_before, (parent, name))?);
     }
     Ok(found)
@@ -258,7 +264,20 @@ pub(super) fn candidate(
         parent,
         stem: crate::recording::stem(&name),
         not_before,
+        trashed: false,
     })
+}
+
+/// A node whose bytes are in the trash.
+pub(super) fn trashed(
+    row: super::row::NodeRow,
+    path: Vec<u8>,
+    not_before: Option<Timestamp>,
+) -> Candidate {
+    let path = path_buf(path);
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+    let (parent, stem) = (NodeId(0), crate::recording::stem(&name));
+    Candidate { row, path, parent, stem, not_before, trashed: true }
 }
 
 /// A node and when to try again, from the columns of [`NODE`].

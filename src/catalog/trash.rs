@@ -6,14 +6,15 @@
 //! transaction.
 
 use super::Catalog;
-use super::apply::Node;
+use super::apply::{self, Node};
+use super::engine::all_verified;
 use super::error::Result;
 use super::op::{Fate, Op};
 use super::row::NodeRow;
 use super::sql_row::{self, NODE, NODE_COLUMNS, path_buf, sql, unsigned};
 use super::tx::{Change, Tx};
 use crate::clock::Timestamp;
-use crate::recording::{Kind, NodeId, State};
+use crate::recording::{Attr, Kind, LowerVersion, NodeId, ReleasePermit, State};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,62 @@ impl Catalog {
         })
     }
 
+    /// What is in the trash in the archive alone, and was deleted at or before `until`: deleted first
+    /// first, behind a row.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_until(
+        &self,
+        until: Timestamp,
+        after: Option<TrashCursor>,
+        limit: usize,
+    ) -> Result<Vec<TrashRow>> {
+        let after = after.unwrap_or(TrashCursor { at: i64::MIN, node: i64::MIN });
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read_drained(|conn| {
+            let text = select(
+                "WHERE t.at <= ?1 AND (t.at, t.node) > (?2, ?3) AND t.local = 0
+                 ORDER BY t.at, t.node LIMIT ?4",
+            );
+            let params = params![until.0, after.at, after.node, limit];
+            conn.prepare_cached(&text)?.query_map(params, row)?.collect()
+        })
+    }
+
+    /// What a user deleted everywhere (`delete_mode`), behind a node. Not the very last ones.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_to_erase(&self, after: NodeId, limit: usize) -> Result<Vec<TrashRow>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = self.shared.readers.with(|conn| {
+            let text = select("WHERE t.erase = 1 AND t.node > ?1 ORDER BY t.node LIMIT ?2");
+            conn.prepare_cached(&text)?.query_map(params![sql(after.0), limit], row)?.collect()
+        });
+        found.map_err(|e| self.unreadable(&e))
+    }
+
+    /// What is in the trash and was in one directory with names that begin alike.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_beside(&self, dir: &Path, beginning: &[u8]) -> Result<Vec<TrashRow>> {
+        let mut from = dir.as_os_str().as_bytes().to_vec();
+        if !from.is_empty() {
+            from.push(b'/');
+        }
+        from.extend(beginning);
+        let to = [&from[..], &[0xff]].concat();
+        self.read_drained(|conn| {
+            let text = select("WHERE t.path >= ?1 AND t.path < ?2");
+            let mut statement = conn.prepare_cached(&text)?;
+            let rows = statement.query_map(params![from, to], row)?;
+            rows.filter(|row| row.as_ref().map_or(true, |row| row.path.parent() == Some(dir)))
+                .collect()
+        })
+    }
+
     /// One recording in the trash.
     ///
     /// # Errors
@@ -144,6 +201,157 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// What is archived and has bytes in the private directory, behind a node.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_spare(&self, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read_drained(|conn| {
+            conn.prepare_cached(
+                "SELECT node FROM trash INDEXED BY trash_spare WHERE local = 2 AND node > ?1
+                 ORDER BY node LIMIT ?2",
+            )?
+            .query_map(params![sql(after.0), limit], |r| Ok(NodeId(unsigned(r.get(0)?))))?
+            .collect()
+        })
+    }
+
+    /// What is not archived and has bytes in the private directory, behind a node.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_waiting(&self, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read_drained(|conn| {
+            conn.prepare_cached(
+                "SELECT node FROM trash INDEXED BY trash_waits WHERE local = 1 AND node > ?1
+                 ORDER BY node LIMIT ?2",
+            )?
+            .query_map(params![sql(after.0), limit], |r| Ok(NodeId(unsigned(r.get(0)?))))?
+            .collect()
+        })
+    }
+
+    /// Compare-and-set, by permit, of a recording in the trash: its bytes are about to go, what is
+    /// left is a tombstone. Committed and synced before it returns. `attr` and `xattrs` are what
+    /// the file showed last.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn buried(
+        &self,
+        permit: &ReleasePermit,
+        attr: Attr,
+        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<bool> {
+        let (id, version) = (permit.node(), permit.version());
+        let required = permit.required().to_vec();
+        self.shared.write(true, move |tx| {
+            let Some(old) = tx.node(id)? else { return Ok(false) };
+            let row = &old.node.row;
+            let current = row.state == State::Archived
+                && row.hashed == Some(version)
+                && row.suspect.is_none()
+                && since(tx.conn, id)?.is_some()
+                && all_verified(tx.conn, id, row.generation, &required)?;
+            if !current {
+                return Ok(false);
+            }
+            let mut new = old.node.clone();
+            new.row.state = State::Deleted;
+            new.row.attr = Attr { nlink: 1, ..attr.clone() };
+            new.row.xattrs = xattrs.clone();
+            tx.save(Some(&old), &new)?;
+            tx.conn
+                .prepare_cached("UPDATE trash SET local = 0, size = ?2 WHERE node = ?1")?
+                .execute([sql(id.0), sql(new.row.attr.size)])?;
+            tx.clear_trouble(id)?;
+            tx.tell_looks(&old, &new, tx.now)?;
+            Ok(true)
+        })
+    }
+
+    /// The file of a recording in the trash is gone: what is left is a tombstone, if it was
+    /// archived.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_lost(&self, id: NodeId) -> Result<()> {
+        self.shared.write(false, move |tx| {
+            let Some(old) = tx.node(id)? else { return Ok(()) };
+            if old.node.row.state == State::Deleted || since(tx.conn, id)?.is_none() {
+                return Ok(());
+            }
+            let kept = has_archive(tx.conn, &old.node)?;
+            let mut new = old.node.clone();
+            new.row.state = State::Deleted;
+            new.row.suspect = None;
+            match old.node.objects {
+                true => tx.save(Some(&old), &new)?,
+                false => tx.forget(id)?,
+            }
+            let text = match kept {
+                true => "UPDATE trash SET local = 0 WHERE node = ?1",
+                false => "DELETE FROM trash WHERE node = ?1",
+            };
+            tx.conn.prepare_cached(text)?.execute([sql(id.0)])?;
+            tx.clear_trouble(id)
+        })
+    }
+
+    /// A file is in the trash that has no name: the node it belongs to is in the trash, and hashed
+    /// again unless it is what was hashed. `path` is for one that nothing is known of.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_found(
+        &self,
+        id: NodeId,
+        attr: Attr,
+        version: LowerVersion,
+        path: &Path,
+    ) -> Result<()> {
+        let path = path.as_os_str().as_bytes().to_vec();
+        self.shared.write(false, move |tx| {
+            let known = tx.node(id)?;
+            if !sql_row::names_of(tx.conn, id, 1)?.is_empty() {
+                return Ok(());
+            }
+            let attr = Attr { nlink: 1, ..attr.clone() };
+            let new = match &known {
+                None => Some(apply::created(id, &attr, version, true)),
+                Some(old) if old.node.row.state == State::Deleted => {
+                    let mut node = old.node.clone();
+                    node.row.state = State::Closed;
+                    Some(apply::found(Node { row: node.row, ..node }, &attr, version))
+                }
+                Some(old) if old.node.row.hashed == Some(version) => None,
+                Some(old) => Some(apply::found(old.node.clone(), &attr, version)),
+            };
+            let in_trash = since(tx.conn, id)?;
+            if let Some(new) = &new {
+                tx.save(known.as_ref(), new)?;
+            }
+            let Some(node) = new.or_else(|| known.map(|k| k.node)) else { return Ok(()) };
+            let was = sql_row::path_of(tx.conn, id)?.filter(|path| !path.is_empty());
+            let path = was.unwrap_or_else(|| path.clone());
+            tx.conn
+                .prepare_cached("UPDATE node SET path = ?2, deleted_at = ?3 WHERE id = ?1")?
+                .execute(params![sql(id.0), path, in_trash.unwrap_or(tx.now).0])?;
+            put(tx.conn, &node, &path, Fate::Moved, in_trash.unwrap_or(tx.now))
+        })
+    }
+}
+
+/// The path that a recording had whose bytes are in the trash.
+pub(super) fn local_path(conn: &Connection, id: NodeId) -> rusqlite::Result<Option<Vec<u8>>> {
+    conn.prepare_cached("SELECT path FROM trash WHERE node = ?1 AND local > 0")?
+        .query_row([sql(id.0)], |r| r.get(0))
+        .optional()
+}
+
 /// How many recordings are in the trash, and their bytes.
 pub(super) fn counts(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
     conn.prepare_cached("SELECT files, bytes FROM trash_tally WHERE id = 1")?
@@ -162,6 +370,7 @@ pub(super) fn put(
     conn: &Connection,
     node: &Node,
     path: &[u8],
+    fate: Fate,
     at: Timestamp,
 ) -> rusqlite::Result<()> {
     let kept = match node.row.state {
@@ -170,10 +379,17 @@ pub(super) fn put(
         _ => local::WAITS,
     };
     conn.prepare_cached(
-        "INSERT INTO trash(node, at, path, size, local) VALUES(?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT(node) DO UPDATE SET at = ?2, path = ?3, size = ?4, local = ?5",
+        "INSERT INTO trash(node, at, path, size, local, erase) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT(node) DO UPDATE SET at = ?2, path = ?3, size = ?4, local = ?5, erase = ?6",
     )?
-    .execute(params![sql(node.row.id.0), at.0, path, sql(node.row.attr.size), kept])?;
+    .execute(params![
+        sql(node.row.id.0),
+        at.0,
+        path,
+        sql(node.row.attr.size),
+        kept,
+        fate == Fate::Erased
+    ])?;
     Ok(())
 }
 
@@ -219,7 +435,7 @@ impl Tx<'_> {
         self.conn
             .prepare_cached("UPDATE node SET path = ?2, deleted_at = ?3 WHERE id = ?1")?
             .execute(params![sql(change.id.0), path, at.0])?;
-        put(self.conn, new, path, at)
+        put(self.conn, new, path, fate, at)
     }
 
     /// A directory is gone: what it showed is remembered if something in the trash was in it.

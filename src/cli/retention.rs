@@ -62,7 +62,7 @@ struct Plan {
 }
 
 #[derive(Debug, clap::Args)]
-struct Run {
+pub(super) struct Run {
     /// Do not wait for 72 hours after the rules changed
     #[arg(long)]
     now: bool,
@@ -130,19 +130,28 @@ fn planned(report: &PlanReport) -> String {
 
 fn delete(common: &Common, asked: &Run) -> Result<(), Exit> {
     let context = Context::load(common)?;
-    let request = Request::Retention { now: asked.now, confirm: asked.confirm };
+    run_now(&context, asked, false)
+}
+
+/// Deletes what is due, or only what of it is in the trash.
+pub(super) fn run_now(context: &Context, asked: &Run, trash: bool) -> Result<(), Exit> {
+    let request = Request::Retention { now: asked.now, confirm: asked.confirm, trash };
     let report: RetentionReport = context.ask(&request, "deleted")?;
     if context.json {
         output::json(&report);
     } else {
-        output::text(&words(&report));
+        output::text(&words(&report, trash));
     }
     let all = report.kept == 0 && report.left == 0 && report.halted.is_none();
     if all { Ok(()) } else { Err(Exit::Shown) }
 }
 
-fn words(report: &RetentionReport) -> String {
-    let mut text = format!("{} files expired, {}\n", report.files, humane_size(report.bytes));
+fn words(report: &RetentionReport, trash: bool) -> String {
+    let (files, bytes) = (report.files, humane_size(report.bytes));
+    let mut text = match trash {
+        true => format!("The trash was emptied of {files} files, {bytes}\n"),
+        false => format!("{files} files expired, {bytes}\n"),
+    };
     let why = report.why.as_deref().unwrap_or("see the daemon's log");
     if report.kept > 0 {
         text.push_str(&format!("{} that are due stay for now: {why}\n", report.kept));

@@ -1,7 +1,7 @@
 //! `spoolfs trash`.
 
 use super::context::{Common, Everywhere};
-use super::{Context, Exit, moves, output};
+use super::{Context, Exit, moves, output, retention};
 use crate::control::{Request, TrashItem, TrashReport, TrashRequest, TrashedReport, WirePath, utc};
 use crate::limits;
 use crate::recording::NodeId;
@@ -14,6 +14,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   spoolfs trash list /var/spool/asterisk/monitor/2026/10 --json
   spoolfs trash restore /var/spool/asterisk/monitor/2026/10/21/call.wav
   spoolfs trash restore --all
+  spoolfs trash empty
 
 What `rm` does to recordings is delete_mode in the table [delete] of the configuration.";
 
@@ -32,6 +33,14 @@ A path of a directory means all that was deleted below it. What is restored is w
 times, owner and mode, or below the directory that --to names. An argument of digits alone is an ID
 as `spoolfs trash list` shows it; write ./123 for a file of such a name.";
 
+const EMPTY_EXAMPLES: &str = "Examples:
+  spoolfs trash empty
+  spoolfs trash empty --now --json
+
+Deletes for good, in all targets, what was in the trash for `trash_keep` and what its rule of
+[[policy]] lets go. Nothing else can be emptied: what no rule lets expire stays. It goes by itself, too,
+at most a day later. Exit status 1 if something that is due stays.";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -48,6 +57,9 @@ enum Command {
     /// Bring recordings back out of the trash.
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore(Restore),
+    /// Delete for good what has expired in the trash.
+    #[command(after_help = EMPTY_EXAMPLES)]
+    Empty(retention::Run),
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     match &arguments.command {
         Command::List(a) => list(&context, a),
         Command::Restore(a) => restore(&context, a),
+        Command::Empty(a) => retention::run_now(&context, a, true),
     }
 }
 

@@ -169,6 +169,9 @@ pub enum Request {
         now: bool,
         /// Also more than may be deleted in a day.
         confirm: bool,
+        /// Only what is in the trash.
+        #[serde(default)]
+        trash: bool,
     },
     /// Read the configuration again: a `ReloadReport`.
     Reload,

@@ -91,8 +91,8 @@ impl Handler for Commands {
             Request::RetentionPlan { config, at } => {
                 json(&super::rules::plan(daemon, &config.0, at)?)
             }
-            Request::Retention { now, confirm } => {
-                json(&super::rules::run(daemon, now, confirm, peer)?)
+            Request::Retention { now, confirm, trash } => {
+                json(&super::rules::run(daemon, (now, confirm), trash, peer)?)
             }
             Request::Reload => json(&reload(daemon, Some(peer))?),
         }

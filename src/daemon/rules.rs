@@ -27,15 +27,15 @@ impl CallSource for Recorded {
     }
 }
 
-/// Deletes now what the rules let go. Who asks for more than they do by themselves is on record
+/// Deletes now what the rules let go, or only what of it is in the trash. Who asks for more than they do by themselves is on record
 /// before.
 ///
 /// # Errors
 /// The catalog can not be used, or the audit log.
 pub(super) fn run(
     daemon: &Daemon,
-    now: bool,
-    confirm: bool,
+    (now, confirm): (bool, bool),
+    trash: bool,
     peer: &Peer,
 ) -> Result<RetentionReport, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
@@ -48,7 +48,11 @@ pub(super) fn run(
         let entry = Entry::new(event).by(who(peer));
         daemon.audit.record_synced(entry).map_err(|error| failed(&error))?;
     }
-    let done = daemon.engine.expire(now, confirm).map_err(|error| failed(&error))?;
+    let done = match trash {
+        true => daemon.engine.empty_trash(now, confirm),
+        false => daemon.engine.expire(now, confirm),
+    };
+    let done = done.map_err(|error| failed(&error))?;
     Ok(RetentionReport {
         files: done.files,
         bytes: done.bytes,

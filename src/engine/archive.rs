@@ -9,6 +9,7 @@ use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
+use super::trash;
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
@@ -34,6 +35,8 @@ pub(super) enum Archived {
 struct Job {
     id: NodeId,
     path: PathBuf,
+    /// Where its bytes are.
+    below: PathBuf,
     generation: Generation,
     sha256: Sha256,
     hashed: LowerVersion,
@@ -82,7 +85,7 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         }
         // What was never on the disk comes back empty after a power cut, and would be taken for a
         // newer version of what is archived.
-        if let Err(error) = shared.lower.persist(&job.quiet, &job.path) {
+        if let Err(error) = shared.lower.persist(&job.quiet, &job.below) {
             // The kernel says it once: the next try may succeed though nothing was written.
             shared.catalog.suspect(job.id);
             return Err(error.into());
@@ -134,10 +137,10 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     let (Some(sha256), Some(hashed)) = (row.sha256, row.hashed) else {
         return Err(EngineError::refused(&it.path, "it has not been hashed yet"));
     };
-    let (path, generation) = (it.path.clone(), row.generation);
+    let (path, below, generation) = (it.path.clone(), trash::below(it), row.generation);
     let archived = row.state == State::Archived;
     let encoded = OnceCell::new();
-    Ok(Some(Job { id, path, generation, sha256, hashed, quiet, archived, encoded }))
+    Ok(Some(Job { id, path, below, generation, sha256, hashed, quiet, archived, encoded }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog

@@ -34,6 +34,10 @@ pub(super) fn collect(shared: &Shared, command: Command, paths: &[PathBuf]) -> R
             None => found.missing.push(path.clone()),
         }
     }
+    let everything = found.dirs.contains(&NodeId::ROOT);
+    if everything && command == Command::Archive {
+        found.trash(shared)?;
+    }
     while let Some(dir) = found.dirs.pop() {
         entries(shared, dir, &mut |row| found.add(command, row))?;
     }
@@ -41,6 +45,19 @@ pub(super) fn collect(shared: &Shared, command: Command, paths: &[PathBuf]) -> R
 }
 
 impl Collected {
+    /// What was deleted before it was archived.
+    fn trash(&mut self, shared: &Shared) -> Result<()> {
+        let mut after = NodeId(0);
+        loop {
+            shared.check_stop()?;
+            let page = shared.catalog.trash_waiting(after, limits::PLAN_PAGE_ROWS)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = *last;
+            let new: Vec<NodeId> = page.into_iter().filter(|id| self.seen.insert(*id)).collect();
+            self.files.extend(new);
+        }
+    }
+
     fn add(&mut self, command: Command, row: &NodeRow) {
         match row.attr.kind {
             Kind::Dir => self.dirs.push(row.id),

@@ -8,6 +8,7 @@
 
 mod away;
 mod proof;
+mod trash;
 
 use super::contain::contained;
 use super::error::{EngineError, Result};
@@ -45,6 +46,8 @@ pub(super) struct Expiring {
     walked: Option<Timestamp>,
     soon: BTreeSet<(Timestamp, NodeId)>,
     purge_at: Option<Timestamp>,
+    /// When to try again what users deleted everywhere.
+    erase_at: Option<Timestamp>,
     /// The stop at the cap was told.
     told: bool,
 }
@@ -88,6 +91,9 @@ fn step(shared: &Shared) -> Result<()> {
     }
     let rules = Arc::clone(&shared.configured.read());
     state.prepare(shared, &rules)?;
+    if state.erase_at.is_none_or(|at| at <= now || at > now.plus(limits::BACKOFF_MAX)) {
+        trash::erase(shared, &mut state, &rules, now)?;
+    }
     if rules.shortest_expiry().is_none() {
         return Ok(());
     }
@@ -108,7 +114,13 @@ fn step(shared: &Shared) -> Result<()> {
 
 /// Looks at all at once, as an operator asks, who vouches for the date with that: without waiting
 /// for changed rules if he waives that, and over the cap for what is due now if he confirms that.
-pub(super) fn run_now(shared: &Shared, waive: bool, confirm: bool) -> Result<Expired> {
+/// Or only at what is in the trash.
+pub(super) fn run_now(
+    shared: &Shared,
+    waive: bool,
+    confirm: bool,
+    only_trash: bool,
+) -> Result<Expired> {
     let Some(mut state) = shared.expiring.try_lock_for(limits::EXPIRE_TURN_WAIT) else {
         let why = "recordings are being deleted at this moment; try again later";
         return Err(EngineError::refused(Path::new("retention"), why));
@@ -126,9 +138,12 @@ pub(super) fn run_now(shared: &Shared, waive: bool, confirm: bool) -> Result<Exp
     }
     state.save(shared, now)?;
     state.told &= !confirm;
-    let mut expired = Expired::default();
+    let mut expired = trash::erase(shared, &mut state, &rules, now)?;
     if rules.shortest_expiry().is_some() {
-        expired = walk(shared, &mut state, &rules, now)?;
+        expired.add(match only_trash {
+            true => trash::look(shared, &mut state, &rules, now)?,
+            false => walk(shared, &mut state, &rules, now)?,
+        });
     }
     if !matches!(state.ledger().halted(now), Some(Halt::Changed { .. })) {
         let (left, why) = away::purge(shared, Duration::ZERO)?;
@@ -226,7 +241,7 @@ fn look_at_all(
     loop {
         shared.check_stop()?;
         let page = shared.catalog.files(after, limits::PLAN_PAGE_ROWS)?;
-        let Some(last) = page.last() else { return Ok(total) };
+        let Some(last) = page.last() else { break };
         after = *last;
         for id in page {
             let Some(row) = shared.catalog.node(id)? else { continue };
@@ -236,6 +251,8 @@ fn look_at_all(
             }
         }
     }
+    total.add(trash::look(shared, state, rules, now)?);
+    Ok(total)
 }
 
 impl Expired {
@@ -255,11 +272,10 @@ fn consider(
     id: NodeId,
     now: Timestamp,
 ) -> Result<Expired> {
-    if !Arc::ptr_eq(&shared.configured.read(), rules) {
-        let why = "the configuration was read again meanwhile";
-        return Err(EngineError::refused(Path::new("retention"), why));
-    }
-    let Some(it) = shared.candidate(id)? else { return Ok(Expired::default()) };
+    in_force(shared, rules)?;
+    let Some(it) = shared.candidate(id)?.filter(|it| !it.trashed) else {
+        return Ok(Expired::default());
+    };
     let group = shared.catalog.group(it.parent, &it.stem)?;
     let Some(term) = term(shared, shared.facts(rules), &group) else {
         return Ok(Expired::default());
@@ -270,15 +286,30 @@ fn consider(
         }
         return Ok(Expired::default());
     }
-    match expire(shared, state, rules, &it, now) {
-        Ok(expired) => Ok(expired),
-        Err(EngineError::Stopping) => Err(EngineError::Stopping),
-        Err(error @ EngineError::Catalog(_)) => Err(error),
-        Err(error) => {
+    let expired = or_kept(expire(shared, state, rules, &it, now))?;
+    if expired.kept > 0 && expired.files == 0 {
+        state.remember(now.plus(limits::BACKOFF_MAX), id);
+    }
+    Ok(expired)
+}
+
+/// Rules that are not in force any more delete nothing.
+fn in_force(shared: &Shared, rules: &Arc<Rules>) -> Result<()> {
+    if !Arc::ptr_eq(&shared.configured.read(), rules) {
+        let why = "the configuration was read again meanwhile";
+        return Err(EngineError::refused(Path::new("retention"), why));
+    }
+    Ok(())
+}
+
+/// What keeps a recording for now does not keep the others.
+fn or_kept(outcome: Result<Expired>) -> Result<Expired> {
+    match outcome {
+        Err(error) if !matches!(error, EngineError::Stopping | EngineError::Catalog(_)) => {
             tracing::debug!(%error, "a recording expired and stays for now");
-            state.remember(now.plus(limits::BACKOFF_MAX), id);
             Ok(Expired { kept: 1, why: Some(error.to_string()), ..Expired::default() })
         }
+        outcome => outcome,
     }
 }
 
@@ -302,26 +333,40 @@ fn expire(
     let Some(term) = term(shared, shared.facts(rules), &group).filter(|term| term.at <= now) else {
         return Err(refused("it changed a moment ago"));
     };
+    take(shared, state, rules, group, (&term, None), now)
+}
+
+/// Deletes a group that is claimed, as far as the ledger lets it; `until` when it was in the trash
+/// for long enough, if it is there.
+fn take(
+    shared: &Shared,
+    state: &mut Expiring,
+    rules: &Rules,
+    group: Vec<Candidate>,
+    (term, until): (&Term, Option<Timestamp>),
+    now: Timestamp,
+) -> Result<Expired> {
     let files = group.len() as u64;
     let there_are = there_are(shared)?;
     if let Err(halt) = state.ledger().may(files, term.at, there_are, rules.max_delete_per_day, now)
     {
         stopped(shared, state, halt, files, now)?;
-        return Err(refused(&halted_words(halt, now)));
+        let path = group.first().map_or(Path::new("it"), |it| &it.path);
+        return Err(EngineError::refused(path, halted_words(halt, now)));
     }
     // Nobody notices how fast it goes, but the targets.
     shared.stop.wait(limits::EXPIRE_PAUSE);
     shared.check_stop()?;
     let mut ready = Vec::new();
     for one in group {
-        ready.push(proof::prepare(shared, one, &term, now)?);
+        ready.push(proof::prepare(shared, one, term, until, now)?);
     }
     // What only belongs to a recording goes first: by itself it would have another rule, or none.
     ready.sort_by_key(|one| is_audio(&one.it.path));
     // Counted before it is done: a crash must not make room for more.
     state.ledger().deleted(files, term.at, there_are, now);
     state.save(shared, now)?;
-    let outcome = go(shared, ready, &term, now);
+    let outcome = go(shared, ready, term, now);
     let gone = outcome.as_ref().map_or(0, |expired| expired.files);
     if gone < files {
         state.ledger().stayed(files - gone, term.at);

@@ -2,6 +2,7 @@
 
 use super::error::{EngineError, Result};
 use super::shared::Shared;
+use super::trash;
 use crate::catalog::{Candidate, Digest, HashOutcome};
 use crate::lower::{LowerError, Quiet};
 use crate::recording::Hasher;
@@ -30,7 +31,7 @@ pub(super) enum Hashed {
 
 /// Opens a recording that has no writer, and makes sure that it is the one that is meant.
 pub(super) fn open_quiet(shared: &Shared, it: &Candidate) -> Result<Option<Quiet>> {
-    let quiet = match shared.lower.quiet(&it.path) {
+    let quiet = match shared.lower.quiet(&trash::below(it)) {
         Ok(quiet) => quiet,
         Err(e) if e.is_not_found() => {
             if shared.missing(it)? {

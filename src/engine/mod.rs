@@ -305,6 +305,8 @@ impl Engine {
         self.spawn("anchor", move || anchor::run(&teller))?;
         let expirer = Arc::clone(shared);
         self.spawn("expiry", move || expiry::run(&expirer))?;
+        let keeper = Arc::clone(shared);
+        self.spawn("trash", move || trash::run(&keeper))?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }
@@ -339,6 +341,8 @@ impl Engine {
                 tracing::error!("a thread of the engine ended in a panic");
             }
         }
+        // All who take copies away have ended.
+        workers::purge_all(&self.shared);
     }
 
     /// Puts other rules in force, and asks targets that are down at once: the operator may have
@@ -464,7 +468,15 @@ impl Engine {
     /// # Errors
     /// `Catalog`, `Stopping`.
     pub fn expire(&self, waive: bool, confirm: bool) -> Result<Expired> {
-        expiry::run_now(&self.shared, waive, confirm)
+        expiry::run_now(&self.shared, waive, confirm, false)
+    }
+
+    /// The same of what is in the trash.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`.
+    pub fn empty_trash(&self, waive: bool, confirm: bool) -> Result<Expired> {
+        expiry::run_now(&self.shared, waive, confirm, true)
     }
 
     /// What these rules would do until some time. Changes nothing; looks at every file, and blocks.
@@ -479,7 +491,10 @@ impl Engine {
     pub fn expiry_halted(&self) -> Option<String> {
         let now = self.shared.now();
         let rules = Arc::clone(&self.shared.configured.read());
-        rules.shortest_expiry()?;
+        let erases = || self.shared.catalog.trash_to_erase(NodeId(0), 1);
+        if rules.shortest_expiry().is_none() && erases().is_ok_and(|some| some.is_empty()) {
+            return None;
+        }
         expiry::halted(&self.shared).map(|halt| expiry::halted_words(halt, now))
     }
 

@@ -430,7 +430,7 @@ impl Planner {
     fn may_release(&self, it: &Candidate, rules: &Rules) -> Result<bool> {
         let facts = self.shared.facts(rules);
         // Alone first: the group costs a query.
-        if self.is_busy(it.row.id) || plan::next(it, &[], facts) != Action::Release {
+        if it.trashed || self.is_busy(it.row.id) || plan::next(it, &[], facts) != Action::Release {
             return Ok(false);
         }
         let group = self.shared.catalog.group(it.parent, &it.stem)?;

@@ -6,6 +6,7 @@
 use super::error::{EngineError, Result};
 use super::hash::{Pace, open_quiet};
 use super::shared::Shared;
+use super::trash;
 use crate::catalog::Candidate;
 use crate::limits;
 use crate::lower::{self, LowerError};
@@ -26,7 +27,10 @@ pub(super) fn prove(shared: &Shared, it: &Candidate) -> Result<()> {
     }
     let io = |source| LowerError::Io { path: it.path.clone(), source };
     let dir = it.path.parent().unwrap_or_else(|| std::path::Path::new(""));
-    shared.lower.sync_dir(dir, it.parent)?;
+    match it.trashed {
+        true => shared.lower.persist_name(&trash::below(it))?,
+        false => drop(shared.lower.sync_dir(dir, it.parent)?),
+    }
     lower::sync_file(&quiet.file).map_err(io)?;
     compare(shared, it, &quiet.file, sha256, lower::read_from_disk)?;
     // A file system may take the cache in spite of being asked not to.

@@ -14,6 +14,7 @@ use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::gone;
 use super::shared::Shared;
+use super::trash;
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
 use crate::lower::LowerStat;
@@ -77,7 +78,7 @@ fn close_left_open(shared: &Shared) -> Result<()> {
             if it.row.attr.kind != Kind::File {
                 continue;
             }
-            let Ok(quiet) = shared.lower.quiet(&it.path) else { continue };
+            let Ok(quiet) = shared.lower.quiet(&trash::below(it)) else { continue };
             if quiet.stat.node == Some(it.row.id) {
                 shared.catalog.record(Op::Closed {
                     id: it.row.id,
@@ -122,6 +123,9 @@ impl<'a> Walk<'a> {
             self.walk(dirs)?;
             self.force = !self.contested.is_empty() && self.recorded == before;
         }
+        self.shared.catalog.drain()?;
+        // Before what is missing is taken for gone: some of it may be there.
+        trash::look_through(self.shared)?;
         self.shared.catalog.drain()?;
         faults::point("reconcile.before_gone");
         gone::whole_tree(self.shared)

@@ -4,6 +4,7 @@ use super::error::{EngineError, Result};
 use super::hash::open_quiet;
 use super::plan::counts_in_group;
 use super::shared::Shared;
+use super::trash;
 use crate::catalog::{Candidate, ObjectState};
 use crate::lower::{LowerError, Quiet};
 use crate::recording::{Evidence, NodeId, ReleasePermit, State};
@@ -12,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A file that may be released: permitted, and looked at without a writer.
-struct Ready {
-    id: NodeId,
-    path: PathBuf,
-    quiet: Quiet,
-    permit: ReleasePermit,
+pub(super) struct Ready {
+    pub id: NodeId,
+    pub path: PathBuf,
+    pub quiet: Quiet,
+    pub permit: ReleasePermit,
 }
 
 /// Who wants local copies gone.
@@ -58,7 +59,7 @@ pub(super) fn release_group(
     Ok(released)
 }
 
-fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
+pub(super) fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Ready> {
     let id = it.row.id;
     let Some(quiet) = open_quiet(shared, it)? else {
         return Err(EngineError::refused(&it.path, "its local copy is gone already"));
@@ -139,6 +140,9 @@ fn release(shared: &Shared, ready: Ready) -> Result<()> {
 
 /// Tells the catalog what is below at a path that did not go away as planned.
 fn look_again(shared: &Shared, path: &Path) -> Result<()> {
+    if trash::is_within(path) {
+        return trash::look_through(shared);
+    }
     if let Ok(stat) = shared.lower.stat(path)
         && let Some(id) = stat.node
     {

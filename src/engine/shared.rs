@@ -16,12 +16,12 @@ use super::stop::Stop;
 use super::target::Target;
 use super::{Activity, backoff};
 use crate::audit::Audit;
-use crate::catalog::{Candidate, Catalog, NodeRow, Trouble};
+use crate::catalog::{Candidate, Catalog, NodeRow, TrashRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
 use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
-use crate::recording::{NodeId, stem};
+use crate::recording::{Kind, NodeId, stem};
 use crate::store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -210,13 +210,28 @@ impl Shared {
         Ok(found)
     }
 
+    /// The directory at a path relative to the mount.
+    pub fn directory_at(&self, path: &Path) -> Result<Option<NodeId>> {
+        if path.as_os_str().is_empty() {
+            return Ok(Some(NodeId::ROOT));
+        }
+        Ok(self.resolve(path)?.filter(|(_, row)| row.attr.kind == Kind::Dir).map(|(_, row)| row.id))
+    }
+
     /// A node with its place, as it is now; `None` if it has no name any more.
     pub fn candidate(&self, id: NodeId) -> Result<Option<Candidate>> {
         let Some(row) = self.catalog.node(id)? else { return Ok(None) };
-        let Some((parent, name)) = self.catalog.name_of(id)? else { return Ok(None) };
-        let Some(path) = self.path_of(id)? else { return Ok(None) };
         let not_before = self.catalog.trouble_of(id)?.map(|t| t.not_before);
-        Ok(Some(Candidate { row, path, parent, stem: stem(&name), not_before }))
+        let Some((parent, name)) = self.catalog.name_of(id)? else {
+            let in_trash = self.catalog.trashed(id)?.filter(|one| one.local);
+            return Ok(in_trash.map(|TrashRow { path, .. }| {
+                let stem = stem(path.file_name().unwrap_or_default().as_bytes());
+                Candidate { row, path, parent: NodeId(0), stem, not_before, trashed: true }
+            }));
+        };
+        let Some(path) = self.path_of(id)? else { return Ok(None) };
+        let stem = stem(&name);
+        Ok(Some(Candidate { row, path, parent, stem, not_before, trashed: false }))
     }
 
     /// Whether the lower directory surely lacks a node that the catalog names: its directory is
@@ -265,6 +280,9 @@ impl Shared {
     pub fn missing(&self, candidate: &Candidate) -> Result<bool> {
         let id = candidate.row.id;
         let seen_before = self.catalog.trouble_of(id)?.is_some_and(|t| t.attempts > 0);
+        if candidate.trashed {
+            return super::trash::is_lost(self, candidate, seen_before);
+        }
         if !seen_before || !self.is_gone(id)? {
             return Ok(false);
         }

@@ -170,8 +170,11 @@ fn release_and_purge(shared: &Shared, queue: &Receiver<Job>, report: &Sender<Fin
             purged = Instant::now();
         }
     }
-    // A clean stop leaves nothing to the next start. What was released a moment ago has the same
-    // time as ever, in which a program that had looked it up may turn up.
+}
+
+/// A clean stop leaves nothing to the next start. What was taken away a moment ago has the same
+/// time as ever, in which a program that had looked it up may turn up.
+pub(super) fn purge_all(shared: &Shared) {
     purge(shared);
     if shared.lower.has_retired() {
         std::thread::sleep(PURGE_EVERY);

@@ -272,6 +272,35 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// Files in the trash against those that the catalog has there.
+    fn trash(&mut self) -> Result<()> {
+        let mut wanted = self.snapshot.trash_local()?;
+        for (name, stat) in self.lower.private(Room::Trash)? {
+            let id = name.parse().ok().map(NodeId);
+            let kept = id.and_then(|id| wanted.remove(&id));
+            let ours = kept.is_some() && stat.node == id;
+            if ours && kept.flatten().is_none_or(|hashed| hashed == stat.version) {
+                continue;
+            }
+            let cure = "start spoolfs: it is taken into the trash, and hashed anew";
+            let found = format!("{} bytes that the catalog does not know so", stat.attr.size);
+            let place = format!(".spl/trash/{name}");
+            self.findings.add((Severity::Pending, 25), place, "what was deleted", found, cure);
+        }
+        for id in wanted.into_keys() {
+            let path = self.snapshot.node(id)?.and_then(|(_, path)| path).unwrap_or_default();
+            self.findings.add(
+                (Severity::Damage, 26),
+                format!(".spl/trash/{id}"),
+                format!("what was deleted as {}", path.display()),
+                "nothing",
+                "look for it in .spl/found and in a backup, and put it back before spoolfs is \
+                 started: what was never archived is forgotten then",
+            );
+        }
+        Ok(())
+    }
+
     fn private(&mut self) -> Result<()> {
         for (name, stat) in self.lower.private(Room::Gone)? {
             let id = name.split('-').next().and_then(|id| id.parse().ok()).map(NodeId);
@@ -320,6 +349,7 @@ impl Look<'_> {
                 "start spoolfs: it is removed",
             );
         }
+        self.trash()?;
         for (name, stat) in self.lower.private(Room::Found)? {
             self.findings.add(
                 (Severity::Note, 23),

@@ -20,6 +20,8 @@ pub enum Room {
     Partial,
     /// Released copies about to be removed.
     Gone,
+    /// Deleted recordings.
+    Trash,
     /// What nobody expected.
     Found,
 }
@@ -32,6 +34,7 @@ impl Room {
             Room::Stage => "stage",
             Room::Partial => "partial",
             Room::Gone => "gone",
+            Room::Trash => "trash",
             Room::Found => "found",
         }
     }

@@ -17,6 +17,7 @@ mod retire;
 mod stage;
 mod still;
 mod sync;
+mod trash;
 
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
@@ -28,6 +29,7 @@ pub use quiet::Quiet;
 pub use stage::{Looks, Stage};
 pub use still::{NamesChange, NamesStill};
 pub use sync::{begin_write_out, finish_write_out, read_from_disk, read_uncached, sync_file};
+pub use trash::trash_path;
 
 use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
 use parking_lot::Mutex;
@@ -244,6 +246,9 @@ impl Lower {
 
     /// The directory that holds `path`, and the name in it.
     fn parent_of<'p>(&self, path: &'p Path) -> Result<(Dir, &'p [u8])> {
+        if let Some(name) = trash::name_in(path) {
+            return Ok((self.private.trash.clone(), name));
+        }
         use std::os::unix::ffi::OsStrExt;
         let name = path.file_name().ok_or_else(|| LowerError::io(path)(Errno::INVAL))?;
         let dir = self.dir(path.parent().unwrap_or(Path::new("")))?;

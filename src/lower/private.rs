@@ -14,6 +14,8 @@ pub(super) struct Private {
     pub partial: Dir,
     /// Local copies taken away by a permit, until the next purge.
     pub gone: Dir,
+    /// Files in the trash.
+    pub trash: Dir,
     /// Files that turned up where none should be; never touched again by spoolfs.
     pub found: Dir,
 }
@@ -33,6 +35,7 @@ impl Private {
             stage: room(b"stage")?,
             partial: room(b"partial")?,
             gone: room(b"gone")?,
+            trash: room(b"trash")?,
             found: room(b"found")?,
         })
     }

@@ -105,25 +105,6 @@ pub fn departure(mode: DeleteMode, it: &Leaving, now: Timestamp) -> Departure {
     }
 }
 
-/// What is known of a recording in the trash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InTrash {
-    /// When it was deleted.
-    pub deleted_at: Timestamp,
-    /// When its own retention is over; `None`: never.
-    pub expires_at: Option<Timestamp>,
-    /// A hold keeps it.
-    pub held: bool,
-}
-
-/// Whether a recording in the trash may go by itself: its own retention is over, it was in the
-/// trash for long enough, and nothing holds it.
-pub fn may_empty(it: &InTrash, trash_keep: Option<Duration>, now: Timestamp) -> bool {
-    let expired = it.expires_at.is_some_and(|at| at <= now);
-    let kept = trash_keep.is_some_and(|keep| it.deleted_at.plus(keep) <= now);
-    expired && kept && !it.held
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,22 +146,5 @@ mod tests {
         let bytes = Bytes::Local { writer: false, settled: NOW.plus(YOUNG * 9) };
         let it = Leaving { bytes, ..local(YOUNG) };
         assert_eq!(departure(DeleteMode::Trash, &it, NOW), Departure::Trash);
-    }
-
-    #[test]
-    fn the_trash_is_emptied_only_of_what_is_expired_kept_long_enough_and_not_held() {
-        let keep = Duration::from_secs(30 * 86_400);
-        let it = InTrash { deleted_at: NOW.minus(keep), expires_at: Some(NOW), held: false };
-        assert!(may_empty(&it, Some(keep), NOW));
-        let later = Timestamp(NOW.0 + 1);
-        for not in [
-            InTrash { held: true, ..it },
-            InTrash { expires_at: None, ..it },
-            InTrash { expires_at: Some(later), ..it },
-            InTrash { deleted_at: Timestamp(it.deleted_at.0 + 1), ..it },
-        ] {
-            assert!(!may_empty(&not, Some(keep), NOW), "{not:?}");
-        }
-        assert!(!may_empty(&it, None, NOW), "`trash_keep` is \"forever\"");
     }
 }

@@ -9,7 +9,7 @@ mod rule;
 mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
-pub use deletion::{Bytes, DeleteMode, Departure, InTrash, Leaving, YOUNG, departure, may_empty};
+pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment};
 pub use timetable::{Rate, Timetable, TimetableError};
@@ -154,6 +154,8 @@ pub struct Rules {
     pub bandwidth: Timetable,
     /// How many hundredths of all files may expire in a day.
     pub max_delete_per_day: u8,
+    /// What users deleted stays in the trash at least so long; `None`: for ever.
+    pub trash_keep: Option<Duration>,
     /// A recording waits for a record of its call, at most so long after its last close; `None`:
     /// it does not.
     pub require_cdr: Option<Duration>,
@@ -175,6 +177,7 @@ impl Default for Rules {
             marks: Marks::default(),
             bandwidth: Timetable::default(),
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
+            trash_keep: Some(limits::TRASH_KEEP),
             require_cdr: None,
             policies: Vec::new(),
         }

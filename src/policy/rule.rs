@@ -335,7 +335,10 @@ impl Rules {
     pub fn expiry_digest(&self) -> String {
         let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.expire);
         let text: String = match self.shortest_expiry() {
-            Some(_) => self.policies.iter().map(rule).collect(),
+            Some(_) => {
+                let rules: String = self.policies.iter().map(rule).collect();
+                format!("{rules}{:?}", self.trash_keep)
+            }
             None => String::new(),
         };
         Sha256::of(text.as_bytes()).to_string()

@@ -22,6 +22,8 @@ pub struct ExpiryEvidence<'a> {
     pub node: NodeId,
     /// Where it stands.
     pub state: State,
+    /// It is in the trash, and at least until then.
+    pub in_trash_until: Option<Timestamp>,
     /// Names that it has.
     pub links: u32,
     /// The rule.
@@ -46,6 +48,9 @@ pub enum NotExpired {
     /// It is being recorded, or deleted already.
     #[error("it is {0}")]
     State(State),
+    /// It was deleted a short while ago.
+    #[error("it has not been in the trash for `trash_keep`")]
+    InTrash,
     /// It has several names.
     #[error("it has several names")]
     Linked,
@@ -85,8 +90,11 @@ impl ExpiryPermit {
     /// The first reason against it.
     pub fn grant(evidence: &ExpiryEvidence<'_>) -> Result<ExpiryPermit, NotExpired> {
         let ExpiryEvidence { now, after, .. } = *evidence;
-        if !matches!(evidence.state, State::Closed | State::Archived | State::Released) {
-            return Err(NotExpired::State(evidence.state));
+        match (evidence.state, evidence.in_trash_until) {
+            (State::Closed | State::Archived | State::Released, None) => {}
+            (State::Deleted, Some(until)) if until <= now => {}
+            (State::Deleted, Some(_)) => return Err(NotExpired::InTrash),
+            (state, _) => return Err(NotExpired::State(state)),
         }
         if evidence.links > 1 {
             return Err(NotExpired::Linked);
@@ -153,6 +161,7 @@ mod tests {
         ExpiryEvidence {
             node: NodeId(7),
             state: State::Archived,
+            in_trash_until: None,
             links: 1,
             rule: "sales",
             after: AFTER,
@@ -183,6 +192,28 @@ mod tests {
         assert_eq!(refused(ExpiryEvidence { links: 2, ..good.clone() }), NotExpired::Linked);
         assert_eq!(refused(ExpiryEvidence { held: true, ..good.clone() }), NotExpired::Held);
         assert_eq!(refused(ExpiryEvidence { rule: "", ..good.clone() }), NotExpired::NoRule);
+    }
+
+    #[test]
+    fn what_is_in_the_trash_expires_only_after_its_time_there() {
+        let objects = [ObjectAge::Changed(at(1000))];
+        let state = State::Deleted;
+        let trashed = |until| ExpiryEvidence {
+            state,
+            present: None,
+            in_trash_until: until,
+            ..evidence(&objects)
+        };
+        assert!(ExpiryPermit::grant(&trashed(Some(at(1100)))).is_ok());
+        let refused = |e: &ExpiryEvidence<'_>| ExpiryPermit::grant(e).expect_err("refused");
+        assert_eq!(refused(&trashed(Some(Timestamp(at(1100).0 + 1)))), NotExpired::InTrash);
+        assert_eq!(refused(&trashed(None)), NotExpired::State(state));
+        let named = ExpiryEvidence { state: State::Released, ..trashed(Some(at(1))) };
+        assert_eq!(refused(&named), NotExpired::State(State::Released));
+        let young = ExpiryEvidence { due: at(1101), ..trashed(Some(at(1100))) };
+        assert_eq!(refused(&young), NotExpired::TooYoung);
+        let held = ExpiryEvidence { held: true, ..trashed(Some(at(1100))) };
+        assert_eq!(refused(&held), NotExpired::Held);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::inode::Inode;
 use super::lookup::{Found, is_released};
 use super::{Result, Vfs};
-use crate::catalog::Fate;
+use crate::catalog::{Fate, Op};
 use crate::policy::{Bytes, DeleteMode, Departure, Leaving, Rules, departure};
 use crate::recording::Kind;
 use rustix::io::Errno;
@@ -78,7 +78,7 @@ impl Vfs {
         match departure(deletion.mode, &it, self.clock.now()) {
             Departure::Kept => Ok(Fate::Kept),
             Departure::Trash => Ok(Fate::Trash),
-            Departure::Moved => Ok(Fate::Trash),
+            Departure::Moved => Ok(Fate::Moved),
             Departure::Erased => Ok(Fate::Erased),
             Departure::Refused => Err(Errno::PERM.into()),
             Departure::RefusedIfArchived => {
@@ -89,6 +89,20 @@ impl Vfs {
                     false => Ok(Fate::Kept),
                 }
             }
+        }
+    }
+
+    /// The move to the trash changed the ctime, which belongs to the stamp.
+    pub(super) fn follow_to_trash(&self, fate: Fate, found: &Found) {
+        let Found::Local(id, before) = found else { return };
+        if fate != Fate::Moved {
+            return;
+        }
+        let Ok(now) = self.lower.stat(&crate::lower::trash_path(*id)) else { return };
+        if now.version.ino == before.version.ino && now.attr.size == before.attr.size {
+            let attr = crate::recording::Attr { nlink: 1, ..now.attr };
+            let (version, before) = (Some(now.version), Some(before.version));
+            self.catalog.record(Op::SetAttr { id: *id, attr, version, before });
         }
     }
 

@@ -113,9 +113,9 @@ impl Vfs {
         }
     }
 
-    /// The name in the private directory is nobody's business.
+    /// The names in the private directory are nobody's business.
     fn without_hold(&self, attr: Attr) -> Attr {
-        Attr { nlink: attr.nlink.saturating_sub(1), ..attr }
+        Attr { nlink: 0, ..attr }
     }
 
     /// Looks below first, then asks the catalog for a released recording.

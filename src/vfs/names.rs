@@ -261,7 +261,9 @@ impl Vfs {
         let ghost = last.then(|| Ghost::of(&dir, name, &found));
         let removed = match &found {
             Found::Local(_, stat) if stat.attr.kind == Kind::Dir => Err(Errno::ISDIR.into()),
-            Found::Local(_, stat) => self.remove_local(id, &dir, name, last, stat.attr.size),
+            Found::Local(_, stat) => {
+                self.remove_local(id, (&dir, name), last.then_some(fate), stat.attr.size)
+            }
             Found::Released(..) => Ok(false),
         };
         faults::point("unlink.after_removal");
@@ -273,21 +275,22 @@ impl Vfs {
         if last {
             self.let_go_partial(id);
         }
+        self.follow_to_trash(fate, &found);
         Ok(())
     }
 
-    /// Takes a local name away. What is open, or so large that removing its bytes takes long, is
+    /// Takes a local name away; of the `last` one it is known what becomes of the file. What is open, or so large that removing its bytes takes long, is
     /// kept under a name in the private directory; tells whether it is.
     pub(super) fn remove_local(
         &self,
         id: NodeId,
-        dir: &Dir,
-        name: &[u8],
-        last: bool,
+        (dir, name): (&Dir, &[u8]),
+        last: Option<Fate>,
         size: u64,
     ) -> Result<bool> {
-        let open = last && self.is_open(id);
-        if last && !open && size >= LARGE_UNLINK_BYTES {
+        let open = last.is_some() && self.is_open(id);
+        let moves = last == Some(Fate::Moved);
+        if last.is_some() && !moves && !open && size >= LARGE_UNLINK_BYTES {
             self.lower.hold_last(dir, name, id)?;
             return Ok(true);
         }
@@ -295,13 +298,14 @@ impl Vfs {
             self.lower.hold(dir, name, id)?;
             faults::point("unlink.after_hold");
         }
-        if let Err(errno) = dir.unlink(name) {
-            if open {
-                let _not_held_after_all = self.lower.unhold(id);
-            }
-            return Err(errno.into());
+        let removed = match moves {
+            true => self.lower.to_trash(dir, name, id).map_err(VfsError::from),
+            false => dir.unlink(name).map_err(VfsError::from),
+        };
+        if removed.is_err() && open {
+            let _not_held_after_all = self.lower.unhold(id);
         }
-        Ok(open)
+        removed.map(|()| open)
     }
 
     /// After a name was removed, while its node may not move: where the node is now, if the kernel

@@ -124,7 +124,7 @@ impl Vfs {
         let replaced_found = to.found.as_ref().filter(|_| last);
         let ghost = replaced_found.map(|f| Ghost::of(&to.dir, to.name, f));
         faults::point("rename.after_intent");
-        let done = self.move_below(from, to, last);
+        let done = self.move_below(from, to, last.then_some(fate));
         faults::point("rename.after_move");
         self.settle(intent, done.is_ok());
         faults::point("rename.after_done");
@@ -136,6 +136,7 @@ impl Vfs {
             if last {
                 self.let_go_partial(gone);
             }
+            to.found.iter().for_each(|found| self.follow_to_trash(fate, found));
         }
         if let Some(place) = &mut place {
             **place = Place::Named(to.parent.clone(), to.name.into());
@@ -163,16 +164,29 @@ impl Vfs {
     }
 
     /// Moves what is on disk. Tells whether what was replaced is held in the private directory.
-    fn move_below(&self, from: &End<'_>, to: &End<'_>, last: bool) -> Result<bool> {
+    fn move_below(&self, from: &End<'_>, to: &End<'_>, last: Option<Fate>) -> Result<bool> {
         let replaced = to.local().zip(to.id());
         match (from.local(), replaced) {
             (Some(_), Some((stat, id))) => {
-                let large = stat.attr.size >= LARGE_UNLINK_BYTES;
-                let held = last && !to.is_dir() && (large || self.is_open(id));
+                let trash = last == Some(Fate::Moved);
+                let large = stat.attr.size >= LARGE_UNLINK_BYTES && !trash;
+                let held = last.is_some() && !to.is_dir() && (large || self.is_open(id));
                 if held {
                     self.lower.hold(&to.dir, to.name, id)?;
                 }
-                let moved = from.dir.rename(from.name, &to.dir, to.name, RenameFlags::empty());
+                let kept = match trash {
+                    // The replacement itself stays one step.
+                    true => self.lower.link_to_trash(&to.dir, to.name, id).map_err(VfsError::from),
+                    false => Ok(()),
+                };
+                faults::point("rename.after_trash_link");
+                let moved = kept.and_then(|()| {
+                    let flags = RenameFlags::empty();
+                    Ok(from.dir.rename(from.name, &to.dir, to.name, flags)?)
+                });
+                if moved.is_err() && trash {
+                    self.lower.unlink_from_trash(&to.dir, to.name, id);
+                }
                 if moved.is_err() && held {
                     let _not_held_after_all = self.lower.unhold(id);
                 }
@@ -184,7 +198,7 @@ impl Vfs {
                 Ok(false)
             }
             (None, Some((stat, id))) => {
-                self.remove_local(id, &to.dir, to.name, last, stat.attr.size)
+                self.remove_local(id, (&to.dir, to.name), last, stat.attr.size)
             }
             (None, None) => Ok(false),
         }

@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-const HOUR: u64 = 3600;
-const DAY: u64 = 86_400;
+pub const HOUR: u64 = 3600;
+pub const DAY: u64 = 86_400;
 
-fn rule(name: &str, matches: Matches, days: Option<u32>, from: ExpireFrom) -> Policy {
+pub fn rule(name: &str, matches: Matches, days: Option<u32>, from: ExpireFrom) -> Policy {
     let expire = days.map(|days| Expiry { after: Duration::from_secs(DAY) * days, from });
     let keep = Some(Duration::from_secs(HOUR));
     let treatment = Treatment {
@@ -27,12 +27,12 @@ fn rule(name: &str, matches: Matches, days: Option<u32>, from: ExpireFrom) -> Po
     Policy { name: name.into(), matches, treatment }
 }
 
-fn path(pattern: &str) -> Matches {
+pub fn path(pattern: &str) -> Matches {
     Matches { path: Patterns::new(&[pattern]).unwrap(), ..Matches::default() }
 }
 
 /// A world with these rules, and call records to be told.
-fn world(policies: Vec<Policy>) -> (World, Arc<Told>) {
+pub fn world(policies: Vec<Policy>) -> (World, Arc<Told>) {
     let mut world = World::with(&["one", "two"]);
     let told = Arc::new(Told::default());
     world.calls = Some(told.clone());
@@ -44,7 +44,7 @@ fn world(policies: Vec<Policy>) -> (World, Arc<Told>) {
 }
 
 /// Keys of recordings in both targets.
-fn objects(world: &World) -> usize {
+pub fn objects(world: &World) -> usize {
     let own = |k: &String| !k.starts_with("p/.spoolfs/");
     world.stores.iter().map(|s| s.keys().iter().filter(|k| own(k)).count()).sum()
 }
@@ -56,7 +56,7 @@ fn until_gone(world: &World, path: &str) {
 
 /// Time passes as it does for a daemon that runs.
 #[track_caller]
-fn pass_by(world: &World, secs: u64) {
+pub fn pass_by(world: &World, secs: u64) {
     let steps = secs.div_ceil(DAY);
     for _ in 0..steps {
         world.pass(secs / steps);
@@ -94,7 +94,7 @@ fn kept(world: &World, why: &str) {
     });
 }
 
-fn hold(world: &World, ids: &[NodeId]) -> u64 {
+pub fn hold(world: &World, ids: &[NodeId]) -> u64 {
     let text = String::from;
     let (case, reason, by) = (text("Smith"), text("a letter"), text("eve"));
     let new = NewHold { case, reason, by, scope: Scope::default() };

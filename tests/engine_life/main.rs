@@ -27,4 +27,5 @@ mod snapshots;
 mod space;
 mod sync;
 mod trash;
+mod trash_expiry;
 mod world;

@@ -2,8 +2,9 @@
 
 use crate::rebuild::delete_as;
 use crate::world::{World, audio};
-use spoolfs::catalog::{Fate, NodeRow};
+use spoolfs::catalog::{Fate, NodeRow, Op};
 use spoolfs::engine::{Command, Outcome, Trashed};
+use spoolfs::lower::trash_path;
 use spoolfs::recording::{NodeId, State};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -32,6 +33,144 @@ fn trash(world: &World) -> Vec<(NodeId, PathBuf)> {
     let files = rows.len() as u64;
     assert_eq!(world.catalog().counts().unwrap().trash.0, files);
     rows.into_iter().map(|row| (row.row.id, row.path)).collect()
+}
+
+/// Deletes what is old and local, as the mount does it; not `told`: the word of it is lost.
+fn throw(world: &World, path: &str, told: bool) -> NodeId {
+    let row = world.find(path).unwrap();
+    let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let parent = world.lower().dir(Path::new(dir)).unwrap();
+    let before = world.lower().stat(Path::new(path)).unwrap().version;
+    world.lower().to_trash(&parent, name.as_bytes(), row.id).unwrap();
+    if told {
+        let parent = if dir.is_empty() { NodeId::ROOT } else { world.find(dir).unwrap().id };
+        let (name, last, fate, at) = (name.into(), true, Fate::Moved, world.now());
+        world.catalog().record(Op::Unlink { parent, name, id: row.id, last, fate, at });
+        let stat = world.lower().stat(&trash_path(row.id)).unwrap();
+        let (attr, version, before) = (stat.attr, Some(stat.version), Some(before));
+        world.catalog().record(Op::SetAttr { id: row.id, attr, version, before });
+    }
+    row.id
+}
+
+#[track_caller]
+fn until_buried(world: &World, id: NodeId) {
+    world.until("what is archived is gone from the disk", || {
+        let row = world.catalog().trashed(id).unwrap().unwrap();
+        !row.local && !world.dir.path().join(trash_path(id)).exists()
+    });
+}
+
+/// An outage and a cron: what was deleted before it was archived is archived all the same.
+#[test]
+fn what_was_never_archived_is_archived_from_the_trash_and_comes_back() {
+    for rebuilt in [false, true] {
+        let mut world = World::new();
+        let bytes = audio(300_000, 1);
+        let id = world.record("call.wav", &bytes);
+        let before = world.row(id).attr;
+        throw(&world, "call.wav", true);
+        let row = world.catalog().trashed(id).unwrap().unwrap();
+        assert_eq!((row.local, row.archived, world.find("call.wav")), (true, false, None));
+        assert!(world.fsck(false).clean);
+        world.open();
+        world.start();
+        world.pass(400);
+        world.until_state(id, State::Deleted);
+        until_buried(&world, id);
+        assert_eq!(world.keys(), ["p/pbx/call.wav"]);
+        if rebuilt {
+            world.until_told();
+            world.die();
+            world.lose_database();
+            let report = world.rebuild(Some("pbx"), &[]).unwrap();
+            assert_eq!((report.released, report.deleted), (0, 1), "{report:#?}");
+            world.open();
+            world.start();
+        }
+        assert_eq!(trash(&world), [(id, "call.wav".into())]);
+        back(&world, "call.wav");
+        let after = world.row(id).attr;
+        assert_eq!((after.size, after.mtime, after.mode), (before.size, before.mtime, before.mode));
+        assert_eq!(world.run_one(Command::Recall, "call.wav"), Outcome::Done);
+        assert_eq!(fs::read(world.below("call.wav")).unwrap(), bytes);
+        let report = world.fsck(false);
+        assert!(report.clean, "{:#?}", report.findings);
+    }
+}
+
+#[test]
+fn a_local_copy_in_the_trash_goes_when_it_is_archived_and_nobody_reads_it() {
+    let mut world = World::new();
+    let id = world.archived("call.wav", &audio(5000, 1));
+    let reader = fs::File::open(world.below("call.wav")).unwrap();
+    throw(&world, "call.wav", true);
+    world.idle();
+    assert!(world.dir.path().join(trash_path(id)).exists(), "it is being read");
+    drop(reader);
+    world.until("it is not tried again for a while", || {
+        world.pass(60);
+        !world.catalog().trashed(id).unwrap().unwrap().local
+    });
+    until_buried(&world, id);
+    let report = world.fsck(false);
+    assert!(report.clean, "{:#?}", report.findings);
+}
+
+#[test]
+fn what_is_still_local_comes_back_as_the_very_file() {
+    let mut world = World::with(&["one"]);
+    world.rules.archive_after = None;
+    world.start();
+    let bytes = audio(5000, 1);
+    world.mkdir("d");
+    let id = world.record("d/call.wav", &bytes);
+    world.until_hashed(id);
+    let (before, ino) =
+        (shown(&world.row(id)), fs::metadata(world.below("d/call.wav")).unwrap().ino());
+    throw(&world, "d/call.wav", true);
+    assert!(!world.below("d/call.wav").exists());
+    back(&world, "d/call.wav");
+    assert_eq!((world.state(id), shown(&world.row(id))), (State::Closed, before));
+    assert_eq!(fs::metadata(world.below("d/call.wav")).unwrap().ino(), ino);
+    assert!(world.row(id).hashed.is_some(), "it need not be hashed again");
+    assert_eq!(fs::read(world.below("d/call.wav")).unwrap(), bytes);
+    assert_eq!(trash(&world), []);
+    let report = world.fsck(false);
+    assert!(report.clean, "{:#?}", report.findings);
+}
+
+/// A power cut takes the log with it, and perhaps the database.
+#[test]
+fn what_is_in_the_trash_is_found_there_whatever_the_catalog_knows() {
+    let mut world = World::with(&["one"]);
+    world.rules.archive_after = None;
+    world.start();
+    let lost = world.record("lost.wav", &audio(1000, 1));
+    let named = world.record("named.wav", &audio(2000, 2));
+    world.catalog().drain().unwrap();
+    world.until_reconciled();
+    throw(&world, "lost.wav", false);
+    let link = world.dir.path().join(trash_path(named));
+    fs::hard_link(world.below("named.wav"), &link).unwrap();
+    world.restart();
+    world.until_reconciled();
+    assert_eq!(trash(&world), [(lost, "lost.wav".into())]);
+    assert!(!link.exists() && world.below("named.wav").exists(), "it has a name");
+    assert_eq!(fs::read(world.dir.path().join(trash_path(lost))).unwrap(), audio(1000, 1));
+    world.die();
+    world.lose_catalog();
+    // Identities of a new catalog are above all earlier ones by their time.
+    world.pass(1);
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(trash(&world), [(lost, lost.to_string().into())], "its path is not known any more");
+    let told = restore(&world, Trashed::Id(lost), Some("found"));
+    assert_eq!(told, [(format!("found/{lost}"), Outcome::Done)]);
+    assert_eq!(fs::read(world.below(&format!("found/{lost}"))).unwrap(), audio(1000, 1));
+    let report = world.fsck(false);
+    assert!(report.clean, "{:#?}", report.findings);
 }
 
 /// What a user sees of it, and which recording it is.
@@ -144,7 +283,7 @@ fn directories_that_are_gone_are_made_again_as_they_were() {
     let stat = world.lower().stat(Path::new("2026/11")).unwrap();
     let dir = world.find("2026/11").unwrap().id;
     let (attr, version) = (stat.attr, Some(stat.version));
-    let op = spoolfs::catalog::Op::SetAttr { id: dir, attr, version, before: version };
+    let op = Op::SetAttr { id: dir, attr, version, before: version };
     world.catalog().record(op);
     let ids: Vec<NodeId> = ["a", "b"]
         .into_iter()
@@ -158,7 +297,7 @@ fn directories_that_are_gone_are_made_again_as_they_were() {
         let row = world.find(path).unwrap();
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = world.find("2026").filter(|_| !dir.is_empty());
-        world.catalog().record(spoolfs::catalog::Op::Unlink {
+        world.catalog().record(Op::Unlink {
             parent: parent.map_or(NodeId::ROOT, |row| row.id),
             name: name.into(),
             id: row.id,

@@ -19,6 +19,17 @@ pub(super) fn delete(shared: &Shared, ready: Ready, now: Timestamp) -> Result<()
     let (id, parent) = (it.row.id, it.parent);
     let rule = permit.rule().to_owned();
     let changed = || EngineError::refused(&it.path, "it changed a moment ago");
+    if it.trashed {
+        // Nobody brings it back meanwhile.
+        let _trash = shared.trash.lock();
+        shared.catalog.drain()?;
+        if !shared.catalog.empty_trash(&permit)? {
+            return Err(changed());
+        }
+        faults::point("expiry.after_emptied");
+        tracing::info!(path = %it.path.display(), rule, "the trash is emptied of a recording");
+        return Ok(());
+    }
     shared.catalog.mark_expired(id, now)?;
     faults::point("expiry.after_mark");
     let name = it.path.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default();

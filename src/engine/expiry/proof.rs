@@ -35,8 +35,17 @@ pub(in crate::engine) fn term(
     if group.iter().any(|it| matches!(it.row.state, State::Recording | State::Deleted)) {
         return None;
     }
+    latest(shared, facts, group.iter().filter(|it| !any || sounds(it)))
+}
+
+/// The latest of the times at which recordings expire; `None`: one never does.
+fn latest<'a>(
+    shared: &Shared,
+    facts: Facts<'_>,
+    group: impl Iterator<Item = &'a Candidate>,
+) -> Option<Term> {
     let mut latest: Option<Term> = None;
-    for it in group.iter().filter(|it| !any || sounds(it)) {
+    for it in group {
         let call = facts.call(it);
         let chosen = facts.rules.choose(&it.path, &call);
         let after = chosen.treatment.expire?.after;
@@ -47,6 +56,24 @@ pub(in crate::engine) fn term(
         }
     }
     latest
+}
+
+/// When a group in the trash expires, whose files were in one directory with one stem. What only
+/// belongs to a recording stays as long as one is in the tree.
+pub(super) fn term_in_trash(
+    shared: &Shared,
+    facts: Facts<'_>,
+    group: &[Candidate],
+) -> Result<Option<Term>> {
+    let sounds = |it: &&Candidate| is_audio(&it.path);
+    let any = group.iter().any(|it| sounds(&it));
+    if let Some(first) = group.first().filter(|_| !any)
+        && let Some(dir) = shared.directory_at(first.path.parent().unwrap_or(Path::new("")))?
+        && shared.catalog.group(dir, &first.stem)?.iter().any(|it| sounds(&it))
+    {
+        return Ok(None);
+    }
+    Ok(latest(shared, facts, group.iter().filter(|it| !any || sounds(it))))
 }
 
 /// One file of a group that may go.
@@ -62,6 +89,7 @@ pub(super) fn prepare(
     shared: &Shared,
     it: Candidate,
     term: &Term,
+    in_trash_until: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<Ready> {
     let id = it.row.id;
@@ -73,6 +101,7 @@ pub(super) fn prepare(
         return Err(refused("it is being written to".to_owned()));
     }
     let quiet = match it.row.state {
+        State::Deleted => None,
         State::Released => {
             if !shared.lower.stat(&it.path).is_err_and(|e| e.is_not_found()) {
                 return Err(refused("there is a local file where none should be".to_owned()));
@@ -94,6 +123,7 @@ pub(super) fn prepare(
     let evidence = ExpiryEvidence {
         node: id,
         state: it.row.state,
+        in_trash_until,
         links: quiet.as_ref().map_or(it.row.attr.nlink, |q| q.stat.attr.nlink),
         rule: &term.rule,
         after: term.after,

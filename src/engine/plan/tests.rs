@@ -59,6 +59,7 @@ fn file(id: u64, name: &str, state: State) -> Candidate {
         parent: NodeId::ROOT,
         stem: stem(name.as_bytes()),
         not_before: None,
+        trashed: false,
     }
 }
 
