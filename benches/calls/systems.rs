@@ -215,6 +215,13 @@ fn scratch() -> Result<tempfile::TempDir, String> {
     made.map_err(|e| format!("a directory can not be made: {e}"))
 }
 
+/// A tmpfs: an installation has its runtime directory on one, and each call writes there.
+fn memory() -> Option<PathBuf> {
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    let places = ["/run", "/dev/shm"].map(PathBuf::from);
+    places.into_iter().find(|place| rustix::fs::statfs(place).is_ok_and(|s| s.f_type == TMPFS))
+}
+
 fn spoolfs(system: System, target: Target, archive_after: &str) -> Setup {
     let passthrough = if system == System::Passthrough { "auto" } else { "never" };
     let archive_after = if archive_after.is_empty() { "5m" } else { archive_after };
@@ -224,6 +231,7 @@ fn spoolfs(system: System, target: Target, archive_after: &str) -> Setup {
         keep_local: "24h".into(),
         settle: "2s".into(),
         top: format!("passthrough = \"{passthrough}\"\n"),
+        memory: memory(),
         ..Setup::default()
     }
 }

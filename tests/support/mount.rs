@@ -62,6 +62,8 @@ pub struct Setup {
     pub end: String,
     /// The disk that the recordings, the state and the target are on; none: that of everything.
     pub disk: Option<PathBuf>,
+    /// Where the runtime directory is made; none: beside everything else.
+    pub memory: Option<PathBuf>,
     /// Run it under `spoolfs keeper` with these options, which starts it again when it dies.
     pub keeper: Option<&'static [&'static str]>,
 }
@@ -80,6 +82,7 @@ impl Default for Setup {
             top: String::new(),
             end: String::new(),
             disk: None,
+            memory: None,
             keeper: None,
         }
     }
@@ -91,10 +94,13 @@ impl Setup {
         let scratch = tempfile::Builder::new().prefix("mount-").tempdir().expect("a directory");
         let root = scratch.path().canonicalize().expect("it is there");
         let disk = self.disk.as_ref().unwrap_or(&root);
+        let memory = self.memory.as_ref().map(|memory| {
+            tempfile::Builder::new().prefix("mount-").tempdir_in(memory).expect("a directory")
+        });
         let mount = Mount {
             mountpoint: disk.join("monitor"),
             state: disk.join("state"),
-            runtime: root.join("run"),
+            runtime: memory.as_ref().map_or(&*root, |memory| memory.path()).join("run"),
             target: disk.join("target"),
             config: root.join("spoolfs.toml"),
             log: root.join("daemon.log"),
@@ -106,6 +112,7 @@ impl Setup {
             env: Vec::new(),
             daemon: None,
             scratch: Some(scratch),
+            _memory: memory,
         };
         for directory in [&mount.mountpoint, &mount.state, &mount.runtime, &mount.target] {
             std::fs::create_dir(directory).expect("a directory can be made");
@@ -194,6 +201,7 @@ pub struct Mount {
     pub env: Vec<(&'static str, String)>,
     daemon: Option<Child>,
     scratch: Option<tempfile::TempDir>,
+    _memory: Option<tempfile::TempDir>,
 }
 
 impl Mount {
