@@ -108,7 +108,15 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             format!("{MINIMAL}[write_back]\nbandwidth = \"08:00,off 18:00,fast\""),
             "f.toml:4:1: write_back.bandwidth \"fast\" is neither a size nor \"unlimited\" nor \"off\"; \
              write bytes a second, such as \"2MiB\", or times of the day, such as \
-             \"08:00,512KiB 12:00,off 18:00,unlimited\"",
+             \"08:00,512KiB 12:00,off 18:00,unlimited\", or of days of the week, such as \
+             \"mon-fri-08:00,512KiB mon-fri-18:00,unlimited\"",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nuploads = 2\nbandwidth = \"mon-frei-08:00,1MiB\""),
+            "f.toml:5:1: write_back.bandwidth \"frei\" is no day of the week (mon, tue, wed, thu, fri, \
+             sat, sun); write bytes a second, such as \"2MiB\", or times of the day, such as \
+             \"08:00,512KiB 12:00,off 18:00,unlimited\", or of days of the week, such as \
+             \"mon-fri-08:00,512KiB mon-fri-18:00,unlimited\"",
         ),
         (
             format!("{MINIMAL}[write_back]\nsettle = \"5m\""),

@@ -240,7 +240,8 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         Some(Ok(table)) => table,
         Some(Err(error)) => {
             let cure = "write bytes a second, such as \"2MiB\", or times of the day, such as \
-                        \"08:00,512KiB 12:00,off 18:00,unlimited\"";
+                        \"08:00,512KiB 12:00,off 18:00,unlimited\", or of days of the week, such as \
+                        \"mon-fri-08:00,512KiB mon-fri-18:00,unlimited\"";
             return Err(source.fault("write_back.bandwidth", error, cure));
         }
     };
