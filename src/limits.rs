@@ -325,6 +325,12 @@ pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
 pub const REBUILD_NAMED_MAX: usize = 1000;
 /// Legs of a join.
 pub const STITCH_LEGS_MAX: usize = 256;
+/// Recordings that a rebuild has in memory at a time; the others are in a file meanwhile.
+pub const REBUILD_NEAR: usize = 2048;
+/// What a rebuild has in memory of each of the files that it keeps things in meanwhile.
+pub const REBUILD_CACHE_BYTES: usize = 32 << 20;
+/// Things that a rebuild asks for and hands on in one go.
+pub const REBUILD_BATCH: usize = 1000;
 /// Calls whose legs are looked at in one go.
 pub const STITCH_LOOK_AHEAD: usize = 256;
 /// Calls whose legs are looked at in one go for a listing.

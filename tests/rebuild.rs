@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use spoolfs::store::journal::{Author, Segment};
 use support::mount::{Mount, Setup};
 use support::no_mount;
 use support::run::{Ran, run};
@@ -228,6 +229,89 @@ fn begins_with_a_snapshot(mount: &mut Mount, before: &str, count: usize) {
         mount.stop();
     }
     assert!(rows[0] < rows[1] / 10, "{rows:?}");
+}
+
+/// Tells in the target's journal of recordings that were released, and makes their objects, which are
+/// as long as they should be and nothing else.
+fn pretend(mount: &Mount, count: usize) {
+    let below = |dir: &Path| fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+    let dir = below(&mount.target.join(".spoolfs/journal"));
+    let mut segments: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+    segments.sort();
+    let read = |path: &Path| Segment::decode(&fs::read(path).unwrap()).unwrap();
+    let told = segments.iter().flat_map(|path| read(path).lines);
+    let row = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap();
+    let row = told.map(row).find(|row| row["kind"] == "archived").unwrap();
+    let last = read(segments.last().unwrap()).header;
+    let author = Author {
+        archive: last.archive,
+        node: last.node.clone(),
+        instance: last.instance,
+        epoch: last.epoch,
+    };
+    let (id, size) = (row["id"].as_u64().unwrap(), row["size"].as_u64().unwrap());
+    let object = row["objects"][0]["key"].as_str().unwrap().replace("first.wav", "");
+    let mut lines = Vec::new();
+    let (mut segment, mut from) = (last.segment, last.last);
+    for i in 1..=count {
+        let path = format!("2026/{:04}/in-{i:07}-20261121-120000-1700000000.wav", i / 500);
+        let key = format!("{object}{path}");
+        let place = mount.target.join(&key);
+        if i % 500 == 0 || i == 1 {
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+        }
+        fs::File::create(place).unwrap().set_len(size).unwrap();
+        let mut row = row.clone();
+        (row["seq"], row["id"]) = ((last.last + i as u64).into(), (id + i as u64).into());
+        (row["path"], row["objects"][0]["key"]) = (path.into(), key.into());
+        lines.push(row.to_string());
+        if lines.len() == 1000 || i == count {
+            segment += 1;
+            let to = last.last + i as u64;
+            let made = Segment::new(&author, segment, from + 1, to, std::mem::take(&mut lines));
+            from = to;
+            let key = spoolfs::store::journal::key_of("", &author.node, author.epoch, segment);
+            fs::write(mount.target.join(key), made.unwrap().encode()).unwrap();
+        }
+    }
+}
+
+/// All of them released: their rows, their objects and what comes of both are many times as much as
+/// this takes. SPOOLFS_TEST_REBUILD of them.
+#[test]
+fn a_rebuild_takes_no_memory_for_each_recording() {
+    if no_mount("a_rebuild_takes_no_memory_for_each_recording") {
+        return;
+    }
+    let count = if recordings() > 600 { recordings() } else { 50_000 };
+    let mut mount = setup().mount();
+    fs::write(mount.path("first.wav"), b"first").unwrap();
+    for step in ["archive", "release"] {
+        cli(&mount, &[step, mount.path("first.wav").to_str().unwrap()]).ok();
+    }
+    until_told(&mount, "first.wav");
+    mount.stop();
+    lose_catalog(&mount);
+    pretend(&mount, count);
+    let ran = cli(&mount, &["rebuild", "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let peak = report["peak_memory"].as_u64().unwrap();
+    println!(
+        "{count} recordings: {} s, {} requests, {} MiB at most",
+        report["seconds"],
+        report["requests"],
+        peak >> 20
+    );
+    println!("{}", ran.err);
+    let [complete, released] = [&report["complete"], &report["released"]];
+    assert_eq!((complete, released), (&true.into(), &(count + 1).into()), "{}", ran.out);
+    let requests = report["requests"].as_u64().unwrap();
+    assert!(requests < 20 + count as u64 / 50, "{}", ran.out);
+    assert!(peak < 160 << 20, "{peak}");
+    mount.start();
+    let path = mount.path(format!("2026/0007/in-{:07}-20261121-120000-1700000000.wav", 3777));
+    assert_eq!(fs::metadata(path).unwrap().len(), 5);
+    mount.stop();
 }
 
 #[test]

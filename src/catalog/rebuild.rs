@@ -17,7 +17,7 @@ use super::tx::Tx;
 use super::{Fate, Hold, Restored, database, holding, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -116,6 +116,11 @@ impl Rebuild {
         remove(&aside).map_err(CatalogError::io(&aside))?;
         let before = before(state_dir, &path);
         let conn = schema::open(&aside).map_err(|fault| unusable(&aside, &reason(fault)))?;
+        // It counts when it is whole and was synced, not before; so its log need not grow with it.
+        // What its rules sort may be as long as it is.
+        let pragmas = "PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 4000;
+                       PRAGMA temp_store = FILE";
+        conn.execute_batch(pragmas).map_err(|e| unusable(&aside, &e.to_string()))?;
         let (log, replay) = Log::open(runtime_dir).map_err(CatalogError::io(runtime_dir))?;
         let (state_dir, highest_id) = (state_dir.to_owned(), replay.max_id);
         let mut rebuild =
@@ -232,6 +237,34 @@ impl Rebuild {
         synced.map_err(CatalogError::io(&self.state_dir))?;
         Ok(old)
     }
+}
+
+/// A database for what does not fit into memory meanwhile, with these tables. Nobody else sees it:
+/// it has no name, and its room is free again when it is closed, or whoever has it is dead. Nothing
+/// in it can be taken back. `cache`: how much of it is in memory, in bytes.
+///
+/// # Errors
+/// `Io`, `Unusable`.
+pub fn scratch(state_dir: &Path, tables: &str, cache: usize) -> Result<Connection> {
+    let path = state_dir.join("catalog.db.scratch");
+    let failed = |e: rusqlite::Error| unusable(&path, &e.to_string());
+    remove(&path).map_err(CatalogError::io(&path))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    schema::prepare_once(&conn).map_err(failed)?;
+    let kib = cache / 1024;
+    // One transaction that is never ended: what it holds goes to the file when the cache is full.
+    let begin = format!(
+        "PRAGMA page_size = 8192; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+         PRAGMA locking_mode = EXCLUSIVE; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{kib};
+         BEGIN EXCLUSIVE; {tables}"
+    );
+    let begun = conn.execute_batch(&begin).map_err(failed);
+    remove(&path).map_err(CatalogError::io(&path))?;
+    conn.set_prepared_statement_cache_capacity(32);
+    begun.map(|()| conn)
 }
 
 fn unusable(path: &Path, reason: &str) -> CatalogError {

@@ -324,7 +324,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Plans do not depend on the values that are bound: else SQLite takes most statements for out of
 /// date with every new value, and prepares them again, which takes longer than to run them.
-fn prepare_once(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn prepare_once(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
 

@@ -48,6 +48,8 @@ struct Document {
     /// Nothing is missing, as far as can be told.
     complete: bool,
     seconds: f64,
+    /// Bytes that it had in memory at most, as far as the kernel tells.
+    peak_memory: Option<u64>,
     requests: u64,
     targets: Vec<String>,
     /// The snapshot that it began with.
@@ -141,6 +143,13 @@ fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
     crate::rebuild::run(&options, &parts, &progress).map_err(|e| failed(&e))
 }
 
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 fn wire(paths: &[PathBuf]) -> Vec<WirePath> {
     paths.iter().take(limits::REBUILD_NAMED_MAX).cloned().map(WirePath).collect()
 }
@@ -156,6 +165,7 @@ fn document(report: &Report, took: Duration) -> Document {
         epoch: report.epoch,
         complete: report.is_complete(),
         seconds: took.as_secs_f64(),
+        peak_memory: peak_memory(),
         requests: report.requests,
         targets: report.targets.clone(),
         snapshot: report.snapshot.clone(),

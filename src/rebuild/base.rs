@@ -13,6 +13,7 @@ use crate::store::snapshot::{self, Given, Header, Known};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// A snapshot that was read.
 pub(super) struct Base {
@@ -59,14 +60,19 @@ pub(super) async fn list(sources: &[Source], node: &str, now: Timestamp) -> Resu
 
 impl Snapshots {
     /// Reads the newest that is whole; those that are not are set aside.
-    pub async fn newest(&mut self, lower: &Lower, identity: &Identity) -> Result<Option<Base>> {
+    pub async fn newest(
+        &mut self,
+        lower: &Lower,
+        identity: &Identity,
+        state_dir: &Path,
+    ) -> Result<Option<Base>> {
         if self.unread {
             return Ok(None);
         }
         for (source, key, size) in std::mem::take(&mut self.listed) {
             let url = source.store.url(&key);
             let read = match fetch(&source, &key, size, lower).await? {
-                Ok(file) => decode(file, identity.clone()).await,
+                Ok(file) => decode(file, identity.clone(), History::begin(state_dir)?).await?,
                 Err(reason) => Err(reason),
             };
             match read {
@@ -108,24 +114,32 @@ async fn fetch(
     Ok(Ok(file))
 }
 
-async fn decode(file: File, identity: Identity) -> std::result::Result<(Header, History), String> {
+type Read = std::result::Result<(Header, History), String>;
+
+async fn decode(file: File, identity: Identity, rows: History) -> Result<Read> {
     // A fault in reading what somebody else may have written costs the snapshot, and nothing else.
-    let read = tokio::task::spawn_blocking(move || read(file, &identity)).await;
-    read.unwrap_or_else(|e| Err(RebuildError::Panic(e.to_string()).to_string()))
+    let read = tokio::task::spawn_blocking(move || read(file, &identity, rows)).await;
+    read.unwrap_or_else(|e| Ok(Err(RebuildError::Panic(e.to_string()).to_string())))
 }
 
-fn read(mut file: File, identity: &Identity) -> std::result::Result<(Header, History), String> {
-    file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
-    let mut rows = History::default();
+fn read(mut file: File, identity: &Identity, mut rows: History) -> Result<Read> {
+    if let Err(error) = file.seek(SeekFrom::Start(0)) {
+        return Ok(Err(error.to_string()));
+    }
+    let mut failed: Result<()> = Ok(());
     let header = snapshot::read(&file, &mut |line| {
         // The epoch of the header, which only later ones are compared with, is not known yet.
-        rows.apply(0, &Told::parse(line)?);
-        Ok(())
-    })?;
-    if (&header.node, &header.instance) != (&identity.node, &identity.instance) {
-        let (node, instance) = (&header.node, &header.instance);
-        return Err(format!("it is of node {node:?}, instance {instance}"));
-    }
-    rows.deleted_in(header.epoch);
-    Ok((header, rows))
+        failed = rows.apply(0, &Told::parse(line)?);
+        // That is no fault of the snapshot.
+        if failed.is_ok() { Ok(()) } else { Err("it was not taken".into()) }
+    });
+    failed?;
+    Ok(header.and_then(|header| {
+        if (&header.node, &header.instance) != (&identity.node, &identity.instance) {
+            let (node, instance) = (&header.node, &header.instance);
+            return Err(format!("it is of node {node:?}, instance {instance}"));
+        }
+        rows.told_in(header.epoch);
+        Ok((header, rows))
+    }))
 }

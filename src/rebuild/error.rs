@@ -2,7 +2,7 @@
 
 use crate::catalog::CatalogError;
 use crate::lower::LowerError;
-use crate::recording::ErrorClass;
+use crate::recording::{ErrorClass, NodeId};
 use crate::store::marker::AttachError;
 
 /// What keeps a catalog from being rebuilt. Nothing was changed by then, but for directories made
@@ -86,6 +86,18 @@ pub enum RebuildError {
         /// Those who have.
         known: String,
     },
+    /// What is kept in the state directory meanwhile.
+    #[error(
+        "what is read can not be kept in the state directory meanwhile: {0}; it takes room there, \
+         about as much as the journals and twice the catalog"
+    )]
+    Scratch(#[from] rusqlite::Error),
+    /// What was kept there is not what was put there.
+    #[error(
+        "what was kept of recording {0} in the state directory meanwhile is damaged; look after \
+         the disk, and try again"
+    )]
+    Unpacked(NodeId),
     /// The catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),

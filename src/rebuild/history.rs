@@ -1,15 +1,18 @@
 //! What the rows of a node's journals come to, when they are taken one after another.
 //!
-//! **Invariant:** pure; no I/O. What two rows say differently of one recording is settled by the
+//! **Invariant:** of nothing but the rows. What two rows say differently of one recording is settled by the
 //! later one, and a name is lost only to another recording or to a row that says so.
 
+use super::error::Result;
+use super::kept::Kept;
 use crate::catalog::{
     Archive, Attributes, Hold, Lifted, NewHold, ObjectState, Restored, Scope, Told, ToldObject,
     What,
 };
 use crate::clock::Timestamp;
 use crate::recording::{ChunkHashes, NodeId, Sha256, Stored};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// One content that a recording has had.
 #[derive(Clone, Debug)]
@@ -51,16 +54,16 @@ pub(super) struct Recording {
 }
 
 /// Everything that the journals tell.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct History {
-    pub recordings: BTreeMap<NodeId, Recording>,
-    names: BTreeMap<Vec<u8>, NodeId>,
+    /// The recordings, their names, and which content has which object.
+    pub kept: Kept,
     /// Attributes of what is no known recording, by path: directories, for the most part.
     pub others: BTreeMap<Vec<u8>, Attributes>,
     /// Legal holds, by number: with when and whether provisionally each recording is held.
     pub holds: BTreeMap<u64, ToldHolds>,
-    /// Which content has an object.
-    keys: HashMap<(String, String), (NodeId, u32)>,
+    /// The epoch of what was told without one.
+    base: u64,
 }
 
 /// A legal hold as the journals know it.
@@ -102,45 +105,44 @@ impl Recording {
 }
 
 impl History {
-    /// Takes rows in the order of epochs, and of `seq` within an epoch.
-    pub fn take<'a>(&mut self, rows: impl IntoIterator<Item = (u64, &'a Told)>) {
-        rows.into_iter().for_each(|(epoch, row)| self.apply(epoch, row));
+    /// Of nothing yet. What does not fit into memory is in a file in the state directory.
+    pub fn begin(state_dir: &Path) -> Result<History> {
+        let (others, holds) = (BTreeMap::new(), BTreeMap::new());
+        Ok(History { kept: Kept::begin(state_dir)?, others, holds, base: 0 })
     }
 
-    /// Everything that is deleted so far was so in this epoch.
-    pub fn deleted_in(&mut self, epoch: u64) {
-        for one in self.recordings.values_mut() {
-            one.deleted = one.deleted.map(|(_, at)| (epoch, at));
-        }
+    /// What was told so far, as of epoch 0, was so in this one.
+    pub fn told_in(&mut self, epoch: u64) {
+        self.base = epoch;
     }
 
-    pub fn apply(&mut self, epoch: u64, row: &Told) {
-        let known = self.recordings.contains_key(&row.id);
+    /// Takes a row. They come in the order of epochs, and of `seq` within an epoch.
+    pub fn apply(&mut self, epoch: u64, row: &Told) -> Result<()> {
         match &row.what {
-            What::Other => return,
+            What::Other => return Ok(()),
             What::Hold(_) | What::Held { .. } | What::Unheld { .. } | What::Lifted { .. } => {
-                return self.hold(row);
+                self.hold(row);
+                return Ok(());
             }
             What::Renamed { from, dir: true } => return self.move_directory(from, &row.path),
-            What::Attributes(attributes) if !known => {
+            What::Attributes(attributes) if !self.kept.contains(row.id)? => {
                 self.others.insert(row.path.clone(), attributes.clone());
-                return;
+                return Ok(());
             }
             _ => {}
         }
-        let one = self.recordings.entry(row.id).or_default();
+        let one = self.kept.entry(row.id)?;
         one.heard = one.heard.max(row.at);
         one.last_path.clone_from(&row.path);
         if let What::Deleted { trash } = row.what {
             one.deleted = Some((epoch, row.at));
             one.trash = trash;
-            for name in std::mem::take(&mut one.names) {
-                self.names.remove(&name);
-            }
-            return;
+            let names = std::mem::take(&mut one.names);
+            return names.iter().try_for_each(|name| self.kept.take(name, row.id));
         }
         // An older catalog was put back, which knows nothing of the deletion, and went on with it.
-        if one.deleted.is_some_and(|(at, _)| epoch > at) && row.what != What::Erased {
+        let later = |at: u64| epoch > at.max(self.base);
+        if one.deleted.is_some_and(|(at, _)| later(at)) && row.what != What::Erased {
             one.deleted = None;
         }
         if let What::Restored(attributes) = &row.what {
@@ -153,26 +155,27 @@ impl History {
             What::Archived(archive) => {
                 one.attributes = Some(archive.attributes.clone());
                 one.xattrs.clone_from(&archive.xattrs);
-                let alone = one.names.len() <= 1;
-                self.archived(row, archive);
+                let moved = one.names.len() == 1 && !one.names.contains(&row.path);
+                self.archived(row, archive)?;
                 if !gone {
-                    if alone {
-                        self.drop_names(row.id);
+                    if moved {
+                        self.drop_names(row.id)?;
                     }
-                    self.claim(row.id, &row.path);
+                    self.claim(row.id, &row.path)?;
                 }
             }
             What::Renamed { from, .. } if !gone => {
-                self.drop_name(row.id, from);
-                self.claim(row.id, &row.path);
+                self.drop_name(row.id, from)?;
+                self.claim(row.id, &row.path)?;
             }
-            What::Linked if !gone => self.claim(row.id, &row.path),
+            What::Linked if !gone => self.claim(row.id, &row.path)?,
             What::Erased => one.erased(),
-            What::Unlinked => self.drop_name(row.id, &row.path),
+            What::Unlinked => self.drop_name(row.id, &row.path)?,
             What::Attributes(attributes) => one.attributes = Some(attributes.clone()),
             What::Xattrs(xattrs) => one.xattrs.clone_from(xattrs),
             _ => {}
         }
+        Ok(())
     }
 
     fn hold(&mut self, row: &Told) {
@@ -198,9 +201,9 @@ impl History {
     }
 
     /// A generation that is told again may have other objects: the last list counts.
-    fn archived(&mut self, row: &Told, archive: &Archive) {
+    fn archived(&mut self, row: &Told, archive: &Archive) -> Result<()> {
         let attributes = &archive.attributes;
-        let Some(one) = self.recordings.get_mut(&row.id) else { return };
+        let Some(one) = self.kept.get_mut(row.id)? else { return Ok(()) };
         let number = one.number_for(archive.generation.0, archive.sha256);
         let content = one.contents.entry(number).or_insert_with(|| Content {
             sha256: archive.sha256,
@@ -221,91 +224,76 @@ impl History {
             let object = Object { state: ObjectState::Verified, stored };
             content.objects.insert(name(told), object);
         }
-        for told in &archive.objects {
-            self.own(&name(told), row.id, number);
-        }
+        archive.objects.iter().try_for_each(|told| self.own(&name(told), row.id, number))
     }
 
     /// An object belongs to one content: the last that claims it.
-    fn own(&mut self, object: &(String, String), id: NodeId, number: u32) {
-        let Some(before) = self.keys.insert(object.clone(), (id, number)) else { return };
-        if before == (id, number) {
-            return;
-        }
-        let content =
-            self.recordings.get_mut(&before.0).and_then(|r| r.contents.get_mut(&before.1));
-        if let Some(content) = content {
+    fn own(&mut self, object: &(String, String), id: NodeId, number: u32) -> Result<()> {
+        let name = (object.0.as_str(), object.1.as_str());
+        let Some((before, its)) = self.kept.own(name, (id, number))? else { return Ok(()) };
+        if let Some(content) = self.kept.get_mut(before)?.and_then(|r| r.contents.get_mut(&its)) {
             content.objects.remove(object);
         }
-    }
-
-    /// All objects that are known.
-    pub fn objects(&self) -> impl Iterator<Item = &(String, String)> {
-        self.keys.keys()
-    }
-
-    /// Whether a content has this object.
-    pub fn knows(&self, target: &str, key: &str) -> bool {
-        self.keys.contains_key(&(target.to_owned(), key.to_owned()))
+        Ok(())
     }
 
     /// Gives a content an object that no row tells of.
-    pub fn add_object(&mut self, id: NodeId, number: u32, name: (String, String), object: Object) {
-        self.own(&name, id, number);
-        let content = self.recordings.get_mut(&id).and_then(|r| r.contents.get_mut(&number));
-        if let Some(content) = content {
+    pub fn add_object(
+        &mut self,
+        id: NodeId,
+        number: u32,
+        name: (String, String),
+        object: Object,
+    ) -> Result<()> {
+        self.own(&name, id, number)?;
+        if let Some(content) = self.kept.get_mut(id)?.and_then(|r| r.contents.get_mut(&number)) {
             content.objects.insert(name, object);
         }
+        Ok(())
     }
 
     /// Gives a recording a name; whoever had it lost it.
-    pub fn claim(&mut self, id: NodeId, path: &[u8]) {
-        if let Some(before) = self.names.insert(path.to_vec(), id)
-            && before != id
-            && let Some(before) = self.recordings.get_mut(&before)
+    pub fn claim(&mut self, id: NodeId, path: &[u8]) -> Result<()> {
+        if let Some(before) = self.kept.give(path, id)?
+            && let Some(before) = self.kept.get_mut(before)?
         {
             before.names.remove(path);
         }
-        if let Some(one) = self.recordings.get_mut(&id) {
+        if let Some(one) = self.kept.get_mut(id)? {
             one.names.insert(path.to_vec());
             one.last_path = path.to_vec();
         }
+        Ok(())
     }
 
     /// Whether a recording has this name.
-    pub fn is_taken(&self, path: &[u8]) -> bool {
-        self.names.contains_key(path)
+    pub fn is_taken(&self, path: &[u8]) -> Result<bool> {
+        Ok(self.kept.owner(path)?.is_some())
     }
 
-    pub fn drop_name(&mut self, id: NodeId, path: &[u8]) {
-        if self.names.get(path) == Some(&id) {
-            self.names.remove(path);
-        }
-        if let Some(one) = self.recordings.get_mut(&id) {
+    fn drop_name(&mut self, id: NodeId, path: &[u8]) -> Result<()> {
+        self.kept.take(path, id)?;
+        if let Some(one) = self.kept.get_mut(id)? {
             one.names.remove(path);
         }
+        Ok(())
     }
 
-    pub fn drop_names(&mut self, id: NodeId) {
-        let names = self.recordings.get(&id).map(|one| one.names.clone()).unwrap_or_default();
-        names.iter().for_each(|name| self.drop_name(id, name));
+    pub fn drop_names(&mut self, id: NodeId) -> Result<()> {
+        let names = self.kept.get(id)?.map(|one| one.names.clone()).unwrap_or_default();
+        names.iter().try_for_each(|name| self.drop_name(id, name))
     }
 
-    fn move_directory(&mut self, from: &[u8], to: &[u8]) {
+    fn move_directory(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
         let inside = [from, b"/"].concat();
-        let moved: Vec<(Vec<u8>, NodeId)> = self
-            .names
-            .range(inside.clone()..)
-            .take_while(|(path, _)| path.starts_with(&inside))
-            .map(|(path, id)| (path.clone(), *id))
-            .collect();
+        let moved = self.kept.below(from)?;
         let there = |path: &[u8]| {
             let rest = path.strip_prefix(from).unwrap_or_default();
             [to, rest].concat()
         };
         // All are taken away before one is put down: `to` may lie below `from`'s old place.
-        moved.iter().for_each(|(path, id)| self.drop_name(*id, path));
-        moved.iter().for_each(|(path, id)| self.claim(*id, &there(path)));
+        moved.iter().try_for_each(|(path, id)| self.drop_name(*id, path))?;
+        moved.iter().try_for_each(|(path, id)| self.claim(*id, &there(path)))?;
         let others: Vec<Vec<u8>> = self
             .others
             .range(from.to_vec()..)
@@ -318,6 +306,7 @@ impl History {
                 self.others.insert(there(&path), attributes);
             }
         }
+        Ok(())
     }
 }
 

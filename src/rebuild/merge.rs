@@ -8,9 +8,10 @@ use super::history::{self, History, Recording};
 use super::objects::Findings;
 use super::tree::{LocalFile, Tree};
 use super::{Report, path};
-use crate::catalog::rebuild::{Content, NewNode, NewObject};
+use crate::catalog::rebuild::{Content, NewNode, NewObject, Rebuild};
 use crate::catalog::{NodeRow, ObjectState};
 use crate::clock::Timestamp;
+use crate::limits;
 use crate::lower::Lower;
 use crate::recording::{Attr, Generation, Kind, LowerVersion, NodeId, State};
 use std::ffi::OsStr;
@@ -29,44 +30,67 @@ pub(super) struct Merge<'a> {
     pub findings: &'a Findings,
     pub report: &'a mut Report,
     pub now: Timestamp,
+    pub to: &'a mut Rebuild,
 }
 
-/// What a catalog is made of.
+/// What was written.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
-    pub nodes: Vec<NewNode>,
+    /// How many nodes.
+    pub nodes: u64,
     /// Those whose name or being no journal tells of.
     pub tell: Vec<NodeId>,
+    /// Still to be written.
+    waiting: Vec<NewNode>,
+}
+
+impl Merged {
+    fn add(&mut self, to: &mut Rebuild, node: NewNode) -> Result<()> {
+        self.nodes += 1;
+        self.waiting.push(node);
+        if self.waiting.len() < limits::REBUILD_BATCH { Ok(()) } else { self.write(to) }
+    }
+
+    fn write(&mut self, to: &mut Rebuild) -> Result<()> {
+        to.add(&self.waiting)?;
+        self.waiting.clear();
+        Ok(())
+    }
 }
 
 impl Merge<'_> {
     pub fn run(mut self) -> Result<Merged> {
         let mut merged = Merged::default();
-        let ids: Vec<NodeId> = self.history.recordings.keys().copied().collect();
-        ids.iter().for_each(|id| self.tree.above(*id));
-        // Those who are local have their names first.
-        for id in &ids {
-            self.local(*id, &mut merged)?;
+        if let (_, Some(highest)) = self.history.kept.count()? {
+            self.tree.above(highest);
         }
-        self.report.unarchived = self.tree.looked_at.saturating_sub(merged.nodes.len() as u64);
-        for id in &ids {
-            if !self.is_local(*id) {
-                self.remote(*id, &mut merged)?;
+        // Those who are local have their names first.
+        let mut after = NodeId(0);
+        loop {
+            let files = self.tree.files_after(after)?;
+            let Some(last) = files.last() else { break };
+            after = last.id;
+            for file in &files {
+                self.local(file, &mut merged)?;
             }
         }
-        let dirs: Vec<NewNode> = self
-            .tree
-            .dirs
-            .iter()
-            .filter_map(|(path, (id, attr))| self.directory(path, *id, attr))
-            .collect();
-        merged.nodes.extend(dirs);
+        self.report.unarchived = self.tree.looked_at.saturating_sub(merged.nodes);
+        let mut after = NodeId(0);
+        loop {
+            let ids = self.history.kept.ids_after(after)?;
+            let Some(last) = ids.last() else { break };
+            after = *last;
+            for id in ids {
+                self.remote(id, &mut merged)?;
+            }
+        }
+        for (path, (id, attr)) in &self.tree.dirs {
+            if let Some(dir) = self.directory(path, *id, attr) {
+                merged.add(self.to, dir)?;
+            }
+        }
+        merged.write(self.to)?;
         Ok(merged)
-    }
-
-    fn is_local(&self, id: NodeId) -> bool {
-        let deleted = self.history.recordings.get(&id).is_some_and(|r| r.deleted.is_some());
-        !deleted && self.tree.files.contains_key(&id)
     }
 
     fn directory(&self, path: &Path, id: NodeId, attr: &Attr) -> Option<NewNode> {
@@ -91,15 +115,14 @@ impl Merge<'_> {
 
     /// A recording that is below. It is hashed again before it counts as archived: nothing but
     /// the lost catalog knew the stamp of what was archived.
-    fn local(&mut self, id: NodeId, merged: &mut Merged) -> Result<()> {
-        let (Some(one), Some(file)) = (self.history.recordings.get(&id), self.tree.files.get(&id))
-        else {
-            return Ok(());
-        };
+    fn local(&mut self, file: &LocalFile, merged: &mut Merged) -> Result<()> {
+        let id = file.id;
+        let Some(one) = self.history.kept.get(id)? else { return Ok(()) };
         if one.deleted.is_some() || one.contents.is_empty() {
             return Ok(());
         }
-        let contents = self.contents(one, true);
+        let one = one.clone();
+        let contents = self.contents(&one, true);
         let archived_at = one.current().and_then(|(number, content)| {
             let held = contents
                 .iter()
@@ -107,9 +130,10 @@ impl Merge<'_> {
                 .is_some_and(|c| c.objects.iter().any(|o| o.state == ObjectState::Verified));
             content.archived_at.filter(|_| held)
         });
-        let moved = !file.names.iter().all(|p| one.names.contains(p.as_os_str().as_bytes()));
-        let names = self.entries(&file.names.clone());
-        let row = self.local_row(id, one, file, archived_at);
+        let is_name = |p: &PathBuf| one.names.contains(p.as_os_str().as_bytes());
+        let moved = !file.names.iter().all(is_name);
+        let names = self.entries(&file.names);
+        let row = local_row(&one, file, archived_at);
         if archived_at.is_some() {
             self.report.local += 1;
             if moved {
@@ -118,38 +142,14 @@ impl Merge<'_> {
         }
         let told = one.contents.values().any(|c| c.archived_at.is_some());
         // Nobody else is to be put there.
-        let paths = file.names.clone();
-        self.history.drop_names(id);
-        for path in paths {
-            self.history.claim(id, path.as_os_str().as_bytes());
+        if moved || one.names.len() != file.names.len() {
+            self.history.drop_names(id)?;
+            for path in &file.names {
+                self.history.claim(id, path.as_os_str().as_bytes())?;
+            }
         }
-        merged.nodes.push(NewNode { row, names, contents, told, buried: None, trash: false });
-        Ok(())
-    }
-
-    fn local_row(
-        &self,
-        id: NodeId,
-        one: &Recording,
-        file: &LocalFile,
-        archived_at: Option<Timestamp>,
-    ) -> NodeRow {
-        let current = one.current();
-        let attr = file.stat.attr.clone();
-        NodeRow {
-            id,
-            state: State::Closed,
-            generation: Generation(current.map_or(0, |(number, _)| number)),
-            sha256: current.map(|(_, content)| content.sha256),
-            hashed: None,
-            closed_at: Some(attr.mtime.min(attr.ctime)),
-            archived_at,
-            recalled_at: None,
-            adopted: false,
-            suspect: None,
-            xattrs: Vec::new(),
-            attr,
-        }
+        let new = NewNode { row, names, contents, told, buried: None, trash: false };
+        merged.add(self.to, new)
     }
 
     fn entries(&self, names: &[PathBuf]) -> Vec<(NodeId, Vec<u8>)> {
@@ -204,7 +204,11 @@ impl Merge<'_> {
 
     /// A recording that is not below: released, or a tombstone.
     fn remote(&mut self, id: NodeId, merged: &mut Merged) -> Result<()> {
-        let Some(one) = self.history.recordings.get(&id).cloned() else { return Ok(()) };
+        let Some(one) = self.history.kept.get(id)? else { return Ok(()) };
+        if one.deleted.is_none() && self.tree.has(id)? {
+            return Ok(());
+        }
+        let one = one.clone();
         let mut contents = self.contents(&one, false);
         if let Some((_, at)) = one.deleted {
             let Some((number, current)) = one.current() else { return Ok(()) };
@@ -216,7 +220,8 @@ impl Merge<'_> {
                 let last = contents.iter().find(|c| c.generation.0 == number);
                 let trash = one.trash && last.is_some_and(|c| c.objects.iter().any(verified));
                 let names = Vec::new();
-                merged.nodes.push(NewNode { row, names, contents, told: true, buried, trash });
+                let new = NewNode { row, names, contents, told: true, buried, trash };
+                return merged.add(self.to, new);
             }
             return Ok(());
         }
@@ -249,8 +254,8 @@ impl Merge<'_> {
         }
         self.report.released += 1;
         let names = self.entries(&paths);
-        merged.nodes.push(NewNode { row, names, contents, told: true, buried: None, trash: false });
-        Ok(())
+        let new = NewNode { row, names, contents, told: true, buried: None, trash: false };
+        merged.add(self.to, new)
     }
 
     fn remote_row(
@@ -324,10 +329,10 @@ impl Merge<'_> {
         for above in dir.ancestors() {
             for attempt in 0..8 {
                 let beside = above.join(aside(&wanted, number, id, attempt));
-                if !self.history.is_taken(beside.as_os_str().as_bytes())
+                if !self.history.is_taken(beside.as_os_str().as_bytes())?
                     && self.is_free(&beside, id)?
                 {
-                    self.history.claim(id, beside.as_os_str().as_bytes());
+                    self.history.claim(id, beside.as_os_str().as_bytes())?;
                     return Ok((vec![beside], Some(wanted)));
                 }
             }
@@ -348,6 +353,25 @@ impl Merge<'_> {
             Err(e) => return Err(e.into()),
             Ok(stat) => stat.attr.kind == Kind::File && stat.node.is_none_or(|node| node == id),
         })
+    }
+}
+
+fn local_row(one: &Recording, file: &LocalFile, archived_at: Option<Timestamp>) -> NodeRow {
+    let current = one.current();
+    let attr = file.attr.clone();
+    NodeRow {
+        id: file.id,
+        state: State::Closed,
+        generation: Generation(current.map_or(0, |(number, _)| number)),
+        sha256: current.map(|(_, content)| content.sha256),
+        hashed: None,
+        closed_at: Some(attr.mtime.min(attr.ctime)),
+        archived_at,
+        recalled_at: None,
+        adopted: false,
+        suspect: None,
+        xattrs: Vec::new(),
+        attr,
     }
 }
 

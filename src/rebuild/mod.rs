@@ -7,13 +7,16 @@
 mod base;
 mod error;
 mod history;
+mod journals;
+mod kept;
 mod merge;
 mod objects;
+mod packed;
 mod read;
 mod tree;
 
 pub use error::{RebuildError, Result};
-pub use read::{Damage, Gap};
+pub use journals::{Damage, Gap};
 
 use crate::catalog::Identity;
 use crate::catalog::rebuild::{Before, PARTIAL, Rebuild};
@@ -23,7 +26,8 @@ use crate::recording::NodeId;
 use crate::store::{Store, marker};
 use base::{Base, Snapshots};
 use history::History;
-use read::{Journals, Source};
+use journals::Journals;
+use read::Source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,18 +155,19 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     progress(&format!("the tree of node {node:?} is made anew"));
     let mut known = parts.runtime.block_on(base::list(&sources, &node, parts.clock.now()))?;
     known.unread = options.whole_journal;
-    let told = told(&sources, &lower, &whose.identity, &mut known, progress);
-    let (journals, mut history, url) = parts.runtime.block_on(told)?;
-    report.snapshot = url;
-    let mut tree = Tree::read(&lower, catalog.first_id())?;
+    let meanwhile = options.state_dir.as_path();
+    let told = told(&sources, (&lower, meanwhile), &whose.identity, &mut known, progress);
+    let Told { heard, mut history, snapshot } = parts.runtime.block_on(told)?;
+    report.snapshot = snapshot;
+    let mut tree = Tree::read(&lower, catalog.first_id(), meanwhile)?;
     progress(&format!("{} files are local", tree.looked_at));
-    let files = &tree.files;
-    let local = |id: NodeId| files.contains_key(&id);
+    let local = |id: NodeId| tree.has(id);
     let compared = objects::compare(&sources, &node, &mut history, &local, progress);
     let findings = parts.runtime.block_on(compared)?;
-    report.segments = journals.segments;
-    report.rows = journals.rows.len();
-    report.gaps = journals.gaps();
+    report.segments = heard.segments;
+    report.rows = heard.rows;
+    report.gaps = heard.gaps;
+    catalog.follow(heard.last_seq)?;
     let merged = merge::Merge {
         lower: &lower,
         tree: &mut tree,
@@ -170,19 +175,20 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
         findings: &findings,
         report: &mut report,
         now: parts.clock.now(),
+        to: &mut catalog,
     };
     let merged = merged.run()?;
-    report.unproved = history.objects().filter(|object| !findings.is_read(object)).count();
-    progress(&format!("{} recordings and directories are written", merged.nodes.len()));
-    catalog.follow(journals.last_seq())?;
-    catalog.add(&merged.nodes)?;
+    let objects = history.kept.objects()?;
+    let unread = objects.into_iter().filter(|(target, _)| !findings.read.contains(target));
+    report.unproved = unread.map(|(_, count)| count).sum();
+    progress(&format!("{} recordings and directories are written", merged.nodes));
     catalog.tell(&merged.tell)?;
     for (id, told) in &history.holds {
         let (hold, held) = told.hold(*id);
         report.holds += u64::from(hold.lifted.is_none());
         catalog.add_hold(&hold, &held)?;
     }
-    let epoch = whose.identity.epoch.max(journals.epoch).max(known.epoch).saturating_add(1);
+    let epoch = whose.identity.epoch.max(heard.epoch).max(known.epoch).saturating_add(1);
     let identity = Identity { epoch, ..whose.identity };
     let unread = sources.len() < parts.stores.len();
     let settings = settings(whose.settings, known.settings, &before, unread);
@@ -192,7 +198,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     report.epoch = epoch;
     report.objects = findings.listed;
     report.requests = requests.load(Ordering::Relaxed);
-    report.damage = journals.damage;
+    report.damage = heard.damage;
     report.missing = findings.gone.into_iter().chain(findings.changed).collect();
     report.missing.sort_unstable();
     report.unknown = findings.unknown;
@@ -201,42 +207,73 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     Ok(report)
 }
 
+/// What the targets tell.
+struct Told {
+    heard: Heard,
+    history: History,
+    /// The snapshot that it begins with.
+    snapshot: Option<String>,
+}
+
+/// What is to be said of the journals when their rows were taken.
+struct Heard {
+    rows: usize,
+    segments: usize,
+    damage: Vec<Damage>,
+    gaps: Vec<Gap>,
+    last_seq: u64,
+    epoch: u64,
+}
+
+impl Heard {
+    /// Takes the rows; they are not needed any more then.
+    fn take(journals: Journals, history: &mut History) -> Result<Heard> {
+        journals.in_order(|epoch, told| history.apply(epoch, told))?;
+        Ok(Heard {
+            rows: journals.rows()?,
+            gaps: journals.gaps()?,
+            last_seq: journals.last_seq()?,
+            segments: journals.segments,
+            epoch: journals.epoch,
+            damage: journals.damage,
+        })
+    }
+}
+
 /// What is told: by the newest snapshot that is whole and the journals after it, else by the
-/// journals alone. And which snapshot that was.
+/// journals alone.
 async fn told(
     sources: &[Source],
-    lower: &Lower,
+    (lower, meanwhile): (&Lower, &Path),
     identity: &Identity,
     known: &mut Snapshots,
     progress: &(dyn Fn(&str) + Sync),
-) -> Result<(Journals, History, Option<String>)> {
+) -> Result<Told> {
     let node = &identity.node;
-    let whole = |journals: Journals| {
-        let mut history = History::default();
-        history.take(journals.in_order());
-        (journals, history, None)
-    };
-    let base = known.newest(lower, identity).await?;
+    let base = known.newest(lower, identity, meanwhile).await?;
     for (url, reason) in &known.set_aside {
         progress(&format!("{url} is set aside: {reason}"));
     }
     if let Some(Base { url, header, mut history }) = base {
-        progress(&format!("{url} tells of {} recordings", history.recordings.len()));
-        match read::journals(sources, node, Some(&header), progress).await? {
+        progress(&format!("{url} tells of {} recordings", history.kept.count()?.0));
+        match journals::journals(sources, node, Some(&header), meanwhile, progress).await? {
             Ok(journals) => {
-                history.take(journals.in_order());
-                return Ok((journals, history, Some(url)));
+                let heard = Heard::take(journals, &mut history)?;
+                return Ok(Told { heard, history, snapshot: Some(url) });
             }
-            Err(read::Repeated) => {
+            Err(journals::Repeated) => {
                 let reason = "a later epoch repeats journal rows that it holds";
                 progress(&format!("{url} is set aside: {reason}"));
                 known.set_aside.push((url, reason.into()));
             }
         }
     }
+    let journals = journals::journals(sources, node, None, meanwhile, progress).await?;
     // Without a snapshot nothing can repeat what is in it.
-    let journals = read::journals(sources, node, None, progress).await?;
-    Ok(whole(journals.unwrap_or_default()))
+    let journals = journals.map_err(|_| RebuildError::Panic("rows are repeated".into()))?;
+    let mut history = History::begin(meanwhile)?;
+    let heard = Heard::take(journals, &mut history)?;
+    Ok(Told { heard, history, snapshot: None })
 }
 
 /// The settings of the new catalog.

@@ -5,6 +5,7 @@ use super::error::Result;
 use super::history::{Content, History, Object};
 use super::read::{Source, each};
 use crate::catalog::ObjectState;
+use crate::limits;
 use crate::recording::{ChunkHashes, Encoding, NodeId, Sha256};
 use crate::store::key;
 use crate::store::meta::Label;
@@ -56,24 +57,29 @@ pub(super) async fn compare(
     sources: &[Source],
     node: &str,
     history: &mut History,
-    local: &(dyn Fn(NodeId) -> bool + Sync),
+    local: &dyn Fn(NodeId) -> Result<bool>,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Findings> {
     let mut findings = Findings::default();
-    let mut untold = Vec::new();
     for source in sources {
-        let listed = source.recordings(node).await?;
-        progress(&format!("target {:?}: {} objects", source.name(), listed.len()));
-        findings.listed += listed.len();
+        let (mut listed, kept) = (0, &mut history.kept);
+        let list = source.recordings(node, |object| {
+            listed += 1;
+            kept.list(source.name(), &object.key, object.size)
+        });
+        list.await?;
+        progress(&format!("target {:?}: {listed} objects", source.name()));
+        findings.listed += listed;
         findings.read.insert(source.name().to_owned());
-        told(source, history, &listed, &mut findings).await?;
-        let rest = listed.into_iter().filter(|(key, _)| !history.knows(source.name(), key));
-        untold.extend(rest.map(|(key, _)| (source.clone(), key)));
+        told(source, history, &mut findings).await?;
     }
+    let untold = history.kept.untold()?;
     if !untold.is_empty() {
         progress(&format!("{} objects that no journal tells of are looked at", untold.len()));
     }
-    let mut answers = each(untold, look).await?;
+    let named = |name: &str| sources.iter().find(|source| source.name() == name).cloned();
+    let untold = untold.into_iter().filter_map(|(target, key)| Some((named(&target)?, key)));
+    let mut answers = each(untold.collect(), look).await?;
     // Oldest first, so that the newest content of a recording comes out as the current one.
     answers.sort_by_key(|u| u.label.as_ref().ok().map(|l| (l.id, l.generation, l.mtime)));
     for object in answers {
@@ -84,25 +90,39 @@ pub(super) async fn compare(
 
 /// Looks after the objects that journals tell of. Only what the list lacks is asked for again:
 /// some services list late.
-async fn told(
-    source: &Source,
-    history: &History,
-    listed: &BTreeMap<String, u64>,
-    findings: &mut Findings,
-) -> Result<()> {
+async fn told(source: &Source, history: &mut History, findings: &mut Findings) -> Result<()> {
     let mut ask = Vec::new();
-    for content in history.recordings.values().flat_map(|r| r.contents.values()) {
-        for ((target, key), object) in &content.objects {
-            if target != source.name() || object.state != ObjectState::Verified {
-                continue;
-            }
-            match listed.get(key) {
-                Some(size) if *size == object.stored.size => {}
-                Some(_) => drop(findings.changed.insert((target.clone(), key.clone()))),
-                None => ask.push((source.clone(), key.clone(), object.stored.size)),
+    let mut after = NodeId(0);
+    loop {
+        let ids = history.kept.ids_after(after)?;
+        let Some(last) = ids.last() else { break };
+        after = *last;
+        for id in ids {
+            for (key, size) in told_of(id, source.name(), history)? {
+                match history.kept.listed(source.name(), &key)? {
+                    Some(listed) if listed == size => {}
+                    Some(_) => drop(findings.changed.insert((source.name().to_owned(), key))),
+                    None => ask.push((source.clone(), key, size)),
+                }
             }
         }
+        if ask.len() >= limits::REBUILD_BATCH {
+            ask_again(std::mem::take(&mut ask), findings).await?;
+        }
     }
+    ask_again(ask, findings).await
+}
+
+/// Key and length of each object that a target should have of a recording.
+fn told_of(id: NodeId, target: &str, history: &mut History) -> Result<Vec<(String, u64)>> {
+    let Some(one) = history.kept.get(id)? else { return Ok(Vec::new()) };
+    let objects = one.contents.values().flat_map(|content| &content.objects);
+    let there = objects
+        .filter(|((name, _), object)| name == target && object.state == ObjectState::Verified);
+    Ok(there.map(|((_, key), object)| (key.clone(), object.stored.size)).collect())
+}
+
+async fn ask_again(ask: Vec<(Source, String, u64)>, findings: &mut Findings) -> Result<()> {
     let answers = each(ask, |(source, key, size)| async move {
         let head = source.head(&key).await?;
         Ok(((source.name().to_owned(), key), head.map(|h| h.size == size)))
@@ -140,7 +160,7 @@ async fn place(
     object: Untold,
     node: &str,
     history: &mut History,
-    local: &(dyn Fn(NodeId) -> bool + Sync),
+    local: &dyn Fn(NodeId) -> Result<bool>,
     findings: &mut Findings,
 ) -> Result<()> {
     let source = &object.source;
@@ -159,7 +179,8 @@ async fn place(
     };
     let id = label.id;
     let name = (source.name().to_owned(), object.key.clone());
-    let one = history.recordings.entry(id).or_default();
+    let is_local = local(id)?;
+    let one = history.kept.entry(id)?;
     let same = one.contents.iter().find(|(_, c)| c.sha256 == label.sha256).map(|(n, _)| *n);
     let current = one.current().map(|(number, content)| (number, content.mtime));
     let newer = current.is_none_or(|(number, mtime)| {
@@ -172,9 +193,9 @@ async fn place(
     let number = match (same, current) {
         (Some(number), _) => number,
         // Its key is kept from being used again; the bytes are nobody's.
-        (None, Some((number, _))) if !newer || !whole || (local(id) && !proved) => {
-            history.add_object(id, number, name, Object { state: ObjectState::Abandoned, stored });
-            return Ok(());
+        (None, Some((number, _))) if !newer || !whole || (is_local && !proved) => {
+            let state = ObjectState::Abandoned;
+            return history.add_object(id, number, name, Object { state, stored });
         }
         _ if !whole => {
             let reason = format!("{} bytes, its metadata says {}", object.size, stored.size);
@@ -184,7 +205,7 @@ async fn place(
         _ => {
             let number = one.number_for(label.generation.0, label.sha256);
             let mut chunks = ChunkHashes::default();
-            if !local(id) && !buried {
+            if !is_local && !buried {
                 let read = source.read_back(&object.key, &stored, label.sha256).await?;
                 let Some(read) = read else {
                     findings.unknown.push((url, "its bytes are not what its metadata says".into()));
@@ -200,7 +221,7 @@ async fn place(
                 archived_at: None,
                 objects: BTreeMap::new(),
             };
-            let one = history.recordings.entry(id).or_default();
+            let one = history.kept.entry(id)?;
             one.contents.insert(number, content);
             one.heard = one.heard.max(label.mtime);
             if one.names.is_empty() && !buried {
@@ -208,12 +229,12 @@ async fn place(
                     Encoding::Flac(_) => key::FLAC_SUFFIX,
                     _ => "",
                 };
-                name_it(history, source, (&object.key, suffix), node, (id, label.generation.0));
+                name_it(history, source, (&object.key, suffix), node, (id, label.generation.0))?;
             }
             number
         }
     };
-    let content = history.recordings.get(&id).and_then(|r| r.contents.get(&number));
+    let content = history.kept.get(id)?.and_then(|r| r.contents.get(&number));
     let rival = content.is_some_and(|c| {
         c.objects.iter().any(|((t, _), o)| *t == name.0 && o.state != ObjectState::Abandoned)
     });
@@ -222,8 +243,7 @@ async fn place(
         (false, true) => ObjectState::Verified,
         (false, false) => ObjectState::Assigned,
     };
-    history.add_object(id, number, name, Object { state, stored });
-    Ok(())
+    history.add_object(id, number, name, Object { state, stored })
 }
 
 /// The name that a recording had when its key was made; `suffix`: what was added to it then.
@@ -233,9 +253,9 @@ fn name_it(
     (key, suffix): (&str, &str),
     node: &str,
     (id, generation): (NodeId, u32),
-) {
+) -> Result<()> {
     let base = format!("{}{}/", source.store.prefix(), key::node_component(node));
-    let known = history.recordings.get(&id).map(|r| r.last_path.clone()).unwrap_or_default();
+    let known = history.kept.get(id)?.map(|r| r.last_path.clone()).unwrap_or_default();
     let path = match known.is_empty() {
         true => {
             let path = path_of(key.strip_prefix(&base).unwrap_or(key), generation);
@@ -245,12 +265,10 @@ fn name_it(
         // A row told of it, but not what it was.
         false => known,
     };
-    if let Some(one) = history.recordings.get_mut(&id) {
+    if let Some(one) = history.kept.get_mut(id)? {
         one.last_path.clone_from(&path);
     }
-    if !history.is_taken(&path) {
-        history.claim(id, &path);
-    }
+    if history.is_taken(&path)? { Ok(()) } else { history.claim(id, &path) }
 }
 
 /// From what follows the node in a key to the path that it was made from, without what told it

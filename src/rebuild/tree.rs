@@ -1,25 +1,40 @@
 //! The lower directory: which recordings are local, and directories for those that are not.
 
-use super::error::Result;
+use super::error::{RebuildError, Result};
+use super::packed;
 use crate::catalog::Attributes;
-use crate::lower::{Lower, LowerStat};
+use crate::catalog::rebuild::scratch;
+use crate::limits;
+use crate::lower::Lower;
 use crate::recording::{Attr, Kind, NodeId};
-use std::collections::{BTreeMap, HashMap};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// Files with an identity, and their names in the order in which they were met.
+const TABLES: &str = "
+CREATE TABLE file(id INTEGER PRIMARY KEY, attr BLOB NOT NULL, path BLOB NOT NULL);
+CREATE TABLE further(id INTEGER NOT NULL, number INTEGER NOT NULL, path BLOB NOT NULL,
+    PRIMARY KEY(id, number)) WITHOUT ROWID;
+";
+
+/// Files read in one go.
+const BATCH: i64 = limits::REBUILD_BATCH as i64;
+
 /// A local file with an identity, by its names.
 #[derive(Debug)]
 pub(super) struct LocalFile {
-    pub stat: LowerStat,
+    pub id: NodeId,
+    pub attr: Attr,
     pub names: Vec<PathBuf>,
 }
 
-/// What is below.
-#[derive(Debug, Default)]
+/// What is below. The files are kept in a file without a name.
+#[derive(Debug)]
 pub(super) struct Tree {
-    pub files: HashMap<NodeId, LocalFile>,
+    conn: Connection,
     /// By path, parents before what is in them; not the root.
     pub dirs: BTreeMap<PathBuf, (NodeId, Attr)>,
     /// Directories that were made anew.
@@ -33,8 +48,15 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Walks all of it. Directories without an identity are given one, from `first_id` on.
-    pub fn read(lower: &Lower, first_id: u64) -> Result<Tree> {
-        let mut tree = Tree { next_id: first_id, ..Tree::default() };
+    pub fn read(lower: &Lower, first_id: u64, state_dir: &Path) -> Result<Tree> {
+        let mut tree = Tree {
+            conn: scratch(state_dir, TABLES, limits::REBUILD_CACHE_BYTES / 2)?,
+            dirs: BTreeMap::new(),
+            made: Vec::new(),
+            looked_at: 0,
+            left_out: Vec::new(),
+            next_id: first_id,
+        };
         let mut nameless = Vec::new();
         let mut stack = vec![PathBuf::new()];
         while let Some(dir) = stack.pop() {
@@ -67,8 +89,7 @@ impl Tree {
                     }
                     (Kind::File, Some(id)) => {
                         tree.looked_at += 1;
-                        let file = LocalFile { stat, names: Vec::new() };
-                        tree.files.entry(id).or_insert(file).names.push(path);
+                        tree.keep(id, &stat.attr, &path)?;
                     }
                     (Kind::File, None) => tree.looked_at += 1,
                     // Links and the like are never archived, and adopted at the next mount.
@@ -82,6 +103,49 @@ impl Tree {
             tree.dirs.insert(path, (id, attr));
         }
         Ok(tree)
+    }
+
+    fn keep(&mut self, id: NodeId, attr: &Attr, path: &Path) -> Result<()> {
+        let (id, path) = (id.0.cast_signed(), path.as_os_str().as_bytes());
+        let mut first = self
+            .conn
+            .prepare_cached("INSERT OR IGNORE INTO file(id, attr, path) VALUES(?1, ?2, ?3)")?;
+        if first.execute(params![id, packed::pack_file(attr), path])? == 0 {
+            let number = self.looked_at.cast_signed();
+            self.conn
+                .prepare_cached("INSERT INTO further(id, number, path) VALUES(?1, ?2, ?3)")?
+                .execute(params![id, number, path])?;
+        }
+        Ok(())
+    }
+
+    /// Whether a recording is below.
+    pub fn has(&self, id: NodeId) -> Result<bool> {
+        let mut query = self.conn.prepare_cached("SELECT 1 FROM file WHERE id = ?1")?;
+        Ok(query.query_row([id.0.cast_signed()], |_| Ok(())).optional()?.is_some())
+    }
+
+    /// The next files with an identity after one, in the order of their identities.
+    pub fn files_after(&self, after: NodeId) -> Result<Vec<LocalFile>> {
+        let mut files = Vec::new();
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT id, attr, path FROM file WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+        let mut further =
+            self.conn.prepare_cached("SELECT path FROM further WHERE id = ?1 ORDER BY number")?;
+        let mut rows = query.query([after.0.cast_signed(), BATCH])?;
+        while let Some(row) = rows.next()? {
+            let (number, attr, path): (i64, Vec<u8>, Vec<u8>) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
+            let id = NodeId(number.cast_unsigned());
+            let attr = packed::unpack_file(&attr).ok_or(RebuildError::Unpacked(id))?;
+            let mut names = vec![super::path(&path)];
+            for path in further.query_map([number], |row| row.get::<_, Vec<u8>>(0))? {
+                names.push(super::path(&path?));
+            }
+            files.push(LocalFile { id, attr, names });
+        }
+        Ok(files)
     }
 
     /// No identity given from now on is one of these.
