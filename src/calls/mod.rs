@@ -111,6 +111,29 @@ pub struct Listed {
     pub recordings: usize,
 }
 
+/// A call with what joining its recordings needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The cursor of this row.
+    pub id: u64,
+    /// The name of the call.
+    pub linkedid: String,
+    /// In the order of their time.
+    pub legs: Vec<JoinedLeg>,
+}
+
+/// A recording of a call that may be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinedLeg {
+    /// Its row in the catalog.
+    pub node: NodeId,
+    /// When it began.
+    pub start: Timestamp,
+    /// Whether it was recorded on a channel that the call went to, not on the one it came from;
+    /// none if no call record tells.
+    pub called: Option<bool>,
+}
+
 /// How a source was last found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeedStatus {
@@ -346,33 +369,20 @@ impl Calls {
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn joined(&self, id: &str) -> Result<Vec<Leg>> {
+    pub fn joined(&self, id: &str) -> Result<Vec<JoinedLeg>> {
         self.with(|conn| match reads::call_of_id(conn, id)? {
             Some(call) => reads::joined(conn, &self.asked(), call, id),
             None => Ok(Vec::new()),
         })
     }
 
-    /// As [`Calls::list`], each call with its legs as [`Calls::joined`] gives them, all of one
-    /// moment.
+    /// Calls as [`Calls::list`] has them, each with its legs as [`Calls::joined`] gives them, all of
+    /// one moment. None only if there are no more.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn list_joined(
-        &self,
-        after: u64,
-        at_least: usize,
-        limit: usize,
-    ) -> Result<Vec<(Listed, Vec<Leg>)>> {
-        self.with(|conn| {
-            let asked = self.asked();
-            let with_legs = |listed: Listed| {
-                let call = listed.id.cast_signed();
-                let legs = reads::joined(conn, &asked, call, &listed.linkedid)?;
-                Ok((listed, legs))
-            };
-            reads::list(conn, after, at_least, limit)?.into_iter().map(with_legs).collect()
-        })
+    pub fn list_joined(&self, after: u64, at_least: usize, limit: usize) -> Result<Vec<Joined>> {
+        self.with(|conn| reads::list_joined(conn, &self.asked(), after, at_least, limit))
     }
 
     /// How often the cache was asked.

@@ -5,8 +5,8 @@
 
 use super::names;
 use super::record::{Call, CallRecord, Facts, Leg, Origin};
-use super::rows::{self, RECORD};
-use super::{Asked, Listed, Recordings};
+use super::rows::{self, BRIEF, RECORD};
+use super::{Asked, Joined, JoinedLeg, Listed, Recordings};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::recording::{NodeId, State};
@@ -76,13 +76,24 @@ pub(super) fn call_of_node(conn: &Connection, node: NodeId) -> Sql<Option<i64>> 
     .optional()
 }
 
+/// How much is asked of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// Everything, and of each recording how it stands.
+    All,
+    /// Which recordings it has, and when they began.
+    Legs,
+}
+
 /// The records of a call, the earliest first.
-fn records_of(conn: &Connection, call: i64) -> Sql<Vec<CallRecord>> {
-    let text = format!(
-        "SELECT {RECORD} FROM record r WHERE r.call = ?1
-         ORDER BY r.start, r.sequence, r.origin, r.id LIMIT ?2"
-    );
-    all(conn, &text, params![call, limits::CALL_RECORDS_MAX as i64], rows::record)
+fn records_of(conn: &Connection, call: i64, ask: Ask) -> Sql<Vec<CallRecord>> {
+    let of = "FROM record r WHERE r.call = ?1
+         ORDER BY r.start, r.sequence, r.origin, r.id LIMIT ?2";
+    let these = params![call, limits::CALL_RECORDS_MAX as i64];
+    match ask {
+        Ask::All => all(conn, &format!("SELECT {RECORD} {of}"), these, rows::record),
+        Ask::Legs => all(conn, &format!("SELECT {BRIEF} {of}"), these, rows::brief),
+    }
 }
 
 /// A call, whole. `account` is the id that was asked for: legs of another accountcode than its
@@ -98,8 +109,9 @@ pub(super) fn call(
         .query_row([call], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
         .optional()?;
     let Some((linkedid, start, end, touched)) = head else { return Ok(None) };
-    let records = records_of(conn, call)?;
-    let (legs, apart) = legs(conn, asked, (call, account.unwrap_or(&linkedid)), &records, true)?;
+    let records = records_of(conn, call, Ask::All)?;
+    let found = legs_of(conn, asked, call, &records, Ask::All)?.1;
+    let (legs, apart) = of_account(asked, account.unwrap_or(&linkedid), &records, found);
     let open = legs.iter().any(|leg| leg.state == Some(State::Recording));
     let complete = !open && settled(conn, asked, call, Timestamp(touched.max(end)))?;
     Ok(Some(Call {
@@ -116,27 +128,90 @@ pub(super) fn call(
 
 /// The legs of a call alone, for who finds out how each stands himself: a recording that is gone may
 /// be among them, unless there is another file of it. `id`: as [`call`]'s account.
-pub(super) fn joined(conn: &Connection, asked: &Asked<'_>, call: i64, id: &str) -> Sql<Vec<Leg>> {
-    let records = records_of(conn, call)?;
-    Ok(legs(conn, asked, (call, id), &records, false)?.0)
-}
-
-/// The legs of a call in their order, and how many were left out for their accountcode.
-fn legs(
+pub(super) fn joined(
     conn: &Connection,
     asked: &Asked<'_>,
-    (call, id): (i64, &str),
+    call: i64,
+    id: &str,
+) -> Sql<Vec<JoinedLeg>> {
+    let name: Option<String> = conn
+        .prepare_cached("SELECT name FROM call WHERE id = ?1")?
+        .query_row([call], |r| r.get(0))
+        .optional()?;
+    Ok(joined_legs(conn, asked, (call, &name.unwrap_or_default()), id)?.1)
+}
+
+/// Calls with at least so many recordings, after a cursor, each as [`joined`] has it. None only if
+/// there are no more.
+pub(super) fn list_joined(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    mut after: u64,
+    at_least: usize,
+    limit: usize,
+) -> Sql<Vec<Joined>> {
+    // As `list` has them, but that files of one recording are told apart below.
+    let text = "SELECT c.id, c.name FROM call c WHERE c.id > ?1 AND c.name <> ''
+            AND (SELECT count(*) FROM leg l WHERE l.call = c.id) >= ?2
+         ORDER BY c.id LIMIT ?3";
+    let limit = limit.min(limits::CALL_ANSWER_MAX);
+    loop {
+        let these = params![after.cast_signed(), at_least as i64, limit as i64];
+        let heads: Vec<(i64, String)> = all(conn, text, these, |r| Ok((r.get(0)?, r.get(1)?)))?;
+        let Some((last, _)) = heads.last() else { return Ok(Vec::new()) };
+        after = last.cast_unsigned();
+        let mut page = Vec::with_capacity(heads.len());
+        for (call, linkedid) in heads {
+            let (recordings, legs) = joined_legs(conn, asked, (call, &linkedid), &linkedid)?;
+            if recordings >= at_least {
+                page.push(Joined { id: call.cast_unsigned(), linkedid, legs });
+            }
+        }
+        if !page.is_empty() {
+            return Ok(page);
+        }
+    }
+}
+
+/// How many recordings a call has, and its legs.
+fn joined_legs(
+    conn: &Connection,
+    asked: &Asked<'_>,
+    (call, name): (i64, &str),
+    id: &str,
+) -> Sql<(usize, Vec<JoinedLeg>)> {
+    let records = records_of(conn, call, Ask::Legs)?;
+    let (recordings, found) = legs_of(conn, asked, call, &records, Ask::Legs)?;
+    let legs = of_account(asked, id, &records, found).0.into_iter().map(|leg| JoinedLeg {
+        node: leg.node,
+        start: leg.start,
+        called: called(&leg.records, name),
+    });
+    Ok((recordings, legs.collect()))
+}
+
+/// Whether a leg was recorded where the call went, not where it came from: on another channel than
+/// the one that the call is named after.
+fn called(records: &[CallRecord], name: &str) -> Option<bool> {
+    let mut channels = records.iter().filter(|r| r.origin == Origin::Cdr && !r.uniqueid.is_empty());
+    let first = channels.next()?;
+    Some(first.uniqueid != name && channels.all(|r| r.uniqueid != name))
+}
+
+/// Those of the legs that are of the call's accountcode, and how many are not.
+fn of_account(
+    asked: &Asked<'_>,
+    id: &str,
     records: &[CallRecord],
-    standing: bool,
-) -> Sql<(Vec<Leg>, usize)> {
-    let mut legs = legs_of(conn, asked, call, records, standing)?;
+    mut legs: Vec<Leg>,
+) -> (Vec<Leg>, usize) {
     let before = legs.len();
     if asked.same_account {
         let wanted = account_of(records, id);
         legs.retain(|leg| leg.records.is_empty() || belongs(leg, wanted));
     }
     let apart = before - legs.len();
-    Ok((legs, apart))
+    (legs, apart)
 }
 
 /// The accountcode of a call: that of the record of its id, or else of its earliest that has one.
@@ -153,13 +228,14 @@ fn belongs(leg: &Leg, account: &str) -> bool {
         .any(|r| r.accountcode.is_empty() || account.is_empty() || r.accountcode == account)
 }
 
+/// How many recordings a call has, and its legs in their order, those left out that are gone.
 fn legs_of(
     conn: &Connection,
     asked: &Asked<'_>,
     call: i64,
     records: &[CallRecord],
-    standing: bool,
-) -> Sql<Vec<Leg>> {
+    ask: Ask,
+) -> Sql<(usize, Vec<Leg>)> {
     let text = format!(
         "SELECT {KNOWN} FROM leg l JOIN recording n ON n.node = l.node
          WHERE l.call = ?1 ORDER BY l.node LIMIT ?2"
@@ -170,20 +246,21 @@ fn legs_of(
     for known in found {
         groups.entry(known.stem.clone()).or_default().push(known);
     }
-    let mut legs = Vec::with_capacity(groups.len());
+    let recordings = groups.len();
+    let mut legs = Vec::with_capacity(recordings);
     for files in groups.into_values() {
         // Which of several is taken depends on which are there.
-        let asked = asked.recordings.filter(|_| standing || files.len() > 1);
+        let standing = asked.recordings.filter(|_| ask == Ask::All || files.len() > 1);
         let mut group = Vec::with_capacity(files.len());
         for known in files {
             let said = records_naming(&known, records);
-            let Some(leg) = leg(conn, asked, &known, said)? else { continue };
+            let Some(leg) = leg(conn, standing, &known, (said, ask))? else { continue };
             group.push((known, leg));
         }
         legs.extend(best(group));
     }
     legs.sort_by(|a, b| (a.start, a.sequence, &a.path).cmp(&(b.start, b.sequence, &b.path)));
-    Ok(legs)
+    Ok((recordings, legs))
 }
 
 /// The records of a call that tell of a recording.
@@ -203,7 +280,7 @@ fn leg(
     conn: &Connection,
     recordings: Option<&dyn Recordings>,
     known: &Known,
-    mut records: Vec<CallRecord>,
+    (mut records, ask): (Vec<CallRecord>, Ask),
 ) -> Sql<Option<Leg>> {
     let mut path = path_buf(&known.path);
     let mut state = None;
@@ -216,7 +293,7 @@ fn leg(
         }
     }
     if records.is_empty() {
-        records.extend(name_record(conn, known.node)?);
+        records.extend(name_record(conn, known.node, ask)?);
     }
     let recorder = records.iter().filter(|r| r.origin == Origin::Cel).map(|r| r.start).min();
     let first = records.iter().map(|r| (r.start, r.sequence)).min();
@@ -228,10 +305,14 @@ fn leg(
 }
 
 /// What the name of a recording says.
-fn name_record(conn: &Connection, node: NodeId) -> Sql<Option<CallRecord>> {
+fn name_record(conn: &Connection, node: NodeId, ask: Ask) -> Sql<Option<CallRecord>> {
     let key = super::ingest::name_key(node);
-    let text = format!("SELECT {RECORD} FROM record r WHERE r.key = ?1");
-    conn.prepare_cached(&text)?.query_row([key], rows::record).optional()
+    let of = "FROM record r WHERE r.key = ?1";
+    let found = match ask {
+        Ask::All => all(conn, &format!("SELECT {RECORD} {of}"), [key], rows::record),
+        Ask::Legs => all(conn, &format!("SELECT {BRIEF} {of}"), [key], rows::brief),
+    };
+    Ok(found?.pop())
 }
 
 /// Of the files of one recording the one to be played.
@@ -309,7 +390,7 @@ pub(super) fn facts(conn: &Connection, known: &Known) -> Sql<Option<Facts>> {
         && let Some(call) = call
         && !known.uniqueid.is_empty()
     {
-        let records = records_of(conn, call)?;
+        let records = records_of(conn, call, Ask::All)?;
         let of = |id: &dyn Fn(&CallRecord) -> bool| -> Vec<CallRecord> {
             records.iter().filter(|r| r.origin == Origin::Cdr && id(r)).cloned().collect()
         };
@@ -322,7 +403,7 @@ pub(super) fn facts(conn: &Connection, known: &Known) -> Sql<Option<Facts>> {
     let matched = best.is_some();
     let record = match best {
         Some(record) => Some(record),
-        None => name_record(conn, known.node)?,
+        None => name_record(conn, known.node, Ask::All)?,
     };
     Ok(record.map(|record| Facts { record, linkedid, matched }))
 }

@@ -12,6 +12,9 @@ pub(super) const RECORD: &str = "r.origin, r.sequence, r.start, r.answer, r.ende
 /// How many those are.
 pub(super) const RECORD_COLUMNS: usize = 25;
 const TEXTS_FROM: usize = 7;
+/// Those that tell which recordings are of a call, and when; as [`brief`] expects them.
+pub(super) const BRIEF: &str = "r.origin, r.sequence, r.start, r.ended, r.uniqueid, r.linkedid, \
+     r.accountcode, r.recordingfile";
 
 /// A record from the columns of [`RECORD`].
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
@@ -29,4 +32,19 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
         *text = row.get(TEXTS_FROM + index)?;
     }
     Ok(record)
+}
+
+/// A record from the columns of [`BRIEF`]; what else it says is empty.
+pub(super) fn brief(row: &Row<'_>) -> rusqlite::Result<CallRecord> {
+    Ok(CallRecord {
+        origin: Origin::from_code(row.get(0)?),
+        sequence: row.get(1)?,
+        start: Timestamp(row.get(2)?),
+        end: Timestamp(row.get(3)?),
+        uniqueid: row.get(4)?,
+        linkedid: row.get(5)?,
+        accountcode: row.get(6)?,
+        recordingfile: row.get(7)?,
+        ..CallRecord::default()
+    })
 }

@@ -135,6 +135,7 @@ fn open_as_it_is(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(2))?;
     conn.set_prepared_statement_cache_capacity(64);
+    prepare_once(&conn)?;
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32000; PRAGMA trusted_schema = OFF;
@@ -155,12 +156,20 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_millis(200))?;
     conn.set_prepared_statement_cache_capacity(32);
+    prepare_once(&conn)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
     if source_of(&conn)?.is_none() {
         return Err(rusqlite::Error::InvalidPath(path.to_owned()));
     }
     Ok(conn)
+}
+
+/// Plans do not depend on the values that are bound: else SQLite prepares every statement with a
+/// bound LIMIT anew for each value, which takes longer than to run it. So a condition that a partial
+/// index asks for is written out, and a beginning of a text is asked for as a range.
+fn prepare_once(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
 
 /// A small thing that is remembered.

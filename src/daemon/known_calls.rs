@@ -3,7 +3,7 @@
 use crate::calls;
 use crate::catalog::Catalog;
 use crate::recording::ErrorClass;
-use crate::stitch::{CallLeg, Calls, ListedCall, Result, StitchError};
+use crate::stitch::{CallLeg, Calls, ListedCall, Result, Side, StitchError};
 use std::sync::Arc;
 
 /// The calls; none if there is no source of them, and then no joins are shown.
@@ -46,17 +46,21 @@ impl Calls for Recorded {
 
     fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>> {
         let page = self.0.list_joined(cursor, AT_LEAST, limit).map_err(unusable)?;
-        let of = |(call, legs): (calls::Listed, Vec<calls::Leg>)| ListedCall {
+        let of = |call: calls::Joined| ListedCall {
             cursor: call.id,
             linkedid: call.linkedid.into_bytes(),
-            legs: call_legs(legs),
+            legs: call_legs(call.legs),
         };
         Ok(page.into_iter().map(of).collect())
     }
 }
 
-fn call_legs(legs: Vec<calls::Leg>) -> Vec<CallLeg> {
-    let leg = |leg: calls::Leg| CallLeg { node: leg.node, start: Some(leg.start), side: None };
+fn call_legs(legs: Vec<calls::JoinedLeg>) -> Vec<CallLeg> {
+    let leg = |leg: calls::JoinedLeg| CallLeg {
+        node: leg.node,
+        start: Some(leg.start),
+        side: leg.called.map(|called| if called { Side::Agent } else { Side::Caller }),
+    };
     legs.into_iter().map(leg).collect()
 }
 

@@ -65,9 +65,9 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// The customer's.
+    /// That of who called.
     Caller,
-    /// The agent's.
+    /// That of who was called: the agent's, of a call that comes in.
     Agent,
 }
 
@@ -170,11 +170,16 @@ pub struct Plan {
 impl Plan {
     /// Decides on a join of these legs, which are in the order of their time.
     pub fn new(mut legs: Vec<Leg>, options: &Options) -> Plan {
-        let sides = legs.iter().any(|l| l.side.is_some());
+        let heard = |side: Side| legs.iter().any(|l| l.audio.is_ok() && l.side == Some(side));
         let layout = match options.layout {
-            Layout::Stereo if !sides => Layout::Timeline,
+            // Else one ear would hear nothing.
+            Layout::Stereo if !heard(Side::Caller) || !heard(Side::Agent) => Layout::Timeline,
             layout => layout,
         };
+        if layout != Layout::Stereo {
+            // What does not count must not make it another join.
+            legs.iter_mut().for_each(|leg| leg.side = None);
+        }
         let form = mapped(&legs).filter(|_| layout == Layout::Concat).unwrap_or_else(|| {
             let rates = legs.iter().filter_map(|l| l.audio.as_ref().ok()).map(|a| a.rate);
             let rate = match options.rate {

@@ -5,8 +5,9 @@ use super::{Result, StitchError};
 use crate::codec::{self, Resampler};
 use crate::recording::ErrorClass;
 use bytes::{Bytes, BytesMut};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Samples decoded at a time, of each channel.
 const AT_ONCE: u64 = 32_768;
@@ -24,22 +25,25 @@ pub trait LegReader {
 #[derive(Debug)]
 pub struct Join {
     plan: Plan,
-    /// By the rate of legs.
-    filters: HashMap<u32, Resampler>,
+    /// By the rate of legs. Made when it is read first: most are only looked at.
+    filters: OnceLock<HashMap<u32, Resampler>>,
 }
 
 impl Join {
     /// A plan, ready to be read.
     pub fn new(plan: Plan) -> Join {
-        let mut filters = HashMap::new();
-        if let Form::Mixed { rate, .. } = plan.form {
-            for audio in plan.legs.iter().filter_map(|l| l.audio.as_ref().ok()) {
-                if let Some(filter) = Resampler::new(audio.rate, rate) {
-                    filters.insert(audio.rate, filter);
-                }
-            }
-        }
-        Join { plan, filters }
+        Join { plan, filters: OnceLock::new() }
+    }
+
+    fn filter(&self, from: u32) -> Option<&Resampler> {
+        let make = || {
+            let Form::Mixed { rate, .. } = self.plan.form else { return HashMap::new() };
+            let rates = self.plan.legs.iter().filter_map(|l| Some(l.audio.as_ref().ok()?.rate));
+            // Each once: legs mostly have one rate.
+            let rates: HashSet<u32> = rates.collect();
+            rates.into_iter().filter_map(|from| Some((from, Resampler::new(from, rate)?))).collect()
+        };
+        self.filters.get_or_init(make).get(&from)
     }
 
     /// The plan.
@@ -146,7 +150,7 @@ impl Join {
     /// Samples of a leg at the rate of the join.
     fn heard(&self, legs: &dyn LegReader, placed: &Placed, part: Range<u64>) -> Result<Vec<i16>> {
         let Some((leg, audio)) = self.leg(placed) else { return Ok(Vec::new()) };
-        let Some(filter) = self.filters.get(&audio.rate) else { return Ok(Vec::new()) };
+        let Some(filter) = self.filter(audio.rate) else { return Ok(Vec::new()) };
         let needs = filter.needs(&part, audio.samples);
         let mut read = |offset, len| legs.read(placed.leg, offset, len);
         let samples = codec::decode(audio, needs.clone(), &mut read)?;
@@ -167,5 +171,44 @@ fn shorter(leg: &Leg) -> StitchError {
         leg: leg.path.clone(),
         detail: "it is shorter than when the join was opened; open the join again".to_owned(),
         class: ErrorClass::Corrupt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Options;
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::codec::{Audio, Coding};
+    use crate::recording::NodeId;
+
+    struct Silence;
+
+    impl LegReader for Silence {
+        fn read(&self, _: usize, _: u64, len: usize) -> Result<Bytes> {
+            Ok(vec![0; len].into())
+        }
+    }
+
+    #[test]
+    fn regression_a_join_that_is_only_looked_at_makes_no_filter() {
+        let leg = |rate| {
+            let coding = Coding::Pcm16;
+            let audio = Audio { coding, rate, channels: 1, at: 44, samples: 9_000 };
+            Leg {
+                node: NodeId(rate.into()),
+                path: String::new(),
+                size: 18_044,
+                mtime: Timestamp(1),
+                start: None,
+                side: None,
+                audio: Ok(audio),
+            }
+        };
+        let legs = vec![leg(44_100), leg(16_000), leg(44_100)];
+        let join = Join::new(Plan::new(legs, &Options::default()));
+        assert!(join.filters.get().is_none());
+        assert_eq!(join.read(&Silence, 0, 1 << 20).unwrap().len() as u64, join.plan().len());
+        assert_eq!(join.filters.get().unwrap().len(), 2);
     }
 }

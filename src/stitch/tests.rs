@@ -300,6 +300,38 @@ fn a_join_is_told_by_its_legs_not_by_their_names() {
 }
 
 #[test]
+fn stereo_needs_both_sides_and_no_other_layout_heeds_them() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let bytes = wav(Coding::Pcm16, 8_000, 1, 100, &mut random);
+    let made = |layout, sides: [Option<Side>; 2]| {
+        let legs = sides.iter().enumerate().map(|(n, side)| {
+            let start = 20 * n as i64;
+            Leg { side: *side, ..leg(n, "a.wav", &bytes, start) }
+        });
+        Plan::new(legs.collect(), &Options { layout, ..Options::default() })
+    };
+    let (caller, agent) = (Some(Side::Caller), Some(Side::Agent));
+    let both = made(Layout::Stereo, [caller, agent]);
+    assert_eq!(both.form, Form::Mixed { rate: 8_000, channels: 2 });
+    let files = Files { files: vec![bytes.clone().into(); 2], reads: AtomicUsize::default() };
+    let join = Join::new(both);
+    let read = whole(&join, &files, 1_000);
+    // The second leg begins 160 samples later, when the first is over.
+    let frame = |n: usize| read[44 + n * 4..][..4].to_vec();
+    let sample = |n: usize| &bytes[44 + n * 2..][..2];
+    for n in 0..100 {
+        assert_eq!(frame(n), [sample(n), &[0, 0]].concat());
+        assert_eq!(frame(160 + n), [&[0, 0][..], sample(n)].concat());
+    }
+    let timeline = made(Layout::Timeline, [None, None]);
+    for sides in [[caller, caller], [None, agent], [None, None]] {
+        assert_eq!(made(Layout::Stereo, sides), timeline);
+    }
+    let concat = made(Layout::Concat, [None, None]);
+    assert_eq!(made(Layout::Concat, [agent, caller]).digest(), concat.digest());
+}
+
+#[test]
 fn every_id_has_a_name_and_every_name_its_id() {
     assert_eq!(file_name(b"1795228029.0"), "1795228029.0.wav");
     assert_eq!(file_name(b"pbx-1.2/../x y"), "pbx-1.2%2F..%2Fx%20y.wav");

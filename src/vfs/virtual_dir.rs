@@ -8,6 +8,7 @@
 use super::handle::OpenKind;
 use super::listing::{ListEntry, Take};
 use super::open::Opened;
+use super::xattrs::LABEL;
 use super::{Entry, RemoteError, Result, SetAttr, Vfs, VfsError, Waits};
 use crate::recording::{Attr, Kind, NodeId, Reader};
 use crate::stitch::{Missing, StitchError, Stitched};
@@ -192,6 +193,10 @@ impl Vfs {
     }
 
     pub(super) fn xattr_virtual(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
+        // As everywhere: `ls -l` asks for it once then, and not for each name.
+        if key == LABEL {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         let what = key.strip_prefix(b"user.spoolfs.").ok_or(Errno::NODATA)?;
         let value = self.stitched()?.xattr(id, what);
         Ok(value.map(String::into_bytes).ok_or(Errno::NODATA)?)

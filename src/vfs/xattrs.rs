@@ -11,7 +11,7 @@ use rustix::io::Errno;
 const VIRTUAL: &[u8] = b"user.spoolfs.";
 /// A label for SELinux. Where that runs, the kernel answers for it by itself, as for every FUSE file
 /// system; where it does not, it means nothing, and who is told so does not ask for each file.
-const LABEL: &[u8] = b"security.selinux";
+pub(super) const LABEL: &[u8] = b"security.selinux";
 /// `setxattr(2)`: fail if it exists.
 const CREATE: u32 = 1;
 /// `setxattr(2)`: fail if it does not.

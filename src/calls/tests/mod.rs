@@ -276,6 +276,44 @@ fn gaps_are_answered_calls_without_recording_and_recordings_without_record() {
 }
 
 #[test]
+fn what_joining_needs_is_the_same_by_the_page_and_by_the_call() {
+    for (source, from) in sources() {
+        let place = Place::new();
+        place.fixtures();
+        let calls = place.start(from);
+        for at_least in [1, 2] {
+            let page = calls.list_joined(0, at_least, 100).expect("list");
+            let ids: Vec<u64> = page.iter().map(|one| one.id).collect();
+            let listed = calls.list(0, at_least, 100).expect("list");
+            assert_eq!(ids, listed.iter().map(|one| one.id).collect::<Vec<_>>(), "{source}");
+            let mut one_by_one = Vec::new();
+            while let Some(next) = calls
+                .list_joined(one_by_one.last().copied().unwrap_or(0), at_least, 1)
+                .expect("list")
+                .pop()
+            {
+                one_by_one.push(next.id);
+            }
+            assert_eq!(one_by_one, ids, "{source}");
+            for one in page {
+                let call = calls.legs(&one.linkedid).expect("ask").expect("call");
+                let legs: Vec<_> = one.legs.iter().map(|l| (l.node, l.start)).collect();
+                assert_eq!(legs, call.legs.iter().map(|l| (l.node, l.start)).collect::<Vec<_>>());
+                assert_eq!(calls.joined(&one.linkedid).expect("ask"), one.legs, "{source}");
+            }
+        }
+        // Who called is heard on the channel that the call is named after.
+        let call = calls.legs("1795228029.1").expect("ask").expect("call");
+        let kinds = call.legs.iter().map(|leg| kind(&leg.path));
+        let called = calls.joined("1795228029.1").expect("ask");
+        let told: Vec<_> = kinds.zip(called.iter().map(|leg| leg.called)).collect();
+        let wanted = [("external", Some(false)), ("q", Some(true)), ("exten", Some(true))];
+        assert_eq!(told, wanted.map(|(kind, called)| (kind.to_owned(), called)), "{source}");
+        assert_eq!(calls.joined("1795228032.23").expect("ask"), called, "by any of its ids");
+    }
+}
+
+#[test]
 fn a_call_in_progress_is_not_complete() {
     let place = Place::new();
     place.fixtures();

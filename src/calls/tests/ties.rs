@@ -269,3 +269,21 @@ fn regression_a_new_id_does_not_look_through_all_recordings() {
         .expect("a plan");
     assert!(plan.iter().any(|line| line.contains("INDEX recording_uniqueid")), "{plan:?}");
 }
+
+#[test]
+fn regression_a_statement_with_a_limit_is_prepared_once() {
+    let place = Place::new();
+    let path = place.dir.path().join("calls.sqlite");
+    let writer = schema::open(&path, "x").expect("open");
+    let reader = schema::open_reader(&path).expect("open");
+    for conn in [writer, reader] {
+        let text = "SELECT id FROM record WHERE call = ?1 ORDER BY start LIMIT ?2";
+        let mut statement = conn.prepare(text).expect(text);
+        for value in 0..10 {
+            let rows: rusqlite::Result<Vec<i64>> =
+                statement.query_map([value, 5 + value], |r| r.get(0)).and_then(Iterator::collect);
+            assert_eq!(rows.expect("rows"), [0; 0]);
+        }
+        assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+    }
+}
