@@ -331,8 +331,12 @@ pub const REBUILD_NEAR: usize = 2048;
 pub const REBUILD_CACHE_BYTES: usize = 32 << 20;
 /// Things that a rebuild asks for and hands on in one go.
 pub const REBUILD_BATCH: usize = 1000;
-/// Calls whose legs are looked at in one go.
+/// Recordings, or calls, looked at in one go.
 pub const STITCH_LOOK_AHEAD: usize = 256;
+/// Recordings that were being recorded when they were looked at, and are again.
+pub const STITCH_LATER_MAX: usize = 4096;
+/// So many times as many that are remembered are looked at in one go, whether they are still there.
+pub const STITCH_FORGET_PAGES: usize = 8;
 /// Calls whose legs are looked at in one go for a listing.
 pub const STITCH_PAGE: usize = 64;
 /// Pages of listings that wait for the next reply.
@@ -341,8 +345,8 @@ pub const STITCH_PAGES_AHEAD: usize = 8;
 pub const STITCH_PIECE_BYTES: usize = 1 << 20;
 /// Notes of open joins, before those that were closed are left out.
 pub const STITCH_NOTES_BYTES: u64 = 1 << 20;
-/// How often new calls are looked at for their legs' formats.
-pub const STITCH_LOOK: Duration = Duration::from_secs(60);
+/// How often new recordings are looked at for their formats.
+pub const STITCH_LOOK: Duration = Duration::from_secs(10);
 /// Pause between two such looks while there are more.
 pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 

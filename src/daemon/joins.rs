@@ -6,9 +6,10 @@ use crate::config;
 use crate::content::Content;
 use crate::limits;
 use crate::lower::{Dir, Lower, LowerStat, stat_file};
-use crate::recording::{Attr, ErrorClass, NodeId, State};
+use crate::recording::{Attr, ErrorClass, NodeId, State, is_audio};
 use crate::stitch::{
-    self, Calls, Leg, Recordings, Setting, Source, Standing, StitchError, Stitched, Tier,
+    self, Calls, Leg, Looked, Named, Recordings, Setting, Source, Standing, StitchError, Stitched,
+    Tier,
 };
 use bytes::Bytes;
 use rustix::fs::OFlags;
@@ -64,17 +65,17 @@ pub(super) fn directory(
     Some(Arc::new(Stitched::new(setting, calls, Arc::new(places), state, runtime, resume)))
 }
 
-/// Finds out what legs are, while they are local. Ends when the answer is dropped.
+/// Finds out what recordings are, while they are local. Ends when the answer is dropped.
 pub(super) fn look_ahead(stitched: Arc<Stitched>) -> std::io::Result<Sender<()>> {
     let (stop, stopped) = channel::<()>();
     let look = move || {
-        let mut cursor = 0;
+        let mut looked = Looked::default();
         loop {
             let mut pause = limits::STITCH_LOOK;
-            match stitched.look_ahead(cursor) {
-                Ok(Some(next)) => (cursor, pause) = (next, limits::STITCH_PAUSE),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "calls can not be looked at now"),
+            match stitched.look_ahead(&mut looked) {
+                Ok(true) => pause = limits::STITCH_PAUSE,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "recordings can not be looked at now"),
             }
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
@@ -209,6 +210,14 @@ impl Recordings for Places {
             }
             Err(error) => nodes.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    fn named_after(&self, cursor: u64, limit: usize) -> stitch::Result<Named> {
+        let page = self.catalog.names_after(cursor, limit);
+        let page = page.map_err(|e| error(Path::new(""), e.to_string(), e.class()))?;
+        let recordings = page.rows.iter().filter(|named| is_audio(&named.path));
+        let nodes = recordings.map(|named| named.row.id).collect();
+        Ok(Named { nodes, cursor: page.cursor, more: page.more })
     }
 
     fn open(&self, leg: &Leg) -> stitch::Result<Box<dyn Source>> {

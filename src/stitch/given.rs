@@ -86,11 +86,28 @@ pub struct Standing {
     pub growing: bool,
 }
 
+/// Some recordings, in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The recordings.
+    pub nodes: Vec<NodeId>,
+    /// To be passed to the next question.
+    pub cursor: u64,
+    /// There are more.
+    pub more: bool,
+}
+
 /// Recordings, as far as joins need them.
 pub trait Recordings: Send + Sync {
     /// How recordings stand, each in its place, asked for at once; none if it is gone, an error if
     /// it can not be told now. Waits for no target.
     fn standings(&self, nodes: &[NodeId]) -> Vec<Result<Option<Standing>>>;
+
+    /// Recordings whose names were made after a cursor; 0 is the beginning.
+    ///
+    /// # Errors
+    /// If it can not be told now.
+    fn named_after(&self, cursor: u64, limit: usize) -> Result<Named>;
 
     /// Its bytes. Waits for no target; reading may.
     ///

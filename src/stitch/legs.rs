@@ -8,13 +8,13 @@ use super::plan::{Leg, Plan};
 use super::service::{Missing, Stitched};
 use crate::codec;
 use crate::limits;
-use crate::recording::{Attr, Kind};
+use crate::recording::{Attr, Kind, NodeId};
 
 /// The plan of a call as it is now, and what `stat` shows of it.
 pub(super) type Planned = std::result::Result<(Plan, Attr), Missing>;
 
 /// A recording of a call that is there.
-struct Found {
+pub(super) struct Found {
     leg: Leg,
     attr: Attr,
     tier: Tier,
@@ -25,7 +25,7 @@ struct Found {
 }
 
 impl Found {
-    fn new(of: &CallLeg, standing: Standing) -> Found {
+    pub fn new(of: &CallLeg, standing: Standing) -> Found {
         let CallLeg { node, start, side } = *of;
         let Standing { path, attr, tier, growing } = standing;
         let path = path.to_string_lossy().into_owned();
@@ -33,6 +33,15 @@ impl Found {
         let audio = Err(why.to_owned());
         let leg = Leg { node, path, size: attr.size, mtime: attr.mtime, start, side, audio };
         Found { leg, attr, tier, growing, new: false, missing: None }
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.leg.node
+    }
+
+    /// Its header could not be read.
+    pub fn failed(&self) -> bool {
+        matches!(self.missing, Some(Missing::Failed(_)))
     }
 
     fn name(&self) -> &str {
@@ -58,6 +67,12 @@ impl Stitched {
         let mut found = self.found(calls);
         let mut legs: Vec<&mut Found> =
             found.iter_mut().flatten().flatten().filter(|leg| !leg.growing).collect();
+        self.learn(&mut legs, wait);
+        found.into_iter().map(|legs| self.decide(legs?)).collect()
+    }
+
+    /// Finds out what recordings are and keeps it; of one that is not local only with `wait`.
+    pub(super) fn learn(&self, legs: &mut [&mut Found], wait: bool) {
         let keys: Vec<Key<'_>> = legs.iter().map(|leg| leg.key()).collect();
         let known = self.memory.recall(&keys);
         for (leg, known) in legs.iter_mut().zip(known) {
@@ -72,7 +87,6 @@ impl Stitched {
         }
         let new = legs.iter().filter(|leg| leg.new);
         self.memory.keep(&new.map(|leg| (leg.key(), &leg.leg.audio)).collect::<Vec<_>>());
-        found.into_iter().map(|legs| self.decide(legs?)).collect()
     }
 
     /// The recordings of each call that are there.
@@ -110,20 +124,6 @@ impl Stitched {
         let mtime = plan.mtime();
         let attr = Attr { size: plan.len(), mtime, ctime: mtime, atime: mtime, ..attr };
         Ok((plan, attr))
-    }
-
-    /// Finds out what the legs of calls behind a cursor are while they are local, so that nobody
-    /// has to fetch a header later. Answers the cursor to go on from; none at the end.
-    ///
-    /// # Errors
-    /// If call records can not be read now.
-    pub fn look_ahead(&self, cursor: u64) -> Result<Option<u64>> {
-        let calls = self.calls.with_legs(cursor, limits::STITCH_LOOK_AHEAD)?;
-        let last = calls.last().map(|call| call.cursor);
-        let legs: Vec<Vec<CallLeg>> = calls.into_iter().map(|call| call.legs).collect();
-        // What is not local is found out when somebody asks.
-        let _not_now = self.plans(&legs, false);
-        Ok(last)
     }
 }
 

@@ -137,10 +137,10 @@ fn seen_as(next: u64, linkedid: &[u8], planned: Planned) -> Option<Seen> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{
-        CallLeg, Calls, Leg, ListedCall, Options, Recordings, Setting, Source, Standing,
-        StitchError, Tier,
+        CallLeg, Calls, Leg, ListedCall, Looked, Named, Options, Recordings, Setting, Source,
+        Standing, StitchError, Tier,
     };
     use super::*;
     use crate::clock::Timestamp;
@@ -149,17 +149,21 @@ mod tests {
     use bytes::Bytes;
     use std::collections::HashSet;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     /// Calls of two legs each; of call N these have the numbers 2 N and 2 N + 1.
     #[derive(Default)]
-    struct Pbx {
-        calls: u64,
+    pub(in crate::stitch) struct Pbx {
+        pub calls: u64,
         /// Recordings that are in a target only.
-        released: HashSet<u64>,
-        gone: HashSet<u64>,
-        questions: AtomicUsize,
-        opens: AtomicUsize,
+        pub released: Mutex<HashSet<u64>>,
+        pub gone: Mutex<HashSet<u64>>,
+        /// Those that are being recorded.
+        pub growing: Mutex<HashSet<u64>>,
+        /// The last that has a name; 0: all have.
+        pub named: AtomicU64,
+        pub questions: AtomicUsize,
+        pub opens: AtomicUsize,
     }
 
     fn audio(node: u64) -> Bytes {
@@ -236,12 +240,22 @@ mod tests {
         fn standings(&self, nodes: &[NodeId]) -> Vec<Result<Option<Standing>>> {
             self.asked();
             let of = |node: &NodeId| {
-                let tier = if self.released.contains(&node.0) { Tier::Target } else { Tier::Local };
+                let released = self.released.lock().contains(&node.0);
+                let tier = if released { Tier::Target } else { Tier::Local };
                 let (path, attr) = (format!("{}.wav", node.0).into(), self.attr(*node));
-                let standing = Standing { path, attr, tier, growing: false };
-                Ok((!self.gone.contains(&node.0)).then_some(standing))
+                let growing = self.growing.lock().contains(&node.0);
+                let standing = Standing { path, attr, tier, growing };
+                Ok((!self.gone.lock().contains(&node.0)).then_some(standing))
             };
             nodes.iter().map(of).collect()
+        }
+
+        fn named_after(&self, cursor: u64, limit: usize) -> Result<Named> {
+            let all = self.calls * 2 + 1;
+            let last = Some(self.named.load(Ordering::Relaxed)).filter(|n| *n > 0).unwrap_or(all);
+            let nodes: Vec<NodeId> = (cursor.max(1) + 1..=last).take(limit).map(NodeId).collect();
+            let cursor = nodes.last().map_or(cursor, |node| node.0);
+            Ok(Named { more: nodes.len() == limit, nodes, cursor })
         }
 
         fn open(&self, leg: &Leg) -> Result<Box<dyn Source>> {
@@ -272,7 +286,7 @@ mod tests {
         }
     }
 
-    fn stitched(pbx: &Arc<Pbx>, state: &std::path::Path) -> Stitched {
+    pub(in crate::stitch) fn stitched(pbx: &Arc<Pbx>, state: &std::path::Path) -> Stitched {
         let join = Options::default();
         let setting = Setting { directory: "stitched".into(), listed: true, join };
         Stitched::new(setting, Arc::new(pbx.clone()), Arc::new(pbx.clone()), state, None, false)
@@ -327,7 +341,7 @@ mod tests {
     #[test]
     fn a_listing_in_any_pieces_gives_each_call_once() {
         let place = tempfile::tempdir().unwrap();
-        let gone = (300..500).chain([7, 20, 21]).collect();
+        let gone = Mutex::new((300..500).chain([7, 20, 21]).collect());
         let pbx = Arc::new(Pbx { calls: 300, gone, ..Pbx::default() });
         let stitched = stitched(&pbx, place.path());
         // Of calls 150 to 249 nothing is left, nor of call 10; of call 3 one leg.
@@ -345,9 +359,9 @@ mod tests {
         let pbx = Arc::new(Pbx { calls: 2, ..Pbx::default() });
         // Call 1 was looked at while it was local.
         stitched(&Arc::new(Pbx { calls: 1, ..Pbx::default() }), place.path())
-            .look_ahead(0)
+            .look_ahead(&mut Looked::default())
             .unwrap();
-        let released = HashSet::from([2, 3, 4, 5]);
+        let released = Mutex::new(HashSet::from([2, 3, 4, 5]));
         let pbx = Arc::new(Pbx { released, ..Arc::into_inner(pbx).unwrap() });
         let found = listed(&stitched(&pbx, place.path()), 10);
         assert_eq!(found.len(), 2);

@@ -1,5 +1,6 @@
 //! What recordings are, remembered: a join must know how long its legs are without reading them,
-//! also when they are in a target.
+//! also when they are in a target. What is remembered of those that are gone is forgotten
+//! (`watch.rs`), so there are not more rows than recordings.
 //!
 //! `stitched.sqlite` in the state directory, a table and no more. It may be deleted at any time;
 //! then headers are read again. It is never waited for on the way of a call.
@@ -66,6 +67,29 @@ impl Memory {
         keys.iter().map(|key| recall(&connection, *key)).collect()
     }
 
+    /// Recordings of which something is remembered, after this one.
+    pub fn after(&self, node: NodeId, limit: usize) -> Vec<NodeId> {
+        let Some(connection) = &self.0 else { return Vec::new() };
+        nodes_after(&connection.lock(), node, limit).unwrap_or_default()
+    }
+
+    /// Forgets recordings.
+    pub fn forget(&self, nodes: &[NodeId]) {
+        let Some(connection) = self.0.as_ref().filter(|_| !nodes.is_empty()) else { return };
+        let connection = connection.lock();
+        let forgotten = connection.unchecked_transaction().and_then(|transaction| {
+            for node in nodes {
+                transaction
+                    .prepare_cached("DELETE FROM audio WHERE node = ?1")?
+                    .execute([node.0.cast_signed()])?;
+            }
+            transaction.commit()
+        });
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "recordings that are gone could not be forgotten");
+        }
+    }
+
     /// Keeps what was found out, in the place of what older contents were.
     pub fn keep(&self, found: &[(Key<'_>, &Result<Audio, String>)]) {
         let Some(connection) = self.0.as_ref().filter(|_| !found.is_empty()) else { return };
@@ -80,6 +104,20 @@ impl Memory {
             tracing::debug!(%error, "what recordings are could not be kept");
         }
     }
+}
+
+fn nodes_after(
+    connection: &Connection,
+    node: NodeId,
+    limit: usize,
+) -> rusqlite::Result<Vec<NodeId>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached("SELECT node FROM audio WHERE node > ?1 ORDER BY node LIMIT ?2")?
+        .query_map([node.0.cast_signed(), limit], |row| {
+            Ok(NodeId(row.get::<_, i64>(0)?.cast_unsigned()))
+        })?
+        .collect()
 }
 
 fn recall(connection: &Connection, key: Key<'_>) -> Option<Result<Audio, String>> {
@@ -129,7 +167,12 @@ mod tests {
             Key { suffix: "alaw", ..key },
             key,
         ];
-        assert_eq!(memory.recall(&others), [Some(no.clone()), None, None, None, Some(no)]);
+        let found = Some(no.clone());
+        assert_eq!(memory.recall(&others), [found.clone(), None, None, None, found]);
+        assert_eq!(memory.after(NodeId(0), 10), [NodeId(7)]);
+        assert_eq!(memory.after(NodeId(7), 10), []);
+        memory.forget(&[NodeId(7), NodeId(8)]);
+        assert_eq!(memory.recall(&[key]), [None]);
         let nowhere = Memory::open(&dir.path().join("none"));
         nowhere.keep(&[(key, &Err(String::new()))]);
         assert_eq!(nowhere.recall(&[key]), [None]);

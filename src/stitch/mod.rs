@@ -18,12 +18,14 @@ mod read;
 mod service;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub use given::{CallLeg, Calls, ListedCall, Recordings, Source, Standing, Tier};
+pub use given::{CallLeg, Calls, ListedCall, Named, Recordings, Source, Standing, Tier};
 pub use name::{file_name, is_hashed, linkedid};
 pub use plan::{Form, LargeFiles, Layout, Leg, Options, Placed, Plan, Rate, Side};
 pub use read::{Join, LegReader};
 pub use service::{Missing, Setting, Stitched};
+pub use watch::Looked;
 
 use crate::recording::ErrorClass;
 
