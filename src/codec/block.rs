@@ -1,11 +1,11 @@
 //! Samples from any position on.
 //!
-//! A GSM decoder remembers what it decoded before. So that the same sample comes out whoever asks
-//! and in whatever order, the file is cut into stretches of ten seconds, and each is decoded from
-//! one second before it with a decoder that has seen nothing. By then it hears what a decoder
-//! would that had begun at the start.
+//! A decoder of GSM or G.722 remembers what it decoded before. So that the same sample comes out
+//! whoever asks and in whatever order, the file is cut into stretches of ten seconds, and each is
+//! decoded from one second before it with a decoder that has seen nothing. By then it hears what a
+//! decoder would that had begun at the start. `packed.rs` has the same for frames of any length.
 
-use super::{Audio, Coding, g711};
+use super::{Audio, Coding, g711, g722, mp3};
 use crate::sys::gsm::{self, Decoder};
 use bytes::Bytes;
 use std::ops::Range;
@@ -31,7 +31,8 @@ pub fn decode<E>(
         return Ok(Vec::new());
     }
     match audio.coding {
-        Coding::Gsm | Coding::Wav49 => frames(audio, samples, read),
+        Coding::Gsm | Coding::Wav49 | Coding::G722 => frames(audio, samples, read),
+        Coding::Mp3 => packed(audio, samples, read),
         _ => single(audio, samples, read),
     }
 }
@@ -76,7 +77,10 @@ fn frames<E>(
     samples: Range<u64>,
     read: super::ReadAt<'_, E>,
 ) -> Result<Vec<i16>, E> {
-    let frame = gsm::FRAME_SAMPLES as u64;
+    let frame = match audio.coding {
+        Coding::G722 => (g722::FRAME_BYTES * g722::SAMPLES) as u64,
+        _ => gsm::FRAME_SAMPLES as u64,
+    };
     let mut out = Vec::new();
     let mut at = samples.start;
     while at < samples.end {
@@ -96,12 +100,42 @@ fn frames<E>(
     Ok(out)
 }
 
+/// Codings whose frames have no fixed length.
+fn packed<E>(
+    audio: &Audio,
+    mut samples: Range<u64>,
+    read: super::ReadAt<'_, E>,
+) -> Result<Vec<i16>, E> {
+    let mut out = Vec::new();
+    while let Some(span) = audio.frames.as_ref().and_then(|frames| frames.span(&samples)) {
+        let len = usize::try_from(span.bytes.end - span.bytes.start).unwrap_or(0);
+        let bytes = read(span.bytes.start, len)?;
+        if bytes.len() < len {
+            break;
+        }
+        let mut decoded = mp3::decode(audio, &span, &bytes);
+        let skip = usize::try_from(span.skip).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(span.samples).unwrap_or(usize::MAX);
+        // What was a frame when it was looked for, and is none to the decoder, is silence.
+        decoded.resize(skip.saturating_add(wanted), 0);
+        out.extend(decoded.drain(skip..));
+        samples.start += span.samples;
+    }
+    Ok(out)
+}
+
 /// Decodes these frames with a decoder that has seen nothing.
 fn decode_frames<E>(
     audio: &Audio,
     frames: Range<u64>,
     read: super::ReadAt<'_, E>,
 ) -> Result<Vec<i16>, E> {
+    if audio.coding == Coding::G722 {
+        let octet = |frame: u64| (frame * g722::FRAME_BYTES as u64).min(audio.samples.div_ceil(2));
+        let bytes = read_blocks(audio, octet(frames.start)..octet(frames.end), read)?;
+        let mut decoder = g722::Decoder::new();
+        return Ok(bytes.iter().flat_map(|octet| decoder.decode(*octet)).collect());
+    }
     let paired = audio.coding == Coding::Wav49;
     let blocks = if paired { frames.start / 2..frames.end.div_ceil(2) } else { frames };
     let bytes = read_blocks(audio, blocks, read)?;

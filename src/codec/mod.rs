@@ -8,11 +8,15 @@
 mod block;
 pub mod flac;
 mod g711;
+mod g722;
+mod mp3;
+mod packed;
 mod resample;
 mod stored;
 mod wav;
 
 pub use block::decode;
+pub use packed::Frames;
 pub use resample::{Resampler, resampled};
 pub use stored::{Restorer, restored, stored_range};
 pub use wav::header as wav_header;
@@ -45,13 +49,18 @@ pub enum Coding {
     Gsm,
     /// GSM 06.10 as Microsoft packs it: two frames in 65 bytes.
     Wav49,
+    /// G.722 at 64 kbit/s: two samples of 16 kHz in an octet.
+    G722,
+    /// MPEG audio layer III.
+    Mp3,
 }
 
 impl Coding {
-    /// Bytes of the smallest part that can be decoded, for one channel.
+    /// Bytes of the smallest part that can be decoded, for one channel; 1 where that is not the same
+    /// everywhere.
     pub fn block_bytes(self) -> u64 {
         match self {
-            Coding::Pcm8 | Coding::Ulaw | Coding::Alaw => 1,
+            Coding::Pcm8 | Coding::Ulaw | Coding::Alaw | Coding::G722 | Coding::Mp3 => 1,
             Coding::Pcm16 => 2,
             Coding::Pcm24 => 3,
             Coding::Pcm32 => 4,
@@ -65,6 +74,7 @@ impl Coding {
         match self {
             Coding::Gsm => 160,
             Coding::Wav49 => 320,
+            Coding::G722 => 2,
             _ => 1,
         }
     }
@@ -76,7 +86,7 @@ impl Coding {
 }
 
 /// What a recording is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Audio {
     /// How samples are written down.
     pub coding: Coding,
@@ -88,6 +98,9 @@ pub struct Audio {
     pub at: u64,
     /// Samples of each channel.
     pub samples: u64,
+    /// Where they are, if that can not be reckoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<Box<Frames>>,
 }
 
 /// Why a file is not taken for audio. The text is for people.
@@ -99,7 +112,8 @@ pub struct NotAudio(pub String);
 pub type ReadAt<'a, E> = &'a mut dyn FnMut(u64, usize) -> Result<bytes::Bytes, E>;
 
 /// What the file of this name and length is, by its header; by its suffix where the format has
-/// none (`.sln16`, `.ulaw`, `.gsm`). Reads some hundred bytes, 4 KiB at a time.
+/// none (`.sln16`, `.ulaw`, `.gsm`). Reads some hundred bytes, 4 KiB at a time; of an MP3 file all of
+/// it.
 ///
 /// # Errors
 /// What `read` fails with.
@@ -116,14 +130,22 @@ pub fn probe<E>(name: &[u8], len: u64, read: ReadAt<'_, E>) -> Result<Result<Aud
             _ => {}
         }
     }
+    if suffix(name).eq_ignore_ascii_case("mp3") {
+        window.read_far();
+        return mp3::parse(&mut window);
+    }
     Ok(raw(name, len))
+}
+
+fn suffix(name: &[u8]) -> String {
+    let suffix = name.iter().rposition(|b| *b == b'.').and_then(|at| name.get(at + 1..));
+    suffix.map(String::from_utf8_lossy).unwrap_or_default().into_owned()
 }
 
 /// A file without a header, by its suffix. Asterisk's names: format_sln.c, format_pcm.c,
 /// format_gsm.c. Case counts: `.WAV` is not `.wav`.
 fn raw(name: &[u8], len: u64) -> Result<Audio, NotAudio> {
-    let suffix = name.iter().rposition(|b| *b == b'.').and_then(|at| name.get(at + 1..));
-    let suffix = suffix.map(String::from_utf8_lossy).unwrap_or_default();
+    let suffix = suffix(name);
     let kind = match &*suffix {
         "sln" | "raw" => (Coding::Pcm16, 8_000),
         "sln12" => (Coding::Pcm16, 12_000),
@@ -137,6 +159,7 @@ fn raw(name: &[u8], len: u64) -> Result<Audio, NotAudio> {
         "ulaw" | "ul" | "mu" | "ulw" | "pcm" => (Coding::Ulaw, 8_000),
         "alaw" | "al" | "alw" => (Coding::Alaw, 8_000),
         "gsm" => (Coding::Gsm, 8_000),
+        "g722" => (Coding::G722, 16_000),
         "wav" | "WAV" | "wav16" | "wav49" => {
             return Err(NotAudio("it does not begin with RIFF".to_owned()));
         }
@@ -146,7 +169,7 @@ fn raw(name: &[u8], len: u64) -> Result<Audio, NotAudio> {
     };
     let (coding, rate) = kind;
     let samples = len / coding.block_bytes() * coding.block_samples();
-    Ok(Audio { coding, rate, channels: 1, at: 0, samples })
+    Ok(Audio { coding, rate, channels: 1, at: 0, samples, frames: None })
 }
 
 impl Audio {

@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 /// Bytes read at a time: what the kernel has in a page anyway, and one request of a target.
 const WINDOW: usize = 4096;
+/// The same where the whole file is read.
+const WINDOW_FAR: usize = 1 << 18;
 /// Chunks looked at.
 const CHUNKS_MAX: usize = 256;
 /// Sizes that say "unknown".
@@ -20,11 +22,22 @@ pub(super) struct Window<'a, E> {
     read: ReadAt<'a, E>,
     at: u64,
     bytes: Bytes,
+    step: usize,
 }
 
 impl<'a, E> Window<'a, E> {
     pub fn new(len: u64, read: ReadAt<'a, E>) -> Window<'a, E> {
-        Window { len, read, at: 0, bytes: Bytes::new() }
+        Window { len, read, at: 0, bytes: Bytes::new(), step: WINDOW }
+    }
+
+    /// For who reads all of it.
+    pub fn read_far(&mut self) {
+        self.step = WINDOW_FAR;
+    }
+
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.len
     }
 
     /// `N` bytes from an offset on; none if the file ends before.
@@ -35,7 +48,7 @@ impl<'a, E> Window<'a, E> {
         let seen = self.at..=self.at + self.bytes.len() as u64;
         if !(seen.contains(&at) && seen.contains(&end)) {
             // Not more than there is: N is small, and within the length.
-            let len = (self.len - at).min(WINDOW as u64) as usize;
+            let len = (self.len - at).min(self.step as u64) as usize;
             self.bytes = (self.read)(at, len)?;
             self.at = at;
         }
@@ -148,7 +161,7 @@ fn audio(format: Format, at: u64, bytes: u64, fact: Option<u32>) -> Audio {
     let whole = blocks.saturating_mul(coding.block_samples());
     // The last block of a compressed file may be filled up.
     let told = fact.map(u64::from).filter(|n| *n < whole && whole - n < coding.block_samples());
-    Audio { coding, rate, channels, at, samples: told.unwrap_or(whole) }
+    Audio { coding, rate, channels, at, samples: told.unwrap_or(whole), frames: None }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

@@ -13,6 +13,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 
 const FILE: &str = "stitched.sqlite";
+/// Goes up when more can be told of recordings: what could not be told is found out again.
+const VERSION: i64 = 1;
 
 /// Which content of which recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,13 @@ impl Memory {
                 "CREATE TABLE IF NOT EXISTS audio (node INTEGER PRIMARY KEY, size INTEGER NOT NULL,
                     mtime INTEGER NOT NULL, suffix TEXT NOT NULL, said TEXT NOT NULL) STRICT",
             )?;
+            let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+            if found != VERSION {
+                connection.execute_batch(&format!(
+                    "BEGIN; DELETE FROM audio WHERE said LIKE '{{\"Err\"%';
+                     PRAGMA user_version = {VERSION}; COMMIT;"
+                ))?;
+            }
             Ok::<_, rusqlite::Error>(connection)
         };
         match open() {
@@ -173,6 +182,16 @@ mod tests {
         assert_eq!(memory.after(NodeId(7), 10), []);
         memory.forget(&[NodeId(7), NodeId(8)]);
         assert_eq!(memory.recall(&[key]), [None]);
+        let (known, unknown) = (Key { node: NodeId(8), ..key }, Key { node: NodeId(9), ..key });
+        let coding = crate::codec::Coding::Gsm;
+        let gsm = Audio { coding, rate: 8000, channels: 1, at: 0, samples: 160, frames: None };
+        memory.keep(&[(known, &Ok(gsm.clone())), (unknown, &no)]);
+        drop(memory);
+        let older = Connection::open(dir.path().join(FILE)).unwrap();
+        older.pragma_update(None, "user_version", VERSION - 1).unwrap();
+        drop(older);
+        let memory = Memory::open(dir.path());
+        assert_eq!(memory.recall(&[known, unknown]), [Some(Ok(gsm)), None]);
         let nowhere = Memory::open(&dir.path().join("none"));
         nowhere.keep(&[(key, &Err(String::new()))]);
         assert_eq!(nowhere.recall(&[key]), [None]);

@@ -194,7 +194,7 @@ mod tests {
     fn regression_a_join_that_is_only_looked_at_makes_no_filter() {
         let leg = |rate| {
             let coding = Coding::Pcm16;
-            let audio = Audio { coding, rate, channels: 1, at: 44, samples: 9_000 };
+            let audio = Audio { coding, rate, channels: 1, at: 44, samples: 9_000, frames: None };
             Leg {
                 node: NodeId(rate.into()),
                 path: String::new(),

@@ -144,7 +144,7 @@ fn any_leg(random: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
     let noise = |random: &mut fastrand::Rng, len| {
         std::iter::repeat_with(|| random.u8(..)).take(len).collect()
     };
-    match random.u8(..11) {
+    match random.u8(..12) {
         0 | 1 => ("a.wav", wav(Coding::Pcm16, 8_000, 1, samples, random)),
         2 => ("a.wav16", wav(Coding::Pcm16, 16_000, 1, samples, random)),
         3 => ("a.wav", wav(Coding::Pcm8, 8_000, 1, samples, random)),
@@ -154,6 +154,7 @@ fn any_leg(random: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
         7 => ("a.gsm", fixture("formats/in-3001-02079460001-20261121-022751-1795228071.0.gsm")),
         8 => ("a.WAV", fixture("formats/in-3001-02079460001-20261121-022738-1795228058.0.WAV")),
         9 => ("a.wav", b"no audio at all".to_vec()),
+        10 => ("a.g722", noise(random, samples)),
         _ => {
             // Its writer died.
             let mut bytes = wav(Coding::Pcm16, 8_000, 1, samples, random);
@@ -267,7 +268,8 @@ fn a_leg_that_became_shorter_is_an_error() {
 
 #[test]
 fn more_than_four_gibibytes_are_rf64_or_refused() {
-    let audio = Audio { coding: Coding::Pcm16, rate: 8_000, channels: 1, at: 44, samples: 1 << 31 };
+    let (coding, samples) = (Coding::Pcm16, 1 << 31);
+    let audio = Audio { coding, rate: 8_000, channels: 1, at: 44, samples, frames: None };
     let long = Leg { audio: Ok(audio), ..leg(0, "a.wav", b"", 0) };
     let plan = |large| Plan::new(vec![long.clone(); 2], &Options { large, ..Options::default() });
     let plan_rf64 = plan(LargeFiles::Rf64);
