@@ -5,7 +5,7 @@
 //! decoded from one second before it with a decoder that has seen nothing. By then it hears what a
 //! decoder would that had begun at the start. `packed.rs` has the same for frames of any length.
 
-use super::{Audio, Coding, g711, g722, mp3};
+use super::{Audio, Coding, g711, g722, mp3, ogg};
 use crate::sys::gsm::{self, Decoder};
 use bytes::Bytes;
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub fn decode<E>(
     }
     match audio.coding {
         Coding::Gsm | Coding::Wav49 | Coding::G722 => frames(audio, samples, read),
-        Coding::Mp3 => packed(audio, samples, read),
+        Coding::Mp3 | Coding::Opus { .. } => packed(audio, samples, read),
         _ => single(audio, samples, read),
     }
 }
@@ -113,7 +113,10 @@ fn packed<E>(
         if bytes.len() < len {
             break;
         }
-        let mut decoded = mp3::decode(audio, &span, &bytes);
+        let mut decoded = match audio.coding {
+            Coding::Opus { gain } => ogg::decode(audio, gain, &span, &bytes),
+            _ => mp3::decode(audio, &span, &bytes),
+        };
         let skip = usize::try_from(span.skip).unwrap_or(usize::MAX);
         let wanted = usize::try_from(span.samples).unwrap_or(usize::MAX);
         // What was a frame when it was looked for, and is none to the decoder, is silence.

@@ -10,6 +10,7 @@ pub mod flac;
 mod g711;
 mod g722;
 mod mp3;
+mod ogg;
 mod packed;
 mod resample;
 mod stored;
@@ -53,6 +54,11 @@ pub enum Coding {
     G722,
     /// MPEG audio layer III.
     Mp3,
+    /// Opus in Ogg, decoded to one channel of the rate that `Audio` says.
+    Opus {
+        /// How much louder it is to be made, in 256ths of a decibel.
+        gain: i16,
+    },
 }
 
 impl Coding {
@@ -60,7 +66,8 @@ impl Coding {
     /// everywhere.
     pub fn block_bytes(self) -> u64 {
         match self {
-            Coding::Pcm8 | Coding::Ulaw | Coding::Alaw | Coding::G722 | Coding::Mp3 => 1,
+            Coding::Pcm8 | Coding::Ulaw | Coding::Alaw => 1,
+            Coding::G722 | Coding::Mp3 | Coding::Opus { .. } => 1,
             Coding::Pcm16 => 2,
             Coding::Pcm24 => 3,
             Coding::Pcm32 => 4,
@@ -112,8 +119,8 @@ pub struct NotAudio(pub String);
 pub type ReadAt<'a, E> = &'a mut dyn FnMut(u64, usize) -> Result<bytes::Bytes, E>;
 
 /// What the file of this name and length is, by its header; by its suffix where the format has
-/// none (`.sln16`, `.ulaw`, `.gsm`). Reads some hundred bytes, 4 KiB at a time; of an MP3 file all of
-/// it.
+/// none (`.sln16`, `.ulaw`, `.gsm`). Reads some hundred bytes, 4 KiB at a time; of an MP3 or Opus file
+/// all of it.
 ///
 /// # Errors
 /// What `read` fails with.
@@ -126,6 +133,10 @@ pub fn probe<E>(name: &[u8], len: u64, read: ReadAt<'_, E>) -> Result<Result<Aud
         match &magic {
             [b'R', b'I', b'F', b'F' | b'X', ..] | [b'R', b'F', b'6', b'4', ..] => {
                 return wav::parse(&magic, &mut window);
+            }
+            [b'O', b'g', b'g', b'S', ..] => {
+                window.read_far();
+                return ogg::parse(&mut window);
             }
             _ => {}
         }

@@ -40,6 +40,21 @@ impl<'a, E> Window<'a, E> {
         self.len
     }
 
+    /// So many bytes from an offset on, not more than are read at a time; none if the file ends before.
+    pub fn bytes(&mut self, at: u64, len: usize) -> Result<Option<Bytes>, E> {
+        let Some(end) = at.checked_add(len as u64).filter(|end| *end <= self.len) else {
+            return Ok(None);
+        };
+        let seen = self.at..=self.at + self.bytes.len() as u64;
+        if !(seen.contains(&at) && seen.contains(&end)) {
+            self.bytes = (self.read)(at, (self.len - at).min(self.step as u64) as usize)?;
+            self.at = at;
+        }
+        let from = usize::try_from(at - self.at).unwrap_or(usize::MAX);
+        let there = from.saturating_add(len) <= self.bytes.len();
+        Ok(there.then(|| self.bytes.slice(from..from + len)))
+    }
+
     /// `N` bytes from an offset on; none if the file ends before.
     pub fn take<const N: usize>(&mut self, at: u64) -> Result<Option<[u8; N]>, E> {
         let Some(end) = at.checked_add(N as u64).filter(|end| *end <= self.len) else {

@@ -6,6 +6,7 @@ pub mod flac;
 pub mod fuse;
 pub mod gsm;
 mod handover;
+pub mod opus;
 mod shared;
 #[cfg(feature = "faults")]
 mod sqlite;
