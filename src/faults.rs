@@ -97,6 +97,7 @@ pub const POINTS: &[&str] = &[
     "snapshot.after_made",
     "snapshot.after_proof",
     "snapshot.after_put",
+    "snapshot.before_delete",
     "sync.after_commit",
     "sync.after_files",
     "sync.before_files",

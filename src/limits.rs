@@ -309,6 +309,10 @@ pub const SCRUB_CATCHES_UP: u32 = 4;
 pub const SCRUB_ALARMS_EVERY: Duration = Duration::from_secs(3600);
 /// Bad copies that are remembered one by one.
 pub const BAD_COPIES_MAX: usize = 1000;
+/// Lines of a snapshot of the catalog that are read before others have their turn.
+pub const SNAPSHOT_BATCH_LINES: u32 = 256;
+/// Longest rest between two such batches.
+pub const SNAPSHOT_REST_MAX: Duration = Duration::from_millis(50);
 /// Longest snapshot of a catalog, compressed; there is none of a catalog that needs more.
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 /// Snapshots in one target whose keys are remembered, to be deleted some day.
@@ -321,16 +325,16 @@ pub const REBUILD_REQUESTS: usize = 8;
 pub const REBUILD_TRIES: usize = 3;
 /// Wait before the second try; it doubles from try to try.
 pub const REBUILD_RETRY: Duration = Duration::from_millis(500);
-/// Places named one by one in the report of a rebuild, of each kind.
-pub const REBUILD_NAMED_MAX: usize = 1000;
-/// Legs of a join.
-pub const STITCH_LEGS_MAX: usize = 256;
 /// Recordings that a rebuild has in memory at a time; the others are in a file meanwhile.
 pub const REBUILD_NEAR: usize = 2048;
 /// What a rebuild has in memory of each of the files that it keeps things in meanwhile.
 pub const REBUILD_CACHE_BYTES: usize = 32 << 20;
 /// Things that a rebuild asks for and hands on in one go.
 pub const REBUILD_BATCH: usize = 1000;
+/// Places named one by one in the report of a rebuild, of each kind.
+pub const REBUILD_NAMED_MAX: usize = 1000;
+/// Legs of a join.
+pub const STITCH_LEGS_MAX: usize = 256;
 /// Recordings, or calls, looked at in one go.
 pub const STITCH_LOOK_AHEAD: usize = 256;
 /// Recordings that were being recorded when they were looked at, and are again.

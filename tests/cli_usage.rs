@@ -207,6 +207,8 @@ fn status_report() -> StatusReport {
             state: TargetState::Unreachable,
             detail: Some("timed out".into()),
             last_ok: None,
+            last_snapshot: Some(at),
+            snapshot_bytes: Some(3 << 20),
         }],
         catalog_trouble: Some("the catalog can not be written".into()),
         next_recording: "A recording closed now is archived.".into(),

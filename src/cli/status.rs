@@ -232,6 +232,11 @@ fn target_line(target: &TargetReport) -> String {
     if let Some(at) = target.last_ok {
         line.push_str(&format!(", last answered {}", ago(at)));
     }
+    if let Some(at) = target.last_snapshot {
+        let bytes = target.snapshot_bytes.map(|bytes| format!(" ({})", humane_size(bytes)));
+        line.push_str(&format!("; snapshot of the catalog {}", ago(at)));
+        line.push_str(&bytes.unwrap_or_default());
+    }
     line.push('\n');
     line
 }

@@ -223,6 +223,12 @@ pub struct TargetReport {
     /// When it last did as asked.
     #[serde(with = "utc::option", default)]
     pub last_ok: Option<Timestamp>,
+    /// When the newest snapshot of the catalog was taken that it holds, or was still right.
+    #[serde(with = "utc::option", default)]
+    pub last_snapshot: Option<Timestamp>,
+    /// Its length; nothing if that is not known.
+    #[serde(default)]
+    pub snapshot_bytes: Option<u64>,
 }
 
 /// The cache.

@@ -323,6 +323,8 @@ fn target_report(status: TargetStatus) -> TargetReport {
             .filter(|_| status.standing != Standing::Up)
             .map(|(_, error)| error),
         last_ok: (status.standing == Standing::Up).then_some(status.since),
+        last_snapshot: status.snapshot.map(|(at, _)| at),
+        snapshot_bytes: status.snapshot.and_then(|(_, bytes)| bytes),
     }
 }
 

@@ -20,10 +20,12 @@ use std::future::Future;
 use std::io::{BufWriter, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the thread looks whether one is due. Also what a test waits at most.
 const POLL: Duration = Duration::from_millis(500);
+/// Others get a turn, however short the work was.
+const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// How snapshots are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,36 @@ pub struct Snapshots {
     pub every: Duration,
     /// How many a target keeps.
     pub keep: usize,
+}
+
+/// Rests as long as it works, so that half of a processor and of the disk at most is taken from those
+/// who record.
+struct Easy {
+    lines: u32,
+    since: Instant,
+}
+
+impl Easy {
+    fn begin() -> Easy {
+        Easy { lines: 0, since: Instant::now() }
+    }
+
+    /// How long to rest, if it is time to.
+    fn rest(&mut self) -> Option<Duration> {
+        self.lines += 1;
+        let is_time = self.lines.is_multiple_of(limits::SNAPSHOT_BATCH_LINES);
+        is_time.then(|| self.since.elapsed().clamp(SHORTEST_REST, limits::SNAPSHOT_REST_MAX))
+    }
+
+    /// After each line that was read. An error if the engine stops.
+    fn line(&mut self, shared: &Shared) -> std::io::Result<()> {
+        let Some(rest) = self.rest() else { return Ok(()) };
+        if shared.stop.wait(rest) {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        self.since = Instant::now();
+        Ok(())
+    }
 }
 
 /// A snapshot to be given, in a file without a name.
@@ -80,11 +112,21 @@ fn step(shared: &Shared, options: Snapshots) -> Result<()> {
 }
 
 fn known(shared: &Shared, target: &Target) -> Result<Known> {
-    Ok(Known::parse(shared.catalog.setting(&Known::setting(target.name()))?))
+    let known = Known::parse(shared.catalog.setting(&Known::setting(target.name()))?);
+    tell(target, &known);
+    Ok(known)
 }
 
 fn keep(shared: &Shared, target: &Target, known: &Known) -> Result<()> {
-    Ok(shared.catalog.set_setting(&Known::setting(target.name()), &known.text())?)
+    shared.catalog.set_setting(&Known::setting(target.name()), &known.text())?;
+    tell(target, known);
+    Ok(())
+}
+
+/// For `status`.
+fn tell(target: &Target, known: &Known) {
+    let bytes = |given: &Given| given.bytes.map(|(size, _)| size);
+    target.has_snapshot(known.newest().map(|newest| (newest.at, bytes(newest))));
 }
 
 /// The targets that are up and have none that is young enough. Nothing is due of a catalog that
@@ -95,8 +137,12 @@ fn due(shared: &Shared, every: Duration) -> Result<Vec<Arc<Target>>> {
     let Some(last) = shared.catalog.told_so_far()?.filter(|last| *last > 0) else {
         return Ok(due);
     };
-    for target in shared.targets.iter().filter(|t| t.is_up()) {
+    for target in &shared.targets {
+        // Also for `status`, whether it is up or not.
         let mut known = known(shared, target)?;
+        if !target.is_up() {
+            continue;
+        }
         if known.newest().is_none() && known.since.is_none() {
             known.since = Some(now);
             keep(shared, target, &known)?;
@@ -129,24 +175,26 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
         let header = if summary.flac { header.with_flac() } else { header };
         let header = if summary.holds { header.with_holds() } else { header };
         let writer = Writer::begin(BufWriter::new(file.try_clone()?), &header)?;
-        Ok((header, writer))
+        Ok((header, writer, Easy::begin()))
     };
-    let line = |to: &mut (Header, Writer<BufWriter<File>>), text: &str| {
-        if shared.stop.is_set() {
-            return Err(std::io::ErrorKind::Interrupted.into());
-        }
-        to.1.line(text)
+    let line = |to: &mut (Header, Writer<BufWriter<File>>, Easy), text: &str| {
+        to.1.line(text)?;
+        to.2.line(shared)
     };
     let told = shared.catalog.summarise(begin, line);
     shared.check_stop()?;
-    let Some((_, (header, writer))) = told? else { return Ok(None) };
+    let Some((_, (header, writer, mut easy))) = told? else { return Ok(None) };
     let failed = |e: std::io::Error| StoreError::unreadable("any", "a snapshot", &e);
     let (written, size, sha256) = writer.finish().map_err(failed)?;
     written.into_inner().map_err(|e| failed(e.into_error()))?;
     let mut copy = file.try_clone().map_err(failed)?;
     copy.seek(SeekFrom::Start(0)).map_err(failed)?;
-    let parse = |text: &str| crate::catalog::Told::parse(text).map(|_| ());
-    match snapshot::read(&copy, &mut |text| parse(text)) {
+    let read = snapshot::read(&copy, &mut |text| {
+        crate::catalog::Told::parse(text)?;
+        easy.line(shared).map_err(|e| e.to_string())
+    });
+    shared.check_stop()?;
+    match read {
         Ok(found) if found == header => {}
         other => {
             let detail = format!("the snapshot that was written can not be read back: {other:?}");
@@ -163,7 +211,8 @@ fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
     let key = snapshot::key_of(target.store.prefix(), &made.header, fastrand::u32(..));
     let mut known = known(shared, target)?;
     let Header { epoch, seq, at, .. } = made.header;
-    let given = Given { key: key.clone(), epoch, seq, at: Timestamp(at), proved: false };
+    let (at, bytes) = (Timestamp(at), Some((made.size, made.sha256)));
+    let given = Given { key: key.clone(), epoch, seq, at, proved: false, bytes };
     known.given.push(given);
     let forgotten = known.given.len().saturating_sub(limits::SNAPSHOTS_REMEMBERED);
     known.given.drain(..forgotten);
@@ -193,7 +242,15 @@ fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
 
 fn prune(shared: &Shared, target: &Target, newest: usize) -> Result<()> {
     let mut known = known(shared, target)?;
-    for key in known.too_old(newest) {
+    let old = known.too_old(newest);
+    if old.is_empty() {
+        return Ok(());
+    }
+    // From now on nobody is to miss them.
+    known.given.iter_mut().filter(|g| old.contains(&g.key)).for_each(|g| g.proved = false);
+    keep(shared, target, &known)?;
+    faults::point("snapshot.before_delete");
+    for key in old {
         match ask(shared, target, target.store.delete(&key)) {
             Ok(()) => {}
             // An archive that nobody may delete from keeps them all.
@@ -221,4 +278,21 @@ fn ask<T>(
         let _permit = shared.uploads.acquire().await;
         request.await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_rest_after_each_batch_of_lines_and_none_is_long() {
+        let mut easy = Easy::begin();
+        for batch in 0..3 {
+            for line in 1..limits::SNAPSHOT_BATCH_LINES {
+                assert_eq!(easy.rest(), None, "{batch} {line}");
+            }
+            let rest = easy.rest().unwrap();
+            assert!((SHORTEST_REST..=limits::SNAPSHOT_REST_MAX).contains(&rest), "{rest:?}");
+        }
+    }
 }

@@ -52,6 +52,9 @@ pub struct TargetStatus {
     pub last_error: Option<(Timestamp, String)>,
     /// When it is asked again, if it is not up.
     pub retry_at: Option<Timestamp>,
+    /// When the newest snapshot of the catalog was taken that it was proved to hold, and its length,
+    /// as far as known.
+    pub snapshot: Option<(Timestamp, Option<u64>)>,
 }
 
 #[derive(Debug)]
@@ -68,6 +71,7 @@ struct Health {
     seen: bool,
     /// When the last attempt to attach it that came to an end began.
     asked: Option<Instant>,
+    snapshot: Option<(Timestamp, Option<u64>)>,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,7 @@ impl Target {
             denied: Vec::new(),
             seen: false,
             asked: None,
+            snapshot: None,
         };
         Target { store, required, health: Mutex::new(health), nudge, nudged }
     }
@@ -115,6 +120,11 @@ impl Target {
             health.retry_at = health.retry_at.min(now);
         }
         self.nudge();
+    }
+
+    /// Its newest snapshot of the catalog: when it was taken, and its length.
+    pub fn has_snapshot(&self, newest: Option<(Timestamp, Option<u64>)>) {
+        self.health.lock().snapshot = newest;
     }
 
     /// An attempt to attach it that began then came to an end, whichever.
@@ -230,6 +240,7 @@ impl Target {
             since: health.since,
             last_error: health.last_error.clone(),
             retry_at: (health.standing != Standing::Up).then_some(health.retry_at),
+            snapshot: health.snapshot,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod journal;
 mod repair;
+mod snapshots;
 mod targets;
 mod tree;
 
@@ -218,6 +219,7 @@ async fn look(options: &Options) -> Result<Report> {
         if targets::is_ours(&snapshot, &**store, &mut findings).await? {
             targets::check(&snapshot, &**store, options.deep, &mut findings).await?;
             journal::check(&snapshot, &**store, &mut findings).await?;
+            snapshots::check(&snapshot, &**store, options.deep, &mut findings).await?;
         }
     }
     Ok(findings.report())

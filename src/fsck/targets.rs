@@ -3,7 +3,7 @@
 use super::{Findings, Result, Severity};
 use crate::catalog::{ObjectRow, ObjectState, Snapshot};
 use crate::limits;
-use crate::recording::{Hasher, State};
+use crate::recording::{Hasher, Sha256, State};
 use crate::store::{Store, StoreError, StoreErrorKind, key, marker};
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub(super) async fn is_ours(
     Ok(ours)
 }
 
-fn unreached(place: &str, error: &StoreError, findings: &mut Findings) {
+pub(super) fn unreached(place: &str, error: &StoreError, findings: &mut Findings) {
     let cure = "see that it can be reached, and check again; nothing of it was checked";
     findings.add((Severity::Wrong, 30), place, "an answer", error.to_string(), cure);
 }
@@ -123,10 +123,12 @@ async fn one(
     };
     let found = match size {
         Ok(size) if size != object.stored.size => Some((33, format!("{size} bytes"))),
-        Ok(_) if deep => match read(store, object, findings).await {
-            Ok(wrong) => wrong.map(|found| (34, found)),
-            Err(error) => Some((30, error.to_string())),
-        },
+        Ok(size) if deep => {
+            match read(store, &object.key, (size, object.stored.sha256), findings).await {
+                Ok(wrong) => wrong.map(|found| (34, found)),
+                Err(error) => Some((30, error.to_string())),
+            }
+        }
         Ok(_) => None,
         Err(error) if error.kind == StoreErrorKind::NotFound => Some((32, "nothing".to_owned())),
         Err(error) => Some((30, error.to_string())),
@@ -157,23 +159,24 @@ async fn one(
     Ok(())
 }
 
-/// Reads all of it; what is wrong with the bytes.
-async fn read(
+/// Reads all of an object of this length and SHA-256; what is wrong with the bytes.
+pub(super) async fn read(
     store: &dyn Store,
-    object: &ObjectRow,
+    key: &str,
+    (size, sha256): (u64, Sha256),
     findings: &mut Findings,
 ) -> std::result::Result<Option<String>, StoreError> {
     let mut hasher = Hasher::default();
-    while hasher.len() < object.stored.size {
+    while hasher.len() < size {
         let at = hasher.len();
-        let end = object.stored.size.min(at + limits::READ_BACK_BYTES);
-        let bytes = store.get(&object.key, at..end).await?;
+        let end = size.min(at + limits::READ_BACK_BYTES);
+        let bytes = store.get(key, at..end).await?;
         if bytes.is_empty() {
             return Ok(Some(format!("it ends after {at} bytes")));
         }
         hasher.update(&bytes);
     }
     findings.looked.bytes_hashed += hasher.len();
-    let sha256 = hasher.finish().0;
-    Ok((sha256 != object.stored.sha256).then(|| format!("SHA-256 {sha256}")))
+    let found = hasher.finish().0;
+    Ok((found != sha256).then(|| format!("SHA-256 {found}")))
 }

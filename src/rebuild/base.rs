@@ -45,7 +45,7 @@ pub(super) async fn list(sources: &[Source], node: &str, now: Timestamp) -> Resu
         for listed in source.list(&snapshot::directory(source.store.prefix(), node)).await? {
             let Some((epoch, seq)) = snapshot::parse_key(&listed.key) else { continue };
             let key = listed.key.clone();
-            known.given.push(Given { key, epoch, seq, at: now, proved: false });
+            known.given.push(Given { key, epoch, seq, at: now, proved: false, bytes: None });
             found.epoch = found.epoch.max(epoch);
             found.listed.push((source.clone(), listed.key, listed.size));
         }

@@ -1,6 +1,7 @@
 //! `fsck`: each rule broken alone, and found alone.
 
 use crate::restart::permit;
+use crate::snapshots::{taking, until_taken};
 use crate::world::{World, audio};
 use spoolfs::catalog::Op;
 use spoolfs::fsck::Severity::{self, Damage, Note, Pending, Wrong};
@@ -374,6 +375,32 @@ fn rule_45_a_segment_of_another_machine() {
     delete(&world, &keys[0]);
     world.runtime.block_on(journal::ship(world.store(), &segment, true)).unwrap();
     finds(&mut world, &[(Wrong, 44), (Wrong, 45)]);
+}
+
+#[test]
+fn rule_46_snapshots_of_the_catalog() {
+    let (mut world, ..) = sound();
+    taking(&mut world, 3);
+    until_taken(&world);
+    world.snapshots = None;
+    finds(&mut world, &[]);
+    let keys = world.store().keys().into_iter().filter(|key| key.contains("/snapshots/"));
+    let key = keys.max().unwrap();
+    let whole = world.object(&key);
+    let mut other = whole.clone();
+    other[whole.len() / 2] ^= 1;
+    for wrong in [Some(&other[..]), Some(&whole[1..]), None] {
+        world.store().tamper(&key, wrong);
+        finds(&mut world, &[(Wrong, 46)]);
+    }
+    put(&world, &key, whole);
+    finds(&mut world, &[]);
+    // One that is being deleted is not missed, whether it is there or not.
+    let setting =
+        "UPDATE setting SET value = replace(value, '\"proved\":true', '\"proved\":false')";
+    sql(&world, &format!("{setting} WHERE key = 'snapshot.one'"));
+    delete(&world, &key);
+    finds(&mut world, &[]);
 }
 
 #[test]

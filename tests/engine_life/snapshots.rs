@@ -19,13 +19,13 @@ fn snapshots(store: &MemoryStore) -> Vec<String> {
     keys
 }
 
-fn taking(world: &mut World, keep: usize) {
+pub fn taking(world: &mut World, keep: usize) {
     world.snapshots = Some(Snapshots { every: Duration::from_secs(1), keep });
     world.restart();
 }
 
 /// Waits for a snapshot of everything told so far in each target.
-fn until_taken(world: &World) {
+pub fn until_taken(world: &World) {
     world.until_told();
     let last = || world.catalog().told_so_far().unwrap().expect("it may be told");
     let epoch = world.catalog().identity().epoch;

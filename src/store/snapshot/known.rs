@@ -2,6 +2,7 @@
 //! deleted by the very names that they were written under.
 
 use crate::clock::Timestamp;
+use crate::recording::Sha256;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct Given {
     pub at: Timestamp,
     /// The target was proved to hold it.
     pub proved: bool,
+    /// Its length and its SHA-256; `None` of those that were given by earlier versions, or found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<(u64, Sha256)>,
 }
 
 /// What is known of the snapshots in a target.
@@ -85,8 +89,20 @@ mod tests {
             seq: i as u64,
             at: at(*secs),
             proved: *proved,
+            bytes: None,
         });
         Known { since: Some(at(100)), given: given.collect() }
+    }
+
+    #[test]
+    fn what_an_earlier_version_knew_is_known() {
+        let text = "{\"since\":1,\"given\":[{\"key\":\"k\",\"epoch\":1,\"seq\":2,\"at\":3,\"proved\":true}]}";
+        let known = Known::parse(Some(text.to_owned()));
+        assert_eq!(known.text(), text);
+        let mut newest = known.newest().unwrap().clone();
+        newest.bytes = Some((7, Sha256::of(b"seven")));
+        let known = Known { given: vec![newest], ..known };
+        assert_eq!(Known::parse(Some(known.text())), known);
     }
 
     #[test]
