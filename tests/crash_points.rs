@@ -498,8 +498,8 @@ fn each(points: &[String], test: fn(&str)) {
 fn points() -> Vec<String> {
     let only = std::env::var("SPOOLFS_TEST_POINTS").unwrap_or_default();
     let wanted = |point: &&str| only.is_empty() || only.split(',').any(|o| point.contains(o));
-    // Those of expiry have a suite of their own.
-    let here = |point: &&str| !point.starts_with("expiry.");
+    // Those of expiry have a suite of their own, and those of the scrub a test.
+    let here = |point: &&str| !point.starts_with("expiry.") && !point.starts_with("scrub.");
     faults::POINTS.iter().copied().filter(here).filter(wanted).map(str::to_owned).collect()
 }
 
@@ -564,4 +564,71 @@ fn no_crash_point_is_noticed_under_a_keeper() {
     // The first comes at every start.
     points.extend(sync.into_iter().map(|point| format!("{point}:2")));
     each(&points, nobody_notices);
+}
+
+/// With their seeds. Both are in two targets; the first one is released.
+const SCRUBBED: [(&str, u8); 2] = [("released.wav", 21), ("local.wav", 22)];
+
+/// A copy of each is damaged in the first target, while nobody looks.
+fn with_bad_copies() -> Mount {
+    let write_back = "scrub_every = \"1s\"\njournal_interval = \"1s\"\n".into();
+    let mut mount = Setup { write_back, ..Setup::default() }.prepare();
+    let second = mount.root.join("second");
+    fs::create_dir(&second).unwrap();
+    let target =
+        format!("\n[[target]]\nname = \"second\"\nurl = \"file://{}\"\n", second.display());
+    let config = fs::read_to_string(&mount.config).unwrap() + &target;
+    fs::write(&mount.config, config).unwrap();
+    mount.start();
+    for (path, seed) in SCRUBBED {
+        fs::write(mount.path(path), bytes(seed)).unwrap();
+    }
+    mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).ok();
+    mount.cli(["release".as_ref(), mount.path(SCRUBBED[0].0).as_os_str()]).ok();
+    mount.stop();
+    let objects = files_below(&mount.target);
+    for (_, seed) in SCRUBBED {
+        let object = objects.iter().find(|(_, found)| **found == bytes(seed)).unwrap().0;
+        fs::write(mount.target.join(object), &bytes(seed)[1..]).unwrap();
+    }
+    mount
+}
+
+fn is_replaced_all_the_same(point: &str) {
+    let mut mount = with_bad_copies();
+    mount.env = vec![("SPOOLFS_CRASH_AT", point.to_owned())];
+    // The scrub comes by itself; it may not wait until somebody can ask.
+    let _may_end_before_it_is_ready = mount.start_or_end();
+    dies(&mut mount, point);
+    assert!(mount.said().contains(&format!("dies at crash point {point}")), "{}", mount.said());
+    mount.bury();
+    mount.env.clear();
+    mount.start();
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        let ran = mount.cli(["verify", "--all"]);
+        let bad = &mount.status()["bad_copies"];
+        let objects = files_below(&mount.target);
+        let whole = SCRUBBED.iter().all(|(_, seed)| objects.values().any(|o| *o == bytes(*seed)));
+        if ran.status.success() && *bad == 0 && whole {
+            break;
+        }
+        assert!(Instant::now() < until, "{point}: {bad} {whole} {ran:?}\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    settle(&mount, point);
+    for (path, seed) in SCRUBBED {
+        assert!(fs::read(mount.path(path)).unwrap() == bytes(seed), "{point}: {path}");
+    }
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn a_bad_copy_is_replaced_whenever_the_daemon_dies() {
+    if support::no_mount("a_bad_copy_is_replaced_whenever_the_daemon_dies") {
+        return;
+    }
+    let here = faults::POINTS.iter().filter(|point| point.starts_with("scrub."));
+    each(&here.map(|point| (*point).to_owned()).collect::<Vec<_>>(), is_replaced_all_the_same);
 }

@@ -7,7 +7,7 @@ use super::shared::Shared;
 use crate::audit::{Clear, Entry, Event, Subject};
 use crate::catalog::ObjectRow;
 use crate::clock::Timestamp;
-use crate::limits;
+use crate::{faults, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -76,7 +76,10 @@ pub(super) fn load(shared: &Shared) -> Result<()> {
     let mut alarms = shared.alarms.lock();
     alarms.loaded = true;
     for one in bad {
-        alarms.bad.entry((one.target.clone(), one.key.clone())).or_insert(one);
+        let name = (one.target.clone(), one.key.clone());
+        // Whoever found it may have died before he saw to it.
+        alarms.looked.entry(name.clone()).or_insert(Timestamp(0));
+        alarms.bad.entry(name).or_insert(one);
     }
     Ok(())
 }
@@ -106,6 +109,7 @@ pub(super) fn raise(
     let event = failed(object);
     shared.audit.record(Entry::new(event).on(subject(object, path)).why(reason));
     store(shared)?;
+    faults::point("scrub.after_alarm");
     Ok(true)
 }
 
@@ -133,6 +137,7 @@ pub(super) fn clear(shared: &Shared, target: &str, key: &str) -> Result<()> {
         let event = Event::VerificationSettled { target, key };
         shared.audit.record(Entry::new(event).why(over.path.to_string_lossy()));
         store(shared)?;
+        faults::point("scrub.after_clear");
     }
     Ok(())
 }

@@ -12,9 +12,9 @@ use super::shared::Shared;
 use super::target::Target;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
-use crate::limits;
 use crate::recording::{Sha256, State};
 use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use crate::{faults, limits};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -248,6 +248,7 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
         false => good_copy(shared, object, &path)?,
     };
     let remedy = shared.catalog.object_bad(object, spare.is_some())?;
+    faults::point("scrub.after_given_up");
     let how = match (remedy, spare) {
         (Remedy::Settled, _) => "somebody else has seen to it".to_owned(),
         (Remedy::Local, _) => {
@@ -359,6 +360,7 @@ fn write_again(
             shared.catalog.abandon_key(new.id)?;
             continue;
         }
+        faults::point("scrub.after_key");
         let body = Body::File { file: Arc::clone(&file), len: stored.size };
         let put = target.store.put(&new.key, body, stored.sha256, &meta);
         match shared.until_stop(put) {
@@ -366,10 +368,12 @@ fn write_again(
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
             Err(error) => return Err(error),
         }
+        faults::point("scrub.after_put");
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match shared.until_stop(proof) {
             Ok(_) => {
                 shared.catalog.verified(new.id, shared.now())?;
+                faults::point("scrub.after_proof");
                 let (from, to) = (object.target.clone(), target.name().to_owned());
                 let event = Event::ObjectReplaced { target: to, key: Clear::key(&new.key), from };
                 shared.audit.record(Entry::new(event).on(subject(object, path.to_owned())));

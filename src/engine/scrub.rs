@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::target::Target;
 use super::{alarms, backoff};
 use crate::clock::Timestamp;
-use crate::limits;
+use crate::{faults, limits};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +193,7 @@ impl Scrub {
         round.after = object.id;
         round.checked += 1;
         self.save(round)?;
+        faults::point("scrub.after_round");
         Ok(None)
     }
 
