@@ -3,8 +3,8 @@
 //!
 //! | variable | value |
 //! |---|---|
-//! | `SPOOLFS_CRASH_AT` | `name` or `name:N`: abort at the Nth passing of a point of [`POINTS`] |
-//! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts |
+//! | `SPOOLFS_CRASH_AT` | `name` or `name:N`: abort at the Nth passing of a point of [`POINTS`]; several with commas: one after the other, each in another life |
+//! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts. For the second of several the name ends in `.2`, and so on |
 //! | `SPOOLFS_AHEAD` | seconds that the clock is ahead |
 //! | `SPOOLFS_FAIL` | `site:N:ERRNO[:once\|forever]`, several with commas: the Nth call at a site of [`SITES`] fails, and with `forever` all after it |
 //!
@@ -52,6 +52,7 @@ pub const POINTS: &[&str] = &[
     "handover.after_kept",
     "handover.after_resend",
     "handover.after_resume",
+    "handover.before_answer",
     "handover.before_connection",
     "handover.before_resume",
     "hash.after_commit",
@@ -81,6 +82,8 @@ pub const POINTS: &[&str] = &[
     "reconcile.after_moved",
     "reconcile.after_restored_dir",
     "reconcile.before_gone",
+    "relay.after_answer",
+    "relay.before_answer",
     "release.after_commit",
     "release.after_gone",
     "release.after_permit",
@@ -218,7 +221,8 @@ mod chosen {
 
     #[derive(Debug, Default)]
     struct Chosen {
-        crash: Option<(String, u64)>,
+        /// One after the other.
+        crashes: Vec<(String, u64)>,
         mark: Option<PathBuf>,
         faults: Vec<Fault>,
         /// How often each name was passed.
@@ -234,7 +238,7 @@ mod chosen {
             eprintln!("spoolfs: {wrong}");
             std::process::abort();
         });
-        if chosen.crash.is_some() || !chosen.faults.is_empty() {
+        if !chosen.crashes.is_empty() || !chosen.faults.is_empty() {
             ARMED.store(true, Ordering::Relaxed);
         }
         Mutex::new(chosen)
@@ -242,10 +246,15 @@ mod chosen {
 
     fn from_environment() -> Result<Chosen, String> {
         let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let crash = text("SPOOLFS_CRASH_AT").map(|t| crash_at(&t)).transpose()?;
+        let crashes =
+            text("SPOOLFS_CRASH_AT").map(|t| crashes_at(&t)).transpose()?.unwrap_or_default();
         let faults = text("SPOOLFS_FAIL").map(|t| faults_of(&t)).transpose()?.unwrap_or_default();
         let mark = text("SPOOLFS_CRASH_MARK").map(PathBuf::from);
-        Ok(Chosen { crash, mark, faults, ..Chosen::default() })
+        Ok(Chosen { crashes, mark, faults, ..Chosen::default() })
+    }
+
+    fn crashes_at(text: &str) -> Result<Vec<(String, u64)>, String> {
+        text.split(',').map(crash_at).collect()
     }
 
     fn crash_at(text: &str) -> Result<(String, u64), String> {
@@ -325,13 +334,26 @@ mod chosen {
         }
         let mut chosen = CHOSEN.lock();
         let passed = pass(&mut chosen, name);
-        let here = chosen.crash.as_ref().is_some_and(|(at, nth)| at == name && *nth == passed);
-        if here && chosen.mark.as_ref().is_none_or(|mark| make(mark)) {
+        if chosen.is_to_die(name, passed) {
             eprintln!("spoolfs: dies at crash point {name}");
             let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
             let _only_a_core_file =
                 rustix::process::setrlimit(rustix::process::Resource::Core, none);
             std::process::abort();
+        }
+    }
+
+    impl Chosen {
+        /// Whether the next death is here. Without a mark nobody knows of those before.
+        fn is_to_die(&self, name: &str, passed: u64) -> bool {
+            let here = self.crashes.iter().any(|(at, nth)| at == name && *nth == passed);
+            let Some(mark) = self.mark.as_ref().filter(|_| here) else { return here };
+            let mark_of = |n: usize| match n {
+                0 => mark.clone(),
+                n => PathBuf::from(format!("{}.{}", mark.display(), n + 1)),
+            };
+            let next = (0..).zip(&self.crashes).find(|(n, _)| !mark_of(*n).exists());
+            next.is_some_and(|(n, (at, nth))| at == name && *nth == passed && make(&mark_of(n)))
         }
     }
 
@@ -394,6 +416,21 @@ mod chosen {
         use super::*;
 
         #[test]
+        fn several_deaths_come_one_after_the_other() {
+            let dir = tempfile::tempdir().unwrap();
+            let mark = dir.path().join("died");
+            let crashes = crashes_at("archive.after_put:2,archive.after_key").unwrap();
+            let chosen = Chosen { crashes, mark: Some(mark.clone()), ..Chosen::default() };
+            assert!(!chosen.is_to_die("archive.after_key", 1), "not before the first");
+            assert!(!chosen.is_to_die("archive.after_put", 1));
+            assert!(chosen.is_to_die("archive.after_put", 2) && mark.exists());
+            assert!(!chosen.is_to_die("archive.after_put", 2), "once");
+            assert!(chosen.is_to_die("archive.after_key", 1));
+            assert!(dir.path().join("died.2").exists());
+            assert!(!chosen.is_to_die("archive.after_key", 1));
+        }
+
+        #[test]
         fn what_is_chosen_is_read_or_refused() {
             assert_eq!(crash_at("archive.after_put"), Ok(("archive.after_put".into(), 1)));
             assert_eq!(crash_at("archive.after_put:3"), Ok(("archive.after_put".into(), 3)));
@@ -409,6 +446,9 @@ mod chosen {
             for wrong in ["nowhere", "archive.after_put:0", "archive.after_put:x"] {
                 assert!(crash_at(wrong).is_err(), "{wrong}");
             }
+            let both = crashes_at("archive.after_put,release.after_gone:2").unwrap();
+            assert_eq!(both, [("archive.after_put".into(), 1), ("release.after_gone".into(), 2)]);
+            assert!(crashes_at("archive.after_put,").is_err());
             for wrong in [
                 "",
                 "nowhere:1:EIO",

@@ -295,6 +295,9 @@ pub const NOTIFICATION_BYTES_MAX: usize = 4096;
 pub const ANCESTORS_MAX: usize = 32;
 /// Longest wait for the service manager to take what it is to keep.
 pub const HANDOVER_BARRIER: Duration = Duration::from_secs(2);
+/// How long a writer that was taken over may go unused, with its file unchanged, before it no longer
+/// keeps its recording from being archived.
+pub const IDLE_HANDLE_RESTS_AFTER: Duration = Duration::from_secs(3600);
 /// Longest wait for a catalog that can not be used yet, when a mount is taken over.
 pub const HANDOVER_CATALOG_WAIT: Duration = Duration::from_secs(2);
 /// Processes named that have files open at a stop.

@@ -51,6 +51,7 @@ const REMOVAL: &[Exception] = &[
     ("cli/import/", "sources that are archived, when told to"),
     ("cli/keeper/", "its own socket"),
     ("daemon/alarm.rs", "its own note"),
+    ("vfs/noted.rs", "notes of listings, in the runtime directory"),
 ];
 
 const UNSAFE: &[Exception] = &[("sys/", "the one room for what no safe interface offers")];

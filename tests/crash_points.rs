@@ -331,18 +331,23 @@ fn files_below(root: &Path) -> Tree {
     tree
 }
 
-fn setup(keeper: Option<&'static [&'static str]>) -> Setup {
+fn setup(point: &str, keeper: Option<&'static [&'static str]>) -> Setup {
     let end = "\n".to_owned();
+    // Only a kernel that sends no request again has us keep them.
+    let top = match point.starts_with("relay.") {
+        true => "passthrough = \"never\"\nresend = \"never\"\n".to_owned(),
+        false => String::new(),
+    };
     let settle = "10ms\"\nrepair_headers = true\ncompress = \"flac\"\nsnapshot_every = \"1s\"\nsnapshot_keep = 1\n\
         journal_interval = \"1s"
         .to_owned();
     // Soon enough to be passed twice.
-    Setup { keeper, end, settle, sync_after: "1s".into(), ..Setup::default() }
+    Setup { keeper, top, end, settle, sync_after: "1s".into(), ..Setup::default() }
 }
 
 /// A tree with what a start has to find out: something new, moved, gone, and a lost directory.
 fn with_a_past(point: &str) -> (Mount, Tree) {
-    let mut mount = setup(None).mount();
+    let mut mount = setup(point, None).mount();
     let mut tree = Tree::new();
     for dir in ["keep", "lost", "moved"] {
         fs::create_dir(mount.path(dir)).unwrap();
@@ -498,8 +503,14 @@ fn each(points: &[String], test: fn(&str)) {
 fn points() -> Vec<String> {
     let only = std::env::var("SPOOLFS_TEST_POINTS").unwrap_or_default();
     let wanted = |point: &&str| only.is_empty() || only.split(',').any(|o| point.contains(o));
-    // Those of expiry have a suite of their own, and those of the scrub a test.
-    let here = |point: &&str| !point.starts_with("expiry.") && !point.starts_with("scrub.");
+    // Those of expiry have a suite of their own, and those of the scrub a test; so has a second
+    // death in a row.
+    let elsewhere = |point: &&str| {
+        point.starts_with("expiry.")
+            || point.starts_with("scrub.")
+            || *point == "handover.before_answer"
+    };
+    let here = |point: &&str| !elsewhere(point);
     faults::POINTS.iter().copied().filter(here).filter(wanted).map(str::to_owned).collect()
 }
 
@@ -519,7 +530,7 @@ fn every_crash_point_is_survived() {
 
 fn nobody_notices(point: &str) {
     let options: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
-    let mut mount = setup(Some(options)).prepare();
+    let mut mount = setup(point, Some(options)).prepare();
     let mark = mount.root.join("died");
     mount.env = vec![
         ("SPOOLFS_CRASH_AT", point.to_owned()),
@@ -563,6 +574,10 @@ fn no_crash_point_is_noticed_under_a_keeper() {
     points.retain(|point| !before_anybody_can_notice(point));
     // The first comes at every start.
     points.extend(sync.into_iter().map(|point| format!("{point}:2")));
+    // Between other requests than the first.
+    let relay: Vec<_> = points.iter().filter(|p| p.starts_with("relay.")).cloned().collect();
+    let later = |point: &String| [20, 60].map(|nth| format!("{point}:{nth}"));
+    points.extend(relay.iter().flat_map(later));
     each(&points, nobody_notices);
 }
 

@@ -1,4 +1,5 @@
-//! Tells the file system how much disk could be had by releasing: `df` counts it as free.
+//! Tells the file system, now and then, how much disk could be had by releasing, which `df` counts as
+//! free, and to let idle writers rest.
 
 use super::Daemon;
 use crate::recording::State;
@@ -23,6 +24,7 @@ pub(super) fn watch(daemon: Arc<Daemon>) -> std::io::Result<Sender<()>> {
 
 fn run(daemon: &Daemon, ended: &Receiver<()>) {
     loop {
+        daemon.vfs.rest_idle();
         daemon.vfs.set_releasable(releasable(daemon));
         if ended.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
             return;

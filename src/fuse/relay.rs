@@ -5,8 +5,14 @@
 //! The file has places of two sizes, since the kernel wants room for the longest request with
 //! each read: a short request is moved to a small place at once. A place whose first word, the
 //! length of the request, is 0 is free; that word is written last and cleared first.
+//!
+//! An answer is noted beside its request before the kernel gets it. A daemon may die between the
+//! two system calls that give it and clear the place, and what the caller did next may be done by
+//! then: a file that it cut and wrote must not be cut again. So a request with its answer beside it
+//! is not repeated; the kernel is given that answer once more, and refuses it if it had it.
 
 use super::connection::{MAX_WRITE_RELAYED, RESENT};
+use crate::faults;
 use crate::limits::{FUSE_THREADS, WORKER_QUEUE_MAX, WORKER_THREADS};
 use crate::sys::SharedRegion;
 use parking_lot::{Condvar, Mutex};
@@ -28,7 +34,11 @@ const LARGE_BYTES: usize = MAX_WRITE_RELAYED as usize + 4096;
 /// Places for short ones: more than the workers take, who keep requests the longest.
 const SMALL: usize = 2 * (WORKER_QUEUE_MAX + WORKER_THREADS) + 128;
 const SMALL_BYTES: usize = 4608;
-const FILE_BYTES: usize = LARGE * LARGE_BYTES + SMALL * SMALL_BYTES;
+/// Where the answers begin, one for each place in the order of the places, and how long they may
+/// be: longer ones belong to requests that change nothing, and are not noted.
+const ANSWERS: usize = LARGE * LARGE_BYTES + SMALL * SMALL_BYTES;
+const ANSWER_BYTES: usize = 192;
+const FILE_BYTES: usize = ANSWERS + (LARGE + SMALL) * ANSWER_BYTES;
 /// Longest wait for what a predecessor left, before new requests are read.
 const LEFT_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that carry answers back.
@@ -49,6 +59,28 @@ pub(super) type Refused = Box<dyn Fn(u64) + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct At(usize);
 
+impl At {
+    fn is_small(self) -> bool {
+        self.0 >= LARGE * LARGE_BYTES
+    }
+
+    /// Where its answer is noted.
+    fn answer(self) -> usize {
+        let number = if self.is_small() {
+            LARGE + (self.0 - LARGE * LARGE_BYTES) / SMALL_BYTES
+        } else {
+            self.0 / LARGE_BYTES
+        };
+        ANSWERS + number * ANSWER_BYTES
+    }
+}
+
+/// A request of a predecessor, and what it was about to answer or had answered.
+struct Left {
+    request: Vec<u8>,
+    answer: Option<Vec<u8>>,
+}
+
 #[derive(Debug)]
 struct Free {
     large: Vec<At>,
@@ -66,7 +98,7 @@ pub(super) struct Relay {
     /// Where the request of an answer is.
     waiting: Mutex<HashMap<u64, At>>,
     /// What a predecessor left unanswered.
-    left: Mutex<Vec<Vec<u8>>>,
+    left: Mutex<Vec<Left>>,
     /// Those among them that open something.
     opening: Mutex<HashMap<u64, usize>>,
     refused: Refused,
@@ -149,14 +181,14 @@ impl Relay {
             _file: file,
         };
         let left = relay.take_left()?;
-        *relay.opening.lock() = left.iter().filter_map(|request| opening(request)).collect();
+        *relay.opening.lock() = left.iter().filter_map(|l| opening(&l.request)).collect();
         *relay.left.lock() = left;
         Ok(Arc::new(relay))
     }
 
     /// What is in the places from before: each request once, marked as sent again. It stays where
     /// it is until it is answered.
-    fn take_left(&self) -> io::Result<Vec<Vec<u8>>> {
+    fn take_left(&self) -> io::Result<Vec<Left>> {
         let mut left = Vec::new();
         let mut seen = HashSet::new();
         let mut free = self.free.lock();
@@ -167,7 +199,7 @@ impl Relay {
                 match self.left_at(at, room)? {
                     Some((unique, request)) if seen.insert(unique) => {
                         self.waiting.lock().insert(unique, at);
-                        left.push(request);
+                        left.push(Left { request, answer: self.noted(at, unique)? });
                     }
                     _ => {
                         self.region.set_word(at.0, 0)?;
@@ -193,6 +225,25 @@ impl Relay {
         Ok(Some((found.unique, request)))
     }
 
+    /// The answer beside a request, if it is that request's.
+    fn noted(&self, at: At, unique: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut answer = self.region.get(at.answer(), ANSWER_BYTES)?;
+        let Some(Header { len, unique: of, .. }) = header(&answer) else { return Ok(None) };
+        answer.truncate(len);
+        Ok((of == unique && (16..=ANSWER_BYTES).contains(&len)).then_some(answer))
+    }
+
+    fn note(&self, at: At, answer: &[u8]) -> io::Result<()> {
+        let Some((len, rest)) = answer.split_first_chunk::<4>() else { return Ok(()) };
+        if answer.len() > ANSWER_BYTES {
+            return Ok(());
+        }
+        let at = at.answer();
+        self.region.set_word(at, 0)?;
+        self.region.set(at + 4, rest)?;
+        self.region.set_word(at, u32::from_le_bytes(*len))
+    }
+
     /// Carries requests and answers until the connection ends.
     ///
     /// # Errors
@@ -216,10 +267,18 @@ impl Relay {
     /// What a predecessor left, before anything new: one of these may have been answered just
     /// before it died, and its user have gone on to change the same bytes. Those that wait for a
     /// target are not waited for.
-    fn answer_left(&self, left: &[Vec<u8>]) -> io::Result<()> {
-        left.iter().try_for_each(|request| self.give(request))?;
+    fn answer_left(&self, left: &[Left]) -> io::Result<()> {
+        for Left { request, answer } in left {
+            let noted = answer.as_ref().and_then(|answer| Some((header(answer)?.unique, answer)));
+            match noted {
+                Some((unique, answer)) => {
+                    self.answer(unique, answer)?;
+                }
+                None => self.give(request)?,
+            }
+        }
         let mut open: HashSet<u64> =
-            left.iter().filter_map(|r| header(r)).map(|h| h.unique & !RESENT).collect();
+            left.iter().filter_map(|l| header(&l.request)).map(|h| h.unique & !RESENT).collect();
         let until = Instant::now() + LEFT_PATIENCE;
         loop {
             let mut free = self.free.lock();
@@ -300,20 +359,31 @@ impl Relay {
             if let Some(number) = answer.get_mut(8..16) {
                 number.copy_from_slice(&unique.to_le_bytes());
             }
-            let handle = self.opening.lock().remove(&unique).and_then(|at| handle(answer, at));
-            match rustix::io::write(&self.device, answer) {
-                Ok(_) => {}
-                // It was answered by the predecessor, or nobody waits for it any more.
-                Err(Errno::NOENT) => handle.into_iter().for_each(&self.refused),
-                Err(Errno::NODEV) => return Ok(()),
-                Err(errno) => tracing::warn!(%errno, "an answer could not be given to the kernel"),
-            }
-            // Not while it is locked: who waits for answers holds the other lock first.
-            let at = self.waiting.lock().remove(&unique);
-            if let Some(at) = at {
-                self.let_go(at)?;
+            let at = self.waiting.lock().get(&unique).copied();
+            at.map_or(Ok(()), |at| self.note(at, answer))?;
+            if !self.answer(unique, answer)? {
+                return Ok(());
             }
         }
+    }
+
+    /// Gives the kernel an answer that is noted, and clears the place of its request. Tells whether
+    /// the connection goes on.
+    fn answer(&self, unique: u64, answer: &[u8]) -> io::Result<bool> {
+        let handle = self.opening.lock().remove(&unique).and_then(|at| handle(answer, at));
+        faults::point("relay.before_answer");
+        match rustix::io::write(&self.device, answer) {
+            Ok(_) => {}
+            // It was answered by the predecessor, or nobody waits for it any more.
+            Err(Errno::NOENT) => handle.into_iter().for_each(&self.refused),
+            Err(Errno::NODEV) => return Ok(false),
+            Err(errno) => tracing::warn!(%errno, "an answer could not be given to the kernel"),
+        }
+        faults::point("relay.after_answer");
+        // Not while it is locked: who waits for answers holds the other lock first.
+        let at = self.waiting.lock().remove(&unique);
+        at.map_or(Ok(()), |at| self.let_go(at))?;
+        Ok(true)
     }
 
     /// A place for any request, when there is one.
@@ -330,8 +400,7 @@ impl Relay {
     fn let_go(&self, at: At) -> io::Result<()> {
         self.region.set_word(at.0, 0)?;
         let mut free = self.free.lock();
-        let small = at.0 >= LARGE * LARGE_BYTES;
-        if small {
+        if at.is_small() {
             free.small.push(at)
         } else {
             free.large.push(at)
@@ -428,6 +497,102 @@ mod tests {
             assert_eq!(read(&kernel), answer(unique));
         }
         assert_eq!(unique_of(&read(&session)), 10);
+    }
+
+    /// A relay, the kernel's end and the session's.
+    fn relay(dir: &Path, resume: bool) -> (Arc<Relay>, OwnedFd, OwnedFd) {
+        let (kernel, device) = pair();
+        let (ours, session) = pair();
+        let relay = Relay::new(Arc::new(device), ours, dir, resume, nothing()).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        let receive = rustix::net::sockopt::Timeout::Recv;
+        for end in [&kernel, &session] {
+            rustix::net::sockopt::set_socket_timeout(end, receive, patience).unwrap();
+        }
+        (relay, kernel, session)
+    }
+
+    #[test]
+    fn regression_what_was_answered_is_not_done_again_by_the_next() {
+        const OPEN: u32 = 14;
+        const WRITE: u32 = 16;
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = [&answer(2)[..], &7u64.to_le_bytes(), &[0; 8]].concat();
+        opened[0] = 32;
+        {
+            let (relay, kernel, _session) = relay(dir.path(), false);
+            // As left by a thread that was killed right after it had given the answer: that to an
+            // open which cut the file, of which more was written since. One was not answered.
+            for (at, unique, opcode) in [(At(0), 2, OPEN), (At(LARGE_BYTES), 4, WRITE)] {
+                relay.region.set(at.0, &request(unique, opcode, 8)).unwrap();
+            }
+            relay.note(At(0), &opened).unwrap();
+            rustix::io::write(&*relay.device, &opened).unwrap();
+            assert_eq!(read(&kernel), opened);
+            // What another request had there before it is not its answer.
+            relay.note(At(LARGE_BYTES), &answer(3)).unwrap();
+        }
+        let (relay, kernel, session) = relay(dir.path(), true);
+        relay.clone().run().unwrap();
+        assert_eq!(unique_of(&read(&session)), 4 | RESENT, "only this one is done");
+        assert_eq!(read(&kernel), opened, "once more, for the kernel to refuse it");
+        rustix::io::write(&session, &answer(4 | RESENT)).unwrap();
+        assert_eq!(read(&kernel), answer(4));
+        rustix::io::write(&kernel, &request(6, 1, 0)).unwrap();
+        assert_eq!(unique_of(&read(&session)), 6);
+    }
+
+    #[test]
+    fn places_for_answers_do_not_overlap() {
+        let large = (0..LARGE).map(|n| At(n * LARGE_BYTES));
+        let small = (0..SMALL).map(|n| At(LARGE * LARGE_BYTES + n * SMALL_BYTES));
+        let answers: Vec<usize> = large.chain(small).map(At::answer).collect();
+        assert_eq!(answers[0], ANSWERS);
+        assert!(answers.windows(2).all(|w| w[1] - w[0] == ANSWER_BYTES));
+        assert_eq!(answers.last().unwrap() + ANSWER_BYTES, FILE_BYTES);
+    }
+
+    /// More long requests than there are places, as of many programs that write with O_SYNC to a
+    /// slow disk: those above wait, and none is lost, not even when the daemon dies.
+    #[test]
+    fn long_requests_beyond_all_places_wait_for_one() {
+        const LONG: usize = SMALL_BYTES;
+        const MORE: usize = 8;
+        let number = |n: usize| 2 * (n as u64 + 1);
+        let dir = tempfile::tempdir().unwrap();
+        let mut given: HashSet<u64> = HashSet::new();
+        {
+            let (relay, kernel, session) = relay(dir.path(), false);
+            relay.clone().run().unwrap();
+            for n in 0..LARGE {
+                rustix::io::write(&kernel, &request(number(n), 16, LONG)).unwrap();
+                given.insert(unique_of(&read(&session)));
+            }
+            assert!(relay.free.lock().large.is_empty());
+            for n in LARGE..LARGE + MORE {
+                rustix::io::write(&kernel, &request(number(n), 16, LONG)).unwrap();
+                rustix::io::write(&session, &answer(number(n - LARGE))).unwrap();
+                assert_eq!(read(&kernel), answer(number(n - LARGE)));
+                given.insert(unique_of(&read(&session)));
+            }
+            assert_eq!(given.len(), LARGE + MORE);
+            // The last place was cleared before the last request was read.
+            drop((kernel, session));
+        }
+        // The next one has not a single place free at first.
+        let (relay, kernel, session) = relay(dir.path(), true);
+        relay.clone().run().unwrap();
+        rustix::io::write(&kernel, &request(number(1000), 1, 0)).unwrap();
+        let mut left: HashSet<u64> = HashSet::new();
+        for _ in 0..LARGE {
+            let unique = unique_of(&read(&session));
+            assert_ne!(unique & RESENT, 0);
+            left.insert(unique & !RESENT);
+            rustix::io::write(&session, &answer(unique)).unwrap();
+            assert_eq!(read(&kernel), answer(unique & !RESENT));
+        }
+        assert_eq!(left, (MORE..LARGE + MORE).map(number).collect());
+        assert_eq!(unique_of(&read(&session)), number(1000));
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Vfs {
         handle: Option<u64>,
         patience: Patience,
     ) -> Result<()> {
-        if let Some(file) = handle.and_then(|h| self.handles.get(h).ok()).filter(|h| h.writable) {
+        if let Some(file) = handle.and_then(|h| self.writer(h).ok()).filter(|h| h.writable) {
             let file = file.file().ok_or(Errno::BADF)?;
             return self.resize(caller, id, &file, size);
         }

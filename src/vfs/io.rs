@@ -97,7 +97,7 @@ impl Vfs {
     /// # Errors
     /// As `pwrite`.
     pub fn write(&self, caller: Caller, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
-        let handle = self.handles.get(handle)?;
+        let handle = self.writer(handle)?;
         let file = handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?;
         let partial = self.lower.partial(handle.inode.id);
         let change = partial.as_ref().map(|p| p.change());
@@ -204,7 +204,7 @@ impl Vfs {
     }
 
     fn writable_file(&self, handle: u64) -> Result<Arc<File>> {
-        let handle: Arc<Handle> = self.handles.get(handle)?;
+        let handle = self.writer(handle)?;
         Ok(handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?)
     }
 

@@ -3,15 +3,15 @@
 
 use super::inode::{Inode, Mark};
 use super::lookup::Found;
+use super::noted::{Given, Names, Note, Noted};
 use super::table::Position;
 use super::{Caller, Entry, Result, Vfs, VfsError};
 use crate::catalog::ListRow;
 use crate::lower::DirStream;
 use crate::recording::{Kind, NodeId};
 use rustix::io::Errno;
-use std::collections::hash_map::RandomState;
 use std::collections::{HashSet, VecDeque};
-use std::hash::BuildHasher;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,9 @@ pub(super) struct Listing {
     /// When the reply at hand must be on its way: the kernel keeps the directory locked for it,
     /// and a call may be about to make its recording there.
     until: Instant,
-    hasher: RandomState,
+    names: Names,
+    /// What is given, for a successor.
+    note: Option<Note>,
     /// Rows of the catalog that had no room in the reply before.
     ahead: Option<Ahead>,
 }
@@ -72,16 +74,6 @@ struct Ahead {
     /// How many files had been put into their place when it was asked.
     placed: u64,
     mark: Option<Mark>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Given {
-    /// Where to go on behind it, below or in the catalog.
-    cursor: u64,
-    /// Hash of the name.
-    name: u64,
-    /// It was given from below.
-    below: bool,
 }
 
 /// Takes an entry with its attributes if they were asked for; says no when it has no room.
@@ -115,7 +107,8 @@ impl Vfs {
             given: Vec::new(),
             at: 0,
             until: Instant::now(),
-            hasher: RandomState::new(),
+            names: Names::new(),
+            note: None,
             ahead: None,
         })
     }
@@ -153,7 +146,9 @@ impl Vfs {
                 return Ok(());
             }
         }
-        self.go_on(&mut listing, attrs, take)
+        let listed = self.go_on(&mut listing, attrs, take);
+        self.handles.note_given(handle, &mut listing);
+        listed
     }
 
     /// Gives what follows.
@@ -244,7 +239,7 @@ impl Vfs {
             while let Some(mut row) = page.rows.pop_front() {
                 if row.moved {
                     let seen = seen.get_or_insert_with(|| listing.seen_below());
-                    if seen.contains(&listing.hasher.hash_one(&row.name)) {
+                    if seen.contains(&listing.names.hash(&row.name)) {
                         continue;
                     }
                 }
@@ -304,7 +299,7 @@ impl Vfs {
             return false;
         }
         let below = matches!(found, Found::Local(..));
-        listing.gave(Given { cursor, name: listing.hasher.hash_one(&entry.name), below });
+        listing.gave(Given { cursor, name: listing.names.hash(&entry.name), below });
         if attrs {
             self.enter(&listing.dir, &entry.name, found, mark);
         }
@@ -313,6 +308,31 @@ impl Vfs {
 }
 
 impl Listing {
+    /// Goes on with all that a predecessor knew.
+    pub fn resume_with(&mut self, noted: Noted) {
+        self.mark = noted.mark;
+        self.names = noted.names;
+        self.at = noted.given.len();
+        self.given = noted.given;
+    }
+
+    /// Notes what was given, for a successor.
+    pub fn write_note(&mut self, path: &Path) -> std::io::Result<()> {
+        // Of one that a predecessor left without a note, the first entries are not known.
+        if self.base.is_some() || self.given.is_empty() {
+            return Ok(());
+        }
+        let note = match &mut self.note {
+            Some(note) => note,
+            none => none.insert(Note::open(path)?),
+        };
+        note.write(self.mark, self.names, &self.given)
+    }
+
+    pub fn has_note(&self) -> bool {
+        self.note.is_some()
+    }
+
     /// Goes on where a predecessor's last reply began.
     pub fn resume_at(&mut self, position: Position) {
         let given = Given { cursor: position.cursor, name: 0, below: position.below };
@@ -341,7 +361,7 @@ impl Listing {
     /// Begins anew, for lack of knowledge of what was given.
     fn forget(&mut self) {
         self.base = None;
-        self.given.clear();
+        self.cut(0);
         self.at = 0;
     }
 
@@ -373,11 +393,16 @@ impl Listing {
         self.given.iter().take(count).filter(|g| g.below).map(|g| g.name).collect()
     }
 
+    fn cut(&mut self, count: usize) {
+        self.given.truncate(count);
+        self.note.iter_mut().for_each(|note| note.cut(count));
+    }
+
     /// An entry was given at the position.
     fn gave(&mut self, given: Given) {
         let index = self.at - self.first();
         if self.given.get(index) != Some(&given) {
-            self.given.truncate(index);
+            self.cut(index);
             self.given.push(given);
         }
         self.at += 1;

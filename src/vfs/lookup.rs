@@ -212,7 +212,7 @@ impl Vfs {
     /// The node, if the kernel may know it: also from before a restart, so that nobody finds it at
     /// its old place while it moves.
     pub(super) fn known(&self, id: NodeId) -> Option<Arc<Inode>> {
-        let before = || if self.taken_over { self.inode(id).ok() } else { None };
+        let before = || if self.resumed_at.is_some() { self.inode(id).ok() } else { None };
         self.inodes.get(id).or_else(before)
     }
 

@@ -14,11 +14,13 @@ mod departure;
 mod ghost;
 mod handle;
 mod held;
+mod idle;
 mod inode;
 mod io;
 mod listing;
 mod lookup;
 mod names;
+mod noted;
 mod open;
 mod partial;
 mod rename;
@@ -41,7 +43,7 @@ pub use resume::Resumption;
 pub use workers::{Waits, Workers};
 
 use crate::catalog::{Catalog, CatalogError, Op};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::lower::{Lower, LowerError};
 use crate::recording::{Attr, ErrorClass, Generation, NodeId, Reader};
 use crate::stitch::Stitched;
@@ -247,8 +249,8 @@ pub struct Vfs {
     xattr_changes: AtomicU64,
     /// What requests came to that a predecessor did not answer.
     answers: Mutex<HashMap<u64, Op>>,
-    /// The kernel may know nodes from before.
-    taken_over: bool,
+    /// When it was taken over: the kernel may know nodes from before.
+    resumed_at: Option<Timestamp>,
 }
 
 impl Vfs {
@@ -279,7 +281,7 @@ impl Vfs {
             refusals: RwLock::default(),
             xattr_changes: AtomicU64::new(0),
             answers: Mutex::default(),
-            taken_over: false,
+            resumed_at: None,
             lower,
             catalog,
             archive,

@@ -430,6 +430,9 @@ impl Vfs {
     pub fn release(&self, number: u64) {
         let Some(handle) = self.handles.remove(number) else { return };
         let mut opens = handle.inode.opens.lock();
+        if handle.is_resting() {
+            self.count_again(number, &handle, &mut opens);
+        }
         if handle.record.what == Use::Passthrough {
             // Said before it is done: a successor gives the backing file back again rather than
             // not at all, and does not take it for open after somebody else gave it back.

@@ -6,6 +6,7 @@ use super::inode::{Inode, Mode, Place};
 use super::table::{Record, Table, Use};
 use super::{Caller, Entry, Parts, Result, TABLE_FILE, Vfs};
 use crate::catalog::Op;
+use crate::faults;
 use crate::lower::stat_file;
 use crate::recording::{Kind, NodeId};
 use rustix::fs::OFlags;
@@ -25,7 +26,8 @@ impl Vfs {
             Some(dir) => Table::open(&dir.join(TABLE_FILE), true)?,
             None => (Table::in_memory(), Vec::new()),
         };
-        let vfs = Vfs { taken_over: true, ..Vfs::with_table(parts, table) };
+        let now = parts.clock.now();
+        let vfs = Vfs { resumed_at: Some(now), ..Vfs::with_table(parts, table) };
         *vfs.answers.lock() = vfs.catalog.answers(mark);
         Ok((vfs, Resumption { records }))
     }
@@ -41,7 +43,13 @@ impl Vfs {
                 Use::Closing => self.handles.closed(*number),
                 Use::Dir => match self.listing(record.node) {
                     Ok(mut listing) => {
-                        listing.resume_at(record.position);
+                        match self.handles.noted(*number) {
+                            Some(noted) => {
+                                listing.resume_with(noted);
+                                self.handles.note_given(*number, &mut listing);
+                            }
+                            None => listing.resume_at(record.position),
+                        }
                         self.handles.resume_listing(*number, record, listing);
                     }
                     Err(error) => tracing::warn!(
@@ -77,7 +85,10 @@ impl Vfs {
 
     fn resume_file(&self, number: u64, record: Record) -> Arc<Inode> {
         let inode = self.resume_inode(record.node);
-        let flags = OFlags::from_bits_retain(record.flags);
+        let flags = match record.resting {
+            true => OFlags::RDONLY,
+            false => OFlags::from_bits_retain(record.flags),
+        };
         let opened = self.reopen(&inode, &record, flags);
         if opened.is_none() && record.what != Use::Remote {
             tracing::error!(
@@ -92,7 +103,7 @@ impl Vfs {
             let mut opens = inode.opens.lock();
             opens.handles += 1;
             opens.kernel += 1;
-            opens.writers += u32::from(record.writable);
+            opens.writers += u32::from(record.writable && !record.resting);
             opens.mode = Some(match record.what {
                 Use::Passthrough => Mode::Passthrough { number: record.backing, lower_ino },
                 _ => Mode::Plain,
@@ -150,7 +161,11 @@ impl Vfs {
         if !caller.resent {
             return None;
         }
-        self.answers.lock().get(&caller.unique).cloned()
+        let answer = self.answers.lock().get(&caller.unique).cloned();
+        if answer.is_some() {
+            faults::point("handover.before_answer");
+        }
+        answer
     }
 
     /// The node that the request made.

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | 0 | 0 free, 1 file, 2 file in passthrough, 3 released file, 4 directory, 5 being closed |
 //! | 1 | 1 if it may write |
+//! | 2 | 1 if it may write, but rests (`Vfs::rest_idle`) |
 //! | 4..8 | how often this record was used before; upper half of the handle's number |
 //! | 8..12 | number of the backing file |
 //! | 12..16 | open flags for the lower file |
@@ -17,12 +18,13 @@
 //! | 32..40, 40..48, 48 | directory: entries before the last reply, cursor there, 1 if below |
 //! | 60..64 | CRC-32 of what is before |
 
+use super::noted;
 use crate::recording::NodeId;
 use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const RECORD: usize = 64;
 /// More than a slot is used in one life.
@@ -45,6 +47,7 @@ pub(super) enum Use {
 pub(super) struct Record {
     pub what: Use,
     pub writable: bool,
+    pub resting: bool,
     pub backing: u32,
     pub flags: u32,
     pub node: NodeId,
@@ -66,6 +69,7 @@ impl Record {
         Record {
             what,
             writable: false,
+            resting: false,
             backing: 0,
             flags: 0,
             node,
@@ -79,6 +83,7 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Table {
     file: Option<File>,
+    path: PathBuf,
     slots: Mutex<Slots>,
 }
 
@@ -95,7 +100,7 @@ struct Slots {
 impl Table {
     /// A table without a file: nothing outlives the daemon.
     pub fn in_memory() -> Table {
-        Table { file: None, slots: Mutex::default() }
+        Table { file: None, path: PathBuf::new(), slots: Mutex::default() }
     }
 
     /// Opens the table, with what a predecessor left in it if `resume`.
@@ -126,7 +131,17 @@ impl Table {
                 *used = *floor;
             }
         }
-        Ok((Table { file: Some(file), slots: Mutex::new(slots) }, open))
+        if let Some(dir) = path.parent() {
+            noted::sweep(dir, |handle| open.iter().any(|(number, _)| *number == handle));
+        }
+        let table = Table { file: Some(file), path: path.to_owned(), slots: Mutex::new(slots) };
+        Ok((table, open))
+    }
+
+    /// Where the note of a listing is; `None` if nothing outlives the daemon.
+    pub fn note_of(&self, handle: u64) -> Option<PathBuf> {
+        let dir = self.file.as_ref().and(self.path.parent())?;
+        Some(noted::path(dir, handle))
     }
 
     /// A number for a new handle, with its record written.
@@ -200,7 +215,7 @@ fn encode(used: u32, record: &Record) -> [u8; RECORD] {
         Use::Closing => 5,
     };
     let fields: [(usize, &[u8]); 10] = [
-        (0, &[what, u8::from(record.writable)]),
+        (0, &[what, u8::from(record.writable), u8::from(record.resting)]),
         (4, &used.to_le_bytes()),
         (8, &record.backing.to_le_bytes()),
         (12, &record.flags.to_le_bytes()),
@@ -245,6 +260,7 @@ fn decode(bytes: &[u8; RECORD]) -> (u32, Option<Record>) {
     let record = Record {
         what,
         writable: flag(1),
+        resting: flag(2),
         backing: u32_at(8),
         flags: u32_at(12),
         node: NodeId(u64_at(16)),
@@ -264,6 +280,7 @@ mod tests {
         let path = dir.path().join("handles");
         let record = |node| Record {
             writable: true,
+            resting: true,
             backing: 7,
             flags: 2,
             position: Position { count: 3, cursor: u64::MAX, below: true },

@@ -3,8 +3,9 @@
 use super::inode::{Inodes, Place};
 use super::*;
 use crate::catalog;
-use crate::clock::SystemClock;
-use crate::recording::Kind;
+use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::limits::IDLE_HANDLE_RESTS_AFTER;
+use crate::recording::{Kind, State};
 use rustix::fs::{OFlags, RenameFlags};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -73,6 +74,7 @@ struct World {
     dir: tempfile::TempDir,
     kernel: Arc<Kernel>,
     mark: u64,
+    clock: Arc<ManualClock>,
 }
 
 impl World {
@@ -81,7 +83,8 @@ impl World {
         for name in ["monitor", "state", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let mut world = World { dir, kernel: Arc::default(), mark: 0 };
+        let clock = ManualClock::at(SystemClock.now());
+        let mut world = World { dir, kernel: Arc::default(), mark: 0, clock };
         let lower = Lower::open(&world.below("")).unwrap();
         let vfs = Vfs::new(world.parts(lower)).unwrap();
         vfs.set_passthrough(world.kernel.clone());
@@ -90,7 +93,7 @@ impl World {
     }
 
     fn parts(&self, lower: Arc<Lower>) -> Parts {
-        let clock = Arc::new(SystemClock);
+        let clock = self.clock.clone();
         let options = catalog::Options {
             state_dir: self.dir.path().join("state"),
             runtime_dir: self.dir.path().join("run"),
@@ -364,4 +367,62 @@ fn regression_what_is_opened_again_for_nobody_is_closed() {
     vfs.release(kept.handle);
     assert_eq!(vfs.writers(), 0);
     assert!(world.kernel.0.lock().1.is_empty());
+}
+
+/// The daemon dies with an open done and not answered, and its caller is killed before the kernel
+/// sends the request again: the kernel drops it, and nobody will ever close what was opened.
+#[test]
+fn regression_an_open_whose_caller_was_killed_keeps_no_recording_open_for_ever() {
+    for plain in [false, true] {
+        let (world, vfs) = World::new();
+        world.kernel.1.store(plain, Ordering::Relaxed);
+        let (id, lost) = made(&vfs, 1, b"call");
+        let (used_id, used) = made(&vfs, 2, b"used");
+        let (closed_id, closed) = made(&vfs, 3, b"closed");
+        let vfs = world.successor(vfs, || {});
+        let state = |id| {
+            vfs.catalog.drain().unwrap();
+            vfs.catalog.node(id).unwrap().unwrap().state
+        };
+        let quiet = |name: &str| vfs.lower.quiet(Path::new(name));
+        vfs.getattr(used_id, Some(used.handle)).unwrap();
+        vfs.rest_idle();
+        assert_eq!((vfs.writers(), state(id)), (3, State::Recording), "it may be in use");
+        world.clock.advance(2 * IDLE_HANDLE_RESTS_AFTER);
+        vfs.rest_idle();
+        vfs.rest_idle();
+        assert_eq!(
+            (vfs.writers(), state(id), state(used_id)),
+            (1, State::Closed, State::Recording)
+        );
+        assert!(quiet("call").is_ok() && quiet("used").is_err());
+        // Archived, but not taken away from whoever may have it open after all.
+        assert!(quiet("call").unwrap().alone(Path::new("call")).is_err());
+        vfs.release(closed.handle);
+        assert_eq!((vfs.writers(), state(closed_id)), (1, State::Closed));
+
+        // It rests over another death, too; and who uses it is known to have it.
+        let vfs = world.successor(vfs, || {});
+        let state = |id| {
+            vfs.catalog.drain().unwrap();
+            vfs.catalog.node(id).unwrap().unwrap().state
+        };
+        assert_eq!((vfs.writers(), state(id)), (1, State::Closed));
+        vfs.getattr(used_id, Some(used.handle)).unwrap();
+
+        let flags = OFlags::WRONLY;
+        let other = vfs.open(caller(5, false), id, flags, Patience::None).unwrap();
+        assert_eq!((vfs.writers(), state(id)), (2, State::Recording));
+        vfs.release(other.handle);
+        assert_eq!((vfs.writers(), state(id)), (1, State::Closed));
+        vfs.write(caller(6, false), lost.handle, 0, b"CALL").unwrap();
+        assert_eq!((vfs.writers(), state(id)), (2, State::Recording));
+        assert_eq!(world.bytes("call"), b"CALL");
+        vfs.rest_idle();
+        vfs.release(lost.handle);
+        assert_eq!((vfs.writers(), state(id)), (1, State::Closed));
+        vfs.release(used.handle);
+        assert_eq!(vfs.writers(), 0);
+        assert!(world.kernel.0.lock().1.is_empty());
+    }
 }

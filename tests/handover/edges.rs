@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[track_caller]
-fn wait_for<T>(mount: &Mount, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(mount: &Mount, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(found) = look() {
@@ -219,7 +219,7 @@ fn regression_who_reads_from_the_archive_at_an_upgrade_gets_no_error() {
 const ANSWERED: [u64; 2] = [2, 4];
 
 /// A request as the kernel writes it (linux/fuse.h).
-fn request(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
+pub fn request(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
     let mut request = vec![0; 40];
     request[4..8].copy_from_slice(&opcode.to_le_bytes());
     request[16..24].copy_from_slice(&node.to_le_bytes());
@@ -229,7 +229,7 @@ fn request(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
     request
 }
 
-fn state(path: &Path) -> String {
+pub fn state(path: &Path) -> String {
     let mut value = [0; 64];
     let len = rustix::fs::getxattr(path, "user.spoolfs.state", &mut value[..]).unwrap_or(0);
     String::from_utf8_lossy(&value[..len]).into_owned()

@@ -6,6 +6,10 @@ mod support;
 
 mod clients;
 mod edges;
+mod listing;
+mod relay;
 mod storm;
 mod takeover;
+#[cfg(feature = "faults")]
+mod twice;
 mod upgrade;

@@ -77,7 +77,7 @@ fn nobody_notices(passthrough: &str) {
 }
 
 /// The checker finds nothing after it.
-fn settled(mount: &mut support::mount::Mount) {
+pub fn settled(mount: &mut support::mount::Mount) {
     let until = Instant::now() + Duration::from_secs(30);
     while mount.status()["warnings"].to_string().contains("compared with the catalog") {
         assert!(Instant::now() < until, "{}", mount.said());
