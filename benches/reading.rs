@@ -1,6 +1,7 @@
 //! Reading archived recordings, by turns on spoolfs, `rclone mount --vfs-cache-mode full`, s3fs and
 //! with a plain S3 client: the same server, files that none of them has read before, over a local
-//! line and slow ones. `SPOOLFS_TEST_RCLONE` and `SPOOLFS_TEST_S3FS` name the programs.
+//! line and slow ones. `SPOOLFS_TEST_RCLONE` and `SPOOLFS_TEST_S3FS` name the programs, and
+//! `SPOOLFS_TEST_BEFORE` another build of spoolfs to compare with.
 //! docs/TESTING.md, "Benchmarks".
 #![allow(clippy::unwrap_used)]
 
@@ -22,6 +23,8 @@ use support::slow_line::SlowLine;
 
 const MIB: usize = 1 << 20;
 const MANY: &str = "many";
+/// Between two measurements: what the one before left to do is not the next one's.
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -48,6 +51,9 @@ enum Line {
     Local,
     /// 30 ms there and back.
     Far,
+    /// 30 ms, and 1 Gbit/s: what the server sends is not bounded by the processors that it shares
+    /// with its clients here.
+    Wide,
     /// 30 ms, and 10 Mbit/s.
     Thin,
 }
@@ -55,12 +61,15 @@ enum Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum System {
     Spoolfs,
+    /// Another build.
+    Before,
     Rclone,
     S3fs,
     Plain,
 }
 
-const SYSTEMS: [System; 4] = [System::Spoolfs, System::Rclone, System::S3fs, System::Plain];
+const SYSTEMS: [System; 5] =
+    [System::Spoolfs, System::Before, System::Rclone, System::S3fs, System::Plain];
 
 /// What is measured, and the length of the files that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -96,7 +105,7 @@ struct Scale {
 impl Scale {
     fn of(line: Line) -> Scale {
         match line {
-            Line::Local | Line::Far => {
+            Line::Local | Line::Far | Line::Wide => {
                 Scale { cat: 60 * MIB, looped: 10 * MIB, soxi: 200, names: 2000 }
             }
             Line::Thin => Scale { cat: 6 * MIB, looped: 2 * MIB, soxi: 20, names: 2000 },
@@ -121,7 +130,7 @@ struct Ground {
     client: Client,
     runtime: tokio::runtime::Runtime,
     bucket: String,
-    mount: Mount,
+    mounts: BTreeMap<System, Mount>,
     foreign: BTreeMap<System, Foreign>,
 }
 
@@ -156,9 +165,10 @@ fn main() {
     match arguments.line {
         Line::Local => {}
         Line::Far => ground.line.set(Duration::from_millis(30), 0),
+        Line::Wide => ground.line.set(Duration::from_millis(30), 1_000_000_000 / 8),
         Line::Thin => ground.line.set(Duration::from_millis(30), 10_000_000 / 8),
     }
-    let mut took: BTreeMap<(Case, System), Vec<Duration>> = BTreeMap::new();
+    let mut took: BTreeMap<(Case, System), Vec<Cost>> = BTreeMap::new();
     for round in 0..arguments.rounds {
         for case in &cases {
             let case = *case;
@@ -167,8 +177,11 @@ fn main() {
                 if case == Case::ListMany {
                     ground.restart(system);
                 }
-                if let Some(one) = ground.measure(system, case, &scale, round) {
-                    took.entry((case, system)).or_default().push(one);
+                std::thread::sleep(PAUSE);
+                let before = worked();
+                if let Some(time) = ground.measure(system, case, &scale, round) {
+                    let cost = Cost { time, work: worked().saturating_sub(before) };
+                    took.entry((case, system)).or_default().push(cost);
                 }
             }
         }
@@ -176,19 +189,39 @@ fn main() {
     report(arguments.line, &cases, &took);
 }
 
-fn report(line: Line, cases: &[Case], took: &BTreeMap<(Case, System), Vec<Duration>>) {
-    println!("line {line:?}; medians in ms, and how many times spoolfs");
+/// What one measurement took.
+#[derive(Clone, Copy)]
+struct Cost {
+    time: Duration,
+    /// Of all processors, whoever they worked for.
+    work: Duration,
+}
+
+/// What the processors of this machine have worked since it started (proc_stat(5)): the server's
+/// and the line's share as well.
+fn worked() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = ticks.filter_map(|n| n.parse().ok()).collect();
+    // All but idle and waiting for a disk, in hundredths of a second.
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum::<u64>();
+    Duration::from_millis(busy * 10)
+}
+
+fn report(line: Line, cases: &[Case], took: &BTreeMap<(Case, System), Vec<Cost>>) {
+    println!("line {line:?}; medians in ms, how many times spoolfs, and ms that processors worked");
     for case in cases.iter().copied() {
-        let median = |system| {
-            let mut all = took.get(&(case, system))?.clone();
+        let median = |system, of: fn(&Cost) -> Duration| {
+            let mut all: Vec<_> = took.get(&(case, system))?.iter().map(of).collect();
             all.sort_unstable();
             Some(all[all.len() / 2].as_secs_f64() * 1000.0)
         };
-        let own = median(System::Spoolfs).unwrap_or(f64::NAN);
+        let time = |system| median(system, |cost| cost.time);
+        let own = time(System::Spoolfs).unwrap_or(f64::NAN);
         let cells: Vec<String> = SYSTEMS
             .iter()
-            .map(|system| match median(*system) {
-                Some(ms) => format!("{system:?} {ms:.1} ({:.2})", ms / own),
+            .map(|system| match time(*system).zip(median(*system, |cost| cost.work)) {
+                Some((ms, work)) => format!("{system:?} {ms:.1} ({:.2}; {work:.0})", ms / own),
                 None => format!("{system:?} -"),
             })
             .collect();
@@ -226,17 +259,26 @@ impl Ground {
         let line = SlowLine::to(&server.endpoint());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let target = Target::S3 {
-            url: format!("s3://{}/pbx", server.new_bucket()),
-            endpoint: line.endpoint(),
-            id: SeaweedFs::ACCESS_KEY.into(),
-            secret: SeaweedFs::SECRET_KEY.into(),
+        let mount = |program: Option<PathBuf>| {
+            let target = Target::S3 {
+                url: format!("s3://{}/pbx", server.new_bucket()),
+                endpoint: line.endpoint(),
+                id: SeaweedFs::ACCESS_KEY.into(),
+                secret: SeaweedFs::SECRET_KEY.into(),
+            };
+            let end = "[read]\nrecordings_per_minute = 0\n".into();
+            let mut mount = Setup { target, end, ..Setup::default() }.prepare();
+            mount.program = program.unwrap_or(mount.program.clone());
+            mount.start();
+            mount
         };
-        let end = "[read]\nrecordings_per_minute = 0\n".into();
-        let mount = Setup { target, end, ..Setup::default() }.mount();
+        let mut mounts = BTreeMap::from([(System::Spoolfs, mount(None))]);
+        if let Some(before) = std::env::var_os("SPOOLFS_TEST_BEFORE") {
+            mounts.insert(System::Before, mount(Some(before.into())));
+        }
         let client = SeaweedFs::client_at(line.endpoint());
         let (bucket, foreign) = (server.new_bucket(), BTreeMap::new());
-        Ground { line, client, runtime: runtime.unwrap(), bucket, mount, foreign }
+        Ground { line, client, runtime: runtime.unwrap(), bucket, mounts, foreign }
     }
 
     /// The same files in the mount, archived and released, and in a bucket of the others.
@@ -246,38 +288,42 @@ impl Ground {
             let cases = cases.iter().copied().filter(|case| *case != Case::ListMany);
             for (at, case) in cases.enumerate() {
                 let (count, len) = scale.files(case);
-                let below = self.mount.path(dir(case, round));
-                fs::create_dir(&below).unwrap();
+                let below = self.mounts.values().map(|mount| mount.path(dir(case, round)));
+                let below: Vec<_> = below.inspect(|below| fs::create_dir(below).unwrap()).collect();
                 for n in 0..count {
                     let bytes = noise((round * 100 + at * 10_000 + n) as u64, len);
-                    fs::write(below.join(format!("{n}.wav")), &bytes).unwrap();
+                    for below in &below {
+                        fs::write(below.join(format!("{n}.wav")), &bytes).unwrap();
+                    }
                     let key = format!("{}/{n}.wav", dir(case, round));
                     let put = direct.put_object().bucket(&self.bucket).key(key);
                     self.runtime.block_on(put.body(bytes.into()).send()).unwrap();
                 }
             }
         }
-        for step in ["archive", "release"] {
-            let ran = self.mount.cli([step.as_ref(), self.mount.mountpoint.as_os_str()]);
-            assert!(ran.status.success(), "{ran:?}\n{}", self.mount.said());
+        for (mount, step) in self.mounts.values().flat_map(|m| [(m, "archive"), (m, "release")]) {
+            let ran = mount.cli([step.as_ref(), mount.mountpoint.as_os_str()]);
+            assert!(ran.status.success(), "{ran:?}\n{}", mount.said());
         }
     }
 
     /// A directory of very many archived recordings, and of as many objects for the others.
     fn fill_many(&mut self, server: &SeaweedFs, names: usize) {
-        let below = self.mount.path(MANY);
-        fs::create_dir(&below).unwrap();
-        let template = below.join(format!("call-{}.wav", many::TEMPLATE));
-        fs::write(&template, noise(1, 1000)).unwrap();
-        for step in ["archive", "release"] {
-            let ran = self.mount.cli([step.as_ref(), template.as_os_str()]);
-            assert!(ran.status.success(), "{ran:?}\n{}", self.mount.said());
+        for mount in self.mounts.values_mut() {
+            let below = mount.path(MANY);
+            fs::create_dir(&below).unwrap();
+            let template = below.join(format!("call-{}.wav", many::TEMPLATE));
+            fs::write(&template, noise(1, 1000)).unwrap();
+            for step in ["archive", "release"] {
+                let ran = mount.cli([step.as_ref(), template.as_os_str()]);
+                assert!(ran.status.success(), "{ran:?}\n{}", mount.said());
+            }
+            let ino = fs::metadata(&below).unwrap().ino();
+            mount.stop();
+            let more = names as u64 - 1;
+            many::fill(&mount.state.join("catalog.db"), &[ino], more, more);
+            mount.start();
         }
-        let ino = fs::metadata(&below).unwrap().ino();
-        self.mount.stop();
-        let more = names as u64 - 1;
-        many::fill(&self.mount.state.join("catalog.db"), &[ino], more, more);
-        self.mount.start();
         let direct = server.client();
         self.runtime.block_on(async {
             let mut running = tokio::task::JoinSet::new();
@@ -296,9 +342,10 @@ impl Ground {
     /// As after a boot: nothing is remembered by the kernel or the program.
     fn restart(&mut self, system: System) {
         match system {
-            System::Spoolfs => {
-                self.mount.stop();
-                self.mount.start();
+            System::Spoolfs | System::Before => {
+                if let Some(mount) = self.mounts.get_mut(&system) {
+                    mount.restart();
+                }
             }
             System::Rclone | System::S3fs => {
                 if self.foreign.remove(&system).is_some() {
@@ -386,7 +433,7 @@ impl Ground {
             return self.plain(case, &name, count);
         }
         let root = match system {
-            System::Spoolfs => self.mount.mountpoint.clone(),
+            System::Spoolfs | System::Before => self.mounts.get(&system)?.mountpoint.clone(),
             other => self.foreign.get(&other)?.at.clone(),
         };
         let below = root.join(name);

@@ -235,8 +235,9 @@ impl Mount {
         let ready = UnixDatagram::bind(&self.notify).expect("a socket can be bound");
         ready.set_read_timeout(Some(LOOK)).expect("a timeout can be set");
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
+        let mut command = Command::new(&self.program);
         if let Some(options) = self.keeper {
+            command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
             command.arg("keeper").args(options).arg("--").arg(&self.program);
         }
         let child = command
