@@ -14,7 +14,7 @@ use super::schema::{self, OpenFault};
 pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
-use super::{Fate, Hold, Restored, database, holding, settings, shared, trash};
+use super::{Fate, Hold, Restored, database, holding, pins, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
@@ -156,6 +156,14 @@ impl Rebuild {
     /// `Unusable`.
     pub fn add_hold(&mut self, hold: &Hold, nodes: &[Restored]) -> Result<()> {
         self.in_batches(&[(hold, nodes)], |tx, (hold, nodes)| holding::restore(tx, hold, nodes))
+    }
+
+    /// Pins nodes, those that were written.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn add_pins(&mut self, nodes: &[NodeId]) -> Result<()> {
+        self.in_batches(nodes, |tx, id| pins::restore(tx, *id))
     }
 
     /// The last journal row that any target has: what is told from now on follows it.

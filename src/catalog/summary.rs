@@ -10,7 +10,7 @@ use super::holding;
 use super::identity::Identity;
 use super::journal::{attributes, hex_of, merge, time, verified_keys};
 use super::sql_row::{self, NODE, NODE_COLUMNS, Paths, names_of, sql, unsigned};
-use super::{Catalog, schema, settings, trash};
+use super::{Catalog, pins, schema, settings, trash};
 use crate::clock::Timestamp;
 use crate::recording::{Attr, Generation, Kind, NodeId, State};
 use rusqlite::{Connection, params};
@@ -152,7 +152,8 @@ fn tell(conn: &Connection, line: Sink<'_>) -> std::result::Result<(), Stop> {
             _ => teller.recording(&node.row)?,
         }
     }
-    teller.holds()
+    teller.holds()?;
+    teller.pins()
 }
 
 struct Teller<'a, 'b> {
@@ -187,6 +188,12 @@ impl Teller<'_, '_> {
     fn holds(&mut self) -> std::result::Result<(), Stop> {
         let conn = self.conn;
         holding::tell_all(conn, &mut |at, kind, body| self.line(at, kind, body))
+    }
+
+    /// Since when is not kept.
+    fn pins(&mut self) -> std::result::Result<(), Stop> {
+        let pins = pins::all(self.conn)?;
+        pins.iter().try_for_each(|body| self.line(Timestamp::default(), "pinned", body))
     }
 
     /// The deletion comes first, so that no name is given to it.

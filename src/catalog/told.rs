@@ -73,6 +73,10 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// An operator wants to keep it local.
+    Pinned,
+    /// That is over.
+    Unpinned,
     /// Of a kind that this program does not know.
     Other,
 }
@@ -238,6 +242,8 @@ fn what(raw: &Raw) -> Result<What, String> {
             by: raw.by.clone().unwrap_or_default(),
             reason: raw.reason.clone().unwrap_or_default(),
         },
+        "pinned" => What::Pinned,
+        "unpinned" => What::Unpinned,
         _ => What::Other,
     })
 }

@@ -62,6 +62,8 @@ pub(super) struct History {
     pub others: BTreeMap<Vec<u8>, Attributes>,
     /// Legal holds, by number: with when and whether provisionally each recording is held.
     pub holds: BTreeMap<u64, ToldHolds>,
+    /// What an operator wants to keep local, also what is not archived yet.
+    pub pins: BTreeSet<NodeId>,
     /// The epoch of what was told without one.
     base: u64,
 }
@@ -107,8 +109,8 @@ impl Recording {
 impl History {
     /// Of nothing yet. What does not fit into memory is in a file in the state directory.
     pub fn begin(state_dir: &Path) -> Result<History> {
-        let (others, holds) = (BTreeMap::new(), BTreeMap::new());
-        Ok(History { kept: Kept::begin(state_dir)?, others, holds, base: 0 })
+        let (others, holds, pins) = Default::default();
+        Ok(History { kept: Kept::begin(state_dir)?, others, holds, pins, base: 0 })
     }
 
     /// What was told so far, as of epoch 0, was so in this one.
@@ -122,6 +124,14 @@ impl History {
             What::Other => return Ok(()),
             What::Hold(_) | What::Held { .. } | What::Unheld { .. } | What::Lifted { .. } => {
                 self.hold(row);
+                return Ok(());
+            }
+            What::Pinned => {
+                self.pins.insert(row.id);
+                return Ok(());
+            }
+            What::Unpinned => {
+                self.pins.remove(&row.id);
                 return Ok(());
             }
             What::Renamed { from, dir: true } => return self.move_directory(from, &row.path),

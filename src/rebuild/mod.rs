@@ -188,6 +188,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
         report.holds += u64::from(hold.lifted.is_none());
         catalog.add_hold(&hold, &held)?;
     }
+    catalog.add_pins(&history.pins.iter().copied().collect::<Vec<_>>())?;
     let epoch = whose.identity.epoch.max(heard.epoch).max(known.epoch).saturating_add(1);
     let identity = Identity { epoch, ..whose.identity };
     let unread = sources.len() < parts.stores.len();

@@ -1,8 +1,9 @@
 //! Recordings that an operator keeps local, and recalls by time.
 
 use crate::world::{World, audio};
-use spoolfs::engine::{Command, Outcome};
+use spoolfs::engine::{Command, Outcome, Snapshots};
 use spoolfs::recording::State;
+use std::time::Duration;
 
 #[test]
 fn a_pinned_recording_is_recalled_and_never_released() {
@@ -43,6 +44,42 @@ fn the_group_of_a_pinned_recording_stays_with_it() {
         world.idle();
     }
     assert_eq!((world.state(wav), world.state(txt)), (State::Archived, State::Archived));
+}
+
+/// From the journal, and from a snapshot and the journal after it.
+#[test]
+fn a_rebuild_brings_pins_back() {
+    let mut world = World::with(&["one"]);
+    world.snapshots = Some(Snapshots { every: Duration::from_secs(1), keep: 2 });
+    world.start();
+    let before = world.archived("before.wav", &audio(1000, 1));
+    let free = world.archived("free.wav", &audio(1000, 2));
+    for name in ["before.wav", "free.wav"] {
+        assert_eq!(world.run_one(Command::Pin, name), Outcome::Done);
+    }
+    assert_eq!(world.run_one(Command::Unpin, "free.wav"), Outcome::Done);
+    world.until_told();
+    for round in 0..2 {
+        world.whole_journal = round == 0;
+        world.until("a snapshot", || {
+            world.pass(1);
+            world.store().keys().iter().any(|k| k.contains("/snapshots/"))
+        });
+        // Behind the snapshot.
+        let after = world.archived(&format!("after-{round}.wav"), &audio(1000, 3 + round));
+        assert_eq!(world.run_one(Command::Pin, &format!("after-{round}.wav")), Outcome::Done);
+        world.until_told();
+        world.die();
+        world.lose_catalog();
+        world.rebuild(Some("pbx"), &[]).unwrap();
+        world.open();
+        let pinned = world.catalog().pinned(10).unwrap();
+        assert!(pinned.contains(&before) && pinned.contains(&after), "{pinned:?}");
+        assert!(!pinned.contains(&free), "{pinned:?}");
+        world.start();
+        let asked = world.run_one(Command::Release, "before.wav");
+        assert!(matches!(&asked, Outcome::Failed(why) if why.contains("unpin")), "{asked:?}");
+    }
 }
 
 #[test]
