@@ -77,6 +77,9 @@ fn a_rebuild_brings_pins_back() {
         assert!(pinned.contains(&before) && pinned.contains(&after), "{pinned:?}");
         assert!(!pinned.contains(&free), "{pinned:?}");
         world.start();
+        // What is local is looked at again first.
+        world.pass(400);
+        world.until_state(before, State::Archived);
         let asked = world.run_one(Command::Release, "before.wav");
         assert!(matches!(&asked, Outcome::Failed(why) if why.contains("unpin")), "{asked:?}");
     }
