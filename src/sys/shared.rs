@@ -42,6 +42,11 @@ impl SharedRegion {
         // Best effort: a page that was swapped out is brought back when it is needed.
         // SAFETY: the range was just mapped; locking it changes nothing but its residence.
         let _not_locked = unsafe { libc::mlock(base, len) };
+        // Best effort, Linux 5.14: where the file is on a disk, its pages are mapped for reading only
+        // until they are written to. A read from the kernel that has to change that is broken off by
+        // a SIGKILL, and the request that it had taken is lost.
+        // SAFETY: the range was just mapped; its bytes do not change.
+        let _not_prepared = unsafe { libc::madvise(base, len, libc::MADV_POPULATE_WRITE) };
         let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
         Ok(SharedRegion { base, len })
     }

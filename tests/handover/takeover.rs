@@ -6,6 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A mount under a keeper. "relay" is plain mode on a kernel that sends no request again.
@@ -16,7 +17,10 @@ pub fn kept(mode: &str) -> Mount {
         "relay" => "passthrough = \"never\"\nresend = \"never\"\n".to_owned(),
         mode => format!("passthrough = \"{mode}\"\n"),
     };
-    Setup { keeper: Some(options), top, ..Setup::default() }.mount()
+    // As in an installation: a page of a disk that is written back is mapped anew, and a SIGKILL in
+    // that moment costs the request that is being read into it.
+    let memory = Path::new("/dev/shm").is_dir().then(|| "/dev/shm".into());
+    Setup { keeper: Some(options), top, memory, ..Setup::default() }.mount()
 }
 
 /// Another process than `before` serves the mount.
