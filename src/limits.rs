@@ -199,8 +199,9 @@ pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 pub const CHUNKS_AHEAD: usize = 16;
 /// Requests for content to one target at the same time.
 pub const FETCHES_IN_FLIGHT: usize = 16;
-/// Adjacent chunks are asked for together up to this size.
-pub const FETCH_BYTES_MAX: u64 = 2 << 20;
+/// Adjacent chunks are asked for together up to this size: a server works for each request, and for
+/// each connection.
+pub const FETCH_BYTES_MAX: u64 = 4 << 20;
 /// A recording up to this size is fetched whole by the first read.
 pub const SMALL_FILE_BYTES: u64 = 256 << 10;
 /// Bytes fetched ahead of one who reads on, at first...
@@ -248,6 +249,9 @@ pub const BREAKER_REST: Duration = Duration::from_secs(5);
 pub const QUICK_FAILURE: Duration = Duration::from_secs(1);
 /// Chunks that wait to be written to the disk cache: 64 MiB, most of which is in memory anyway.
 pub const CACHE_BEHIND: usize = 256;
+/// What waits for the disk cache is written when nothing more has come for so long, or when three
+/// quarters of the room for it are taken.
+pub const CACHE_PAUSE: Duration = Duration::from_millis(100);
 /// How long the disk cache is not written after a failure.
 pub const CACHE_REST: Duration = Duration::from_secs(60);
 /// Chunks removed from a disk cache at a time, several times a second, while its disk is too full.

@@ -1,32 +1,46 @@
-//! Writing to the disk cache behind the answers: by one thread that lets all others go first, so
-//! that whoever reads on does not share the processor with it.
+//! Writing to the disk cache behind the answers: by one thread that lets all others go first, and
+//! waits for a pause as long as it has room for what comes, so that whoever reads on does not share
+//! the processor with it.
 
 use super::cache::DiskCache;
 use crate::limits;
 use crate::recording::Sha256;
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Instant;
 
-/// How far it steps back.
-const NICENESS: i32 = 10;
+/// How far it steps back: as far as it can.
+const NICENESS: i32 = 19;
 
 /// The thread; it ends when this is dropped and what waits is written.
 #[derive(Debug)]
 pub(super) struct Behind {
     chunks: Sender<(Sha256, Bytes)>,
+    /// When the last one came.
+    last: Arc<Mutex<Instant>>,
 }
 
 impl Behind {
     /// None if there is no room for a thread: then nothing is kept.
     pub(super) fn start(disk: Arc<DiskCache>) -> Option<Behind> {
         let (chunks, waiting) = bounded::<(Sha256, Bytes)>(limits::CACHE_BEHIND);
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let came = last.clone();
         let write = move || {
             let this = Some(rustix::thread::gettid());
             if let Err(errno) = rustix::process::setpriority_process(this, NICENESS) {
                 tracing::debug!(%errno, "the disk cache is written as urgently as all else");
             }
-            for (sum, bytes) in waiting {
+            for (sum, bytes) in &waiting {
+                while waiting.len() < limits::CACHE_BEHIND / 4 * 3 {
+                    let left = limits::CACHE_PAUSE.saturating_sub(came.lock().elapsed());
+                    if left.is_zero() {
+                        break;
+                    }
+                    std::thread::sleep(left);
+                }
                 disk.insert(sum, &bytes);
             }
         };
@@ -34,11 +48,12 @@ impl Behind {
         if let Err(error) = &thread {
             tracing::warn!(%error, "the disk cache is not written");
         }
-        thread.ok().map(|_| Behind { chunks })
+        thread.ok().map(|_| Behind { chunks, last })
     }
 
     /// Takes a chunk, unless too many wait: it costs nothing but the next fetch.
     pub(super) fn put(&self, sum: Sha256, bytes: Bytes) {
+        *self.last.lock() = Instant::now();
         let _left_out = self.chunks.try_send((sum, bytes));
     }
 }

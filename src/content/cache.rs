@@ -16,7 +16,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// Names of files being written begin with it.
@@ -36,6 +36,8 @@ pub(super) struct DiskCache {
     clock: SharedClock,
     index: Mutex<Index>,
     dropped: AtomicU64,
+    /// What an earlier daemon left is in the index.
+    scanned: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +57,8 @@ impl DiskCache {
             return None;
         }
         let (max, free_min) = (options.cache_bytes_max, options.cache_free_min);
-        let (index, dropped) = (Mutex::default(), AtomicU64::new(0));
-        Some(DiskCache { dir, max, free_min, free, clock, index, dropped })
+        let (index, dropped, scanned) = Default::default();
+        Some(DiskCache { dir, max, free_min, free, clock, index, dropped, scanned })
     }
 
     /// Takes over what an earlier daemon left. Until it is done, a chunk is found by its name.
@@ -73,6 +75,7 @@ impl DiskCache {
                 let _gone = fs::remove_file(path);
             }
         });
+        let complete = removed.is_ok();
         if let Err(e) = removed {
             tracing::warn!(dir = %self.dir.display(), error = %e, "disk cache not read in full");
         }
@@ -82,6 +85,7 @@ impl DiskCache {
             index.chunks.add_old(sum, size, before, hot);
         }
         let surplus = index.chunks.shrink(self.max);
+        self.scanned.store(complete, Ordering::Release);
         drop(index);
         self.remove(&surplus);
     }
@@ -121,6 +125,11 @@ impl DiskCache {
     /// Whether it is here, as far as is known.
     pub(super) fn contains(&self, sum: Sha256) -> bool {
         self.index.lock().chunks.contains(&sum)
+    }
+
+    /// Whether it is worth looking for.
+    pub(super) fn may_have(&self, sum: Sha256) -> bool {
+        !self.scanned.load(Ordering::Acquire) || self.contains(sum)
     }
 
     /// The chunk with this digest. What does not have it is removed.
@@ -315,8 +324,10 @@ mod tests {
         }
         fs::write(dir.path().join("tmp-torn"), "x").unwrap();
         let after = open(dir.path(), 3);
+        assert!(after.may_have(chunk(0).0) && after.may_have(chunk(9).0));
         assert_eq!(after.get(chunk(0).0).unwrap(), chunk(0).1);
         after.scan();
+        assert!(after.may_have(chunk(0).0) && !after.may_have(chunk(9).0));
         assert_eq!((after.bytes(), files(dir.path())), (3 * BLOCK, 3));
         let kept: Vec<u8> = (0..6).filter(|n| after.get(chunk(*n).0).is_some()).collect();
         assert_eq!(kept, [0, 4, 5]);

@@ -1,6 +1,7 @@
 //! Bringing chunks: from the disk cache, else from a target, adjacent ones together.
 
 use super::Inner;
+use super::cache::DiskCache;
 use super::fetch::Tried;
 use super::flight::Pilot;
 use super::source::Stored;
@@ -44,7 +45,8 @@ impl Journey {
 
     /// Lands what the disk cache has.
     async fn from_disk(self: Arc<Self>, legs: Vec<Leg>) -> Vec<Leg> {
-        let Some(disk) = self.inner.disk.clone() else { return legs };
+        let worth = |disk: &Arc<DiskCache>| legs.iter().any(|leg| disk.may_have(leg.sum));
+        let Some(disk) = self.inner.disk.clone().filter(worth) else { return legs };
         let look = tokio::task::spawn_blocking(move || {
             let mut left = Vec::new();
             for leg in legs {
