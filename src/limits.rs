@@ -210,6 +210,19 @@ pub const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 pub const AHEAD_BYTES_MAX: u64 = 16 << 20;
 /// So much of that is asked for at a time, so that the rest is still on its way meanwhile.
 pub const AHEAD_STEP_BYTES: u64 = 4 << 20;
+/// One who has read so much in a row...
+pub const STREAM_RUN_BYTES: u64 = 1 << 20;
+/// ...as quickly as this, in bytes a second, gets what follows in one request that goes on as he reads:
+/// no listener is as quick, and no slow line.
+pub const STREAM_RATE: f64 = (4 << 20) as f64;
+/// What he will want is added to it in steps of this size.
+pub const STREAM_STEP_BYTES: u64 = 1 << 20;
+/// Chunks that must follow for it to be worth while: 4 MiB...
+pub const STREAM_CHUNKS_MIN: u64 = 16;
+/// ...and that it brings at most: 64 MiB.
+pub const STREAM_CHUNKS_MAX: u64 = 256;
+/// How long it waits for a reader who has stopped. Meanwhile the server does.
+pub const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// One who has read so much from the beginning on means to have all of it: the kernel asks for so
 /// much at once only for who does.
 pub const LARGE_READ_BYTES: u64 = 128 << 10;

@@ -21,6 +21,26 @@ struct Track {
     run: u64,
     /// First chunk that was neither read nor asked for.
     asked: u64,
+    /// When he began.
+    begun: Instant,
+}
+
+impl Track {
+    /// Who has come so far so quickly wants all of it as quickly.
+    fn is_fast(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.begun).as_secs_f64();
+        self.run >= limits::STREAM_RUN_BYTES && self.run as f64 >= limits::STREAM_RATE * since
+    }
+}
+
+/// What is to be fetched before it is asked for.
+#[derive(Debug)]
+pub(super) struct Ahead<R> {
+    pub(super) chunks: Range<u64>,
+    /// What was given for them.
+    pub(super) room: R,
+    /// The reader wants all that follows, and quickly.
+    pub(super) all: bool,
 }
 
 /// Those who read lately, by recording.
@@ -41,39 +61,40 @@ impl Default for Readers {
 
 impl Readers {
     /// Notes a read of `range` in a recording of `size` bytes. What is to be fetched ahead of it,
-    /// if anything: chunks, at most `most` bytes, and what `room` gave for so many of them.
+    /// if anything: within `most.bytes`, and with what `room` gave for so many chunks.
     pub(super) fn read<R>(
         &self,
         key: (NodeId, Generation),
         range: Range<u64>,
         size: u64,
-        most: u64,
+        most: Most,
         room: impl FnOnce(u64) -> Option<R>,
-    ) -> Option<(Range<u64>, R)> {
+    ) -> Option<Ahead<R>> {
+        let now = Instant::now();
         let tracks = self.known.get_with(key, Arc::default);
         let mut tracks = tracks.lock();
-        let mut track = take(&mut tracks, &range);
-        let ahead = wanted(&track, range.end, size, most);
-        let granted = room_for(ahead, room);
-        if let Some((ahead, _)) = &granted {
-            track.asked = ahead.end;
-        }
+        let mut track = take(&mut tracks, &range, now);
+        let ahead = wanted(&track, range.end, size, most).and_then(|chunks| {
+            let room = room(chunks.end - chunks.start)?;
+            track.asked = chunks.end;
+            Some(Ahead { chunks, room, all: track.is_fast(now) })
+        });
         tracks.push_back(track);
-        granted
+        ahead
     }
 }
 
-fn room_for<R>(
-    ahead: Option<Range<u64>>,
-    room: impl FnOnce(u64) -> Option<R>,
-) -> Option<(Range<u64>, R)> {
-    let ahead = ahead?;
-    let granted = room(ahead.end - ahead.start)?;
-    Some((ahead, granted))
+/// How much may be fetched ahead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// Bytes on their way.
+    pub(super) bytes: u64,
+    /// The chunk that can be added to a request under way.
+    pub(super) stream: Option<u64>,
 }
 
 /// The track that this read goes on with, or a new one.
-fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
+fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>, now: Instant) -> Track {
     let near = |t: &Track| range.start.abs_diff(t.next) <= limits::READ_ORDER_SLACK;
     let goes_on = |t: &Track| t.next == range.start;
     let found = tracks.iter().rposition(goes_on).or_else(|| tracks.iter().rposition(near));
@@ -82,7 +103,8 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
         if tracks.len() >= limits::TRACKS_MAX {
             tracks.pop_front();
         }
-        return Track { next: range.end, run: range.end - range.start, asked: after };
+        let run = range.end - range.start;
+        return Track { next: range.end, run, asked: after, begun: now };
     };
     // The kernel's own read-ahead may come in another order; what was passed over was not read.
     track.run += range.end.saturating_sub(track.next.max(range.start));
@@ -92,7 +114,12 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>) -> Track {
 }
 
 /// The chunks that shall be on their way after a read up to `end`.
-fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
+fn wanted(track: &Track, end: u64, size: u64, most: Most) -> Option<Range<u64>> {
+    let Most { bytes: most, stream } = most;
+    let step = match stream == Some(track.asked) {
+        true => limits::STREAM_STEP_BYTES,
+        false => limits::AHEAD_STEP_BYTES,
+    };
     let window = if track.run >= limits::LARGE_READ_BYTES && track.run == end {
         // Who begins with so much at once, or has come so far, means to have all of it.
         track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 2).min(most)
@@ -102,7 +129,7 @@ fn wanted(track: &Track, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
         return None;
     };
     let asked = chunk_range(track.asked, size).start;
-    let step = (window / 2).min(limits::AHEAD_STEP_BYTES);
+    let step = (window / 2).min(step);
     if asked >= size || asked > end.saturating_add(window - step) {
         return None;
     }
@@ -164,8 +191,13 @@ mod tests {
     const SIZE: u64 = 60 << 20;
     const MOST: u64 = 8 << 20;
 
+    fn most(bytes: u64) -> Most {
+        Most { bytes, stream: None }
+    }
+
     fn read(readers: &Readers, range: Range<u64>) -> Option<Range<u64>> {
-        readers.read((NodeId(1), Generation(1)), range, SIZE, MOST, |_| Some(())).map(|(r, ())| r)
+        let key = (NodeId(1), Generation(1));
+        readers.read(key, range, SIZE, most(MOST), |_| Some(())).map(|ahead| ahead.chunks)
     }
 
     #[test]
@@ -201,9 +233,9 @@ mod tests {
         let (mut asked, mut times) = (0, 0);
         for at in (0..SIZE).step_by(131_072) {
             let end = at + 131_072;
-            let ahead = readers.read(key, at..end, SIZE, most, |_| Some(()));
-            if let Some((ahead, ())) = ahead {
-                asked = chunk_range(ahead.end - 1, SIZE).end;
+            let ahead = readers.read(key, at..end, SIZE, super::tests::most(most), |_| Some(()));
+            if let Some(ahead) = ahead {
+                asked = chunk_range(ahead.chunks.end - 1, SIZE).end;
                 times += 1;
             }
             assert!(asked >= most / 2, "{asked} after the first read");
@@ -234,9 +266,19 @@ mod tests {
     fn without_room_it_is_asked_for_later() {
         let readers = Readers::default();
         let key = (NodeId(1), Generation(1));
-        let none = readers.read(key, 0..131_072, SIZE, MOST, |_| None::<()>);
+        let none = readers.read(key, 0..131_072, SIZE, most(MOST), |_| None::<()>);
         assert!(none.is_none());
         assert_eq!(read(&readers, 131_072..262_144), Some(2..18));
+    }
+
+    #[test]
+    fn only_who_has_come_far_and_quickly_wants_all_of_it() {
+        let (begun, run) = (Instant::now(), limits::STREAM_RUN_BYTES);
+        let track = Track { next: run, run, asked: 4, begun };
+        let after = |ms| begun + Duration::from_millis(ms);
+        assert!(track.is_fast(begun) && track.is_fast(after(200)) && !track.is_fast(after(300)));
+        assert!(!Track { run: run - 1, ..track }.is_fast(after(1)));
+        assert!(Track { run: 8 * run, ..track }.is_fast(after(1900)));
     }
 
     #[test]

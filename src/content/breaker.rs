@@ -60,6 +60,11 @@ impl Breaker {
 impl Admission<'_> {
     /// The target answered, whatever it said.
     pub(super) fn answered(mut self) {
+        self.answers();
+    }
+
+    /// It answers, and there is more to come.
+    pub(super) fn answers(&mut self) {
         self.probe = false;
         *self.breaker.state.lock() = State::Up;
     }

@@ -50,6 +50,18 @@ struct Asking<'c, 't> {
     admission: Admission<'t>,
 }
 
+/// Adjacent chunks that one request brings, in their order.
+pub(super) trait Wanted: Send {
+    /// Their numbers, with those that may be wanted later.
+    fn span(&self) -> Range<u64>;
+
+    /// The next one; none if no more are wanted.
+    fn next(&mut self) -> impl Future<Output = Option<(u64, Sha256)>> + Send;
+
+    /// It is there, and right.
+    fn landed(&mut self, bytes: Bytes);
+}
+
 /// The targets.
 #[derive(Debug)]
 pub(super) struct Fetcher {
@@ -84,15 +96,13 @@ impl Fetcher {
         }
     }
 
-    /// Adjacent chunks, asked for together; each is handed to `landed` as soon as it is there and
-    /// right. Ends at the first that is not: what is left is to be fetched one by one. `timeout` is
-    /// for each.
+    /// Adjacent chunks, asked for together; each lands as soon as it is there and right. Ends at the
+    /// first that is not: what is left is to be fetched one by one. `timeout` is for each.
     pub(super) async fn fetch_run(
         &self,
         stored: &Stored,
-        chunks: &[(u64, Sha256)],
+        wanted: &mut impl Wanted,
         timeout: Duration,
-        mut landed: impl FnMut(Bytes) + Send,
     ) -> Option<Tried> {
         let copies = self.in_order(&stored.copies, &mut Vec::new());
         let share = timeout / u32::try_from(copies.len()).unwrap_or(u32::MAX).max(1);
@@ -104,20 +114,19 @@ impl Fetcher {
             return None;
         };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        self.take_run(stored, asking, chunks, share, &mut landed).await
+        self.take_run(stored, asking, wanted, share).await
     }
 
     async fn take_run(
         &self,
         stored: &Stored,
         asking: Asking<'_, '_>,
-        chunks: &[(u64, Sha256)],
+        wanted: &mut impl Wanted,
         share: Duration,
-        landed: &mut (impl FnMut(Bytes) + Send),
     ) -> Option<Tried> {
-        let Asking { copy, target, admission } = asking;
-        let (first, last) = (chunks.first()?.0, chunks.last()?.0);
-        let whole = stored.range(first).start..stored.range(last).end;
+        let Asking { copy, target, mut admission } = asking;
+        let span = wanted.span();
+        let whole = stored.range(span.start).start..stored.range(span.end.checked_sub(1)?).end;
         // One that is not to be read is told of where its chunks are fetched one by one.
         let there = codec::stored_range(&copy.encoding, &whole).ok().filter(|r| !r.is_empty())?;
         let begin = Instant::now();
@@ -125,8 +134,8 @@ impl Fetcher {
         let mut parts = Parts { receiver, rest: Bytes::new(), at: there.start, last: Bytes::new() };
         let mut get = target.store.get_into(&copy.key, there, sender);
         let mut answer = None;
-        for (index, sum) in chunks {
-            let range = stored.range(*index);
+        while let Some((index, sum)) = wanted.next().await {
+            let range = stored.range(index);
             let piece = codec::stored_range(&copy.encoding, &range).ok()?;
             let need = piece.end - piece.start;
             let next = parts.next(piece, &mut get, &mut answer);
@@ -145,10 +154,11 @@ impl Fetcher {
                 }
                 return None;
             }
-            match self.check(target, copy, &range, *sum, bytes) {
+            match self.check(target, copy, &range, sum, bytes) {
                 Ok(bytes) => {
+                    admission.answers();
                     self.counters.fetched.fetch_add(1, Ordering::Relaxed);
-                    landed(bytes);
+                    wanted.landed(bytes);
                 }
                 Err(failure) => {
                     admission.answered();

@@ -87,6 +87,7 @@ impl Boarding<'_> {
 }
 
 /// Who brings the chunk. If dropped on the way (the runtime ends), nobody waits in vain.
+#[derive(Debug)]
 pub(super) struct Pilot {
     table: Table,
     key: Key,

@@ -2,13 +2,15 @@
 
 use super::Inner;
 use super::cache::DiskCache;
-use super::fetch::Tried;
+use super::fetch::{Tried, Wanted};
 use super::flight::Pilot;
 use super::source::Stored;
+use super::stream::More;
 use crate::limits;
 use crate::recording::Sha256;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +19,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 /// A chunk to be brought.
+#[derive(Debug)]
 pub(super) struct Leg {
     pub(super) index: u64,
     pub(super) sum: Sha256,
     pub(super) pilot: Pilot,
+    /// When it was asked for.
+    pub(super) begun: Instant,
+    /// Held until those that were asked for together have landed.
+    pub(super) room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Chunks of one recording that are brought at the same time.
@@ -30,8 +37,37 @@ pub(super) struct Journey {
     pub(super) path: PathBuf,
     /// They are put into the disk cache.
     pub(super) keep: bool,
-    /// Held until the last has landed.
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Adjacent chunks that are asked for together.
+struct Run<'j> {
+    journey: &'j Journey,
+    legs: VecDeque<Leg>,
+    /// What follows them in the same request.
+    more: Option<More>,
+}
+
+impl Wanted for Run<'_> {
+    fn span(&self) -> Range<u64> {
+        let first = self.legs.front().map_or(0, |leg| leg.index);
+        let end = self.legs.back().map_or(0, |leg| leg.index + 1);
+        first..self.more.as_ref().map_or(end, |more| more.end)
+    }
+
+    async fn next(&mut self) -> Option<(u64, Sha256)> {
+        if self.legs.is_empty()
+            && let Some(more) = &mut self.more
+        {
+            self.legs.extend(more.next().await?);
+        }
+        self.legs.front().map(|leg| (leg.index, leg.sum))
+    }
+
+    fn landed(&mut self, bytes: Bytes) {
+        let Some(leg) = self.legs.pop_front() else { return };
+        self.journey.inner.pace.arrived(leg.begun.elapsed(), bytes.len() as u64);
+        self.journey.land(leg, bytes);
+    }
 }
 
 impl Journey {
@@ -39,7 +75,7 @@ impl Journey {
     pub(super) async fn begin(self: Arc<Self>, legs: Vec<Leg>) {
         let legs = self.clone().from_disk(legs).await;
         for run in self.runs(legs) {
-            tokio::spawn(self.clone().fly(run));
+            tokio::spawn(self.clone().fly(run, None));
         }
     }
 
@@ -86,24 +122,19 @@ impl Journey {
         runs
     }
 
-    /// Fetches adjacent chunks: together, and what did not come that way one by one.
-    async fn fly(self: Arc<Self>, run: Vec<Leg>) {
-        let begin = Instant::now();
+    /// Fetches adjacent chunks that the disk cache does not have: together, with what is added to
+    /// them, and what did not come that way one by one.
+    pub(super) async fn fly(self: Arc<Self>, legs: Vec<Leg>, more: Option<More>) {
         let timeout = self.inner.read_timeout;
-        let mut legs = VecDeque::from(run);
+        let mut run = Run { journey: &self, legs: legs.into(), more };
         let mut tried = None;
-        if legs.len() > 1 {
-            let chunks: Vec<_> = legs.iter().map(|leg| (leg.index, leg.sum)).collect();
-            let landed = |bytes: Bytes| {
-                let Some(leg) = legs.pop_front() else { return };
-                self.inner.pace.arrived(begin.elapsed(), bytes.len() as u64);
-                self.land(leg, bytes);
-            };
-            tried = self.inner.fetcher.fetch_run(&self.stored, &chunks, timeout, landed).await;
+        if run.legs.len() > 1 {
+            tried = self.inner.fetcher.fetch_run(&self.stored, &mut run, timeout).await;
         }
+        let rest = run.more.map(More::rest).unwrap_or_default();
         let mut single = JoinSet::new();
-        for leg in legs {
-            let left = timeout.saturating_sub(begin.elapsed());
+        for leg in run.legs.into_iter().chain(rest) {
+            let left = timeout.saturating_sub(leg.begun.elapsed());
             single.spawn(self.clone().fly_single(leg, left, tried.take()));
         }
         while single.join_next().await.is_some() {}

@@ -14,6 +14,7 @@ mod journey;
 mod scanners;
 mod segments;
 mod source;
+mod stream;
 
 pub use source::Objects;
 
@@ -24,7 +25,7 @@ use crate::recording::{
     chunk_count,
 };
 use crate::store::Store;
-use ahead::{Pace, Readers};
+use ahead::{Most, Pace, Readers};
 use behind::Behind;
 use bytes::{Bytes, BytesMut};
 use cache::DiskCache;
@@ -41,8 +42,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use stream::Streams;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Why bytes could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -137,6 +139,7 @@ struct Inner {
     fetcher: Fetcher,
     flights: Flights,
     readers: Readers,
+    streams: Streams,
     scanners: Scanners,
     pace: Pace,
     /// Room for chunks that nobody waits for.
@@ -183,6 +186,7 @@ impl Content {
                 fetcher: Fetcher::new(stores, clock, counters.clone()),
                 flights: Flights::default(),
                 readers: Readers::default(),
+                streams: Streams::default(),
                 scanners: Scanners::new(options.recordings_per_minute),
                 pace: Pace::default(),
                 ahead: Arc::new(Semaphore::new(limits::AHEAD_CHUNKS_MAX)),
@@ -290,20 +294,26 @@ impl Content {
             // The kernel may ask for its parts in any order, and at the same time.
             let whole = 0..chunk_count(stored.size);
             let flights = self.board(stored, path, whole, &asked, &mut legs);
-            self.launch(stored, path, legs, keep, None);
+            self.launch(stored, path, legs, keep, false);
             return flights;
         }
         let flights = self.board(stored, path, asked.clone(), &asked, &mut legs);
         let key = (stored.id, stored.generation);
-        let ahead = inner.readers.read(key, range, stored.size, inner.pace.most(), |chunks| {
+        let most = Most { bytes: inner.pace.most(), stream: inner.streams.next(key) };
+        let ahead = inner.readers.read(key, range, stored.size, most, |chunks| {
             let chunks = u32::try_from(chunks).ok().filter(|_| !head)?;
             inner.ahead.clone().try_acquire_many_owned(chunks).ok()
         });
-        let room = ahead.map(|(ahead, room)| {
-            let _nobody_waits = self.board(stored, path, ahead, &(0..0), &mut legs);
-            room
-        });
-        self.launch(stored, path, legs, keep, room);
+        let all = ahead.as_ref().is_some_and(|ahead| ahead.all);
+        if let Some(ahead) = ahead {
+            let asked_for = legs.len();
+            let _nobody_waits = self.board(stored, path, ahead.chunks, &(0..0), &mut legs);
+            let room = Arc::new(ahead.room);
+            for leg in legs.iter_mut().skip(asked_for) {
+                leg.room = Some(room.clone());
+            }
+        }
+        self.launch(stored, path, legs, keep, all);
         flights
     }
 
@@ -429,7 +439,7 @@ impl Content {
                 next = chunks.end;
                 let mut legs = Vec::new();
                 flying.extend(self.board(stored, path, chunks.clone(), &chunks, &mut legs));
-                self.launch(stored, path, legs, false, None);
+                self.launch(stored, path, legs, false, false);
             }
             let Some((index, flight)) = flying.pop_front() else { return Ok(()) };
             let bytes = self.wait(&flight, (stored, path), Deadline::EachChunk)?;
@@ -492,7 +502,7 @@ impl Content {
             } else {
                 let (flight, pilot) = boarding.start(key, path);
                 inner.counters.ahead.fetch_add(u64::from(!waits), Ordering::Relaxed);
-                legs.push(Leg { index, sum, pilot });
+                legs.push(Leg { index, sum, pilot, begun: Instant::now(), room: None });
                 flight
             };
             if waits {
@@ -502,20 +512,27 @@ impl Content {
         flights
     }
 
-    fn launch(
-        &self,
-        stored: &Arc<Stored>,
-        path: &Path,
-        legs: Vec<Leg>,
-        keep: bool,
-        room: Option<OwnedSemaphorePermit>,
-    ) {
+    /// `all`: the reader wants all that follows, and quickly.
+    fn launch(&self, stored: &Arc<Stored>, path: &Path, legs: Vec<Leg>, keep: bool, all: bool) {
         if legs.is_empty() {
             return;
         }
+        let inner = &self.inner;
+        let key = (stored.id, stored.generation);
+        let here = |leg: &Leg| inner.disk.as_ref().is_some_and(|disk| disk.may_have(leg.sum));
+        let is_here = legs.iter().any(here);
+        let Some(legs) = (if is_here { Some(legs) } else { inner.streams.go_on(key, legs) }) else {
+            return;
+        };
+        let more = (all && !is_here)
+            .then(|| inner.streams.open(key, &legs, chunk_count(stored.size)))
+            .flatten();
         let (stored, path) = (stored.clone(), path.to_owned());
-        let journey = Journey { inner: self.inner.clone(), stored, path, keep, _room: room };
-        self.inner.runtime.spawn(Arc::new(journey).begin(legs));
+        let journey = Arc::new(Journey { inner: inner.clone(), stored, path, keep });
+        match more {
+            Some(more) => inner.runtime.spawn(journey.fly(legs, Some(more))),
+            None => inner.runtime.spawn(journey.begin(legs)),
+        };
     }
 }
 

@@ -1,5 +1,6 @@
 mod flac;
 mod requests;
+mod streams;
 
 use super::*;
 use crate::catalog::{self, ObjectRow, ObjectState};

@@ -18,6 +18,7 @@ mod target;
 pub use proof::verify;
 pub use target::{Secret, TargetOptions, open};
 
+use crate::limits;
 use crate::recording::{ErrorClass, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -252,9 +253,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As `get`.
     async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
-        let bytes = self.get(key, range).await?;
-        // Who listens no more needs nothing more.
-        let _unheard = parts.send(bytes).await;
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at.saturating_add(limits::FETCH_BYTES_MAX));
+            let bytes = self.get(key, at..end).await?;
+            let whole = bytes.len() as u64 == end - at;
+            // Who listens no more needs nothing more.
+            if parts.send(bytes).await.is_err() || !whole {
+                break;
+            }
+            at = end;
+        }
         Ok(())
     }
 

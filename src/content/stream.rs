@@ -1,0 +1,118 @@
+//! One request for who reads a recording from end to end, as quickly as it comes: what he wants next
+//! is added to a request that is under way, so that the line is never idle, each byte comes in the
+//! order it is wanted in, and the server is asked once. What nobody wants yet stays with the server.
+
+use super::journey::Leg;
+use crate::limits;
+use crate::recording::{Generation, NodeId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+type Key = (NodeId, Generation);
+type Table = Arc<Mutex<HashMap<Key, Open>>>;
+
+/// Where chunks are added to a request.
+#[derive(Debug)]
+struct Open {
+    to: UnboundedSender<Vec<Leg>>,
+    /// The chunk that comes next.
+    next: u64,
+    /// The first chunk that it does not bring.
+    end: u64,
+}
+
+/// The streams under way: one for each recording.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    open: Table,
+}
+
+impl Streams {
+    /// The chunk that the one of this recording goes on with.
+    pub(super) fn next(&self, key: Key) -> Option<u64> {
+        Some(self.open.lock().get(&key)?.next)
+    }
+
+    /// Adds chunks to the stream that goes on with them. They are given back if there is none.
+    pub(super) fn go_on(&self, key: Key, legs: Vec<Leg>) -> Option<Vec<Leg>> {
+        let mut table = self.open.lock();
+        let Some(open) = table.get_mut(&key) else { return Some(legs) };
+        let Some(after) = follow(&legs, open.next).filter(|after| *after <= open.end) else {
+            return Some(legs);
+        };
+        match open.to.send(legs) {
+            Ok(()) => {
+                open.next = after;
+                None
+            }
+            Err(ended) => Some(ended.0),
+        }
+    }
+
+    /// Opens one behind `legs`, if they are adjacent, enough follows them among the `count` chunks of
+    /// the recording, and it has none.
+    pub(super) fn open(&self, key: Key, legs: &[Leg], count: u64) -> Option<More> {
+        let first = legs.first()?.index;
+        let next = follow(legs, first)?;
+        let end = count.min(first + limits::STREAM_CHUNKS_MAX);
+        if end < next + limits::STREAM_CHUNKS_MIN {
+            return None;
+        }
+        let mut table = self.open.lock();
+        let Entry::Vacant(room) = table.entry(key) else { return None };
+        let (to, from) = unbounded_channel();
+        room.insert(Open { to, next, end });
+        Some(More { from, next, end, key, table: self.open.clone() })
+    }
+}
+
+/// What comes after `legs`, if they are adjacent from `first` on.
+fn follow(legs: &[Leg], first: u64) -> Option<u64> {
+    let adjacent = (first..).zip(legs).all(|(index, leg)| leg.index == index);
+    adjacent.then_some(first + legs.len() as u64)
+}
+
+/// What is added to a stream. Nothing more is, once this is dropped.
+#[derive(Debug)]
+pub(super) struct More {
+    from: UnboundedReceiver<Vec<Leg>>,
+    /// The next chunk that may be added...
+    next: u64,
+    /// ...and the first that can not.
+    pub(super) end: u64,
+    key: Key,
+    table: Table,
+}
+
+impl More {
+    /// The next chunks; none if the reader wants no more, or takes his time.
+    pub(super) async fn next(&mut self) -> Option<Vec<Leg>> {
+        if self.next == self.end {
+            return None;
+        }
+        let came = tokio::time::timeout(limits::STREAM_PATIENCE, self.from.recv()).await;
+        let legs = came.ok().flatten()?;
+        self.next += legs.len() as u64;
+        Some(legs)
+    }
+
+    /// What was added and not taken yet; nothing is from now on.
+    pub(super) fn rest(mut self) -> Vec<Leg> {
+        self.close();
+        std::iter::from_fn(|| self.from.try_recv().ok()).flatten().collect()
+    }
+
+    fn close(&mut self) {
+        self.table.lock().remove(&self.key);
+        self.from.close();
+    }
+}
+
+impl Drop for More {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
