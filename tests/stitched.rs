@@ -135,13 +135,26 @@ fn sox(files: &[PathBuf]) -> Vec<u8> {
 }
 
 fn expected() -> Vec<u8> {
-    let root = support::fixture("monitor").join(DAY);
+    join_of(&support::fixture("monitor").join(DAY), &LEGS)
+}
+
+/// The join of recordings of 44 bytes of header each.
+fn join_of(root: &Path, legs: &[&str]) -> Vec<u8> {
     let data: Vec<u8> =
-        LEGS.iter().flat_map(|leg| fs::read(root.join(leg)).unwrap()[44..].to_vec()).collect();
+        legs.iter().flat_map(|leg| fs::read(root.join(leg)).unwrap()[44..].to_vec()).collect();
     let mut out =
         spoolfs::codec::wav_header(spoolfs::codec::Coding::Pcm16, 8000, 1, data.len() as u64);
     out.extend(data);
     out
+}
+
+/// The samples of recordings joined by ffmpeg.
+fn ffmpeg(mount: &Mount, legs: &[PathBuf]) -> Vec<u8> {
+    let list = mount.root.join("list");
+    let lines: String = legs.iter().map(|leg| format!("file '{}'\n", leg.display())).collect();
+    fs::write(&list, lines).unwrap();
+    let input = ["-v", "error", "-f", "concat", "-safe", "0", "-i", list.to_str().unwrap()];
+    samples_by("ffmpeg", &[&input[..], &["-f", "s16le", "-"]].concat(), &[])
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -172,23 +185,7 @@ fn three_legs_are_one_file_as_sox_and_ffmpeg_join_them() {
     let legs: Vec<PathBuf> = LEGS.iter().map(|leg| root.join(leg)).collect();
     assert!(sox(&legs) == bytes[44..], "sox joins the legs otherwise");
     assert!(sox(std::slice::from_ref(&path)) == bytes[44..], "sox reads the join otherwise");
-    let list = mount.root.join("list");
-    let lines: String = legs.iter().map(|leg| format!("file '{}'\n", leg.display())).collect();
-    fs::write(&list, lines).unwrap();
-    let concat = [
-        "-v",
-        "error",
-        "-f",
-        "concat",
-        "-safe",
-        "0",
-        "-i",
-        list.to_str().unwrap(),
-        "-f",
-        "s16le",
-        "-",
-    ];
-    assert!(samples_by("ffmpeg", &concat, &[]) == bytes[44..], "ffmpeg joins the legs otherwise");
+    assert!(ffmpeg(&mount, &legs) == bytes[44..], "ffmpeg joins the legs otherwise");
     let read = ["-v", "error", "-i", path.to_str().unwrap(), "-f", "s16le", "-"];
     assert!(samples_by("ffmpeg", &read, &[]) == bytes[44..], "ffmpeg reads the join otherwise");
     let said = |program: &str, arguments: &[&str]| {
@@ -232,6 +229,55 @@ fn wherever_the_legs_are_the_bytes_are_the_same() {
     mount.cli(["recall".as_ref(), leg(&mount, 0).as_os_str()]).ok();
     assert_eq!(source(&path), "stitched-mixed");
     assert!(fs::read(&path).unwrap() == expected, "one recalled");
+}
+
+/// What `user.spoolfs.legs` says of where each leg is.
+fn tiers(join: &Path) -> Vec<String> {
+    let told = xattr(join, "user.spoolfs.legs").unwrap_or_default();
+    let tier = |line: &str| {
+        let leg: serde_json::Value = serde_json::from_str(line).unwrap();
+        leg["tier"].as_str().unwrap().to_owned()
+    };
+    told.lines().map(tier).collect()
+}
+
+#[test]
+fn a_join_of_three_tiers_is_right_and_tells_the_tier_of_each_leg() {
+    if support::no_mount("a_join_of_three_tiers_is_right_and_tells_the_tier_of_each_leg") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    // The leg in each tier, in every order.
+    for (local, cached, away) in [(0, 1, 2), (1, 2, 0), (2, 0, 1)] {
+        let target = Target::S3 {
+            url: format!("s3://{}/pbx", server.new_bucket()),
+            endpoint: server.endpoint(),
+            id: SeaweedFs::ACCESS_KEY.to_owned(),
+            secret: SeaweedFs::SECRET_KEY.to_owned(),
+        };
+        let mount = with_call(Setup { target, ..Setup::default() });
+        let path = joined(&mount, CALL, 3);
+        assert_eq!(
+            (tiers(&path), source(&path)),
+            (vec!["local".into(); 3], "stitched-local".into())
+        );
+        release(&mount, &leg(&mount, cached));
+        release(&mount, &leg(&mount, away));
+        let own = support::fixture("monitor").join(DAY).join(LEGS[cached]);
+        assert!(fs::read(leg(&mount, cached)).unwrap() == fs::read(own).unwrap());
+        let mut where_they_are = vec![String::new(); 3];
+        for (leg, tier) in [(local, "local"), (cached, "cache"), (away, "target")] {
+            where_they_are[leg] = tier.to_owned();
+        }
+        assert_eq!(tiers(&path), where_they_are);
+        assert_eq!(source(&path), "stitched-mixed");
+        assert!(fs::read(&path).unwrap() == expected(), "{where_they_are:?}");
+        where_they_are[away] = "cache".to_owned();
+        assert_eq!(tiers(&path), where_they_are, "what was read is at hand");
+        release(&mount, &leg(&mount, local));
+        where_they_are[local] = "target".to_owned();
+        assert_eq!(tiers(&path), where_they_are);
+    }
 }
 
 #[test]
@@ -612,32 +658,125 @@ fn calls_are_joined_as_rows_of_a_database_server_tell() {
     }
 }
 
-/// The legs of the fixtures' second call.
-const OTHER_LEGS: [&str; 3] = [
-    "external-3002-02079460002-20261121-022709-1795228029.0.wav",
-    "q-rigq-02079460002-20261121-022709-1795228029.15.wav",
-    "exten-4002-02079460002-20261121-022712-1795228032.21.wav",
+/// The fixtures' calls: in which folder the legs are, and their names in the order of their time.
+const CALLS: [(&str, &str, [&str; 3]); 4] = [
+    (
+        "1795228029.0",
+        "monitor",
+        [
+            "external-3002-02079460002-20261121-022709-1795228029.0.wav",
+            "q-rigq-02079460002-20261121-022709-1795228029.15.wav",
+            "exten-4002-02079460002-20261121-022712-1795228032.21.wav",
+        ],
+    ),
+    (CALL, "monitor", LEGS),
+    (
+        "1795228029.4",
+        "more",
+        [
+            "external-3003-02079460003-20261121-022709-1795228029.4.wav",
+            "q-rigq-02079460003-20261121-022709-1795228029.13.wav",
+            "exten-4003-02079460003-20261121-022712-1795228032.17.wav",
+        ],
+    ),
+    (
+        "1795228029.6",
+        "more",
+        [
+            "external-3004-02079460004-20261121-022709-1795228029.6.wav",
+            "q-rigq-02079460004-20261121-022709-1795228029.9.wav",
+            "exten-4004-02079460004-20261121-022712-1795228032.20.wav",
+        ],
+    ),
 ];
-const OTHER_CALL: &str = "1795228029.0";
 
 /// The fixtures' calls, with their legs recorded through the mount and the records of `source`.
 #[track_caller]
 fn joined_by(source: &str) {
     let end = format!("[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\n{source}\n");
     let mount = Setup { end, ..Setup::default() }.mount();
-    copy_legs(&mount);
-    let from = support::fixture("monitor").join(DAY);
-    let others = OTHER_LEGS.map(|leg| from.join(leg));
-    for other in &others {
-        fs::copy(other, mount.path(DAY).join(other.file_name().unwrap())).unwrap();
+    fs::create_dir_all(mount.path(DAY)).unwrap();
+    for (_, folder, legs) in CALLS {
+        for leg in legs {
+            let from = support::fixture(folder).join(DAY).join(leg);
+            fs::copy(from, mount.path(DAY).join(leg)).unwrap();
+        }
     }
-    let join = joined(&mount, CALL, 3);
-    assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
-    let other = joined(&mount, OTHER_CALL, 3);
-    assert!(fs::read(other).unwrap()[44..] == sox(&others), "{source}");
-    let listed = [OTHER_CALL, CALL].map(|call| format!("{call}.wav"));
+    let check = |call: &str, folder: &str, legs: [&str; 3]| {
+        let join = joined(&mount, call, 3);
+        let bytes = fs::read(&join).unwrap();
+        let root = support::fixture(folder).join(DAY);
+        assert!(bytes == join_of(&root, &legs), "{call} by {source}");
+        let legs = legs.map(|leg| root.join(leg));
+        assert!(sox(&legs) == bytes[44..], "sox joins {call} otherwise, {source}");
+        assert!(ffmpeg(&mount, &legs) == bytes[44..], "ffmpeg joins {call} otherwise, {source}");
+    };
+    for (call, folder, legs) in CALLS {
+        check(call, folder, legs);
+    }
+    let listed = CALLS.map(|(call, ..)| format!("{call}.wav"));
     assert_eq!(names(&mount.path("stitched")), listed, "{source}");
     release(&mount, &leg(&mount, 1));
-    assert_eq!(fs::read(&join).unwrap(), expected(), "{source}");
-    assert_eq!(fs::read_dir(mount.path(DAY)).unwrap().count(), 6);
+    check(CALL, "monitor", LEGS);
+    assert_eq!(fs::read_dir(mount.path(DAY)).unwrap().count(), 12);
+}
+
+/// A customer (1) calls an agent (2), who calls a colleague (7 to 8) from a second line and hangs
+/// up: customer and colleague are bridged. Channel 8 takes the older linkedid; the record of 7 was
+/// finished before and keeps its own. Without the row in which 8 still has it, only events tell.
+#[test]
+fn an_attended_transfer_in_cdr_and_cel_rows_drops_no_leg() {
+    if support::no_mount("an_attended_transfer_in_cdr_and_cel_rows_drops_no_leg") {
+        return;
+    }
+    let id = |channel: u32| format!("1795228000.{channel}");
+    let time = |second: u32| format!("2026-11-21 02:26:{second:02}");
+    let row = |own: u32, linked: u32, second: u32, sequence: u32| {
+        let (own, linked, time) = (id(own), id(linked), time(second));
+        format!(
+            "\"\",\"201\",\"202\",\"ctx\",\"\",\"SIP/a\",\"SIP/b\",\"Dial\",\"\",\"{time}\",\"{time}\",\
+             \"{time}\",6,3,\"ANSWERED\",\"DOCUMENTATION\",\"{own}\",\"\",\"\",\"{linked}\",\
+             {sequence}\n"
+        )
+    };
+    let event = |kind: &str, own: u32, linked: u32, second: u32| {
+        let (own, linked, time) = (id(own), id(linked), time(second));
+        format!(
+            "\"{kind}\",\"{time}\",\"\",\"\",\"\",\"\",\"\",\"\",\"ctx\",\"SIP/a\",\"\",\"\",\"3\",\"\",\
+             \"{own}\",\"{linked}\",\"\",\"\",\"\",\"\"\n"
+        )
+    };
+    let rows = [row(7, 7, 30, 7), row(2, 1, 5, 2), row(8, 1, 45, 9), row(1, 1, 0, 1)].concat();
+    let events = [
+        event("CHAN_START", 1, 1, 0),
+        event("CHAN_START", 8, 7, 31),
+        event("BRIDGE_ENTER", 8, 1, 45),
+        event("LINKEDID_END", 7, 7, 45),
+    ];
+    let by_a_row = (format!("{}{rows}", row(8, 7, 31, 8)), String::new());
+    for (rows, events) in [by_a_row, (rows, events.concat())] {
+        let place = tempfile::tempdir().unwrap();
+        let (cdr, cel) = (place.path().join("Master.csv"), place.path().join("cel.csv"));
+        fs::write(&cdr, rows).unwrap();
+        fs::write(&cel, &events).unwrap();
+        let end = format!(
+            "[calls]\nquiet = \"1s\"\ntime_zone = \"UTC\"\nsource = \"csv\"\npath = {cdr:?}\n\
+             cel = {cel:?}\n"
+        );
+        let mount = Setup { end, ..Setup::default() }.mount();
+        // Channels in the order of their recordings, each with audio of its own.
+        let (root, audio) =
+            (support::fixture("monitor").join(DAY), [LEGS[1], LEGS[2], LEGS[0], CALLS[0].2[1]]);
+        for (channel, audio) in [1, 2, 7, 8].into_iter().zip(audio) {
+            let name = format!("leg-202-201-20261121-022640-{}.wav", id(channel));
+            fs::copy(root.join(audio), mount.path(name)).unwrap();
+        }
+        let path = joined(&mount, &id(1), 4);
+        assert!(fs::read(&path).unwrap() == join_of(&root, &audio), "events: {events:?}");
+        assert_eq!(names(&mount.path("stitched")), [format!("{}.wav", id(1))]);
+        for channel in [2, 7, 8] {
+            let other = mount.path("stitched").join(format!("{}.wav", id(channel)));
+            assert_eq!(fs::metadata(&other).unwrap().ino(), fs::metadata(&path).unwrap().ino());
+        }
+    }
 }

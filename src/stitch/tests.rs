@@ -168,7 +168,7 @@ fn any_leg(random: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
 #[test]
 fn every_read_of_every_join_equals_the_join_made_the_simple_way() {
     let mut random = fastrand::Rng::with_seed(6_006);
-    let (mut mapped, mut mixed) = (0, 0);
+    let (mut mapped, mut mixed, mut odd, mut only_headers) = (0, 0, 0, 0);
     for round in 0..72 {
         let kinds: Vec<_> = (0..random.usize(1..5)).map(|_| any_leg(&mut random)).collect();
         let mut at = 0;
@@ -204,6 +204,8 @@ fn every_read_of_every_join_equals_the_join_made_the_simple_way() {
             Form::Mapped { .. } => mapped += 1,
             Form::Mixed { .. } => mixed += 1,
         }
+        odd += files.files.iter().filter(|file| file.len() % 2 == 1).count();
+        only_headers += files.files.iter().filter(|file| file.len() == 44).count();
         let expected = reference(&join, &files, layout);
         assert_eq!(join.plan().len(), expected.len() as u64, "round {round}: {:?}", join.plan());
         assert!(whole(&join, &files, 131_072) == expected, "round {round}: {:?}", join.plan());
@@ -220,6 +222,7 @@ fn every_read_of_every_join_equals_the_join_made_the_simple_way() {
         }
     }
     assert!(mapped > 4 && mixed > 40, "{mapped} mapped, {mixed} mixed");
+    assert!(odd > 10 && only_headers > 4, "{odd} of odd length, {only_headers} of 44 bytes");
 }
 
 #[test]
