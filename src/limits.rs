@@ -429,6 +429,23 @@ pub const AUDIT_BATCH: usize = 1024;
 pub const AUDIT_SYNC_WAIT: Duration = Duration::from_secs(30);
 /// Pause after the audit log could not be written.
 pub const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// Requests for legal holds in one target at a time.
+pub const LOCKS_IN_FLIGHT: usize = 8;
+/// Objects whose legal holds are set or taken off in one step.
+pub const LOCKS_STEP: usize = 64;
+/// How often it is compared what is held with what is locked in the targets, and targets are asked
+/// whether they can.
+pub const LOCKS_WALK_EVERY: Duration = Duration::from_secs(3600);
+/// How often a legal hold that a target has is read again.
+pub const LOCK_SEEN_EVERY: Duration = Duration::from_secs(7 * 86_400);
+/// What is held provisionally for so long is locked in the targets, too.
+pub const LOCK_PROVISIONAL_AFTER: Duration = Duration::from_secs(3600);
+/// Recordings remembered whose legal holds changed; beyond that all are compared.
+pub const LOCKS_QUEUE_MAX: usize = 100_000;
+/// How long `hold add` waits to know whether targets can lock objects.
+pub const LOCKS_ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// An object that a target refuses to delete is tried again after this time.
+pub const REFUSED_DELETE_RETRY: Duration = Duration::from_secs(86_400);
 /// How often it is said that the audit log can not be written.
 pub const AUDIT_SAY_EVERY: Duration = Duration::from_secs(60);
 /// Size at which the next file of the audit log is begun.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
+use support::seaweedfs::SeaweedFs;
 
 const REASON: &str = "letter of 2026-11-20";
 
@@ -382,6 +383,115 @@ fn a_hold_refuses_no_writer_before_hold_settle_is_over() {
     assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM));
     let whole = [&audio(1)[..], &audio(2)[..50_000], &audio(3)].concat();
     assert_eq!(fs::read(&path).unwrap(), whole);
+}
+
+/// Versions of all recordings in a bucket: key and version.
+async fn versions(client: &aws_sdk_s3::Client, bucket: &str) -> Vec<(String, String)> {
+    let all = client.list_object_versions().bucket(bucket).prefix("pbx/").send().await.unwrap();
+    let found = all.versions().iter().map(|one| {
+        (one.key().unwrap().to_owned(), one.version_id().unwrap_or_default().to_owned())
+    });
+    found.filter(|(key, _)| !key.contains(".spoolfs/")).collect()
+}
+
+/// Whether a stock client that has the bucket's keys can delete a version.
+async fn deletes(client: &aws_sdk_s3::Client, bucket: &str, version: &(String, String)) -> bool {
+    let (key, id) = version;
+    let request = client.delete_object().bucket(bucket).key(key).version_id(id);
+    let answer = request.send().await;
+    let left = versions(client, bucket).await.contains(version);
+    assert_ne!(answer.is_ok(), left, "{answer:?}");
+    answer.is_ok()
+}
+
+fn protection(mount: &Mount) -> serde_json::Value {
+    let list = mount.cli(["hold", "list", "--json"]).ok();
+    let list: serde_json::Value = serde_json::from_str(&list.out).unwrap();
+    list["holds"][0]["targets"][0].clone()
+}
+
+/// Object Lock of a real server: who has the keys of the bucket can not delete there what is held.
+#[test]
+fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
+    if support::no_mount("what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let bucket = server.new_locked_bucket();
+    let target = support::mount::Target::S3 {
+        url: format!("s3://{bucket}/pbx"),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let end = "[holds]\nhold_settle = \"1h\"\nhold_lift_grace = \"0s\"\n".into();
+    let mut mount = Setup { target, end, ..Setup::default() }.mount();
+    let checked = mount.cli(["check"]);
+    assert!(checked.out.contains("locks what is on legal hold"), "{}", checked.out);
+    let path = mount.path("call.wav");
+    fs::write(&path, audio(1)).unwrap();
+    hold(&mount, "A", &path);
+    wait_for_state(&path, "archived");
+    // A second content: both are locked.
+    let mut call = OpenOptions::new().append(true).open(&path).unwrap();
+    call.write_all(&audio(2)).unwrap();
+    drop(call);
+    let counts = |mount: &Mount| {
+        let one = protection(mount);
+        (one["objects"].as_u64(), one["locked"].as_u64())
+    };
+    eventually(&mount, "both are locked", || counts(&mount) == (Some(2), Some(2)));
+    let listed = mount.cli(["hold", "list"]).ok().out;
+    assert!(listed.contains("2 of 2 objects locked"), "{listed}");
+    let shown = mount.cli(["hold", "show", "--case", "A"]).ok().out;
+    assert_eq!(shown.matches("locked in archive").count(), 2, "{shown}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = server.client();
+    let held = runtime.block_on(versions(&client, &bucket));
+    assert_eq!(held.len(), 2, "{held:?}");
+    for version in &held {
+        assert!(!runtime.block_on(deletes(&client, &bucket, version)), "{version:?}");
+    }
+    // Another daemon knows what was locked, and lets it go.
+    mount.stop();
+    mount.start();
+    lift(&mount, "A");
+    eventually(&mount, "it is let go of", || protection(&mount).is_null());
+    for version in &held {
+        assert!(runtime.block_on(deletes(&client, &bucket, version)), "{version:?}");
+    }
+    let record = mount.cli(["audit", "show", "--json"]).ok().out;
+    assert_eq!(record.matches("\"hold_mirrored\"").count(), 4, "{record}");
+}
+
+/// A directory, and a bucket without Object Lock, can not; everybody who asks is told.
+#[test]
+fn where_the_store_can_not_lock_that_is_said() {
+    if support::no_mount("where_the_store_can_not_lock_that_is_said") {
+        return;
+    }
+    let said = |target: support::mount::Target, why: &str| {
+        let mount = Setup { target, ..Setup::default() }.mount();
+        let path = mount.path("call.wav");
+        fs::write(&path, audio(1)).unwrap();
+        let words = ["hold", "add", "--case", "A", "--reason", REASON];
+        let added = mount.cli(words.iter().map(|w| w.as_ref()).chain([path.as_os_str()])).ok();
+        assert!(added.out.contains("can not lock what is held") && added.out.contains(why));
+        let listed = mount.cli(["hold", "list"]).ok().out;
+        assert!(listed.contains("not locked") && listed.contains(why), "{listed}");
+        assert_eq!(protection(&mount)["locks"], false);
+        let checked = mount.cli(["check"]).out;
+        assert!(checked.contains("can not lock objects") && checked.contains(why), "{checked}");
+    };
+    said(support::mount::Target::Directory, "no bucket with Object Lock");
+    let Some(server) = SeaweedFs::start() else { return };
+    let target = support::mount::Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    said(target, "its bucket has no Object Lock");
 }
 
 fn shown(mount: &Mount, case: &str) -> serde_json::Value {

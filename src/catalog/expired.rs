@@ -110,6 +110,9 @@ impl Catalog {
             tx.conn
                 .prepare_cached("UPDATE object SET state = 3, verified_at = NULL WHERE id = ?1")?
                 .execute([object])?;
+            tx.conn
+                .prepare_cached("DELETE FROM object_lock WHERE object = ?1")?
+                .execute([object])?;
             Ok(())
         })
     }

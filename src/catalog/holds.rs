@@ -159,6 +159,15 @@ impl Holds {
         cases.collect::<BTreeSet<String>>().into_iter().collect()
     }
 
+    /// Recordings that are held, in order.
+    pub fn all_held(&self) -> Vec<NodeId> {
+        let known = self.known.read();
+        let held = known.nodes.iter().filter(|(_, mark)| !mark.holds.is_empty());
+        let mut ids: Vec<NodeId> = held.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// How many recordings are held.
     pub fn held(&self) -> usize {
         self.known.read().nodes.values().filter(|mark| !mark.holds.is_empty()).count()

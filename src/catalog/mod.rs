@@ -16,6 +16,7 @@ mod holds;
 mod identity;
 mod journal;
 mod list;
+mod locks;
 mod log;
 mod names;
 mod objects;
@@ -52,6 +53,7 @@ pub use expired::Marked;
 pub use holding::{HeldRow, Hold, Lifted, NewHold, Restored, Scope};
 pub use holds::{HOLD_LIFT_GRACE, HOLD_LIFT_GRACE_MAX, HOLD_SETTLE, Holds};
 pub use identity::Identity;
+pub use locks::{LockCount, LockRow, LockState};
 
 pub use names::{Glimpse, NamedRow, NamesPage};
 pub use op::{Fate, Intent, Op};

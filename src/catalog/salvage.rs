@@ -63,7 +63,7 @@ const TABLES: &[&str] =
     &["position", "node", "entry", "generation", "object", "journal", "journal_mark", "setting"];
 
 /// What versions since the first have besides, copied if both have it.
-const NEWER: &[&str] = &["trash", "trash_dir", "hold", "held"];
+const NEWER: &[&str] = &["trash", "trash_dir", "hold", "held", "object_lock"];
 
 /// Copies every row that can be read into a new file beside `path`. `VACUUM INTO` will not do: it
 /// copies indexes page by page.

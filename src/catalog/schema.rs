@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V8];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -250,6 +250,25 @@ const V6: &str = "
 ALTER TABLE trash ADD COLUMN erase INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX trash_waits ON trash(node) WHERE local = 1;
 CREATE INDEX trash_erase ON trash(node) WHERE erase = 1;
+";
+
+// Legal holds as targets have them. States: 0 wanted, 1 asked for, 2 seen, 3 somebody else's, 4 the
+// target refuses to delete the object of what was deleted.
+const V8: &str = "
+CREATE TABLE object_lock(
+    object INTEGER PRIMARY KEY,
+    node INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    not_before INTEGER NOT NULL,
+    error TEXT
+) STRICT;
+CREATE INDEX object_lock_node ON object_lock(node, target);
+CREATE INDEX object_lock_target ON object_lock(target, object);
+CREATE INDEX object_lock_undeletable ON object_lock(state, error) WHERE state = 4;
 ";
 
 /// Why a database could not be opened.

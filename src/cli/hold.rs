@@ -6,7 +6,7 @@ use super::{Context, Exit, output};
 use crate::clock::Timestamp;
 use crate::control::{
     FindQuery, HeldReport, HoldAddReport, HoldLiftReport, HoldListReport, HoldReport, HoldRequest,
-    HoldShowReport, Request, utc,
+    HoldShowReport, LockReport, Request, utc,
 };
 use crate::units::humane_size;
 use clap::Subcommand;
@@ -236,6 +236,24 @@ fn words(context: &Context, hold: &HoldReport) -> String {
         let (at, by, reason) = (when(lifted.at), &lifted.by, &lifted.reason);
         text.push_str(&format!("  lifted {at} by {by}: {reason}\n"));
     }
+    hold.targets.iter().for_each(|one| text.push_str(&protection(one)));
+    text
+}
+
+fn protection(one: &LockReport) -> String {
+    let LockReport { target, objects, locked, .. } = one;
+    let mut text = match (one.locks, &one.why) {
+        (None, _) => format!("  in target {target:?} it is not known yet whether it is locked"),
+        (Some(false), why) => {
+            let why = why.as_deref().unwrap_or("it can not");
+            format!("  in target {target:?} not locked: {why}")
+        }
+        (Some(true), _) => format!("  in target {target:?} {locked} of {objects} objects locked"),
+    };
+    if let Some(error) = &one.error {
+        text.push_str(&format!("; the last failure: {error}"));
+    }
+    text.push('\n');
     text
 }
 
@@ -270,7 +288,14 @@ fn recording(context: &Context, held: &HeldReport) -> String {
     let mut text = format!("  {}  {state}{sure}\n", context.shown(&held.path));
     for one in &held.generations {
         let (size, urls) = (humane_size(one.size), one.urls.join(" "));
-        text.push_str(&format!("    {}  {size}  {}  {urls}\n", one.generation.0, one.sha256));
+        let locked = match one.locked_in.is_empty() {
+            true => String::new(),
+            false => format!("  locked in {}", one.locked_in.join(" ")),
+        };
+        text.push_str(&format!(
+            "    {}  {size}  {}  {urls}{locked}\n",
+            one.generation.0, one.sha256
+        ));
     }
     text
 }

@@ -95,6 +95,26 @@ pub struct HoldReport {
     pub recordings: u64,
     /// Its end.
     pub lifted: Option<LiftedReport>,
+    /// What protects them in each target; of a hold that was lifted only where something still does.
+    #[serde(default)]
+    pub targets: Vec<LockReport>,
+}
+
+/// What protects held recordings in a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockReport {
+    /// The target.
+    pub target: String,
+    /// Whether it locks objects; nothing: it has not answered so far.
+    pub locks: Option<bool>,
+    /// Why it does not.
+    pub why: Option<String>,
+    /// Objects that are archived there.
+    pub objects: u64,
+    /// Those of them on which the target was seen to have a legal hold.
+    pub locked: u64,
+    /// Why one of the others has none, if that failed.
+    pub error: Option<String>,
 }
 
 /// The end of a hold.
@@ -154,6 +174,9 @@ pub struct GenerationReport {
     pub sha256: Sha256,
     /// Addresses of its verified objects.
     pub urls: Vec<String>,
+    /// Targets that were seen to have a legal hold on its object.
+    #[serde(default)]
+    pub locked_in: Vec<String>,
 }
 
 /// `hold lift`.

@@ -21,7 +21,7 @@ pub use calls::{
 pub use client::{Client, ClientError};
 pub use holds::{
     GenerationReport, HeldReport, HoldAddReport, HoldLiftReport, HoldListReport, HoldReport,
-    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
+    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport, LockReport,
 };
 pub use peer::Peer;
 pub use protocol::{

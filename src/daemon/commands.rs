@@ -139,6 +139,7 @@ fn status(daemon: &Daemon) -> StatusReport {
     warnings.extend(daemon.engine.expiry_halted().map(|why| format!("Retention: {why}.")));
     warnings.extend(incomplete(daemon));
     warnings.extend(super::record::trouble(&daemon.audit));
+    warnings.extend(super::locks::undeletable(daemon));
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -2,9 +2,9 @@
 
 use super::commands::{self, unusable};
 use super::record::who;
-use super::{Daemon, calls, catch};
+use super::{Daemon, calls, catch, locks};
 use crate::audit::{Clear, Entry, Event};
-use crate::catalog::{Hold, NewHold, ObjectState, Scope};
+use crate::catalog::{Hold, LockState, NewHold, ObjectState, Scope};
 use crate::control::{
     Failure, FindQuery, GenerationReport, HeldReport, HoldAddReport, HoldLiftReport,
     HoldListReport, HoldReport, HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
@@ -44,7 +44,8 @@ pub(super) fn handle(
         }
         HoldRequest::List => {
             let holds = daemon.catalog.all_holds().map_err(unusable)?;
-            commands::json(&HoldListReport { holds: holds.iter().map(report).collect() })
+            let holds = holds.iter().map(|hold| report(daemon, hold)).collect::<Result<_>>()?;
+            commands::json(&HoldListReport { holds })
         }
         HoldRequest::Show { case, id } => commands::json(&show(daemon, case.as_deref(), id)?),
         HoldRequest::Lift { case, id, reason } => {
@@ -172,11 +173,13 @@ fn notes(daemon: &Daemon) -> Vec<String> {
                 .to_owned(),
         );
     }
+    drop(config);
+    notes.extend(locks::notes(daemon));
     notes
 }
 
-fn report(hold: &Hold) -> HoldReport {
-    HoldReport {
+fn report(daemon: &Daemon, hold: &Hold) -> Result<HoldReport> {
+    Ok(HoldReport {
         id: hold.id,
         case: hold.case.clone(),
         reason: hold.reason.clone(),
@@ -190,7 +193,8 @@ fn report(hold: &Hold) -> HoldReport {
             by: lifted.by.clone(),
             reason: lifted.reason.clone(),
         }),
-    }
+        targets: locks::of_hold(daemon, hold)?,
+    })
 }
 
 fn show(daemon: &Daemon, case: Option<&str>, id: Option<u64>) -> Result<HoldShowReport> {
@@ -209,7 +213,7 @@ fn show(daemon: &Daemon, case: Option<&str>, id: Option<u64>) -> Result<HoldShow
         let recordings = recordings(daemon, hold.id, room)?;
         room = room.saturating_sub(recordings.len());
         let more = hold.recordings.saturating_sub(recordings.len() as u64);
-        shown.push(HoldShown { hold: report(hold), recordings, more });
+        shown.push(HoldShown { hold: report(daemon, hold)?, recordings, more });
     }
     Ok(HoldShowReport { holds: shown })
 }
@@ -239,8 +243,14 @@ fn generations(daemon: &Daemon, node: NodeId) -> Result<Vec<GenerationReport>> {
             size: object.size,
             sha256: object.sha256,
             urls: Vec::new(),
+            locked_in: Vec::new(),
         });
         one.urls.push(daemon.url(&object.target, &object.key));
+        let known = daemon.catalog.locks(node, &object.target).map_err(unusable)?;
+        let seen = [LockState::On, LockState::Foreign];
+        if known.iter().any(|row| row.object == object.id && seen.contains(&row.state)) {
+            one.locked_in.push(object.target);
+        }
     }
     Ok(found.into_values().collect())
 }
@@ -302,6 +312,7 @@ fn lift(
     if lifted.lifted.is_empty() {
         return Err(Failure::new(unknown(case, id)));
     }
+    daemon.engine.holds_changed();
     lifted.still_held = daemon.catalog.holds().held() as u64;
     lifted.kept_until = daemon.clock.now().plus(daemon.config.read().holds.lift_grace);
     Ok(lifted)

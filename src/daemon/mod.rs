@@ -12,6 +12,7 @@ mod holds;
 mod joins;
 mod known_calls;
 mod link;
+mod locks;
 pub(crate) mod notify;
 mod record;
 mod refused;

@@ -211,6 +211,9 @@ fn put_under_a_free_key(
             Ok(Put::Proved) => {
                 faults::point("archive.after_proof");
                 shared.catalog.verified(object.id, shared.now())?;
+                if shared.catalog.is_held(job.id) {
+                    target.locks.look(&[job.id]);
+                }
                 faults::point("archive.after_verified");
                 return Ok(true);
             }

@@ -83,6 +83,8 @@ impl Placed {
             }
             self.recordings += 1;
         }
+        // What was archived before; the others when they are.
+        shared.targets.iter().for_each(|t| t.locks.look(ids));
         self.archived = command::archive_all(shared, &closed, progress)?;
         Ok(())
     }

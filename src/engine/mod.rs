@@ -31,6 +31,7 @@ mod hash;
 mod held;
 mod keeper;
 mod known;
+mod locks;
 mod mend;
 mod pins;
 pub mod plan;
@@ -75,7 +76,7 @@ use crate::limits;
 use crate::lower::Lower;
 use crate::policy::{Rate, Rules};
 use crate::recording::NodeId;
-use crate::store::Store;
+use crate::store::{Locks, Store};
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use shared::Shared;
@@ -303,6 +304,10 @@ impl Engine {
         }
         let teller = Arc::clone(shared);
         self.spawn("anchor", move || anchor::run(&teller))?;
+        for target in &shared.targets {
+            let locker = locks::Locker::new(shared, target);
+            self.spawn("locks", move || locker.run())?;
+        }
         let expirer = Arc::clone(shared);
         self.spawn("expiry", move || expiry::run(&expirer))?;
         let keeper = Arc::clone(shared);
@@ -353,6 +358,7 @@ impl Engine {
         self.shared.calls.forget();
         let now = self.shared.now();
         self.shared.targets.iter().for_each(|t| t.ask_again(now));
+        self.holds_changed();
         self.shared.completions.ask_again();
         self.shared.wake();
     }
@@ -441,9 +447,21 @@ impl Engine {
         let ids = held::with_groups(&self.shared, ids)?;
         let count = self.shared.catalog.hold_also(hold, &ids, provisional)?;
         if count > 0 {
+            self.shared.targets.iter().for_each(|t| t.locks.look(&ids));
             self.shared.wake();
         }
         Ok(count)
+    }
+
+    /// Holds were lifted: legal holds in the targets are looked at.
+    pub fn holds_changed(&self) {
+        self.shared.targets.iter().for_each(|t| t.locks.look_at_all());
+    }
+
+    /// Whether each target can lock what is held, by name; `None`: it has not answered so far.
+    /// While nothing is held nobody is asked. Waits at most so long for those that are up.
+    pub fn locks(&self, at_most: Duration) -> Vec<(String, Option<Locks>)> {
+        locks::abilities(&self.shared, at_most)
     }
 
     /// Why a file is where it is and what happens to it next, in sentences.

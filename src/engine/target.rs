@@ -1,6 +1,7 @@
 //! A target as the engine sees it: whether it may be written to, and when to ask again.
 
 use super::backoff;
+use super::locks::Queue;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::recording::NodeId;
@@ -78,6 +79,8 @@ struct Health {
 pub(super) struct Target {
     pub store: Arc<dyn Store>,
     pub required: bool,
+    /// Legal holds in it.
+    pub locks: Queue,
     health: Mutex<Health>,
     nudge: Sender<()>,
     pub nudged: Receiver<()>,
@@ -97,7 +100,8 @@ impl Target {
             asked: None,
             snapshot: None,
         };
-        Target { store, required, health: Mutex::new(health), nudge, nudged }
+        let locks = Queue::default();
+        Target { store, required, locks, health: Mutex::new(health), nudge, nudged }
     }
 
     pub fn name(&self) -> &str {

@@ -2,7 +2,8 @@
 //! else may.
 
 use super::{
-    Body, Capabilities, Head, Listed, ObjectMeta, Result, Store, StoreError, StoreErrorKind,
+    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Store, StoreError,
+    StoreErrorKind,
 };
 use crate::limits;
 use crate::recording::Sha256;
@@ -27,6 +28,10 @@ pub enum Operation {
     List,
     /// `delete`
     Delete,
+    /// `legal_hold`
+    GetHold,
+    /// `set_legal_hold`
+    SetHold,
 }
 
 impl Operation {
@@ -37,6 +42,8 @@ impl Operation {
             Operation::Get => "get",
             Operation::List => "list",
             Operation::Delete => "delete",
+            Operation::GetHold => "get legal hold",
+            Operation::SetHold => "put legal hold",
         }
     }
 }
@@ -56,6 +63,7 @@ pub enum Fault {
 struct Object {
     bytes: Bytes,
     user: Vec<(String, String)>,
+    held: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +73,7 @@ struct State {
     calls: HashMap<Operation, u64>,
     down: bool,
     without_checksums: bool,
+    locks: bool,
 }
 
 /// Objects in memory.
@@ -112,6 +121,24 @@ impl MemoryStore {
     /// Whether `head` returns a checksum (it does at first).
     pub fn return_checksums(&self, yes: bool) {
         self.state.lock().without_checksums = !yes;
+    }
+
+    /// Whether it can lock objects (it can not at first).
+    pub fn set_locks(&self, yes: bool) {
+        self.state.lock().locks = yes;
+    }
+
+    /// Whether a legal hold is on an object.
+    pub fn is_locked(&self, key: &str) -> bool {
+        self.state.lock().objects.get(key).is_some_and(|object| object.held)
+    }
+
+    /// Puts a legal hold on an object, or takes it off, as somebody else with access to the bucket
+    /// could.
+    pub fn lock_from_outside(&self, key: &str, on: bool) {
+        if let Some(object) = self.state.lock().objects.get_mut(key) {
+            object.held = on;
+        }
     }
 
     /// Changes the byte at `offset` of an object; false if there is none.
@@ -218,7 +245,9 @@ impl MemoryStore {
         if state.objects.contains_key(key) {
             return fail(StoreErrorKind::Exists, "the key is taken");
         }
-        state.objects.insert(key.to_owned(), Object { bytes, user: meta.user.clone() });
+        state
+            .objects
+            .insert(key.to_owned(), Object { bytes, user: meta.user.clone(), held: false });
         Ok(())
     }
 
@@ -227,6 +256,9 @@ impl MemoryStore {
         found.ok_or_else(|| self.error(StoreErrorKind::NotFound, op, key, "no such object"))
     }
 }
+
+/// The only version of each object.
+const VERSION: &str = "1";
 
 /// The part of `range` that an object of `size` bytes has.
 fn clamp(range: &Range<u64>, size: usize) -> Range<usize> {
@@ -295,8 +327,44 @@ impl Store for MemoryStore {
 
     async fn delete(&self, key: &str) -> Result<()> {
         let lost = self.begin(Operation::Delete, key).await?;
-        self.state.lock().objects.remove(key);
-        self.end(lost, Operation::Delete, key, Ok(()))
+        let answer = match self.is_locked(key) {
+            true => Err(self.error(StoreErrorKind::Denied, Operation::Delete, key, "it is locked")),
+            false => {
+                self.state.lock().objects.remove(key);
+                Ok(())
+            }
+        };
+        self.end(lost, Operation::Delete, key, answer)
+    }
+
+    async fn locks(&self) -> Result<Locks> {
+        self.begin(Operation::GetHold, &format!("{}.spoolfs/", self.prefix)).await?;
+        match self.state.lock().locks {
+            true => Ok(Locks::Yes),
+            false => Ok(Locks::No("nothing that is in memory can be locked".to_owned())),
+        }
+    }
+
+    async fn legal_hold(&self, key: &str, version: Option<&str>) -> Result<LegalHold> {
+        let lost = self.begin(Operation::GetHold, key).await?;
+        let object = self.find(Operation::GetHold, key);
+        let version = version.unwrap_or(VERSION).to_owned();
+        let answer = object.map(|object| LegalHold { version, on: object.held });
+        self.end(lost, Operation::GetHold, key, answer)
+    }
+
+    async fn set_legal_hold(&self, key: &str, _version: &str, on: bool) -> Result<()> {
+        let lost = self.begin(Operation::SetHold, key).await?;
+        let answer = match self.state.lock().objects.get_mut(key) {
+            Some(object) => {
+                object.held = on;
+                Ok(())
+            }
+            None => {
+                Err(self.error(StoreErrorKind::NotFound, Operation::SetHold, key, "no such object"))
+            }
+        };
+        self.end(lost, Operation::SetHold, key, answer)
     }
 
     async fn abort_orphans(&self, _node: &str) -> Result<usize> {

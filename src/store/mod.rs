@@ -7,6 +7,7 @@ pub mod audit;
 pub mod file;
 pub mod journal;
 pub mod key;
+mod lock;
 pub mod marker;
 pub mod memory;
 pub mod meta;
@@ -15,6 +16,7 @@ pub mod s3;
 pub mod snapshot;
 mod target;
 
+pub use lock::{LegalHold, Locks};
 pub use proof::verify;
 pub use target::{Secret, TargetOptions, open};
 
@@ -118,7 +120,7 @@ pub struct StoreError {
     pub kind: StoreErrorKind,
     /// Name of the target.
     pub target: String,
-    /// What was tried: "put", "get", "head", "list", "delete".
+    /// What was tried: "put", "get", "head", "list", "delete", "put legal hold".
     pub operation: &'static str,
     /// The object's full key, or the prefix of a list.
     pub key: String,
@@ -280,6 +282,30 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Unreachable`, `Denied`.
     async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Whether it can lock objects now; buckets get and lose that.
+    ///
+    /// # Errors
+    /// `Unreachable`. One that can not, or does not let us ask, is an answer.
+    async fn locks(&self) -> Result<Locks> {
+        Ok(Locks::No("it is no bucket with Object Lock".to_owned()))
+    }
+
+    /// Whether a legal hold is on a version of an object; none: on the one that is there now.
+    ///
+    /// # Errors
+    /// `NotFound` only if the target said so; `Unsupported` if it can not lock objects.
+    async fn legal_hold(&self, key: &str, _version: Option<&str>) -> Result<LegalHold> {
+        Err(lock::none(self.name(), key))
+    }
+
+    /// Puts a legal hold on a version of an object, or takes it off. It is no proof that it is.
+    ///
+    /// # Errors
+    /// As `legal_hold`; `Denied`.
+    async fn set_legal_hold(&self, key: &str, _version: &str, _on: bool) -> Result<()> {
+        Err(lock::none(self.name(), key))
+    }
 
     /// Ends uploads in parts below the prefix that were begun by `node` before this daemon
     /// started, and tells how many.

@@ -14,6 +14,7 @@ mod flac;
 mod fsck;
 mod headers;
 mod holds;
+mod locks;
 mod outage;
 mod panics;
 mod pins;

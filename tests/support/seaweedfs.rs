@@ -102,7 +102,7 @@ impl SeaweedFs {
     fn wait_until_ready(&mut self) -> bool {
         let begin = Instant::now();
         while begin.elapsed() < START_TIMEOUT {
-            if self.try_create_bucket("ready").is_ok() {
+            if self.try_create_bucket("ready", false).is_ok() {
                 return true;
             }
             if !matches!(self.child.try_wait(), Ok(None)) {
@@ -129,7 +129,14 @@ impl SeaweedFs {
     /// Makes a bucket that no other test has, and returns its name.
     pub fn new_bucket(&self) -> String {
         let name = format!("test-{}", self.buckets.fetch_add(1, Ordering::Relaxed));
-        self.try_create_bucket(&name).expect("bucket");
+        self.try_create_bucket(&name, false).expect("bucket");
+        name
+    }
+
+    /// The same with Object Lock, and so with versions.
+    pub fn new_locked_bucket(&self) -> String {
+        let name = format!("locked-{}", self.buckets.fetch_add(1, Ordering::Relaxed));
+        self.try_create_bucket(&name, true).expect("bucket");
         name
     }
 
@@ -167,13 +174,18 @@ impl SeaweedFs {
         aws_sdk_s3::Client::from_conf(config)
     }
 
-    fn try_create_bucket(&self, name: &str) -> Result<(), String> {
+    fn try_create_bucket(&self, name: &str, locked: bool) -> Result<(), String> {
         let (client, name) = (self.client(), name.to_owned());
         // On a thread of its own, so that it works within and without a runtime.
         let create = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| e.to_string())?;
-            let made = runtime.block_on(client.create_bucket().bucket(name).send());
+            let make = client.create_bucket().bucket(name);
+            let made = match locked {
+                true => make.object_lock_enabled_for_bucket(true),
+                false => make,
+            };
+            let made = runtime.block_on(made.send());
             made.map(drop).map_err(|e| format!("{e:?}"))
         });
         create.join().expect("the thread that makes a bucket")

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Target};
 use crate::recording::Sha256;
-use crate::store::{self, Body, ObjectMeta, Store, StoreError, StoreErrorKind, marker};
+use crate::store::{self, Body, Locks, ObjectMeta, Store, StoreError, StoreErrorKind, marker};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,8 +187,43 @@ async fn try_object(
     }
     let mut findings =
         vec![Finding::ok(title(target), "put, head, get, list and a refused second put work")];
+    findings.push(locks(target, store, key).await);
     findings.extend(clock(target, store, key, written));
     Ok(findings)
+}
+
+/// Whether what is on legal hold can be locked there, by doing it.
+async fn locks(target: &Target, store: &dyn Store, key: &str) -> Finding {
+    let why = match store.locks().await {
+        Ok(Locks::Yes) => {
+            return match lock_and_let_go(store, key).await {
+                Ok(()) => Finding::ok(title(target), "locks what is on legal hold (Object Lock)"),
+                Err(e) => finding_of(target, "legal hold", &e),
+            };
+        }
+        Ok(Locks::No(why)) => why,
+        Err(e) => return finding_of(target, "Object Lock", &e),
+    };
+    let what = "whoever may delete in it can delete what is on legal hold";
+    Finding::ok(title(target), format!("can not lock objects: {why}; {what}"))
+}
+
+async fn lock_and_let_go(store: &dyn Store, key: &str) -> Result<(), StoreError> {
+    let version = store.legal_hold(key, None).await?.version;
+    for on in [true, false] {
+        store.set_legal_hold(key, &version, on).await?;
+        if store.legal_hold(key, Some(&version)).await?.on != on {
+            return Err(StoreError {
+                kind: StoreErrorKind::Unsupported,
+                target: store.name().to_owned(),
+                operation: "legal hold",
+                key: key.to_owned(),
+                detail: "it says that it did, and did not".to_owned(),
+                hint: "do not count on Object Lock of this service".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Where the target's files can be seen, whether its clock is ours.

@@ -5,8 +5,10 @@ use super::proof::{Ready, age, is_held, target_of};
 use crate::catalog::{Fate, Marked, ObjectRow, Op};
 use crate::clock::Timestamp;
 use crate::engine::error::{EngineError, Result};
+use crate::engine::locks;
 use crate::engine::shared::Shared;
 use crate::recording::{NodeId, ObjectAge, State};
+use crate::store::StoreErrorKind;
 use crate::{faults, limits};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -72,7 +74,7 @@ pub(super) fn purge(shared: &Shared, grace: Duration) -> Result<(u64, Option<Str
                 left += 1;
                 continue;
             }
-            if gone && let Err(error) = purge_one(shared, node, since) {
+            if gone && let Err(error) = purge_one(shared, node, since, grace.is_zero()) {
                 if matches!(error, EngineError::Stopping | EngineError::Catalog(_)) {
                     return Err(error);
                 }
@@ -87,7 +89,8 @@ pub(super) fn purge(shared: &Shared, grace: Duration) -> Result<(u64, Option<Str
     }
 }
 
-fn purge_one(shared: &Shared, id: NodeId, since: Timestamp) -> Result<()> {
+/// `asked`: by an operator.
+fn purge_one(shared: &Shared, id: NodeId, since: Timestamp, asked: bool) -> Result<()> {
     if is_held(shared, id, shared.now())? {
         return Err(EngineError::refused(Path::new("a recording that has expired"), HELD));
     }
@@ -96,7 +99,7 @@ fn purge_one(shared: &Shared, id: NodeId, since: Timestamp) -> Result<()> {
     shared.catalog.mark_expired(id, since)?;
     let mut failed = None;
     for object in shared.catalog.objects(id, None)? {
-        match delete_object(shared, &object) {
+        match delete_object(shared, &object, asked) {
             Ok(()) => {
                 shared.content.forget(id, object.generation, &object.chunks);
                 shared.catalog.object_expired(object.id)?;
@@ -110,13 +113,22 @@ fn purge_one(shared: &Shared, id: NodeId, since: Timestamp) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn delete_object(shared: &Shared, object: &ObjectRow) -> Result<()> {
+fn delete_object(shared: &Shared, object: &ObjectRow, asked: bool) -> Result<()> {
     let target = target_of(shared, object)?;
-    match age(shared, object)? {
+    let age_now = age(shared, object)?;
+    // Also of what is hidden, or gone: the version that is locked is another matter.
+    locks::before_delete(shared, target, object, asked)?;
+    match age_now {
         ObjectAge::Gone => {}
         ObjectAge::Unproved(why) => tracing::warn!(why, "an object is left alone"),
         ObjectAge::Changed(_) => {
-            shared.ask(target, target.store.delete(&object.key))?;
+            if let Err(error) = shared.ask(target, target.store.delete(&object.key)) {
+                let denied = StoreErrorKind::Denied;
+                if matches!(&error, EngineError::Store(e) if e.kind == denied) {
+                    return Err(locks::delete_refused(shared, object, &error)?);
+                }
+                return Err(error);
+            }
             faults::point("expiry.after_delete");
             if age(shared, object)? != ObjectAge::Gone {
                 let why = "it is still there after it was deleted";

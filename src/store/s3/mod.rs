@@ -5,12 +5,16 @@
 
 mod connect;
 mod fault;
+mod lock;
 mod probe;
 mod put;
 mod read;
 mod uploads;
 
-use super::{Body, Capabilities, Head, Listed, ObjectMeta, Result, Secret, Store, StoreErrorKind};
+use super::{
+    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Secret, Store,
+    StoreErrorKind,
+};
 use crate::limits;
 use crate::recording::Sha256;
 use async_trait::async_trait;
@@ -181,6 +185,21 @@ impl Store for S3Store {
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
         self.try_list(prefix, after).await.map_err(|f| f.into_error(self.name(), "list", prefix))
+    }
+
+    async fn locks(&self) -> Result<Locks> {
+        let locks = self.try_locks().await;
+        locks.map_err(|f| f.into_error(self.name(), "get Object Lock of", &self.options.bucket))
+    }
+
+    async fn legal_hold(&self, key: &str, version: Option<&str>) -> Result<LegalHold> {
+        let found = self.try_legal_hold(key, version).await;
+        found.map_err(|f| f.into_error(self.name(), "get legal hold", key))
+    }
+
+    async fn set_legal_hold(&self, key: &str, version: &str, on: bool) -> Result<()> {
+        let set = self.try_set_legal_hold(key, version, on).await;
+        set.map_err(|f| f.into_error(self.name(), "put legal hold", key))
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
