@@ -429,6 +429,8 @@ pub const AUDIT_BATCH: usize = 1024;
 pub const AUDIT_SYNC_WAIT: Duration = Duration::from_secs(30);
 /// Pause after the audit log could not be written.
 pub const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// With `four_eyes`, how long the second user has to lift a hold.
+pub const LIFT_REQUEST_VALID: Duration = Duration::from_secs(7 * 86_400);
 /// Requests for legal holds in one target at a time.
 pub const LOCKS_IN_FLIGHT: usize = 8;
 /// Objects whose legal holds are set or taken off in one step.

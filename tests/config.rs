@@ -491,6 +491,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_READ__READ_TIMEOUT", "1s"),
             ("SPOOLFS_HOLDS__HOLD_SETTLE", "2h"),
             ("SPOOLFS_HOLDS__HOLD_LIFT_GRACE", "3d"),
+            ("SPOOLFS_HOLDS__FOUR_EYES", "true"),
             ("SPOOLFS_STITCHED__ENABLED", "false"),
             ("SPOOLFS_STITCHED__DIRECTORY", "calls"),
             ("SPOOLFS_STITCHED__LISTED", "false"),
@@ -582,6 +583,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.read.recordings_per_minute, 7);
     assert_eq!(config.holds.settle, Duration::from_secs(2 * 3600));
     assert_eq!(config.holds.lift_grace, Duration::from_secs(3 * 86_400));
+    assert!(config.holds.four_eyes);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

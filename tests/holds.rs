@@ -385,6 +385,67 @@ fn a_hold_refuses_no_writer_before_hold_settle_is_over() {
     assert_eq!(fs::read(&path).unwrap(), whole);
 }
 
+/// As a user who logged in as `login` and became root.
+fn lift_as(mount: &Mount, login: u32, what: &[&str]) -> support::run::Ran {
+    let script = "echo \"$0\" > /proc/self/loginuid && exec \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, &login.to_string(), env!("CARGO_BIN_EXE_spoolfs"), "hold", "lift"]);
+    command.args(["--reason", "settled"]).args(what).arg("--config").arg(&mount.config);
+    support::run::run(&mut command, Duration::from_secs(60))
+}
+
+/// Whether this machine lets processes say as whom they logged in.
+fn logins_can_be_set(test: &str) -> bool {
+    let script = "echo 1000 > /proc/self/loginuid && grep -qx 1000 /proc/self/loginuid";
+    let tried = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
+    if !tried.status.success() {
+        let skipped = format!("SKIPPED: {test}: /proc/self/loginuid can not be set here\n");
+        let _closed = std::io::stderr().write_all(skipped.as_bytes());
+    }
+    tried.status.success()
+}
+
+#[test]
+fn with_four_eyes_two_users_lift_a_hold() {
+    let test = "with_four_eyes_two_users_lift_a_hold";
+    if support::no_mount(test) || !logins_can_be_set(test) {
+        return;
+    }
+    let setup = strict(support::mount::Target::None);
+    let mut mount = Setup { end: setup.end.clone() + "four_eyes = true\n", ..setup }.mount();
+    let path = mount.path("call.wav");
+    fs::write(&path, audio(1)).unwrap();
+    hold(&mount, "A", &path);
+    let nobody = lift_as(&mount, u32::MAX, &["--case", "A"]);
+    assert!(!nobody.status.success() && nobody.err.contains("four_eyes"), "{}", nobody.err);
+    let first = lift_as(&mount, 1000, &["--case", "A"]).ok();
+    assert!(first.out.contains("not lifted yet: 1"), "{}", first.out);
+    let again = lift_as(&mount, 1000, &["--id", "1"]);
+    assert!(!again.status.success() && again.err.contains("another user"), "{}", again.err);
+    // Another daemon remembers it; and what is held since then was not asked for.
+    mount.stop();
+    mount.start();
+    hold(&mount, "A", &path);
+    let listed = mount.cli(["hold", "list"]).ok().out;
+    assert_eq!(listed.matches("another user must lift it").count(), 1, "{listed}");
+    assert!(listed.contains("logged in as uid 1000"), "{listed}");
+    assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM));
+    let second = lift_as(&mount, 1001, &["--case", "A"]).ok();
+    assert!(second.out.contains("lifted 1 of"), "{}", second.out);
+    assert!(second.out.contains("not lifted yet: 2"), "{}", second.out);
+    assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM), "the second hold is on it");
+    lift_as(&mount, 1000, &["--id", "2"]).ok();
+    fs::remove_file(&path).unwrap();
+    let listed = mount.cli(["hold", "list"]).ok().out;
+    assert!(
+        listed.contains("logged in as uid 1001), as uid 0 (logged in as uid 1000)"),
+        "{listed}"
+    );
+    let shown = mount.cli(["audit", "show", "--json"]).ok().out;
+    assert_eq!(shown.matches("\"hold_lift_requested\"").count(), 2, "{shown}");
+    assert_eq!(shown.matches("\"hold_lifted\"").count(), 2, "{shown}");
+}
+
 /// Versions of all recordings in a bucket: key and version.
 async fn versions(client: &aws_sdk_s3::Client, bucket: &str) -> Vec<(String, String)> {
     let all = client.list_object_versions().bucket(bucket).prefix("pbx/").send().await.unwrap();

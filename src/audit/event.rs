@@ -93,6 +93,13 @@ pub enum Event {
         /// The case.
         case: Clear,
     },
+    /// One user wants a hold lifted; another must, too.
+    HoldLiftRequested {
+        /// Its number.
+        hold: u64,
+        /// The case.
+        case: Clear,
+    },
     /// Something that a hold forbids was tried.
     HoldRefused {
         /// What: "unlink", "rename", "open" for writing, or "truncate".

@@ -5,6 +5,7 @@ use super::Catalog;
 use super::encode::{percent, unpercent};
 use super::error::Result;
 use super::holds::{Closed, Holds};
+use super::lifting;
 use super::reads::lay;
 use super::shared::Shared;
 use super::sql_row::{self, path_of, sql, unsigned};
@@ -324,6 +325,7 @@ impl Catalog {
                     "UPDATE hold SET lifted_at = ?2, lifted_by = ?3, lifted_why = ?4 WHERE id = ?1",
                 )?
                 .execute(params![sql(id), tx.now.0, by, reason])?;
+            lifting::done(tx.conn, id)?;
             let body = json!({"hold": id, "by": by, "reason": reason});
             tx.journal_row(tx.now, "lifted", &body)?;
             Ok(Some(tx.now))

@@ -15,6 +15,7 @@ mod holding;
 mod holds;
 mod identity;
 mod journal;
+mod lifting;
 mod list;
 mod locks;
 mod log;
@@ -53,6 +54,7 @@ pub use expired::Marked;
 pub use holding::{HeldRow, Hold, Lifted, NewHold, Restored, Scope};
 pub use holds::{HOLD_LIFT_GRACE, HOLD_LIFT_GRACE_MAX, HOLD_SETTLE, Holds};
 pub use identity::Identity;
+pub use lifting::LiftRequest;
 pub use locks::{LockCount, LockRow, LockState};
 
 pub use names::{Glimpse, NamedRow, NamesPage};

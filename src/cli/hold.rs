@@ -6,7 +6,7 @@ use super::{Context, Exit, output};
 use crate::clock::Timestamp;
 use crate::control::{
     FindQuery, HeldReport, HoldAddReport, HoldLiftReport, HoldListReport, HoldReport, HoldRequest,
-    HoldShowReport, LockReport, Request, utc,
+    HoldShowReport, LiftAskedReport, LockReport, Request, utc,
 };
 use crate::units::humane_size;
 use clap::Subcommand;
@@ -236,6 +236,13 @@ fn words(context: &Context, hold: &HoldReport) -> String {
         let (at, by, reason) = (when(lifted.at), &lifted.by, &lifted.reason);
         text.push_str(&format!("  lifted {at} by {by}: {reason}\n"));
     }
+    if let Some(LiftAskedReport { at, by, reason, until }) = &hold.lift_asked {
+        let (at, until) = (when(*at), when(*until));
+        text.push_str(&format!(
+            "  to be lifted, asked for {at} by {by}: {reason}\n  another user must lift it, too, before \
+             {until}\n"
+        ));
+    }
     hold.targets.iter().for_each(|one| text.push_str(&protection(one)));
     text
 }
@@ -301,11 +308,21 @@ fn recording(context: &Context, held: &HeldReport) -> String {
 }
 
 fn lifted(report: &HoldLiftReport) -> String {
-    let numbers: Vec<String> = report.lifted.iter().map(u64::to_string).collect();
-    format!(
-        "lifted {} of {}; what no other hold is on is not expired before {}\n",
-        numbers.join(", "),
-        files(report.recordings),
-        when(report.kept_until)
-    )
+    let numbers = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    if !report.waiting.is_empty() {
+        text.push_str(&format!(
+            "not lifted yet: {}; another user must lift it, too, within 7 days (`four_eyes`)\n",
+            numbers(&report.waiting)
+        ));
+    }
+    if !report.lifted.is_empty() {
+        text.push_str(&format!(
+            "lifted {} of {}; what no other hold is on is not expired before {}\n",
+            numbers(&report.lifted),
+            files(report.recordings),
+            when(report.kept_until)
+        ));
+    }
+    text
 }

@@ -114,6 +114,7 @@ fn hold_times(raw: &RawHolds, source: &Source) -> Result<HoldTimes> {
     Ok(HoldTimes {
         settle: within(source, "holds.hold_settle", settle, Duration::ZERO..=30 * DAY)?,
         lift_grace: within(source, "holds.hold_lift_grace", grace, Duration::ZERO..=365 * DAY)?,
+        four_eyes: raw.four_eyes.unwrap_or(false),
     })
 }
 

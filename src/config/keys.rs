@@ -99,6 +99,7 @@ pub const KEYS: &[Key] = &[
     key("read.recordings_per_minute", Kind::Number, "600"),
     key("holds.hold_settle", Kind::Duration, "\"24h\""),
     key("holds.hold_lift_grace", Kind::Duration, "\"7d\""),
+    key("holds.four_eyes", Kind::Flag, "false"),
     key("stitched.enabled", Kind::Flag, "true"),
     key("stitched.directory", Kind::Text, "\"stitched\""),
     key("stitched.listed", Kind::Flag, "true"),

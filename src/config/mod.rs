@@ -124,6 +124,8 @@ pub struct HoldTimes {
     pub settle: Duration,
     /// How long after its last hold was lifted a recording is not expired.
     pub lift_grace: Duration,
+    /// Two users must lift a hold.
+    pub four_eyes: bool,
 }
 
 /// `[retention]`: how much may be deleted.

@@ -125,6 +125,7 @@ pub(super) struct RawRead {
 pub(super) struct RawHolds {
     pub hold_settle: Option<Span>,
     pub hold_lift_grace: Option<Span>,
+    pub four_eyes: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -95,6 +95,9 @@ pub struct HoldReport {
     pub recordings: u64,
     /// Its end.
     pub lifted: Option<LiftedReport>,
+    /// Somebody wants it lifted, and another user must, too.
+    #[serde(default)]
+    pub lift_asked: Option<LiftAskedReport>,
     /// What protects them in each target; of a hold that was lifted only where something still does.
     #[serde(default)]
     pub targets: Vec<LockReport>,
@@ -115,6 +118,21 @@ pub struct LockReport {
     pub locked: u64,
     /// Why one of the others has none, if that failed.
     pub error: Option<String>,
+}
+
+/// A wish to lift a hold that waits for a second user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftAskedReport {
+    /// When it was asked for.
+    #[serde(with = "utc")]
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Until when another user may lift it.
+    #[serde(with = "utc")]
+    pub until: Timestamp,
 }
 
 /// The end of a hold.
@@ -184,6 +202,9 @@ pub struct GenerationReport {
 pub struct HoldLiftReport {
     /// Numbers of those that were lifted.
     pub lifted: Vec<u64>,
+    /// Those that another user must lift, too.
+    #[serde(default)]
+    pub waiting: Vec<u64>,
     /// Recordings that they were on.
     pub recordings: u64,
     /// Recordings that are on some hold, of all there are.

@@ -21,7 +21,7 @@ pub use calls::{
 pub use client::{Client, ClientError};
 pub use holds::{
     GenerationReport, HeldReport, HoldAddReport, HoldLiftReport, HoldListReport, HoldReport,
-    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport, LockReport,
+    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftAskedReport, LiftedReport, LockReport,
 };
 pub use peer::Peer;
 pub use protocol::{

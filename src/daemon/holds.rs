@@ -2,13 +2,13 @@
 
 use super::commands::{self, unusable};
 use super::record::who;
-use super::{Daemon, calls, catch, locks};
+use super::{Daemon, calls, catch, lifting, locks};
 use crate::audit::{Clear, Entry, Event};
-use crate::catalog::{Hold, LockState, NewHold, ObjectState, Scope};
+use crate::catalog::{Hold, LiftRequest, LockState, NewHold, ObjectState, Scope};
 use crate::control::{
-    Failure, FindQuery, GenerationReport, HeldReport, HoldAddReport, HoldLiftReport,
-    HoldListReport, HoldReport, HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport,
-    PathFailure, Peer, Progress, WirePath,
+    Failure, FindQuery, GenerationReport, HeldReport, HoldAddReport, HoldListReport, HoldReport,
+    HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport, PathFailure, Peer, Progress,
+    WirePath,
 };
 use crate::engine::{Outcome, Placed};
 use crate::limits;
@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 
 type Result<T> = std::result::Result<T, Failure>;
+type LiftRequests = BTreeMap<u64, LiftRequest>;
 
 /// Does what is asked.
 pub(super) fn handle(
@@ -44,12 +45,14 @@ pub(super) fn handle(
         }
         HoldRequest::List => {
             let holds = daemon.catalog.all_holds().map_err(unusable)?;
-            let holds = holds.iter().map(|hold| report(daemon, hold)).collect::<Result<_>>()?;
+            let asked = daemon.catalog.lift_requests().map_err(unusable)?;
+            let holds = holds.iter().map(|hold| report(daemon, hold, &asked));
+            let holds = holds.collect::<Result<_>>()?;
             commands::json(&HoldListReport { holds })
         }
         HoldRequest::Show { case, id } => commands::json(&show(daemon, case.as_deref(), id)?),
         HoldRequest::Lift { case, id, reason } => {
-            commands::json(&lift(daemon, (case.as_deref(), id), &reason, peer)?)
+            commands::json(&lifting::lift(daemon, (case.as_deref(), id), &reason, peer)?)
         }
     }
 }
@@ -66,7 +69,7 @@ fn query(scope: &Scope) -> Option<FindQuery> {
 }
 
 /// Who asked, for whoever asks in some years.
-fn name(peer: &Peer) -> String {
+pub(super) fn name(peer: &Peer) -> String {
     match peer.login_uid.filter(|login| *login != peer.uid) {
         Some(login) => format!("uid {} (logged in as uid {login})", peer.uid),
         None => format!("uid {}", peer.uid),
@@ -178,7 +181,7 @@ fn notes(daemon: &Daemon) -> Vec<String> {
     notes
 }
 
-fn report(daemon: &Daemon, hold: &Hold) -> Result<HoldReport> {
+fn report(daemon: &Daemon, hold: &Hold, asked: &LiftRequests) -> Result<HoldReport> {
     Ok(HoldReport {
         id: hold.id,
         case: hold.case.clone(),
@@ -193,6 +196,7 @@ fn report(daemon: &Daemon, hold: &Hold) -> Result<HoldReport> {
             by: lifted.by.clone(),
             reason: lifted.reason.clone(),
         }),
+        lift_asked: asked.get(&hold.id).and_then(|one| lifting::report(daemon, one)),
         targets: locks::of_hold(daemon, hold)?,
     })
 }
@@ -207,13 +211,14 @@ fn show(daemon: &Daemon, case: Option<&str>, id: Option<u64>) -> Result<HoldShow
     if holds.is_empty() && (case.is_some() || id.is_some()) {
         return Err(Failure::new(unknown(case, id)));
     }
+    let asked = daemon.catalog.lift_requests().map_err(unusable)?;
     let mut room = limits::REPORT_PATHS_MAX;
     let mut shown = Vec::new();
     for hold in &holds {
         let recordings = recordings(daemon, hold.id, room)?;
         room = room.saturating_sub(recordings.len());
         let more = hold.recordings.saturating_sub(recordings.len() as u64);
-        shown.push(HoldShown { hold: report(daemon, hold)?, recordings, more });
+        shown.push(HoldShown { hold: report(daemon, hold, &asked)?, recordings, more });
     }
     Ok(HoldShowReport { holds: shown })
 }
@@ -255,65 +260,11 @@ fn generations(daemon: &Daemon, node: NodeId) -> Result<Vec<GenerationReport>> {
     Ok(found.into_values().collect())
 }
 
-fn unknown(case: Option<&str>, id: Option<u64>) -> String {
+pub(super) fn unknown(case: Option<&str>, id: Option<u64>) -> String {
     let what = match (case, id) {
         (Some(case), _) => format!("of case {case:?}"),
         (None, Some(id)) => format!("number {id}"),
         (None, None) => String::new(),
     };
     format!("there is no such hold {what}; \"spoolfs hold list\" shows all")
-}
-
-fn lift(
-    daemon: &Daemon,
-    (case, id): (Option<&str>, Option<u64>),
-    reason: &str,
-    peer: &Peer,
-) -> Result<HoldLiftReport> {
-    let by = name(peer);
-    let mut ids = match (case, id) {
-        (Some(case), _) => daemon.catalog.holds_of_case(case).map_err(unusable)?,
-        (None, Some(id)) => vec![id],
-        (None, None) => Vec::new(),
-    };
-    if let (Some(_), Some(id)) = (case, id) {
-        ids.retain(|of_case| *of_case == id);
-    }
-    let all = daemon.catalog.all_holds().map_err(unusable)?;
-    let mut lifted = HoldLiftReport::default();
-    for id in ids {
-        let hold = all.iter().find(|hold| hold.id == id);
-        if hold.is_none_or(|hold| hold.lifted.is_some()) && case.is_none() {
-            continue;
-        }
-        let name = hold.map(|hold| hold.case.as_str()).or(case).unwrap_or_default();
-        // What may be deleted soon is on record before.
-        let event = Event::HoldLifted { hold: id, case: Clear::text(name) };
-        let entry = Entry::new(event).by(who(peer)).why(reason);
-        daemon.audit.record_synced(entry).map_err(|error| {
-            Failure::new(format!(
-                "hold {id} is not lifted, because that can not be put on record: {error}"
-            ))
-        })?;
-        match daemon.catalog.lift_hold(id, &by, reason) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            Err(error) => {
-                let event = Event::HoldAdded { hold: id, case: Clear::text(name), query: None };
-                let again = Entry::new(event).because("it could not be lifted, and is on");
-                daemon.audit.record(again.by(who(peer)));
-                return Err(unusable(error));
-            }
-        }
-        tracing::info!(hold = id, by, reason, "a legal hold was lifted");
-        lifted.lifted.push(id);
-        lifted.recordings += hold.map_or(0, |hold| hold.recordings);
-    }
-    if lifted.lifted.is_empty() {
-        return Err(Failure::new(unknown(case, id)));
-    }
-    daemon.engine.holds_changed();
-    lifted.still_held = daemon.catalog.holds().held() as u64;
-    lifted.kept_until = daemon.clock.now().plus(daemon.config.read().holds.lift_grace);
-    Ok(lifted)
 }

@@ -11,6 +11,7 @@ mod handover;
 mod holds;
 mod joins;
 mod known_calls;
+mod lifting;
 mod link;
 mod locks;
 pub(crate) mod notify;
