@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Steps from each schema version to the next; `PRAGMA user_version` counts those taken.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V8];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
 /// The newest schema version this program knows.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
@@ -254,7 +254,7 @@ CREATE INDEX trash_erase ON trash(node) WHERE erase = 1;
 
 // Legal holds as targets have them. States: 0 wanted, 1 asked for, 2 seen, 3 somebody else's, 4 the
 // target refuses to delete the object of what was deleted.
-const V8: &str = "
+const V7: &str = "
 CREATE TABLE object_lock(
     object INTEGER PRIMARY KEY,
     node INTEGER NOT NULL,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const BACK_TO_VERSION_1: &str = "ALTER TABLE object DROP COLUMN encoding;
     ALTER TABLE object DROP COLUMN stored_size; ALTER TABLE object DROP COLUMN stored_sha256;
     DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect;
-    DROP TABLE hold; DROP TABLE held;
+    DROP TABLE hold; DROP TABLE held; DROP TABLE object_lock;
     DROP INDEX trash_waits; DROP INDEX trash_erase; ALTER TABLE trash DROP COLUMN erase;
     PRAGMA user_version = 1;";
 

@@ -230,6 +230,7 @@ fn to_version_1(database: &Path) {
         "DROP INDEX node_suspect; ALTER TABLE node DROP COLUMN suspect;
          ALTER TABLE object DROP COLUMN encoding; ALTER TABLE object DROP COLUMN stored_size;
          ALTER TABLE object DROP COLUMN stored_sha256; DROP TABLE hold; DROP TABLE held;
+         DROP TABLE object_lock;
          PRAGMA user_version = 1;",
     )
     .expect("version 1");
