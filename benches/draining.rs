@@ -1,5 +1,6 @@
 //! How fast a backlog goes to a target, by turns through spoolfs and with a plain S3 client that
-//! sends the same files with as many requests at once, each followed by a HEAD.
+//! sends the same files with as many requests at once, each followed by a HEAD. With `--outage N` the
+//! backlog of an outage: how much memory it takes, and what a cron that deletes can not take from it.
 //! docs/TESTING.md, "Benchmarks".
 #![allow(clippy::unwrap_used)]
 
@@ -8,10 +9,12 @@ mod support;
 
 use aws_sdk_s3::Client;
 use clap::Parser;
+use rustix::process::{Pid, Signal};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
 use tokio::sync::Semaphore;
@@ -30,6 +33,9 @@ struct Arguments {
     /// How often each is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// So many recordings wait for a server that hangs, a fifth of them deleted; nothing else is measured.
+    #[arg(long)]
+    outage: Option<usize>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -38,6 +44,9 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     let Some(server) = SeaweedFs::start() else { return };
+    if let Some(recordings) = arguments.outage {
+        return outage(&server, recordings, arguments.bytes);
+    }
     for uploads in &arguments.uploads {
         let (mut own, mut plain) = (Vec::new(), Vec::new());
         let mount = mount(&server, *uploads);
@@ -63,15 +72,118 @@ fn main() {
     }
 }
 
+/// Recordings of days in which the server says nothing. Those of three days ago are deleted by a cron
+/// before they are archived, all are looked for in the bucket in the end.
+fn outage(server: &SeaweedFs, recordings: usize, bytes: usize) {
+    const UPLOADS: usize = 4;
+    const DIRECTORY: usize = 1_000;
+    let (mount, bucket) = mount_with(server, UPLOADS, "1s");
+    let signal = |signal| rustix::process::kill_process(pid(server), signal).unwrap();
+    signal(Signal::STOP);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut content = vec![0; bytes];
+    let paths: Vec<PathBuf> =
+        (0..recordings).map(|n| mount.path(format!("{:03}/{n}.wav", n / DIRECTORY))).collect();
+    let begin = Instant::now();
+    for (n, path) in paths.iter().enumerate() {
+        if n % DIRECTORY == 0 {
+            fs::create_dir(path.parent().unwrap()).unwrap();
+        }
+        random.fill(&mut content);
+        fs::write(path, &content).unwrap();
+        if n % 5 == 0 {
+            let then = SystemTime::now() - Duration::from_secs(3 * 86_400);
+            fs::File::open(path).unwrap().set_modified(then).unwrap();
+        }
+    }
+    println!("{recordings} of {bytes} B recorded in {:?}", begin.elapsed());
+    let hashed = |path: &PathBuf| xattr(path, "user.spoolfs.sha256").is_some_and(|h| !h.is_empty());
+    for path in &paths {
+        while !hashed(path) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let begin = Instant::now();
+    let mut find = Command::new("find");
+    find.arg(mount.path("")).args(["-type", "f", "-mtime", "+1", "-delete"]);
+    assert!(find.status().unwrap().success());
+    println!("find -mtime +1 -delete: {:?}", begin.elapsed());
+    let status = mount.status();
+    println!("waiting: {}; memory at most {} MiB", status["backlog"], peak(&mount));
+
+    signal(Signal::CONT);
+    let begin = Instant::now();
+    let waits = || mount.status()["backlog"]["files"].as_u64().unwrap();
+    // A target that hung is asked again after a while.
+    let mut left = waits();
+    let mut first = None;
+    while left > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(3_600), "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(500));
+        let now = waits();
+        if now < left && first.is_none() {
+            first = Some((Instant::now(), now));
+        }
+        left = now;
+    }
+    let (since, count) = first.expect("it went away");
+    let own = count as f64 / since.elapsed().as_secs_f64();
+    println!("began after {:?}", since - begin);
+    let memory = peak(&mount);
+    let dir = mount.path("001");
+    let sample = fs::read_dir(&dir).unwrap().count();
+    let plain = sample as f64 / by_hand(server, &dir, UPLOADS).as_secs_f64();
+    println!("drained at {own:.0}/s, plain client {plain:.0}/s, ratio {:.2}", own / plain);
+    println!("memory at most {memory} MiB");
+    let objects = count_objects(server, &bucket);
+    println!("recordings in the bucket: {objects} of {recordings}");
+    assert_eq!(objects, recordings, "lost");
+}
+
+fn pid(server: &SeaweedFs) -> Pid {
+    Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap()
+}
+
+/// The most memory that the daemon ever had, in MiB.
+fn peak(mount: &Mount) -> u64 {
+    let status = format!("/proc/{}/status", mount.pid().as_raw_nonzero());
+    let status = fs::read_to_string(status).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// Objects with the names of recordings.
+fn count_objects(server: &SeaweedFs, bucket: &str) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = server.client();
+        let mut pages = client.list_objects_v2().bucket(bucket).into_paginator().send();
+        let mut count = 0;
+        while let Some(page) = pages.next().await {
+            let page = page.unwrap();
+            let keys = page.contents().iter().filter_map(|object| object.key());
+            count += keys.filter(|key| key.ends_with(".wav")).count();
+        }
+        count
+    })
+}
+
 fn mount(server: &SeaweedFs, uploads: usize) -> Mount {
+    mount_with(server, uploads, "365d").0
+}
+
+/// Also the name of its bucket.
+fn mount_with(server: &SeaweedFs, uploads: usize, archive_after: &str) -> (Mount, String) {
+    let bucket = server.new_bucket();
     let target = Target::S3 {
-        url: format!("s3://{}/pbx", server.new_bucket()),
+        url: format!("s3://{bucket}/pbx"),
         endpoint: server.endpoint(),
         id: SeaweedFs::ACCESS_KEY.into(),
         secret: SeaweedFs::SECRET_KEY.into(),
     };
     let write_back = format!("uploads = {uploads}\n");
-    Setup { target, write_back, ..Setup::default() }.mount()
+    let archive_after = archive_after.into();
+    (Setup { target, write_back, archive_after, ..Setup::default() }.mount(), bucket)
 }
 
 /// Recordings that are hashed already, as those of a backlog are.
