@@ -441,7 +441,7 @@ pub const LOCKS_STEP: usize = 64;
 /// whether they can.
 pub const LOCKS_WALK_EVERY: Duration = Duration::from_secs(3600);
 /// How often a legal hold that a target has is read again.
-pub const LOCK_SEEN_EVERY: Duration = Duration::from_secs(7 * 86_400);
+pub const LOCK_SEEN_EVERY: Duration = Duration::from_secs(86_400);
 /// What is held provisionally for so long is locked in the targets, too.
 pub const LOCK_PROVISIONAL_AFTER: Duration = Duration::from_secs(3600);
 /// Recordings remembered whose legal holds changed; beyond that all are compared.
