@@ -45,6 +45,7 @@ install_tools() {
   packages=()
   need_compilers
   need flac flac "restores a recording without spoolfs"
+  need age age "opens a sealed recording without spoolfs"
   need python3 python3 "unpacks the S3 server the tests talk to"
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
     "keeps the S3 server apart from the system's Python"

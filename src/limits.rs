@@ -74,6 +74,12 @@ pub const FLAC_AROUND_BYTES_MAX: u64 = 16 << 10;
 pub const FLAC_HEAD_BYTES: u64 = 16 << 10;
 /// Bytes before the first frame of a FLAC object: enough for a call of days.
 pub const FLAC_HEAD_BYTES_MAX: u64 = 4 << 20;
+/// Keys that recordings are sealed to.
+pub const SEAL_RECIPIENTS_MAX: usize = 20;
+/// Bytes of an age file before its first block: more than so many keys need.
+pub const SEAL_HEAD_BYTES_MAX: u64 = 16 << 10;
+/// Bytes of a file with identities: more than anybody has.
+pub const IDENTITY_BYTES_MAX: u64 = 64 << 10;
 /// Recordings that wait for an upload thread.
 pub const ARCHIVE_QUEUE_MAX: usize = 16;
 /// Groups that wait for the release thread.

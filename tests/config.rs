@@ -8,6 +8,9 @@ use std::time::Duration;
 
 const MINIMAL: &str = "mountpoint = \"/srv/rec\"\nstate_dir = \"/var/lib/spoolfs/x\"\n";
 
+/// A public key of age: of its own tests.
+const AGE: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
 fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let environment: Environment =
         variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
@@ -125,6 +128,22 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         (
             format!("{MINIMAL}[write_back]\ncompress = \"mp3\""),
             "f.toml:4:1: write_back.compress \"mp3\" is no way to store recordings; write \"flac\" or \"none\"",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nencrypt_to = [\"{AGE}x\"]"),
+            "f.toml:4:1: write_back.encrypt_to \"age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pax\" is no X25519 key of age: invalid Bech32 encoding; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nencrypt_to = [\"{AGE}\", \"AGE-SECRET-KEY-1QQ\"]"),
+            "f.toml:4:1: write_back.encrypt_to has a secret key in place 2, where its public key belongs; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
+        ),
+        (
+            format!("{MINIMAL}[write_back]\nencrypt_to = [\"ssh-rsa AAAA\"]"),
+            "f.toml:4:1: write_back.encrypt_to has a key of the kind \"ssh-rsa\", which nothing is sealed to; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
+        ),
+        (
+            format!("{MINIMAL}[read]\nidentity_file = \"key\""),
+            "f.toml:4:1: read.identity_file \"key\" is not an absolute path; begin it with \"/\"",
         ),
         (
             format!("{MINIMAL}[stitched]\nlayout = \"mono\""),
@@ -501,6 +520,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
             ("SPOOLFS_WRITE_BACK__COMPRESS", "flac"),
             ("SPOOLFS_WRITE_BACK__COMPRESS_MIN_GAIN", "33%"),
+            ("SPOOLFS_WRITE_BACK__ENCRYPT_TO", AGE),
+            ("SPOOLFS_READ__IDENTITY_FILE", "/key"),
             ("SPOOLFS_CALLS__PRESET", "asterisk-sqlite"),
             ("SPOOLFS_CALLS__SOURCE", "csv"),
             ("SPOOLFS_CALLS__PATH", "/cdr"),
@@ -564,6 +585,9 @@ fn every_key_can_be_set_by_its_variable() {
     assert!(config.write_back.repair_headers);
     let min_gain = spoolfs::units::Percent(33);
     assert_eq!(config.write_back.compress, Some(spoolfs::engine::Compress::Flac { min_gain }));
+    let to = spoolfs::codec::seal::Recipients::parse(&[AGE.to_owned()]).expect("a key");
+    assert_eq!(config.write_back.encrypt_to, to);
+    assert_eq!(config.read.identity_file.as_deref(), Some(Path::new("/key")));
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
     assert_eq!(config.cache.max_size, 1 << 30);

@@ -33,6 +33,8 @@ pub struct Summary {
     pub segments: BTreeMap<String, u64>,
     /// It tells of FLAC objects, which older programs do not know.
     pub flac: bool,
+    /// It tells of sealed objects.
+    pub sealed: bool,
     /// It tells of legal holds.
     pub holds: bool,
 }
@@ -99,8 +101,10 @@ impl Catalog {
                 return Ok(None);
             }
             let Some(identity) = settings::identity(&tx)? else { return Ok(None) };
-            let (seq, segments, flac) = (last_row(&tx)?, segments(&tx)?, has_flac(&tx)?);
-            let summary = Summary { identity, seq, segments, flac, holds: holding::any(&tx)? };
+            let (seq, segments) = (last_row(&tx)?, segments(&tx)?);
+            let (flac, sealed) = (has(&tx, "flac*")?, has(&tx, "age*")?);
+            let holds = holding::any(&tx)?;
+            let summary = Summary { identity, seq, segments, flac, sealed, holds };
             let Some(begin) = begin.take() else { return Ok(None) };
             let mut to = begin(&summary).map_err(Stop::Sink)?;
             tell(&tx, &mut |text| line(&mut to, text))?;
@@ -113,9 +117,10 @@ impl Catalog {
     }
 }
 
-fn has_flac(conn: &Connection) -> rusqlite::Result<bool> {
-    let text = "SELECT EXISTS(SELECT 1 FROM object WHERE encoding GLOB 'flac*')";
-    conn.query_row(text, [], |row| row.get(0))
+/// Whether there is an object of an encoding like this.
+fn has(conn: &Connection, encoding: &str) -> rusqlite::Result<bool> {
+    let text = "SELECT EXISTS(SELECT 1 FROM object WHERE encoding GLOB ?1)";
+    conn.query_row(text, [encoding], |row| row.get(0))
 }
 
 fn last_row(conn: &Connection) -> rusqlite::Result<u64> {

@@ -132,6 +132,7 @@ fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
         node: arguments.node.clone(),
         from: arguments.from.clone(),
         whole_journal: arguments.whole_journal,
+        identities: crate::daemon::identities(config).map_err(Exit::failed)?,
     };
     let parts = Parts {
         lower: config.mountpoint.clone(),

@@ -13,13 +13,14 @@ mod mp3;
 mod ogg;
 mod packed;
 mod resample;
+pub mod seal;
 mod stored;
 mod wav;
 
 pub use block::decode;
 pub use packed::Frames;
 pub use resample::{Resampler, resampled};
-pub use stored::{Restorer, restored, stored_range};
+pub use stored::{Restorer, Unreadable, restored, stored_range};
 pub use wav::header as wav_header;
 
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,7 @@ use super::{
     Cache, Choice, Config, HoldTimes, Overrides, Read, Retention, Space, Target, WriteBack, calls,
     target,
 };
+use crate::codec::seal::Recipients;
 use crate::engine::Compress;
 use crate::limits;
 use crate::policy::Timetable;
@@ -66,7 +67,12 @@ pub(super) fn resolve(
             .read
             .recordings_per_minute
             .map_or(limits::RECORDINGS_PER_MINUTE, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        identity_file: raw.read.identity_file.clone(),
     };
+    if let Some(file) = &read.identity_file {
+        absolute(source, "read.identity_file", file)?;
+        outside_the_mount(source, "read.identity_file", file, &mountpoint)?;
+    }
     let holds = hold_times(&raw.holds, source)?;
     let space = space(&raw.space, source)?;
     let delete = super::delete::resolve(&raw.delete, source)?;
@@ -270,6 +276,10 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
             return Err(source.fault("write_back.compress", message, "write \"flac\" or \"none\""));
         }
     };
+    let encrypt_to = Recipients::parse(&raw.encrypt_to).map_err(|error| {
+        let cure = "write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]";
+        source.fault("write_back.encrypt_to", error, cure)
+    })?;
     Ok(WriteBack {
         archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
         keep_local: raw.keep_local.unwrap_or(Age::For(DAY)),
@@ -289,6 +299,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
         repair_headers: raw.repair_headers.unwrap_or(false),
         compress,
+        encrypt_to,
         snapshot_every,
         snapshot_keep,
     })

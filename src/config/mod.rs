@@ -28,6 +28,7 @@ pub use paths::{beneath, resolve};
 pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
+use crate::codec::seal::Recipients;
 use crate::engine::Compress;
 use crate::policy::{Policy, Timetable};
 use crate::units::{Age, Percent};
@@ -82,6 +83,8 @@ pub struct WriteBack {
     pub repair_headers: bool,
     /// How recordings are stored smaller; none: they are not.
     pub compress: Option<Compress>,
+    /// Recordings are sealed to these; none: they are not.
+    pub encrypt_to: Option<Recipients>,
     /// Each target gets a snapshot of the catalog once in this time.
     pub snapshot_every: Age,
     /// How many snapshots a target keeps.
@@ -109,12 +112,14 @@ pub struct Cache {
 }
 
 /// `[read]`: reading released recordings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// How long a read waits for a target before it ends in an error.
     pub timeout: Duration,
     /// Released recordings that one process may begin to read in a minute; 0: any number.
     pub recordings_per_minute: u32,
+    /// The secret keys that open sealed recordings.
+    pub identity_file: Option<PathBuf>,
 }
 
 /// `[holds]`: legal holds.
@@ -275,6 +280,7 @@ impl Config {
                 self.write_back.repair_headers != new.write_back.repair_headers,
             ),
             ("write_back.compress", self.write_back.compress != new.write_back.compress),
+            ("write_back.encrypt_to", self.write_back.encrypt_to != new.write_back.encrypt_to),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

@@ -87,6 +87,7 @@ pub(super) struct RawWriteBack {
     pub repair_headers: Option<bool>,
     pub compress: Option<String>,
     pub compress_min_gain: Option<Percent>,
+    pub encrypt_to: Vec<String>,
     pub snapshot_every: Option<Age>,
     pub snapshot_keep: Option<u64>,
 }
@@ -118,6 +119,7 @@ pub(super) struct RawCache {
 pub(super) struct RawRead {
     pub read_timeout: Option<Span>,
     pub recordings_per_minute: Option<u64>,
+    pub identity_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use super::breaker::{Admission, Breaker};
 use super::source::{Copy, Stored};
 use super::{ContentError, Counters};
 use crate::clock::SharedClock;
-use crate::codec;
+use crate::codec::{self, Unreadable, seal::Identities};
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256};
 use crate::store::{self, Store, StoreError, StoreErrorKind};
@@ -66,6 +66,8 @@ pub(super) trait Wanted: Send {
 #[derive(Debug)]
 pub(super) struct Fetcher {
     targets: RwLock<Vec<Arc<Target>>>,
+    /// What opens sealed objects.
+    identities: Identities,
     clock: SharedClock,
     counters: Arc<Counters>,
 }
@@ -73,10 +75,11 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub(super) fn new(
         stores: Vec<Arc<dyn Store>>,
+        identities: Identities,
         clock: SharedClock,
         counters: Arc<Counters>,
     ) -> Fetcher {
-        let fetcher = Fetcher { targets: RwLock::default(), clock, counters };
+        let fetcher = Fetcher { targets: RwLock::default(), identities, clock, counters };
         fetcher.set_stores(stores);
         fetcher
     }
@@ -128,6 +131,9 @@ impl Fetcher {
         let span = wanted.span();
         let whole = stored.range(span.start).start..stored.range(span.end.checked_sub(1)?).end;
         // One that is not to be read is told of where its chunks are fetched one by one.
+        if copy.encoding.is_sealed() && self.identities.is_empty() {
+            return None;
+        }
         let there = codec::stored_range(&copy.encoding, &whole).ok().filter(|r| !r.is_empty())?;
         let begin = Instant::now();
         let (sender, receiver) = mpsc::channel(limits::PARTS_MAX);
@@ -253,6 +259,9 @@ impl Fetcher {
                 return Err(Failure { detail, class: ErrorClass::Permanent });
             }
         };
+        if copy.encoding.is_sealed() && self.identities.is_empty() {
+            return Err(locked(&url(), &self.identities.locked()));
+        }
         if piece.is_empty() {
             return self.check(target, copy, range, sum, Bytes::new());
         }
@@ -302,13 +311,16 @@ impl Fetcher {
         bytes: Bytes,
     ) -> Result<Bytes, Failure> {
         let length = bytes.len();
-        let found = match codec::restored(&copy.encoding, range, bytes) {
+        let found = match codec::restored(&copy.encoding, range, bytes, &self.identities) {
             Ok(bytes) => {
                 let found = Sha256::of(&bytes);
                 if bytes.len() as u64 == range.end - range.start && found == sum {
                     return Ok(bytes);
                 }
                 found.to_string()
+            }
+            Err(error) if error.is_locked() => {
+                return Err(locked(&target.store.url(&copy.key), &error));
             }
             Err(error) => error.to_string(),
         };
@@ -402,10 +414,15 @@ async fn get(target: &Target, copy: &Copy, range: &Range<u64>) -> Result<Bytes, 
     }
 }
 
-/// Transient if another try may help, else corrupt if wrong bytes were seen.
+fn locked(url: &str, why: &Unreadable) -> Failure {
+    Failure { detail: format!("{url}: {why}"), class: ErrorClass::Sealed }
+}
+
+/// Transient if another try may help, else corrupt if wrong bytes were seen, else sealed if a key is all
+/// that lacks.
 fn summary(path: &Path, failures: &[Failure]) -> ContentError {
     let any = |class| failures.iter().any(|f| f.class == class);
-    let class = [ErrorClass::Transient, ErrorClass::Corrupt]
+    let class = [ErrorClass::Transient, ErrorClass::Corrupt, ErrorClass::Sealed]
         .into_iter()
         .find(|class| any(*class))
         .unwrap_or(ErrorClass::Permanent);

@@ -81,7 +81,9 @@ impl Journey {
 
     /// Lands what the disk cache has.
     async fn from_disk(self: Arc<Self>, legs: Vec<Leg>) -> Vec<Leg> {
-        let worth = |disk: &Arc<DiskCache>| legs.iter().any(|leg| disk.may_have(leg.sum));
+        let worth = |disk: &Arc<DiskCache>| {
+            !self.stored.is_sealed() && legs.iter().any(|leg| disk.may_have(leg.sum))
+        };
         let Some(disk) = self.inner.disk.clone().filter(worth) else { return legs };
         let look = tokio::task::spawn_blocking(move || {
             let mut left = Vec::new();
@@ -160,7 +162,9 @@ impl Journey {
     fn land(&self, leg: Leg, bytes: Bytes) {
         self.inner.memory.insert(leg.sum, bytes.clone());
         leg.pilot.land(Ok(bytes.clone()));
-        if let Some(behind) = self.inner.behind.as_ref().filter(|_| self.keep) {
+        if let Some(behind) =
+            self.inner.behind.as_ref().filter(|_| self.keep && !self.stored.is_sealed())
+        {
             behind.put(leg.sum, bytes);
         }
     }

@@ -19,6 +19,7 @@ mod stream;
 pub use source::Objects;
 
 use crate::clock::SharedClock;
+use crate::codec::seal::Identities;
 use crate::limits;
 use crate::recording::{
     CHUNK_BYTES, ChunkHashes, ErrorClass, Generation, HEAD_BYTES, NodeId, Reader, Sha256, chunk_at,
@@ -72,6 +73,8 @@ pub struct Options {
     pub read_timeout: Duration,
     /// Recordings that one process may begin to read in a minute; 0: any number.
     pub recordings_per_minute: u32,
+    /// What opens sealed recordings.
+    pub identities: Identities,
 }
 
 impl Default for Options {
@@ -82,6 +85,7 @@ impl Default for Options {
             cache_free_min: limits::RESERVE_BYTES,
             read_timeout: limits::READ_TIMEOUT,
             recordings_per_minute: limits::RECORDINGS_PER_MINUTE,
+            identities: Identities::default(),
         }
     }
 }
@@ -183,7 +187,7 @@ impl Content {
                 // So that "forever" can be added to the present.
                 read_timeout: options.read_timeout.min(limits::READ_TIMEOUT_MAX),
                 sources: Sources::new(objects),
-                fetcher: Fetcher::new(stores, clock, counters.clone()),
+                fetcher: Fetcher::new(stores, options.identities, clock, counters.clone()),
                 flights: Flights::default(),
                 readers: Readers::default(),
                 streams: Streams::default(),
@@ -337,7 +341,7 @@ impl Content {
     /// Whether a chunk needs not be fetched.
     fn has(&self, stored: &Stored, index: u64) -> bool {
         stored.sum(index).is_some_and(|sum| {
-            let disk = self.inner.disk.as_ref();
+            let disk = self.inner.disk.as_ref().filter(|_| !stored.is_sealed());
             self.inner.memory.contains_key(&sum) || disk.is_some_and(|disk| disk.contains(sum))
         })
     }

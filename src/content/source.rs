@@ -55,6 +55,11 @@ impl Stored {
         if index == HEAD { 0..HEAD_BYTES.min(self.size) } else { chunk_range(index, self.size) }
     }
 
+    /// Whether somebody is not to read it: nothing of it is put on the disk.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.copies.iter().any(|copy| copy.encoding.is_sealed())
+    }
+
     /// The digest of a chunk. Every one has its own: a catalog that lacks some is refused.
     pub(super) fn sum(&self, index: u64) -> Option<Sha256> {
         let sum = if index == HEAD { self.chunks.head(self.size) } else { self.chunks.get(index) };

@@ -1,5 +1,6 @@
 mod flac;
 mod requests;
+mod sealed;
 mod streams;
 
 use super::*;

@@ -9,6 +9,7 @@ mod drain;
 mod ground;
 mod handover;
 mod holds;
+mod identity;
 mod joins;
 mod known_calls;
 mod lifting;
@@ -27,6 +28,7 @@ mod url;
 mod watchdog;
 
 pub use ground::GroundError;
+pub use identity::identities;
 pub use setup::target as target_options;
 
 use crate::audit::{self, Audit};
@@ -317,6 +319,7 @@ fn assemble(
         catalog.usable_within(limits::HANDOVER_CATALOG_WAIT);
     }
     let (start, lower) = begin(&config, kept, &catalog)?;
+    let identities = identity::identities_or_none(&config);
     let content = Content::new(
         content::Options {
             cache_dir: Some(config.cache.dir.clone()),
@@ -324,6 +327,7 @@ fn assemble(
             cache_free_min: config.space.reserve,
             read_timeout: config.read.timeout,
             recordings_per_minute: config.read.recordings_per_minute,
+            identities: identities.clone(),
         },
         catalog.clone(),
         stores.clone(),
@@ -352,6 +356,8 @@ fn assemble(
                 scrub_every: config.write_back.scrub_every.duration(),
                 repair_headers: config.write_back.repair_headers,
                 compress: config.write_back.compress,
+                seal_to: config.write_back.encrypt_to.clone(),
+                identities,
                 snapshots: config.write_back.snapshot_every.duration().map(|every| {
                     engine::Snapshots { every, keep: config.write_back.snapshot_keep }
                 }),

@@ -196,7 +196,13 @@ fn put_under_a_free_key(
         std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
     let node = shared.catalog.identity().node;
     let prefix = target.store.prefix();
-    let stored = job.stored(shared)?;
+    let stored = match job.stored(shared) {
+        // What was to be sealed is not what was hashed.
+        Err(error @ EngineError::Corrupt { .. }) => {
+            return wrong_body(shared, job, error).map(|_changed| false);
+        }
+        stored => stored?,
+    };
     let path = key::object_path(&job.path, &stored.encoding);
     let keys = key::candidates(prefix, &node, &path, job.generation, &random);
     for _ in &keys {
@@ -258,7 +264,7 @@ fn put_under(
         Ok(()) => true,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Exists => false,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
-            return wrong_body(shared, job, e);
+            return wrong_body(shared, job, e.into());
         }
         Err(other) => return Err(other.into()),
     };
@@ -282,7 +288,7 @@ fn put_under(
 /// The target found other bytes than were hashed. If they are not in the file, it is the target's
 /// fault. If they are, although the stamp is what it was, they are a new generation: the archive
 /// holds what there is, and the operator is told.
-fn wrong_body(shared: &Shared, job: &Job, error: StoreError) -> Result<Put> {
+fn wrong_body(shared: &Shared, job: &Job, error: EngineError) -> Result<Put> {
     let size = job.quiet.stat.version.size;
     let hasher = hash::read(shared, &job.quiet.file, &job.path, size)?;
     if hasher.len() != size || moved(shared, job) {
@@ -290,7 +296,7 @@ fn wrong_body(shared: &Shared, job: &Job, error: StoreError) -> Result<Put> {
     }
     let (sha256, chunks) = hasher.finish();
     if sha256 == job.sha256 {
-        return Err(error.into());
+        return Err(error);
     }
     let detail = format!(
         "it has SHA-256 {sha256} now and had {} when it was hashed, though no program wrote to it; \

@@ -131,6 +131,11 @@ fn attempt(shared: &Shared, partial: &Arc<Partial>) {
                     "a recording was written to while it was released, and its archived bytes can \
                      not be had; what was written is kept, and they are tried again"
                 ),
+                ErrorClass::Sealed if attempts == 1 => tracing::warn!(
+                    %error,
+                    "a recording was written to while it was released, and what is archived of it is \
+                     sealed; what was written is kept, and they are joined as soon as there is a key"
+                ),
                 ErrorClass::Transient if attempts == 1 => tracing::warn!(
                     %error,
                     "a recording was written to while it was released; its archived bytes are \

@@ -5,13 +5,12 @@
 //! exactly these back. Whatever is in the way of that, the recording is archived as it is.
 
 use super::error::{EngineError, Result};
-use super::hash;
 use super::shared::Shared;
-use crate::codec::{self, flac::BadFlac};
+use super::{hash, seal};
+use crate::codec::seal::Identities;
+use crate::codec::{self, Unreadable};
 use crate::lower::{LowerError, Quiet};
-use crate::recording::{
-    Encoding, FlacMap, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav,
-};
+use crate::recording::{Encoding, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav};
 use crate::{faults, units::Percent};
 use bytes::Bytes;
 use std::fs::File;
@@ -39,14 +38,25 @@ pub(super) struct Encoded {
     pub stored: Stored,
 }
 
-/// Makes them, if there is something to gain; the caller has seen that nobody writes to the file.
-/// `None`: the recording is stored as it is.
+/// Makes them, if there is something to gain or to seal; the caller has seen that nobody writes to the
+/// file. `None`: the recording is stored as it is.
+///
+/// # Errors
+/// It was to be sealed and was not: then nothing is stored. `Corrupt` if it is not what was hashed.
 pub(super) fn encode(
     shared: &Shared,
     quiet: &Quiet,
     path: &Path,
     sha256: Sha256,
 ) -> Result<Option<Encoded>> {
+    let smaller = smaller(shared, quiet, path, sha256)?;
+    match &shared.seal_to {
+        Some(recipients) => seal::seal(shared, quiet, path, sha256, smaller, recipients).map(Some),
+        None => Ok(smaller),
+    }
+}
+
+fn smaller(shared: &Shared, quiet: &Quiet, path: &Path, sha256: Sha256) -> Result<Option<Encoded>> {
     let made = match shared.compress {
         Some(Compress::Flac { min_gain }) => flac(shared, quiet, path, sha256, min_gain),
         None => Ok(None),
@@ -110,7 +120,8 @@ fn flac(
         let detail = format!("as FLAC it would not come back as it is: {what}");
         Err(EngineError::Corrupt { path: path.to_owned(), detail })
     };
-    match decoded(shared, &file, &map)? {
+    let encoding = Encoding::from(map.clone());
+    match decoded(shared, &file, &encoding, size, &Identities::default())? {
         Ok(found) if found == sha256 => {}
         Ok(found) => return different(format!("SHA-256 {found}, it has {sha256}")),
         Err(error) => return different(error.to_string()),
@@ -121,25 +132,29 @@ fn flac(
     }
     let digest = hash::read(shared, &file, path, stored_size)?.finish().0;
     faults::point("encode.after_flac");
-    let stored = Stored { encoding: map.into(), size: stored_size, sha256: digest };
+    let stored = Stored { encoding, size: stored_size, sha256: digest };
     Ok(Some(Encoded { file: Arc::new(file), stored }))
 }
 
-/// The SHA-256 of the recording that a FLAC file holds, read as a reader does: part by part.
-fn decoded(
+/// The SHA-256 of the recording of `size` bytes that a file holds, read as a reader does: part by part.
+pub(super) fn decoded(
     shared: &Shared,
     file: &File,
-    map: &FlacMap,
-) -> Result<std::result::Result<Sha256, BadFlac>> {
-    let size = map.recording_bytes();
+    encoding: &Encoding,
+    size: u64,
+    identities: &Identities,
+) -> Result<std::result::Result<Sha256, Unreadable>> {
     let mut hasher = Hasher::default();
     while hasher.len() < size {
         shared.check_stop()?;
         let range = chunk_range(chunk_at(hasher.len()), size);
-        let Range { start, end } = map.piece(&range).stored;
-        let failed = |source| LowerError::Io { path: "a FLAC file".into(), source };
-        let frames = read_at(file, start, (end - start) as usize).map_err(failed)?;
-        match codec::flac::decode(map, &range, &frames) {
+        let Range { start, end } = match codec::stored_range(encoding, &range) {
+            Ok(place) => place,
+            Err(error) => return Ok(Err(error)),
+        };
+        let failed = |source| LowerError::Io { path: "what is to be stored".into(), source };
+        let stored = read_at(file, start, (end - start) as usize).map_err(failed)?;
+        match codec::restored(encoding, &range, stored, identities) {
             Ok(bytes) if bytes.len() as u64 == range.end - range.start => hasher.update(&bytes),
             Ok(_) => break,
             Err(error) => return Ok(Err(error)),
@@ -149,7 +164,7 @@ fn decoded(
 }
 
 /// Up to so many bytes; fewer only where the file ends.
-fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Bytes> {
+pub(super) fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Bytes> {
     let mut bytes = vec![0; len];
     let mut done = 0;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {

@@ -42,6 +42,7 @@ mod recall;
 mod reconcile;
 mod release;
 mod scrub;
+mod seal;
 mod shared;
 mod snapshot;
 mod space;
@@ -71,6 +72,7 @@ pub use trash::Trashed;
 use crate::audit::Audit;
 use crate::catalog::{Catalog, Hold, NewHold};
 use crate::clock::{SharedClock, Timestamp};
+use crate::codec::seal::{Identities, Recipients};
 use crate::content::Content;
 use crate::limits;
 use crate::lower::Lower;
@@ -112,6 +114,10 @@ pub struct Options {
     pub repair_headers: bool,
     /// Recordings are stored smaller than they are; none: as they are.
     pub compress: Option<Compress>,
+    /// Recordings are sealed to these; none: they are not.
+    pub seal_to: Option<Recipients>,
+    /// What opens sealed recordings.
+    pub identities: Identities,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
     pub reserve: u64,
 }
@@ -231,6 +237,8 @@ impl Engine {
             space: space::Space::default(),
             repair_headers: options.repair_headers,
             compress: options.compress,
+            seal_to: options.seal_to,
+            identities: options.identities,
             encoding: Mutex::new(()),
             reserve: options.reserve,
             targets,

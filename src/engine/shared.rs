@@ -18,6 +18,7 @@ use super::{Activity, backoff};
 use crate::audit::Audit;
 use crate::catalog::{Candidate, Catalog, NodeRow, TrashRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
+use crate::codec::seal::{Identities, Recipients};
 use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
@@ -53,6 +54,10 @@ pub(super) struct Shared {
     pub repair_headers: bool,
     /// How recordings are stored smaller.
     pub compress: Option<Compress>,
+    /// Whom recordings are sealed to; none: they are not sealed.
+    pub seal_to: Option<Recipients>,
+    /// What opens them.
+    pub identities: Identities,
     /// Held while one is encoded: all of them together take one processor at most.
     pub encoding: Mutex<()>,
     /// Bytes that a recall leaves free below, for calls in progress.

@@ -174,6 +174,7 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
         let header = Header::new(names, (identity.epoch, summary.seq), now.0, segments);
         let header = if summary.flac { header.with_flac() } else { header };
         let header = if summary.holds { header.with_holds() } else { header };
+        let header = if summary.sealed { header.with_sealed() } else { header };
         let writer = Writer::begin(BufWriter::new(file.try_clone()?), &header)?;
         Ok((header, writer, Easy::begin()))
     };

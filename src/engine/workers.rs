@@ -67,7 +67,7 @@ pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
         let (shared, queue, report) =
             (Arc::clone(&engine.shared), to_archive.clone(), done.clone());
         engine.spawn("archive", move || {
-            if shared.compress.is_some() {
+            if shared.compress.is_some() || shared.seal_to.is_some() {
                 be_nice();
             }
             work(&shared, &queue, &report, &shared.activity.archiving, &archive_one);

@@ -1,6 +1,7 @@
 //! Errors as numbers. The only place where they are.
 
 use crate::catalog::CatalogError;
+use crate::recording::ErrorClass;
 use crate::vfs::VfsError;
 use fuser::Errno;
 
@@ -15,6 +16,7 @@ pub(super) fn errno(error: &VfsError) -> Errno {
             | CatalogError::Locked { .. }
             | CatalogError::Io { .. },
         ) => Errno::EIO,
+        VfsError::Remote(remote) if remote.class == ErrorClass::Sealed => Errno::EACCES,
         VfsError::Remote(_) | VfsError::Overloaded | VfsError::MustWait(_) => Errno::EIO,
     }
 }

@@ -21,6 +21,7 @@ pub use journals::{Damage, Gap};
 use crate::catalog::Identity;
 use crate::catalog::rebuild::{Before, PARTIAL, Rebuild};
 use crate::clock::SharedClock;
+use crate::codec::seal::Identities;
 use crate::lower::Lower;
 use crate::recording::NodeId;
 use crate::store::{Store, marker};
@@ -49,6 +50,8 @@ pub struct Options {
     pub from: Vec<String>,
     /// Read the journals from their beginning, whatever snapshots there are.
     pub whole_journal: bool,
+    /// What opens sealed objects that no journal tells of.
+    pub identities: Identities,
 }
 
 /// What it is rebuilt from.
@@ -304,6 +307,7 @@ fn sources(options: &Options, parts: &Parts, requests: &Arc<AtomicU64>) -> Resul
     };
     let source = |store: &Arc<dyn Store>| Source {
         store: Arc::clone(store),
+        identities: options.identities.clone(),
         requests: Arc::clone(requests),
     };
     let sources: Vec<Source> = parts.stores.iter().filter(wanted).map(source).collect();

@@ -6,7 +6,7 @@ use super::history::{Content, History, Object};
 use super::read::{Source, each};
 use crate::catalog::ObjectState;
 use crate::limits;
-use crate::recording::{ChunkHashes, Encoding, NodeId, Sha256};
+use crate::recording::{ChunkHashes, NodeId, Sha256};
 use crate::store::key;
 use crate::store::meta::Label;
 use std::collections::{BTreeMap, HashSet};
@@ -207,11 +207,13 @@ async fn place(
             let mut chunks = ChunkHashes::default();
             if !is_local && !buried {
                 let read = source.read_back(&object.key, &stored, label.sha256).await?;
-                let Some(read) = read else {
-                    findings.unknown.push((url, "its bytes are not what its metadata says".into()));
-                    return Ok(());
-                };
-                (chunks, proved) = (read, true);
+                match read {
+                    Ok(read) => (chunks, proved) = (read, true),
+                    Err(reason) => {
+                        findings.unknown.push((url, reason));
+                        return Ok(());
+                    }
+                }
             }
             let content = Content {
                 sha256: label.sha256,
@@ -225,11 +227,8 @@ async fn place(
             one.contents.insert(number, content);
             one.heard = one.heard.max(label.mtime);
             if one.names.is_empty() && !buried {
-                let suffix = match stored.encoding {
-                    Encoding::Flac(_) => key::FLAC_SUFFIX,
-                    _ => "",
-                };
-                name_it(history, source, (&object.key, suffix), node, (id, label.generation.0))?;
+                let suffix = key::suffix(&stored.encoding);
+                name_it(history, source, (&object.key, &suffix), node, (id, label.generation.0))?;
             }
             number
         }

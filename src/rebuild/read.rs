@@ -2,11 +2,13 @@
 //! and tried again a few times if there is no answer.
 
 use super::error::{RebuildError, Result};
-use crate::recording::{ChunkHashes, Encoding, ErrorClass, Hasher, Sha256, Stored};
+use crate::codec::seal::{self, Identities};
+use crate::recording::{ChunkHashes, Encoding, ErrorClass, Hasher, Sealed, Sha256, Stored};
 use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, key};
 use crate::{codec, limits};
 use bytes::Bytes;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
@@ -15,6 +17,8 @@ use tokio::task::JoinSet;
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub store: Arc<dyn Store>,
+    /// What opens sealed objects.
+    pub identities: Identities,
     pub requests: Arc<AtomicU64>,
 }
 
@@ -89,69 +93,128 @@ impl Source {
         }
     }
 
-    /// Reads an object and hashes the recording that it holds; `None` if it is not what was stored,
-    /// or the recording does not have this digest.
+    /// Reads an object and hashes the recording that it holds; the reason if it is not what was stored,
+    /// the recording does not have this digest, or it is sealed.
     pub async fn read_back(
         &self,
         key: &str,
         stored: &Stored,
         sha256: Sha256,
-    ) -> Result<Option<ChunkHashes>> {
+    ) -> Result<std::result::Result<ChunkHashes, String>> {
         let (mut hasher, mut object) = (Hasher::default(), Hasher::default());
-        let mut restorer = codec::Restorer::new(&stored.encoding);
+        let mut restorer = codec::Restorer::new(&stored.encoding, &self.identities);
+        let wrong = || Ok(Err("its bytes are not what its metadata says".to_owned()));
         while object.len() < stored.size {
             let range = object.len()..stored.size.min(object.len() + limits::READ_BACK_BYTES);
             let wanted = range.end - range.start;
             match self.ask(|| self.store.get(key, range.clone())).await {
                 Ok(bytes) if bytes.len() as u64 == wanted => {
                     object.update(&bytes);
-                    if restorer.push(&bytes, &mut |part| hasher.update(part)).is_err() {
-                        return Ok(None);
+                    match restorer.push(&bytes, &mut |part| hasher.update(part)) {
+                        Ok(()) => {}
+                        Err(error) if error.is_locked() => return Ok(Err(error.to_string())),
+                        Err(_) => return wrong(),
                     }
                 }
-                Ok(_) => return Ok(None),
-                Err(e) if e.class() == ErrorClass::Corrupt => return Ok(None),
-                Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
+                Ok(_) => return wrong(),
+                Err(e) if e.class() == ErrorClass::Corrupt => return wrong(),
+                Err(e) if e.kind == StoreErrorKind::NotFound => return wrong(),
                 Err(e) => return Err(self.failed(e)),
             }
         }
         let (found, chunks) = hasher.finish();
         let whole = found == sha256 && object.finish().0 == stored.sha256;
-        Ok(whole.then_some(chunks))
+        if whole { Ok(Ok(chunks)) } else { wrong() }
     }
 
-    /// Where the parts of a recording are in a FLAC object, which its metadata has no room for; what
-    /// is wrong with it, if it is none.
+    /// Where the parts of a recording are in an object, which its metadata has no room for; what is
+    /// wrong with it, if it is none, or sealed.
     pub async fn look_into(
         &self,
         key: &str,
         stored: &mut Stored,
     ) -> Result<std::result::Result<(), String>> {
-        if stored.encoding != Encoding::Flac(None) {
-            return Ok(Ok(()));
-        }
-        let mut bytes = limits::FLAC_HEAD_BYTES.min(stored.size);
+        let found = match &stored.encoding {
+            Encoding::Flac(None) => self.flac(key, None, stored.size).await?,
+            Encoding::Sealed(sealed) if sealed.head().is_none() => {
+                self.sealed(key, sealed.inner(), stored.size).await?
+            }
+            _ => return Ok(Ok(())),
+        };
+        Ok(found.map(|encoding| stored.encoding = encoding))
+    }
+
+    /// The same of a sealed object.
+    async fn sealed(
+        &self,
+        key: &str,
+        inner: &Encoding,
+        size: u64,
+    ) -> Result<std::result::Result<Encoding, String>> {
+        let range = 0..limits::SEAL_HEAD_BYTES_MAX.min(size);
+        let start = match self.part(key, range).await? {
+            Ok(start) => start,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let sealed = match seal::sealed(&start, inner.clone(), size) {
+            Ok(sealed) => sealed,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let (Encoding::Flac(None), Some(bytes)) = (inner, sealed.inner_bytes()) else {
+            return Ok(Ok(sealed.into()));
+        };
+        let head = sealed.head().unwrap_or_default().to_vec();
+        let outer = Sealed::new(head.clone(), Encoding::Plain, size);
+        let flac = match self.flac(key, outer.map(Encoding::from).as_ref(), bytes).await? {
+            Ok(flac) => flac,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let sealed = Sealed::new(head, flac, size);
+        Ok(sealed.map(Encoding::from).ok_or_else(|| "it is not whole".to_owned()))
+    }
+
+    /// The same of FLAC of `size` bytes: the object, or what is sealed in it.
+    async fn flac(
+        &self,
+        key: &str,
+        outer: Option<&Encoding>,
+        size: u64,
+    ) -> Result<std::result::Result<Encoding, String>> {
+        let mut bytes = limits::FLAC_HEAD_BYTES.min(size);
         loop {
-            let start = match self.ask(|| self.store.get(key, 0..bytes)).await {
-                Ok(start) => start,
-                Err(e)
-                    if e.class() == ErrorClass::Corrupt || e.kind == StoreErrorKind::NotFound =>
-                {
-                    return Ok(Err(e.to_string()));
-                }
-                Err(e) => return Err(self.failed(e)),
+            let outer = outer.unwrap_or(&Encoding::Plain);
+            let place = match codec::stored_range(outer, &(0..bytes)) {
+                Ok(place) => place,
+                Err(error) => return Ok(Err(error.to_string())),
             };
-            match codec::flac::head(&start, stored.size) {
-                Ok(codec::flac::Head::Map(map)) => {
-                    stored.encoding = map.into();
-                    return Ok(Ok(()));
-                }
+            let start = match self.part(key, place).await? {
+                Ok(start) => codec::restored(outer, &(0..bytes), start, &self.identities),
+                Err(reason) => return Ok(Err(reason)),
+            };
+            let found = start.and_then(|start| Ok(codec::flac::head(&start, size)?));
+            match found {
+                Ok(codec::flac::Head::Map(map)) => return Ok(Ok(map.into())),
                 Ok(codec::flac::Head::Longer(more)) if more > bytes => bytes = more,
                 Ok(codec::flac::Head::Longer(_)) => {
                     return Ok(Err("it ends in its metadata".to_owned()));
                 }
                 Err(error) => return Ok(Err(error.to_string())),
             }
+        }
+    }
+
+    /// A part of an object, or why there is none.
+    async fn part(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<std::result::Result<Bytes, String>> {
+        match self.ask(|| self.store.get(key, range.clone())).await {
+            Ok(bytes) => Ok(Ok(bytes)),
+            Err(e) if e.class() == ErrorClass::Corrupt || e.kind == StoreErrorKind::NotFound => {
+                Ok(Err(e.to_string()))
+            }
+            Err(e) => Err(self.failed(e)),
         }
     }
 

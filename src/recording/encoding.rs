@@ -5,6 +5,7 @@
 
 use super::Sha256;
 use super::flac::FlacMap;
+use super::sealed::Sealed;
 use std::sync::Arc;
 
 /// Most places that a patch has, and bytes at each: so that it fits into an object's metadata.
@@ -22,6 +23,8 @@ pub enum Encoding {
     /// A FLAC file of its PCM, with what was around that. Without a map it has to be looked at
     /// before parts of the recording can be found in it: beside an object there is no room for one.
     Flac(Option<Arc<FlacMap>>),
+    /// An age file of what would be stored otherwise.
+    Sealed(Arc<Sealed>),
 }
 
 /// What the recording has in the places where the stored bytes are others: offsets and bytes, in
@@ -70,6 +73,11 @@ impl Patch {
 }
 
 impl Encoding {
+    /// Whether nobody can read it without a key.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self, Encoding::Sealed(_))
+    }
+
     /// Whether bytes from `start` to `end` of what is stored are other ones than the recording's.
     pub fn changes(&self, start: u64, end: u64) -> bool {
         let Encoding::Patched(patch) = self else { return false };
@@ -96,6 +104,7 @@ impl Encoding {
             Encoding::Plain => 1,
             Encoding::Patched(_) => 2,
             Encoding::Flac(_) => 3,
+            Encoding::Sealed(_) => 5,
         }
     }
 
@@ -103,6 +112,7 @@ impl Encoding {
     pub fn label(&self) -> String {
         match self {
             Encoding::Flac(_) => Encoding::Flac(None).to_string(),
+            Encoding::Sealed(sealed) => sealed.label(),
             other => other.to_string(),
         }
     }
@@ -122,6 +132,9 @@ impl Encoding {
         if let Some(words) = text.strip_prefix("flac:") {
             return FlacMap::parse(words, size).map(Encoding::from).ok_or_else(bad);
         }
+        if text.starts_with("age") {
+            return Sealed::parse(text, size).map(Encoding::from).ok_or_else(bad);
+        }
         let places = text.strip_prefix("patched:").ok_or_else(bad)?;
         let place = |text: &str| {
             let (offset, bytes) = text.split_once('=')?;
@@ -139,6 +152,7 @@ impl std::fmt::Display for Encoding {
             Encoding::Plain => return f.write_str("plain"),
             Encoding::Flac(None) => return f.write_str("flac"),
             Encoding::Flac(Some(map)) => return write!(f, "flac:{}", map.words()),
+            Encoding::Sealed(sealed) => return f.write_str(&sealed.words()),
             Encoding::Patched(patch) => patch,
         };
         f.write_str("patched:")?;

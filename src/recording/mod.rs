@@ -8,6 +8,7 @@ pub mod flac;
 mod group;
 mod hash;
 mod permit;
+mod sealed;
 mod version;
 pub mod wav;
 
@@ -20,6 +21,7 @@ pub use hash::{
     chunk_range,
 };
 pub use permit::{Evidence, Refusal, ReleasePermit};
+pub use sealed::{BLOCK_BYTES as SEALED_TOGETHER_BYTES, Sealed, sealed_bytes};
 pub use version::LowerVersion;
 
 use crate::clock::Timestamp;
@@ -160,6 +162,8 @@ pub enum ErrorClass {
     Corrupt,
     /// Forbidden by a rule of ours: a hold, a missing permit, a writer.
     Refused,
+    /// It is sealed, and there is no key here that opens it.
+    Sealed,
 }
 
 /// Who reads.

@@ -4,7 +4,9 @@
 use super::{Body, ObjectMeta, Proof, Store, StoreError, StoreErrorKind, key, verify};
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256};
-use crate::store::meta::{FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_PLAIN, FORMAT_VERSION};
+use crate::store::meta::{
+    FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_PLAIN, FORMAT_SEALED, FORMAT_VERSION,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +118,7 @@ impl Segment {
         let header = Header {
             spoolfs: KIND.into(),
             format: match (any("\"hold\":"), encoded, flac) {
+                _ if any("\"encoding\":\"age") => FORMAT_SEALED,
                 (true, ..) => FORMAT_HOLDS,
                 (_, false, _) => FORMAT_PLAIN,
                 (_, true, false) => FORMAT_PATCHED,
@@ -368,14 +371,23 @@ mod tests {
             assert!(Segment::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         let newer =
-            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":5");
-        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(5)));
+            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":6");
+        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(6)));
         let other = String::from_utf8(bytes.to_vec()).unwrap().replace("journal", "archive");
         assert!(matches!(Segment::decode(other.as_bytes()), Err(JournalError::Foreign(_))));
         let mut flipped = bytes.to_vec();
         let last = flipped.len() - 2;
         flipped[last] = 0xff;
         assert_eq!(Segment::decode(&flipped).unwrap_err().class(), ErrorClass::Corrupt);
+    }
+
+    #[test]
+    fn a_segment_that_tells_of_sealed_objects_is_not_read_by_who_does_not_know_them() {
+        let sealed = r#"{"n":1,"objects":[{"encoding":"age:AAAA;flac:1x16"}]}"#;
+        let held = r#"{"hold":1}"#;
+        for (lines, format) in [(&[sealed][..], 5), (&[held, sealed], 5), (&[held], 4)] {
+            assert_eq!(segment(7, lines).header.format, format);
+        }
     }
 
     #[test]
@@ -400,8 +412,8 @@ mod tests {
         let short = salvage(short.as_bytes()).unwrap();
         assert_eq!((numbers(&short), short.damage.len()), (vec![2, 3], 1));
         assert_eq!(salvage(b"").unwrap().damage.len(), 1);
-        let newer = text.replace("\"format\":1", "\"format\":5");
-        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(5)));
+        let newer = text.replace("\"format\":1", "\"format\":6");
+        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(6)));
     }
 
     #[test]

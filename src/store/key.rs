@@ -13,8 +13,9 @@ use std::path::{Component, Path};
 
 /// The directory of the archive's own objects, below the prefix.
 pub const RESERVED: &str = ".spoolfs";
-/// What is added to the name of a recording that is stored as FLAC.
-pub const FLAC_SUFFIX: &str = ".flac";
+/// What is added to the name of a recording that is stored as FLAC, and of one that is sealed.
+const FLAC_SUFFIX: &str = ".flac";
+const SEALED_SUFFIX: &str = ".age";
 /// Longest prefix of a target's URL, in bytes.
 pub const PREFIX_BYTES_MAX: usize = 512;
 /// Longest component made of a node's name, in bytes.
@@ -25,13 +26,21 @@ const SUFFIX_BYTES_MAX: usize = 24;
 /// The path that the key of an object is made from: that of the recording, with the suffix of what is
 /// stored of it.
 pub fn object_path<'a>(path: &'a Path, encoding: &Encoding) -> Cow<'a, Path> {
+    let suffix = suffix(encoding);
+    if suffix.is_empty() {
+        return Cow::Borrowed(path);
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    Cow::Owned(name.into())
+}
+
+/// What is added to the name of a recording that is stored like this.
+pub fn suffix(encoding: &Encoding) -> String {
     match encoding {
-        Encoding::Flac(_) => {
-            let mut name = path.as_os_str().to_owned();
-            name.push(FLAC_SUFFIX);
-            Cow::Owned(name.into())
-        }
-        Encoding::Plain | Encoding::Patched(_) => Cow::Borrowed(path),
+        Encoding::Flac(_) => FLAC_SUFFIX.to_owned(),
+        Encoding::Sealed(sealed) => suffix(sealed.inner()) + SEALED_SUFFIX,
+        Encoding::Plain | Encoding::Patched(_) => String::new(),
     }
 }
 
@@ -216,6 +225,11 @@ mod tests {
         assert_eq!(keys("foo.wav.flac", &[1])[1], "p/pbx-1/foo.wav~2-00000001.flac");
         let flac = object_path(Path::new("a/foo.wav"), &Encoding::Flac(None));
         assert_eq!(flac, Path::new("a/foo.wav.flac"));
+        for (words, name) in [("age", "a/foo.wav.age"), ("age;flac", "a/foo.wav.flac.age")] {
+            let sealed = Encoding::parse(words, 1000).unwrap();
+            assert_eq!(object_path(Path::new("a/foo.wav"), &sealed), Path::new(name));
+        }
+        assert_eq!(keys("foo.wav.flac.age", &[1])[1], "p/pbx-1/foo.wav.flac~2-00000001.age");
         assert_eq!(keys(".hidden", &[1])[1], "p/pbx-1/.hidden~2-00000001");
     }
 

@@ -7,7 +7,9 @@ use crate::recording::{Encoding, ErrorClass, Generation, NodeId, Sha256, Stored}
 use std::path::Path;
 
 /// The newest version of the format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
+/// The version of sealed objects, and of what tells of one.
+pub(super) const FORMAT_SEALED: u32 = 5;
 /// The version of a journal segment or snapshot that tells of legal holds: a program that does not
 /// know them would bring a catalog back without them.
 pub const FORMAT_HOLDS: u32 = 4;
@@ -229,6 +231,11 @@ mod tests {
         let meta = flac.to_meta(Path::new("a/b.wav"));
         assert_eq!((meta.content_type.as_str(), &*meta.user[0].1), ("audio/flac", "3"));
         assert_eq!(Label::from_user(&meta.user).unwrap(), flac);
+        let sealed = Encoding::parse("age;flac", u64::MAX).unwrap();
+        let sealed = Label { stored: Stored { encoding: sealed, ..flac.stored }, ..label("n") };
+        let meta = sealed.to_meta(Path::new("a/b.wav"));
+        assert_eq!((&*meta.content_type, &*meta.user[0].1), ("application/octet-stream", "5"));
+        assert_eq!(Label::from_user(&meta.user).unwrap(), sealed);
         let longest = encoded(&"\u{1}".repeat(300)).to_meta(Path::new(""));
         assert!(longest.user.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= 2000);
     }
@@ -246,7 +253,7 @@ mod tests {
             assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
         }
         let mut newer = user;
-        newer[0].1 = "5".into();
-        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(5)));
+        newer[0].1 = "6".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(6)));
     }
 }

@@ -9,7 +9,7 @@ mod known;
 pub use known::{Given, Known};
 
 use super::key;
-use super::meta::{FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_VERSION};
+use super::meta::{FORMAT_FLAC, FORMAT_HOLDS, FORMAT_PATCHED, FORMAT_SEALED, FORMAT_VERSION};
 use crate::limits;
 use crate::recording::Sha256;
 use ruzstd::decoding::StreamingDecoder;
@@ -83,6 +83,12 @@ impl Header {
     /// The header of a snapshot that tells of FLAC objects.
     pub fn with_flac(self) -> Header {
         Header { format: FORMAT_FLAC, ..self }
+    }
+
+    /// The same of one that tells of sealed objects.
+    #[must_use]
+    pub fn with_sealed(self) -> Header {
+        Header { format: FORMAT_SEALED, ..self }
     }
 }
 
@@ -339,10 +345,10 @@ mod tests {
     #[test]
     fn another_kind_and_a_newer_format_are_named() {
         let mut newer = header();
-        newer.format = 5;
+        newer.format = 6;
         let mut other = header();
         other.spoolfs = "journal".into();
-        for (header, word) in [(newer, "version 5"), (other, "journal")] {
+        for (header, word) in [(newer, "version 6"), (other, "journal")] {
             let bytes = Writer::begin(Vec::new(), &header).unwrap().finish().unwrap().0;
             let error = read(&bytes[..], &mut |_| Ok(())).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -24,6 +24,7 @@ mod reconcile;
 mod release;
 mod restart;
 mod scrub;
+mod sealed;
 mod snapshots;
 mod space;
 mod sync;

@@ -234,6 +234,7 @@ fn the_old_catalog_is_set_aside_and_a_rebuild_that_fails_changes_nothing() {
     let state = database.parent().unwrap().to_owned();
     let options = spoolfs::rebuild::Options {
         whole_journal: false,
+        identities: Default::default(),
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),
@@ -259,6 +260,7 @@ fn regression_a_refused_rebuild_leaves_the_private_directory_alone() {
     let state = world.database().parent().unwrap().to_owned();
     let options = spoolfs::rebuild::Options {
         whole_journal: false,
+        identities: Default::default(),
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),

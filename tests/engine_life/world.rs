@@ -4,6 +4,7 @@
 use spoolfs::audit::Audit;
 use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
+use spoolfs::codec::seal::{Identities, Recipients};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{
     CallSource, Command, Compress, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing,
@@ -43,6 +44,8 @@ pub struct World {
     pub reserve: u64,
     pub repair_headers: bool,
     pub compress: Option<Compress>,
+    pub seal_to: Option<Recipients>,
+    pub identities: Identities,
     pub snapshots: Option<Snapshots>,
     /// Call records.
     pub calls: Option<Arc<dyn CallSource>>,
@@ -97,6 +100,8 @@ impl World {
             reserve: 0,
             repair_headers: false,
             compress: None,
+            seal_to: None,
+            identities: Identities::default(),
             snapshots: None,
             calls: None,
             audit: Audit::off(),
@@ -136,7 +141,7 @@ impl World {
         let memory = self.stores.iter().map(|s| s.clone() as Arc<dyn Store>);
         let stores: Vec<Arc<dyn Store>> = memory.chain(self.others.iter().cloned()).collect();
         let content = Content::new(
-            content::Options::default(),
+            content::Options { identities: self.identities.clone(), ..Default::default() },
             running.catalog.clone(),
             stores.clone(),
             self.runtime.handle().clone(),
@@ -152,6 +157,8 @@ impl World {
             reserve: self.reserve,
             repair_headers: self.repair_headers,
             compress: self.compress,
+            seal_to: self.seal_to.clone(),
+            identities: self.identities.clone(),
             snapshots: self.snapshots,
         };
         let parts = Parts {
@@ -228,6 +235,7 @@ impl World {
             node: node.map(str::to_owned),
             from: from.iter().map(|n| (*n).to_owned()).collect(),
             whole_journal: self.whole_journal,
+            identities: self.identities.clone(),
         };
         let parts = rebuild::Parts {
             lower: self.dir.path().to_owned(),

@@ -4,6 +4,7 @@
 
 mod disk;
 mod local;
+mod sealing;
 mod targets;
 
 use super::context::Common;
@@ -117,6 +118,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     if running {
         findings.extend(told(config));
     }
+    findings.extend(sealing::examine(config));
     findings.extend(local::examine(config, running));
     findings.extend(targets::examine(config));
     findings

@@ -1,0 +1,398 @@
+//! Recordings that are sealed with age: on a mount, and without spoolfs by what docs/FORMAT.md says.
+
+mod support;
+
+use age::secrecy::ExposeSecret;
+use rustix::io::Errno;
+use spoolfs::codec::{Coding, wav_header};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::mount::{Mount, Setup};
+use support::run::run;
+
+/// A secret key, and its public one.
+fn pair() -> (String, String) {
+    let key = age::x25519::Identity::generate();
+    (key.to_string().expose_secret().to_owned(), key.to_public().to_string())
+}
+
+fn call(len: u64, seed: u64) -> Vec<u8> {
+    let mut wav = wav_header(Coding::Pcm16, 8000, 1, len);
+    wav.extend(pcm(len, seed));
+    wav
+}
+
+fn pcm(len: u64, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let tone = |n: u64| ((n as f64 / 9.0).sin() * 3000.0) as i16 + random.i16(-90..90);
+    (0..len / 2).map(tone).flat_map(i16::to_le_bytes).collect()
+}
+
+/// The recordings that are tried, by name; what their objects are called.
+fn recordings() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let mut noise = vec![0; 400_001];
+    fastrand::Rng::with_seed(3).fill(&mut noise);
+    vec![
+        ("call.wav", call(1_300_000, 1), "call.wav.flac.age"),
+        ("short.wav", call(30_000, 2), "short.wav.flac.age"),
+        ("noise.mp3", noise, "noise.mp3.age"),
+        ("note.txt", b"a sidecar".to_vec(), "note.txt.age"),
+    ]
+}
+
+/// Writes a secret key to a file that nobody else may read.
+fn key_file(mount: &Mount, name: &str, secret: &str) -> PathBuf {
+    let path = mount.root.join(name);
+    fs::write(&path, format!("# a key\n{secret}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+    path
+}
+
+/// What is archived is FLAC where it can be, and sealed.
+fn prepared(public: &str) -> Mount {
+    let mut mount = Setup::default().prepare();
+    mount.env.push(("SPOOLFS_WRITE_BACK__COMPRESS", "flac".to_owned()));
+    mount.env.push(("SPOOLFS_WRITE_BACK__SCRUB_EVERY", "forever".to_owned()));
+    mount.env.push(("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "1s".to_owned()));
+    mount.env.push(("SPOOLFS_WRITE_BACK__ENCRYPT_TO", public.to_owned()));
+    mount
+}
+
+fn use_key(mount: &mut Mount, file: Option<&Path>) {
+    mount.env.retain(|(name, _)| *name != "SPOOLFS_READ__IDENTITY_FILE");
+    if let Some(file) = file {
+        let name = file.to_str().unwrap().to_owned();
+        mount.env.push(("SPOOLFS_READ__IDENTITY_FILE", name));
+    }
+}
+
+#[track_caller]
+fn command(mount: &Mount, what: &str, path: &Path) -> support::run::Ran {
+    mount.cli([what.as_ref(), path.as_os_str()]).ok()
+}
+
+#[track_caller]
+fn release(mount: &Mount, path: &Path) {
+    command(mount, "archive", path);
+    command(mount, "release", path);
+    assert_eq!(xattr(path, "user.spoolfs.source"), "archive");
+}
+
+fn xattr(path: &Path, name: &str) -> String {
+    let mut value = [0; 4096];
+    let len = rustix::fs::getxattr(path, name, &mut value[..]).unwrap_or(0);
+    String::from_utf8_lossy(&value[..len]).into_owned()
+}
+
+/// The object that `spoolfs url` leads to.
+fn object(mount: &Mount, path: &Path) -> PathBuf {
+    let url = command(mount, "url", path).out;
+    PathBuf::from(url.trim().strip_prefix("file://").unwrap())
+}
+
+/// Reading it whole fails with this.
+#[track_caller]
+fn refused(mount: &Mount, path: &Path, errno: Errno) {
+    let error = fs::read(path).expect_err("it could be read");
+    assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()), "{}", mount.said());
+}
+
+/// Whether a file below a directory holds these bytes.
+fn found_below(dir: &Path, bytes: &[u8]) -> Option<PathBuf> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let kind = entry.file_type().unwrap();
+        let found = match kind.is_dir() {
+            true => found_below(&path, bytes),
+            false if kind.is_file() => {
+                let all = fs::read(&path).unwrap_or_default();
+                all.windows(bytes.len()).any(|window| window == bytes).then_some(path)
+            }
+            false => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[test]
+fn sealed_recordings_are_what_they_were() {
+    if support::no_mount("sealed_recordings_are_what_they_were") {
+        return;
+    }
+    let (secret, public) = pair();
+    let mut mount = prepared(&public);
+    let key = key_file(&mount, "identity", &secret);
+    use_key(&mut mount, Some(&key));
+    mount.start();
+    for (name, bytes, stored) in &recordings() {
+        fs::write(mount.path(name), bytes).unwrap();
+        release(&mount, &mount.path(name));
+        let object = object(&mount, &mount.path(name));
+        assert!(object.to_string_lossy().ends_with(stored), "{}", object.display());
+        assert!(fs::read(&object).unwrap().starts_with(b"age-encryption.org/v1\n"), "{name}");
+    }
+    mount.restart();
+    let mut random = fastrand::Rng::with_seed(8);
+    for (name, bytes, _) in &recordings() {
+        let path = mount.path(name);
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+        for _ in 0..20 {
+            let start = random.usize(..bytes.len());
+            let mut part = vec![0; random.usize(1..50_000).min(bytes.len() - start)];
+            file.read_exact_at(&mut part, start as u64).unwrap();
+            assert!(part == bytes[start..start + part.len()], "{name} from {start}");
+        }
+        assert!(fs::read(&path).unwrap() == *bytes, "{name}");
+        command(&mount, "verify", &path);
+    }
+    // Nothing that was read is on the disk, in the archive, or said.
+    let audio = &recordings()[2].1[200_000..200_032];
+    for dir in [&mount.state, &mount.target, &mount.runtime] {
+        assert_eq!(found_below(dir, audio), None);
+        assert_eq!(found_below(dir, secret.as_bytes()), None);
+    }
+    assert!(!mount.said_all().contains(&secret));
+    let status = mount.status().to_string();
+    assert!(!status.contains(&secret));
+    for (name, bytes, _) in &recordings() {
+        command(&mount, "recall", &mount.path(name));
+        assert_eq!(xattr(&mount.path(name), "user.spoolfs.source"), "local");
+        assert!(fs::read(mount.path(name)).unwrap() == *bytes, "{name}");
+    }
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn without_the_key_a_sealed_recording_is_eacces_and_calls_go_on() {
+    if support::no_mount("without_the_key_a_sealed_recording_is_eacces_and_calls_go_on") {
+        return;
+    }
+    let ((secret, public), (other, _)) = (pair(), pair());
+    let mut mount = prepared(&public);
+    mount.start();
+    let (path, bytes) = (mount.path("call.wav"), call(1_300_000, 1));
+    fs::write(&path, &bytes).unwrap();
+    assert!(fs::read(&path).unwrap() == bytes, "the local copy is read");
+    release(&mount, &path);
+    refused(&mount, &path, Errno::ACCESS);
+    assert!(mount.said_all().contains("there is no identity_file"), "{}", mount.said());
+    // Metadata is there, and other recordings are made and archived.
+    assert_eq!(fs::metadata(&path).unwrap().len(), bytes.len() as u64);
+    command(&mount, "verify", &path);
+    fs::write(mount.path("next.wav"), call(100_000, 2)).unwrap();
+    release(&mount, &mount.path("next.wav"));
+    // A key that is not the right one, and one that others may read, do no better.
+    let wrong = key_file(&mount, "wrong", &other);
+    let open = key_file(&mount, "open", &secret);
+    fs::set_permissions(&open, Permissions::from_mode(0o644)).unwrap();
+    for (file, why) in [(&wrong, "no key in identity_file"), (&open, "chmod 400")] {
+        mount.stop();
+        use_key(&mut mount, Some(file));
+        mount.start();
+        refused(&mount, &path, Errno::ACCESS);
+        assert!(mount.said_all().contains(why), "{}", mount.said());
+    }
+    let key = key_file(&mount, "identity", &secret);
+    mount.stop();
+    use_key(&mut mount, Some(&key));
+    mount.start();
+    assert!(fs::read(&path).unwrap() == bytes);
+    mount.stop();
+    mount.fsck();
+}
+
+/// FreePBX goes on in a recording after each transfer.
+#[test]
+fn what_is_appended_to_a_sealed_recording_waits_for_the_key() {
+    if support::no_mount("what_is_appended_to_a_sealed_recording_waits_for_the_key") {
+        return;
+    }
+    let (secret, public) = pair();
+    let mut mount = prepared(&public);
+    mount.start();
+    let (path, mut bytes) = (mount.path("call.wav"), call(900_000, 1));
+    fs::write(&path, &bytes).unwrap();
+    release(&mount, &path);
+    let more = pcm(300_000, 2);
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(&more).unwrap();
+    bytes.extend(&more);
+    let length = bytes.len() as u64;
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    // What was written is read; what is archived is not.
+    let mut end = vec![0; 100_000];
+    File::open(&path).unwrap().read_exact_at(&mut end, length - 100_000).unwrap();
+    assert!(end == bytes[bytes.len() - 100_000..]);
+    refused(&mount, &path, Errno::ACCESS);
+    mount.restart();
+    assert_eq!(fs::metadata(&path).unwrap().len(), length, "nothing is lost by a restart");
+    let key = key_file(&mount, "identity", &secret);
+    mount.stop();
+    use_key(&mut mount, Some(&key));
+    mount.start();
+    let until = Instant::now() + Duration::from_secs(60);
+    while xattr(&path, "user.spoolfs.source") != "local" {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fs::read(&path).unwrap() == bytes);
+    release(&mount, &path);
+    assert!(fs::read(&path).unwrap() == bytes);
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn a_sealed_object_that_was_changed_is_eio_and_never_audio() {
+    if support::no_mount("a_sealed_object_that_was_changed_is_eio_and_never_audio") {
+        return;
+    }
+    let (secret, public) = pair();
+    let mut mount = prepared(&public);
+    let key = key_file(&mount, "identity", &secret);
+    use_key(&mut mount, Some(&key));
+    mount.start();
+    let (name, bytes, _) = recordings().remove(2);
+    let path = mount.path(name);
+    fs::write(&path, &bytes).unwrap();
+    release(&mount, &path);
+    let object = object(&mount, &path);
+    let whole = fs::read(&object).unwrap();
+    let head = whole.len() - (bytes.len() + bytes.len().div_ceil(65_536) * 16);
+    let mut swapped = whole.clone();
+    let (first, second) = swapped[head..].split_at_mut(65_552);
+    first.swap_with_slice(&mut second[..65_552]);
+    let mut flipped = whole.clone();
+    flipped[head + 40_000] ^= 1;
+    let (cut, between) = (whole[..whole.len() - 1].to_vec(), whole[..head + 2 * 65_552].to_vec());
+    for (what, bad) in [("swapped", swapped), ("flipped", flipped), ("cut", cut), ("less", between)]
+    {
+        fs::write(&object, &bad).unwrap();
+        mount.restart();
+        eprintln!("{what}");
+        refused(&mount, &path, Errno::IO);
+    }
+    fs::write(&object, &whole).unwrap();
+    mount.restart();
+    assert!(fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
+fn a_rebuild_brings_a_tree_of_sealed_recordings_back() {
+    if support::no_mount("a_rebuild_brings_a_tree_of_sealed_recordings_back") {
+        return;
+    }
+    let (secret, public) = pair();
+    let mut mount = prepared(&public);
+    let key = key_file(&mount, "identity", &secret);
+    use_key(&mut mount, Some(&key));
+    mount.start();
+    for (name, bytes, _) in &recordings() {
+        fs::write(mount.path(name), bytes).unwrap();
+        release(&mount, &mount.path(name));
+    }
+    mount.stop();
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _may_be_missing = fs::remove_file(mount.state.join(name));
+    }
+    // What the journal does not tell of is looked into, with the key.
+    fs::remove_dir_all(mount.target.join(".spoolfs/journal")).unwrap();
+    let mut rebuild = Command::new(&mount.program);
+    rebuild.arg("rebuild").arg("--config").arg(&mount.config);
+    rebuild.envs(mount.env.iter().map(|(name, value)| (name, value)));
+    run(&mut rebuild, Duration::from_secs(60)).ok();
+    mount.start();
+    for (name, bytes, _) in &recordings() {
+        assert!(fs::read(mount.path(name)).unwrap() == *bytes, "{name}");
+    }
+    mount.stop();
+    mount.fsck();
+}
+
+/// What docs/FORMAT.md tells to do, word for word.
+fn recipe(which: &str) -> String {
+    let format = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/FORMAT.md");
+    let text = fs::read_to_string(format).unwrap();
+    let (_, rest) = text.split_once(&format!("```sh\n# {which}:")).expect("there is a recipe");
+    format!("set -eu\n#{}\n", rest.split_once("```").unwrap().0)
+}
+
+#[test]
+fn stock_tools_restore_what_is_sealed() {
+    if support::no_mount("stock_tools_restore_what_is_sealed") {
+        return;
+    }
+    let installed = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
+    if let Some(missing) = ["age", "flac", "python3"].into_iter().find(|tool| !installed(tool)) {
+        let required = std::env::var_os("SPOOLFS_TEST_REQUIRE").is_some();
+        assert!(!required, "{missing} is missing; scripts/test installs it");
+        eprintln!("SKIPPED: {missing} is missing");
+        return;
+    }
+    let ((secret, public), (other, second)) = (pair(), pair());
+    let ssh = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sealed"));
+    let ssh_public = fs::read_to_string(ssh.join("key.pub")).unwrap();
+    let to = format!("{public},{second},{}", ssh_public.trim());
+    let mut mount = prepared(&to);
+    mount.start();
+    let minute = Duration::from_secs(60);
+    let shell = |text: &str, work: &Path| {
+        let mut shell = Command::new("sh");
+        run(shell.args(["-c", text]).current_dir(work), minute)
+    };
+    for (name, bytes, stored) in recordings() {
+        let path = mount.path(name);
+        fs::write(&path, &bytes).unwrap();
+        release(&mount, &path);
+        let object = object(&mount, &path);
+        for (turn, key) in [&secret, &other, "ssh"].into_iter().enumerate() {
+            let work = mount.root.join(format!("restored-{turn}-{name}"));
+            fs::create_dir(&work).unwrap();
+            fs::copy(&object, work.join("a.wav.flac.age")).unwrap();
+            match key {
+                "ssh" => drop(fs::copy(ssh.join("key"), work.join("key.txt")).unwrap()),
+                key => fs::write(work.join("key.txt"), key).unwrap(),
+            }
+            shell(&recipe("open"), &work).ok();
+            let told = match stored.ends_with(".flac.age") {
+                true => shell(&recipe("restore"), &work).ok().out,
+                false => shell("mv a.wav.flac a.wav; sha256sum a.wav", &work).ok().out,
+            };
+            let sha256 = spoolfs::recording::Sha256::of(&bytes).to_string();
+            assert_eq!(told.split_whitespace().next(), Some(&*sha256), "{name}");
+            assert!(fs::read(work.join("a.wav")).unwrap() == bytes, "{name}");
+        }
+        // Nor does age itself open it with a key that it is not for, or what was changed.
+        let work = mount.root.join(format!("restored-0-{name}"));
+        fs::write(work.join("key.txt"), pair().0).unwrap();
+        assert!(!shell(&recipe("open"), &work).status.success());
+    }
+}
+
+#[test]
+fn check_tells_whether_the_key_fits() {
+    let ((secret, public), (other, _)) = (pair(), pair());
+    let mount = prepared(&public);
+    let check = |key: Option<&Path>| {
+        let mut command = Command::new(&mount.program);
+        command.arg("check").arg("--config").arg(&mount.config);
+        command.envs(mount.env.iter().map(|(name, value)| (name, value)));
+        command.envs(key.map(|key| ("SPOOLFS_READ__IDENTITY_FILE", key)));
+        run(&mut command, Duration::from_secs(60)).out
+    };
+    assert!(check(None).contains("can not be read here once released"));
+    let (good, bad) = (key_file(&mount, "good", &secret), key_file(&mount, "bad", &other));
+    assert!(check(Some(&good)).contains("opens what is sealed to encrypt_to"));
+    assert!(check(Some(&bad)).contains("no key in it opens"));
+    fs::set_permissions(&good, Permissions::from_mode(0o640)).unwrap();
+    let told = check(Some(&good));
+    assert!(told.contains("0640") && !told.contains(&secret), "{told}");
+}
