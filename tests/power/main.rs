@@ -87,6 +87,7 @@ fn what_was_promised_survives_power_cuts() {
         for (n, first) in (0..cuts()).step_by(10).enumerate() {
             println!("seed {}", seed + n as u64);
             let mut rig = Rig::new(seed + n as u64, Promised::Told, "1s", &[]);
+            rig.fills = true;
             for _ in first..cuts().min(first + 10) {
                 rig.cut(LOAD);
                 assert!(rig.tally.wrong.is_empty(), "{:#?}", rig.tally);

@@ -39,8 +39,10 @@ pub enum Command {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Closed, under this name, with these looks.
-    Closed(PathBuf, Looks),
+    /// Closed, under this name, with these looks, grown so many times.
+    Closed(PathBuf, Looks, u32),
+    /// Something was added to it, for this time; its looks then.
+    Grown(u32, Option<Looks>),
     Renamed(PathBuf),
     Removed,
     /// A command says so when everything before it is on the disk, too.
@@ -56,13 +58,16 @@ struct Taken {
 /// What must hold of a recording after a cut.
 #[derive(Clone, Debug)]
 pub struct Promise {
+    /// With what was added to it at least, and may have been.
+    pub grown: (u32, u32),
+    /// If that is one and the same.
     pub looks: Looks,
     /// Names that it may have.
     pub names: Vec<PathBuf>,
     pub may_be_gone: bool,
     pub must_be_gone: bool,
-    /// Its bytes are in the target.
-    pub archived: bool,
+    /// Its bytes are in the target, as they were when it had grown so often.
+    pub archived: Option<u32>,
 }
 
 fn promise(history: &[Taken], cut: Instant, durable: Option<Instant>) -> Option<Promise> {
@@ -70,15 +75,17 @@ fn promise(history: &[Taken], cut: Instant, durable: Option<Instant>) -> Option<
     let old = |t: &Taken| t.done.is_some_and(|done| durable.is_some_and(|until| done < until));
     let sure = |t: &Taken| old(t) || (told(t) && matches!(t.step, Step::Command(_)));
     let sure = history.iter().rposition(sure)?;
-    let (Step::Closed(path, looks), rest) = (&history.first()?.step, history.get(1..)?) else {
+    let (Step::Closed(path, looks, grown), rest) = (&history.first()?.step, history.get(1..)?)
+    else {
         return None;
     };
     let mut promise = Promise {
+        grown: (*grown, *grown),
         looks: looks.clone(),
         names: vec![path.clone()],
         may_be_gone: false,
         must_be_gone: false,
-        archived: false,
+        archived: None,
     };
     for (n, taken) in (1..).zip(rest) {
         match &taken.step {
@@ -88,7 +95,16 @@ fn promise(history: &[Taken], cut: Instant, durable: Option<Instant>) -> Option<
                 promise.may_be_gone = true;
                 promise.must_be_gone = n <= sure;
             }
-            Step::Command(Command::Archive) => promise.archived |= told(taken),
+            Step::Grown(times, looks) => {
+                promise.grown.1 = *times;
+                if let Some(looks) = looks.as_ref().filter(|_| n <= sure) {
+                    promise.grown.0 = *times;
+                    promise.looks = looks.clone();
+                }
+            }
+            Step::Command(Command::Archive) if told(taken) => {
+                promise.archived = Some(promise.grown.1);
+            }
             Step::Command(_) | Step::Closed(..) => {}
         }
     }
@@ -111,12 +127,14 @@ pub struct Claim<'m> {
     manifest: &'m Manifest,
     pub number: u64,
     pub name: PathBuf,
+    /// How often something was added to it.
+    pub grown: u32,
 }
 
 impl Manifest {
     /// A recording was closed.
     pub fn closed(&self, number: u64, name: PathBuf, looks: Looks) {
-        let step = Taken { step: Step::Closed(name, looks), done: Some(Instant::now()) };
+        let step = Taken { step: Step::Closed(name, looks, 0), done: Some(Instant::now()) };
         self.0.lock().unwrap().all.insert(number, vec![step]);
     }
 
@@ -126,17 +144,19 @@ impl Manifest {
         let free: Vec<u64> =
             inner.all.keys().filter(|n| !inner.busy.contains(n)).copied().collect();
         let number = *free.get(rng.usize(..free.len().max(1)))?;
-        let mut name = None;
+        let (mut name, mut grown) = (None, 0);
         for taken in &inner.all[&number] {
             taken.done?;
             match &taken.step {
-                Step::Closed(path, _) | Step::Renamed(path) => name = Some(path.clone()),
+                Step::Closed(path, _, times) => (name, grown) = (Some(path.clone()), *times),
+                Step::Renamed(path) => name = Some(path.clone()),
+                Step::Grown(times, _) => grown = *times,
                 Step::Removed => return None,
                 Step::Command(_) => {}
             }
         }
         inner.busy.insert(number);
-        Some(Claim { manifest: self, number, name: name? })
+        Some(Claim { manifest: self, number, name: name?, grown })
     }
 
     /// What must hold now of what was told by `cut`, if everything done before `durable` does. Steps
@@ -148,12 +168,12 @@ impl Manifest {
     }
 
     /// Begins anew with what is archived and released.
-    pub fn restart(&self, found: BTreeMap<u64, (PathBuf, Looks)>) {
+    pub fn restart(&self, found: BTreeMap<u64, (PathBuf, Looks, u32)>) {
         let done = Some(Instant::now());
         let mut inner = self.0.lock().unwrap();
         inner.busy.clear();
-        let history = |(path, looks)| {
-            let steps = [Step::Closed(path, looks), Step::Command(Command::Archive)];
+        let history = |(path, looks, grown)| {
+            let steps = [Step::Closed(path, looks, grown), Step::Command(Command::Archive)];
             steps.into_iter().map(|step| Taken { step, done }).collect()
         };
         inner.all = found.into_iter().map(|(n, it)| (n, history(it))).collect();
@@ -162,6 +182,12 @@ impl Manifest {
     fn begin(&self, number: u64, step: Step) {
         let mut inner = self.0.lock().unwrap();
         inner.all.get_mut(&number).unwrap().push(Taken { step, done: None });
+    }
+
+    /// What the last step came to.
+    fn is(&self, number: u64, step: Step) {
+        let mut inner = self.0.lock().unwrap();
+        inner.all.get_mut(&number).unwrap().last_mut().unwrap().step = step;
     }
 
     fn done(&self, number: u64) {
@@ -180,6 +206,15 @@ impl Claim<'_> {
 
     pub fn rename(&self, to: PathBuf, take: impl FnOnce() -> bool) {
         self.step(Step::Renamed(to), take);
+    }
+
+    /// Something is added to it; `take` tells its looks then, if it was.
+    pub fn grow(&self, take: impl FnOnce() -> Option<Looks>) {
+        self.manifest.begin(self.number, Step::Grown(self.grown + 1, None));
+        if let Some(looks) = take() {
+            self.manifest.is(self.number, Step::Grown(self.grown + 1, Some(looks)));
+            self.manifest.done(self.number);
+        }
     }
 
     pub fn remove(&self, take: impl FnOnce() -> bool) {

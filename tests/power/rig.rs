@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// More than a recall leaves free.
@@ -20,6 +20,8 @@ const MAGIC: &[u8; 8] = b"spl-test";
 /// Longest wait for the comparison of the tree after a start.
 const PATIENCE: Duration = Duration::from_secs(20);
 const WRITERS: u64 = 4;
+/// How often something is added to a recording.
+const GROWN_MAX: u32 = 3;
 
 /// A recording of this number: its bytes say which it is, and whether it is whole.
 fn content(number: u64) -> Vec<u8> {
@@ -31,10 +33,37 @@ fn content(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// The recording that these bytes are one of, and whether they are all of it.
-fn recognise(bytes: &[u8]) -> Option<(u64, bool)> {
+/// What is added to it the so manieth time.
+fn addition(number: u64, times: u32) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(number ^ (u64::from(times) << 60));
+    let mut bytes = vec![0; rng.usize(1..9_000)];
+    rng.fill(&mut bytes);
+    bytes
+}
+
+/// The recording with all that was added to it up to then.
+fn grown(number: u64, times: u32) -> Vec<u8> {
+    let mut bytes = content(number);
+    (1..=times).for_each(|time| bytes.extend(addition(number, time)));
+    bytes
+}
+
+/// The recording that these bytes are one of; how often it has grown, if they are all of it; and
+/// with how many additions they begin at least, whole.
+fn recognise(bytes: &[u8]) -> Option<(u64, Option<u32>, Option<u32>)> {
     let number = bytes.strip_prefix(MAGIC)?.first_chunk().map(|n| u64::from_le_bytes(*n))?;
-    Some((number, content(number) == bytes))
+    let mut begins = None;
+    for times in 0..=GROWN_MAX {
+        let whole = grown(number, times);
+        if whole == bytes {
+            return Some((number, Some(times), Some(times)));
+        }
+        if !bytes.starts_with(&whole) {
+            break;
+        }
+        begins = Some(times);
+    }
+    Some((number, None, begins))
 }
 
 fn state(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -63,7 +92,10 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
 /// What was found of a recording.
 struct Found {
     path: PathBuf,
-    whole: bool,
+    /// How often it has grown, if it is whole.
+    whole: Option<u32>,
+    /// So many of its additions are whole.
+    begins: Option<u32>,
     looks: Looks,
 }
 
@@ -73,9 +105,13 @@ pub struct Tally {
     pub cuts: usize,
     pub promised: usize,
     pub checked_archived: usize,
+    /// Of those that were promised, with something that was added to them.
+    pub grown: usize,
     pub gone: usize,
     pub torn: usize,
     pub corrected: usize,
+    /// Calls that failed because the disk was full.
+    pub full: usize,
     /// Broken promises.
     pub wrong: Vec<String>,
 }
@@ -100,10 +136,14 @@ pub struct Rig {
     promised: Promised,
     /// Before it everything is on the disk, as the daemon said.
     durable: Mutex<Option<Instant>>,
+    /// Calls that failed because the disk was full.
+    full: AtomicUsize,
     rng: Mutex<fastrand::Rng>,
     /// SHA-256 of everything that was ever found in the tree after a cut, and of what is whole.
     seen: BTreeSet<String>,
     pub tally: Tally,
+    /// Its disk is full for a while before every second cut.
+    pub fills: bool,
 }
 
 impl Rig {
@@ -118,7 +158,10 @@ impl Rig {
         let at = scratch.path().join("disk");
         let blank = LossyDisk::format(scratch.path(), DISK_MIB);
         let disk = LossyDisk::mount(blank, scratch.path(), &at);
-        let setup = Setup { disk: Some(at), sync_after: sync_after.into(), ..Setup::default() };
+        // All of them are read after each cut.
+        let end = "[read]\nrecordings_per_minute = 0\n".into();
+        let setup =
+            Setup { disk: Some(at), sync_after: sync_after.into(), end, ..Setup::default() };
         let mut mount = setup.prepare();
         mount.env = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         rustix::fs::sync();
@@ -131,9 +174,11 @@ impl Rig {
             next: AtomicU64::new(seed << 32),
             promised,
             durable: Mutex::new(None),
+            full: AtomicUsize::new(0),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             seen: BTreeSet::new(),
             tally: Tally::default(),
+            fills: false,
         }
     }
 
@@ -152,6 +197,9 @@ impl Rig {
             }
             scope.spawn(move || it.archive(stop, archiver));
             scope.spawn(move || it.ask(stop));
+            if it.fills && it.tally.cuts % 2 == 1 {
+                scope.spawn(move || it.fill(stop, load));
+            }
             std::thread::sleep(load);
             // In the middle of what is being written.
             let disk = it.disk.as_ref().expect("it runs");
@@ -203,6 +251,7 @@ impl Rig {
         self.mount.kill9();
         self.disk = None;
         self.tally.cuts += 1;
+        self.tally.full = self.full.load(Ordering::SeqCst);
         self.power_on(left);
         self.check(promises);
     }
@@ -217,6 +266,8 @@ impl Rig {
         }
         let at = self.scratch.path().join("disk");
         self.disk = Some(LossyDisk::mount(left, self.scratch.path(), &at));
+        // Whoever filled it was told to make room.
+        let _may_never_have_been = fs::remove_file(self.filler());
         fs::remove_dir_all(&self.mount.runtime).unwrap();
         fs::create_dir(&self.mount.runtime).unwrap();
         self.mount.start();
@@ -239,11 +290,18 @@ impl Rig {
             // An error is the end of the daemon.
             let done = match rng.u32(..10) {
                 0 => self.remove_one(&mut rng),
-                1 | 2 => self.rename_one(&mut rng),
+                1 => self.rename_one(&mut rng),
+                2 => self.replace_one(&mut rng),
+                3 => self.grow_one(&mut rng),
                 _ => self.record(&mut rng),
             };
-            if done.is_err() {
-                return;
+            match done {
+                // What failed is left alone from then on.
+                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
+                    self.full.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(_) => return,
+                Ok(()) => {}
             }
             std::thread::sleep(Duration::from_millis(rng.u64(1..15)));
         }
@@ -265,12 +323,17 @@ impl Rig {
             std::os::unix::fs::fchown(&file, Some(1000), Some(1001))?;
         }
         drop(file);
-        // The kernel tells the daemon of a close when it has returned.
-        while state(&name)? == b"recording" {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.until_closed(&name)?;
         let looks = Looks::of(&name)?;
         self.manifest.closed(number, name, looks);
+        Ok(())
+    }
+
+    /// The kernel tells the daemon of a close when it has returned.
+    fn until_closed(&self, name: &Path) -> std::io::Result<()> {
+        while state(name)? == b"recording" {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 
@@ -283,6 +346,67 @@ impl Rig {
         claim.rename(to.clone(), || {
             done = fs::rename(&claim.name, &to);
             done.is_ok()
+        });
+        done
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.scratch.path().join("disk/filler")
+    }
+
+    /// Takes all the room there is, for a third of the time.
+    fn fill(&self, stop: &AtomicBool, load: Duration) {
+        std::thread::sleep(load / 3);
+        let Ok(file) = File::create(self.filler()) else { return };
+        let (mut at, mut len) = (0, 64 << 20);
+        while len >= 4096 && !stop.load(Ordering::SeqCst) {
+            let flags = rustix::fs::FallocateFlags::empty();
+            match rustix::fs::fallocate(&file, flags, at, len) {
+                Ok(()) => at += len,
+                Err(_) => len /= 4,
+            }
+        }
+        std::thread::sleep(load / 3);
+        let _is_cut_off_perhaps = fs::remove_file(self.filler());
+    }
+
+    /// Puts one in the place of another.
+    fn replace_one(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let (Some(old), Some(new)) = (self.manifest.claim(rng), self.manifest.claim(rng)) else {
+            return Ok(());
+        };
+        let mut done = Ok(());
+        new.rename(old.name.clone(), || {
+            old.remove(|| {
+                done = fs::rename(&new.name, &old.name);
+                done.is_ok()
+            });
+            done.is_ok()
+        });
+        done
+    }
+
+    /// Adds something to a closed one that is local: what is added to a released one is on the disk
+    /// when it has its name again, which takes as long as it takes.
+    fn grow_one(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let Some(claim) = self.manifest.claim(rng) else { return Ok(()) };
+        if claim.grown == GROWN_MAX || state(&claim.name)? == b"released" {
+            return Ok(());
+        }
+        let add = || {
+            let mut file = File::options().append(true).open(&claim.name)?;
+            file.write_all(&addition(claim.number, claim.grown + 1))?;
+            drop(file);
+            self.until_closed(&claim.name)?;
+            Looks::of(&claim.name)
+        };
+        let mut done = Ok(());
+        claim.grow(|| match add() {
+            Ok(looks) => Some(looks),
+            Err(error) => {
+                done = Err(error);
+                None
+            }
         });
         done
     }
@@ -374,14 +498,15 @@ impl Rig {
             sums.insert(path.clone(), sha256(&bytes));
             self.seen.insert(sha256(&bytes));
             let known: &mut Vec<Found> = match recognise(&bytes) {
-                Some((number, whole)) => {
+                Some((number, whole, begins)) => {
                     let all: &mut Vec<Found> = found.entry(number).or_default();
-                    all.push(Found { path, whole, looks });
+                    all.push(Found { path, whole, begins, looks });
                     all
                 }
                 None => continue,
             };
-            self.tally.torn += usize::from(known.last().is_some_and(|found| !found.whole));
+            let is_torn = known.last().is_some_and(|found| found.whole.is_none());
+            self.tally.torn += usize::from(is_torn);
         }
         (found, sums)
     }
@@ -399,7 +524,8 @@ impl Rig {
         for (number, promise) in promises {
             self.tally.promised += 1;
             self.tally.gone += usize::from(promise.must_be_gone);
-            self.tally.checked_archived += usize::from(promise.archived);
+            self.tally.checked_archived += usize::from(promise.archived.is_some());
+            self.tally.grown += usize::from(promise.grown.0 > 0);
             let here = found.get(number).map(Vec::as_slice).unwrap_or_default();
             if let Some(wrong) = broken(promise, here, &objects, *number) {
                 self.tally.wrong.push(format!("cut {}: {number:x}: {wrong}", self.tally.cuts));
@@ -432,7 +558,7 @@ impl Rig {
             }
         }
         let whole = |all: Vec<Found>| {
-            all.into_iter().find(|found| found.whole).map(|found| (found.path, found.looks))
+            all.into_iter().find_map(|f| f.whole.map(|times| (f.path, f.looks, times)))
         };
         self.manifest
             .restart(found.into_iter().filter_map(|(n, all)| Some((n, whole(all)?))).collect());
@@ -443,7 +569,8 @@ impl Rig {
     fn is_whole(&self, sum: &str) -> bool {
         let next = self.next.load(Ordering::SeqCst);
         let first = next >> 32 << 32;
-        (first..next).any(|number| sha256(&content(number)) == sum)
+        let versions = |number| (0..=GROWN_MAX).map(move |times| grown(number, times));
+        (first..next).flat_map(versions).any(|bytes| sha256(&bytes) == sum)
     }
 }
 
@@ -453,7 +580,9 @@ fn broken(
     objects: &BTreeSet<String>,
     number: u64,
 ) -> Option<String> {
-    if promise.archived && !objects.contains(&sha256(&content(number))) {
+    if let Some(times) = promise.archived
+        && !objects.contains(&sha256(&grown(number, times)))
+    {
         return Some("told to be archived, and no object has its bytes".into());
     }
     if promise.must_be_gone {
@@ -464,10 +593,18 @@ fn broken(
         return (!promise.may_be_gone).then(|| format!("lost: {promise:?}"));
     }
     let right = |found: &&Found| promise.names.contains(&found.path);
+    let (least, most) = promise.grown;
     match here.iter().find(right) {
         None if promise.may_be_gone => None,
         None => Some(format!("it is {} and not {promise:?}", here[0].path.display())),
-        Some(found) if !found.whole => Some(format!("torn: {} of {promise:?}", found.looks.size)),
+        // What is being added may be there, or a part of it, or nothing.
+        Some(found) if least < most => match found.begins {
+            Some(begins) if begins >= least => None,
+            _ => Some(format!("torn: {} of {promise:?}", found.looks.size)),
+        },
+        Some(found) if found.whole != Some(least) => {
+            Some(format!("torn: {} of {promise:?}", found.looks.size))
+        }
         Some(found) if found.looks != promise.looks => {
             Some(format!("it looks like {:?}, not {promise:?}", found.looks))
         }
