@@ -257,7 +257,7 @@ pub const SCANNERS_WAITING: usize = 16;
 /// Bytes of chunks kept in memory.
 pub const MEMORY_BYTES: u64 = 64 << 20;
 /// Bytes of a part, where it is not the server that makes them.
-pub const PART_BYTES: u64 = 1 << 20;
+pub const ANSWER_PART_BYTES: u64 = 1 << 20;
 /// Parts of an answer that wait to be taken.
 pub const PARTS_MAX: usize = 4;
 /// Bytes of chunk hashes kept in memory.

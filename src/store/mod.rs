@@ -257,7 +257,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            let end = range.end.min(at.saturating_add(limits::PART_BYTES));
+            let end = range.end.min(at.saturating_add(limits::ANSWER_PART_BYTES));
             let bytes = self.get(key, at..end).await?;
             let whole = bytes.len() as u64 == end - at;
             // Who listens no more needs nothing more.
