@@ -382,6 +382,11 @@ pub const STITCH_LOOK: Duration = Duration::from_secs(10);
 /// Pause between two such looks while there are more.
 pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 
+/// When a stored join that a target refused to delete is tried again.
+pub const JOIN_REFUSED_RETRY: Duration = Duration::from_secs(86_400);
+/// Calls whose joins could not be stored or deleted, and wait until they are tried again.
+pub const JOIN_PUT_OFF_MAX: usize = 4096;
+
 /// Longest time that an address given away may be valid: the limit of AWS Signature Version 4.
 pub const SHARED_URL_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Longest wait between two tries at a source of call records.

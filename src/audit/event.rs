@@ -123,6 +123,13 @@ pub enum Event {
     },
     /// What is on record as expired was not deleted after all, for the time being.
     ExpiryFailed,
+    /// The stored join of a call is deleted from a target.
+    JoinDeleted {
+        /// The target.
+        target: String,
+        /// The key.
+        key: Clear,
+    },
     /// Deletions were stopped because they were too many.
     DeletionStopped {
         /// Recordings that would have been deleted that day.

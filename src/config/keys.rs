@@ -108,6 +108,7 @@ pub const KEYS: &[Key] = &[
     key("stitched.layout", Kind::Text, "\"concat\""),
     key("stitched.rate", Kind::Text, "\"8000\""),
     key("stitched.riff64", Kind::Flag, "true"),
+    key("stitched.archive", Kind::Flag, "false"),
     key("calls.preset", Kind::Text, ""),
     key("calls.source", Kind::Text, ""),
     key("calls.path", Kind::Text, ""),

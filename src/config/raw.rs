@@ -139,6 +139,7 @@ pub(super) struct RawStitched {
     pub layout: Option<String>,
     pub rate: Option<String>,
     pub riff64: Option<bool>,
+    pub archive: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -20,6 +20,8 @@ pub struct Stitched {
     pub rate: Rate,
     /// Whether a join of more than 4 GiB is RF64; otherwise it can not be opened.
     pub riff64: bool,
+    /// Whether joins of calls that are over are stored in the targets.
+    pub archive: bool,
 }
 
 /// Rates that a join can be given, in samples a second.
@@ -58,5 +60,6 @@ pub(super) fn resolve(raw: &RawStitched, source: &Source) -> Result<Stitched, Co
         layout,
         rate,
         riff64: raw.riff64.unwrap_or(true),
+        archive: raw.archive.unwrap_or(false),
     })
 }

@@ -1,15 +1,15 @@
 //! Recordings as the directory of joined calls needs them: the lower directory for local ones,
 //! content for released ones, and the catalog to tell which is which.
 
-use crate::catalog::{Catalog, CatalogError, NodeRow};
+use crate::catalog::{Catalog, CatalogError, NodeRow, ObjectRow};
 use crate::config;
-use crate::content::Content;
+use crate::content::{Content, Objects};
 use crate::limits;
 use crate::lower::{Dir, Lower, LowerStat, stat_file};
-use crate::recording::{Attr, ErrorClass, NodeId, State, is_audio};
+use crate::recording::{Attr, ErrorClass, Generation, NodeId, State, is_audio};
 use crate::stitch::{
-    self, Calls, Leg, Looked, Named, Recordings, Setting, Source, Standing, StitchError, Stitched,
-    Tier,
+    self, Calls, Kept, Leg, Looked, Named, Recordings, Setting, Source, Standing, StitchError,
+    Stitched, Tier,
 };
 use bytes::Bytes;
 use rustix::fs::OFlags;
@@ -63,6 +63,54 @@ pub(super) fn directory(
     };
     let (state, runtime) = (&config.state_dir, Some(config.runtime_dir.as_path()));
     Some(Arc::new(Stitched::new(setting, calls, Arc::new(places), state, runtime, resume)))
+}
+
+/// Which joins are stored, if any are to be, or were.
+pub(super) fn stored(config: &config::Config) -> Option<Arc<Kept>> {
+    let wanted = config.stitched.enabled && config.stitched.archive && !config.targets.is_empty();
+    if !wanted && !Kept::exists(&config.state_dir) {
+        return None;
+    }
+    let opened = Kept::open(&config.state_dir).inspect_err(|error| {
+        tracing::error!(
+            %error,
+            "stored joins are not used, nor deleted, until spoolfs is restarted; move the file \
+             away if it stays so, and targets are asked what they have"
+        );
+    });
+    opened.ok().map(Arc::new)
+}
+
+/// Where recordings and stored joins are.
+pub(super) fn objects(catalog: &Arc<Catalog>, stored: Option<&Arc<Kept>>) -> Arc<dyn Objects> {
+    match stored {
+        Some(kept) => Arc::new(Both { catalog: catalog.clone(), kept: kept.clone() }),
+        None => catalog.clone(),
+    }
+}
+
+#[derive(Debug)]
+struct Both {
+    catalog: Arc<Catalog>,
+    kept: Arc<Kept>,
+}
+
+impl Objects for Both {
+    fn current(&self, id: NodeId) -> Result<Option<Generation>, CatalogError> {
+        if Kept::owns(id) {
+            return Ok(Some(Kept::GENERATION));
+        }
+        self.catalog.current(id)
+    }
+
+    fn objects_of(&self, id: NodeId, of: Generation) -> Result<Vec<ObjectRow>, CatalogError> {
+        if !Kept::owns(id) {
+            return self.catalog.objects_of(id, of);
+        }
+        // What can not be told is said to have no copy.
+        let failed = |error: &StitchError| tracing::warn!(%error, "a stored join can not be read");
+        Ok(self.kept.objects_of(id).inspect_err(failed).unwrap_or_default())
+    }
 }
 
 /// Finds out what recordings are, while they are local. Ends when the answer is dropped.
@@ -238,6 +286,15 @@ impl Recordings for Places {
             Some((file, _)) => Box::new(Local { file, path, attr }),
             None => Box::new(Remote { places: self.clone(), id: leg.node, path, attr }),
         })
+    }
+
+    fn tier_of_stored(&self, id: NodeId) -> Tier {
+        self.tier(id, Path::new("a stored join"))
+    }
+
+    fn read_stored(&self, id: NodeId, offset: u64, len: usize) -> stitch::Result<Bytes> {
+        let read = self.content.read(id, Path::new("a stored join"), offset, len);
+        read.map_err(|e| StitchError { leg: e.path, detail: e.detail, class: e.class })
     }
 
     fn root(&self) -> stitch::Result<Attr> {

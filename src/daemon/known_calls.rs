@@ -53,6 +53,11 @@ impl Calls for Recorded {
         };
         Ok(page.into_iter().map(of).collect())
     }
+
+    fn is_complete(&self, linkedid: &[u8]) -> Result<bool> {
+        let Ok(id) = std::str::from_utf8(linkedid) else { return Ok(false) };
+        Ok(self.0.legs(id).map_err(unusable)?.is_some_and(|call| call.complete))
+    }
 }
 
 fn call_legs(legs: Vec<calls::JoinedLeg>) -> Vec<CallLeg> {
@@ -134,6 +139,10 @@ mod written {
                 Ok(ListedCall { cursor, legs: self.legs(&linkedid)?, linkedid })
             };
             calls.map(call).collect()
+        }
+
+        fn is_complete(&self, _linkedid: &[u8]) -> Result<bool> {
+            Ok(true)
         }
     }
 }

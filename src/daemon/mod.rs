@@ -320,6 +320,7 @@ fn assemble(
     }
     let (start, lower) = begin(&config, kept, &catalog)?;
     let identities = identity::identities_or_none(&config);
+    let stored = joins::stored(&config);
     let content = Content::new(
         content::Options {
             cache_dir: Some(config.cache.dir.clone()),
@@ -329,7 +330,7 @@ fn assemble(
             recordings_per_minute: config.read.recordings_per_minute,
             identities: identities.clone(),
         },
-        catalog.clone(),
+        joins::objects(&catalog, stored.as_ref()),
         stores.clone(),
         runtime.handle().clone(),
         clock.clone(),
@@ -372,6 +373,7 @@ fn assemble(
                 clock: clock.clone(),
                 audit: audit.clone(),
                 calls: rules::source(calls.as_ref()),
+                joins: stored.clone(),
             },
         )?);
     let archive = EngineArchive {
@@ -396,6 +398,10 @@ fn assemble(
     let resume = matches!(start, Start::Takeover(..));
     let known = known_calls::source(calls.as_ref(), &catalog);
     let stitched = joins::directory(&config, places, known, resume);
+    if let (Some(stitched), Some(stored)) = (&stitched, stored) {
+        stitched.keep(stored);
+    }
+    engine.keep_joins(stitched.clone().filter(|_| config.stitched.archive))?;
     let deletion = setup::deletion(&config)?;
     let show = |vfs: &Vfs| {
         stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));

@@ -29,6 +29,7 @@ mod forecast;
 mod gone;
 mod hash;
 mod held;
+mod joins;
 mod keeper;
 mod known;
 mod locks;
@@ -78,6 +79,7 @@ use crate::limits;
 use crate::lower::Lower;
 use crate::policy::{Rate, Rules};
 use crate::recording::NodeId;
+use crate::stitch::Kept;
 use crate::store::{Locks, Store};
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -141,6 +143,8 @@ pub struct Parts {
     pub audit: Arc<Audit>,
     /// Who knows what calls recordings are of, if anybody does.
     pub calls: Option<Arc<dyn CallSource>>,
+    /// Which joins are stored, if any are to be, or were.
+    pub joins: Option<Arc<Kept>>,
 }
 
 /// What the engine is doing, for `status`.
@@ -213,7 +217,7 @@ impl Engine {
     /// # Errors
     /// `Thread` if one can not be started.
     pub fn start(options: Options, parts: Parts) -> Result<Engine> {
-        let Parts { catalog, lower, content, stores, runtime, clock, audit, calls } = parts;
+        let Parts { catalog, lower, content, stores, runtime, clock, audit, calls, joins } = parts;
         let now = clock.now();
         let targets = stores
             .into_iter()
@@ -260,6 +264,7 @@ impl Engine {
             wake,
             completions: complete::Completions::default(),
             trash: Mutex::new(()),
+            joins,
         });
         undecided::settle(&shared);
         if let Err(error) = scrub::load(&shared) {

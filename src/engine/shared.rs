@@ -23,6 +23,7 @@ use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{Kind, NodeId, stem};
+use crate::stitch::Kept;
 use crate::store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -97,6 +98,8 @@ pub(super) struct Shared {
     pub completions: Completions,
     /// Held while something is taken out of the trash, or moved within it.
     pub trash: Mutex<()>,
+    /// Which joins are stored, if any are to be, or were.
+    pub joins: Option<Arc<Kept>>,
 }
 
 impl Shared {

@@ -269,7 +269,7 @@ fn prune(shared: &Shared, target: &Target, newest: usize) -> Result<()> {
 }
 
 /// The answer, in turn with uploads.
-fn ask<T>(
+pub(super) fn ask<T>(
     shared: &Shared,
     target: &Target,
     request: impl Future<Output = store::Result<T>>,

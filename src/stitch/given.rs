@@ -38,6 +38,12 @@ pub trait Calls: Send + Sync {
     /// # Errors
     /// If the records can not be read now.
     fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>>;
+
+    /// Whether a call is over, and nothing more is to be expected of it.
+    ///
+    /// # Errors
+    /// If the records can not be read now.
+    fn is_complete(&self, linkedid: &[u8]) -> Result<bool>;
 }
 
 /// A call of a listing.
@@ -114,6 +120,15 @@ pub trait Recordings: Send + Sync {
     /// # Errors
     /// If it is not what it was: another length, another time of change.
     fn open(&self, leg: &Leg) -> Result<Box<dyn Source>>;
+
+    /// Where the bytes of a stored join are.
+    fn tier_of_stored(&self, id: NodeId) -> Tier;
+
+    /// Bytes of a stored join. Waits for a target.
+    ///
+    /// # Errors
+    /// If they can not be had.
+    fn read_stored(&self, id: NodeId, offset: u64, len: usize) -> Result<Bytes>;
 
     /// What `stat` shows of the root of the mount.
     ///

@@ -10,6 +10,9 @@ use crate::codec;
 use crate::limits;
 use crate::recording::{Attr, Kind, NodeId};
 
+/// Why a leg is left out that will not be for long.
+pub(super) const GROWING: &str = "it is still being recorded";
+
 /// The plan of a call as it is now, and what `stat` shows of it.
 pub(super) type Planned = std::result::Result<(Plan, Attr), Missing>;
 
@@ -29,7 +32,7 @@ impl Found {
         let CallLeg { node, start, side } = *of;
         let Standing { path, attr, tier, growing } = standing;
         let path = path.to_string_lossy().into_owned();
-        let why = if growing { "it is still being recorded" } else { "" };
+        let why = if growing { GROWING } else { "" };
         let audio = Err(why.to_owned());
         let leg = Leg { node, path, size: attr.size, mtime: attr.mtime, start, side, audio };
         Found { leg, attr, tier, growing, new: false, missing: None }
@@ -55,10 +58,11 @@ impl Found {
 }
 
 impl Stitched {
-    /// The plan of a call.
+    /// The plan of a call, as it is shown.
     pub(super) fn plan(&self, linkedid: &[u8], wait: bool) -> Planned {
         let legs = self.calls.legs(linkedid)?;
-        self.plans(&[legs], wait).pop().unwrap_or(Err(Missing::NoCall))
+        let planned = self.plans(std::slice::from_ref(&legs), wait).pop();
+        self.or_kept(linkedid, &legs, planned.unwrap_or(Err(Missing::NoCall)))
     }
 
     /// The plans of calls with these legs. A header that was never read is, of a local leg; that
@@ -118,7 +122,8 @@ impl Stitched {
         if let Some(missing) = found.iter_mut().find_map(|leg| leg.missing.take()) {
             return Err(missing);
         }
-        let Some(attr) = joined_attr(&found) else { return Err(Missing::NoCall) };
+        let attrs = found.iter().map(|leg| &leg.attr);
+        let Some(attr) = joined_attr(attrs) else { return Err(Missing::NoCall) };
         let legs = found.into_iter().map(|found| found.leg).collect();
         let plan = Plan::new(legs, &self.setting.join);
         let mtime = plan.mtime();
@@ -128,8 +133,7 @@ impl Stitched {
 }
 
 /// Who may read a join: who may read every leg. Nobody may write it.
-fn joined_attr(legs: &[Found]) -> Option<Attr> {
-    let mut legs = legs.iter().map(|leg| &leg.attr);
+pub(super) fn joined_attr<'a>(mut legs: impl Iterator<Item = &'a Attr>) -> Option<Attr> {
     let first = legs.next()?;
     let (mut mode, mut same) = (first.mode & 0o444, true);
     for leg in legs {

@@ -114,9 +114,13 @@ impl Stitched {
             let last = calls.last().map(|call| call.cursor);
             let (heads, legs): (Vec<_>, Vec<_>) =
                 calls.into_iter().map(|call| ((call.cursor, call.linkedid), call.legs)).unzip();
-            let seen = heads.into_iter().zip(self.plans(&legs, false));
-            let names: VecDeque<Seen> =
-                seen.filter_map(|((next, id), planned)| seen_as(next, &id, planned)).collect();
+            let plans = self.plans(&legs, false);
+            let seen = heads.into_iter().zip(&legs).zip(plans);
+            let names: VecDeque<Seen> = seen
+                .filter_map(|(((next, id), legs), planned)| {
+                    seen_as(next, &id, self.or_kept(&id, legs, planned))
+                })
+                .collect();
             match last {
                 // Nothing is left of any of these calls.
                 Some(last) if names.is_empty() => cursor = last,
@@ -164,6 +168,8 @@ pub(super) mod tests {
         pub named: AtomicU64,
         pub questions: AtomicUsize,
         pub opens: AtomicUsize,
+        /// The stored join.
+        pub stored: Mutex<Bytes>,
     }
 
     fn audio(node: u64) -> Bytes {
@@ -234,9 +240,21 @@ pub(super) mod tests {
             self.questions.store(before, Ordering::Relaxed);
             calls
         }
+
+        fn is_complete(&self, _: &[u8]) -> Result<bool> {
+            Ok(true)
+        }
     }
 
     impl Recordings for Arc<Pbx> {
+        fn tier_of_stored(&self, _: NodeId) -> Tier {
+            Tier::Target
+        }
+
+        fn read_stored(&self, _: NodeId, offset: u64, len: usize) -> Result<Bytes> {
+            Heard(self.stored.lock().clone()).read(offset, len)
+        }
+
         fn standings(&self, nodes: &[NodeId]) -> Vec<Result<Option<Standing>>> {
             self.asked();
             let of = |node: &NodeId| {
@@ -283,6 +301,10 @@ pub(super) mod tests {
 
         fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>> {
             (**self).with_legs(cursor, limit)
+        }
+
+        fn is_complete(&self, linkedid: &[u8]) -> Result<bool> {
+            (**self).is_complete(linkedid)
         }
     }
 

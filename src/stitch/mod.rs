@@ -8,6 +8,8 @@
 //! docs/STITCHED.md is the contract.
 
 mod given;
+mod keeping;
+mod kept;
 mod legs;
 mod listing;
 mod memory;
@@ -21,6 +23,8 @@ mod tests;
 mod watch;
 
 pub use given::{CallLeg, Calls, ListedCall, Named, Recordings, Source, Standing, Tier};
+pub use keeping::{Sink, Whole};
+pub use kept::{Kept, KeptJoin, KeptLeg, KeptObject, KeptState, NewJoin};
 pub use name::{file_name, is_hashed, linkedid};
 pub use plan::{Form, LargeFiles, Layout, Leg, Options, Placed, Plan, Rate, Side};
 pub use read::{Join, LegReader};

@@ -5,6 +5,7 @@
 //! unchanged, in the kernel's pages too.
 
 use super::given::{Calls, Recordings, Source, Tier};
+use super::kept::Kept;
 use super::listing::Ahead;
 use super::memory::Memory;
 use super::notes::{Note, Notes};
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Inode numbers of this directory and of joins have these three upper bits; no row of the
 /// catalog comes so far, and a file that can not be given an identity has the second one set.
@@ -56,7 +57,7 @@ struct Uses {
 }
 
 /// The legs of an open join.
-struct Sources(Vec<std::result::Result<Box<dyn Source>, StitchError>>);
+pub(super) struct Sources(Vec<std::result::Result<Box<dyn Source>, StitchError>>);
 
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,6 +97,7 @@ pub struct Stitched {
     pub(super) recordings: Arc<dyn Recordings>,
     pub(super) memory: Memory,
     pub(super) ahead: Ahead,
+    pub(super) kept: OnceLock<Arc<Kept>>,
     notes: Notes,
     nodes: Mutex<HashMap<NodeId, Arc<Node>>>,
 }
@@ -133,7 +135,7 @@ impl Stitched {
         let nodes = Mutex::new(nodes.collect());
         let memory = Memory::open(state_dir);
         let ahead = Ahead::default();
-        Stitched { setting, calls, recordings, memory, ahead, notes, nodes }
+        Stitched { setting, calls, recordings, memory, ahead, kept: OnceLock::new(), notes, nodes }
     }
 
     /// Whether an inode number is of this directory or what is in it.
@@ -280,20 +282,25 @@ impl Stitched {
     /// The legs of a join that is open.
     fn sources(&self, node: &Node) -> Arc<Sources> {
         let mut sources = node.sources.lock();
-        let opened = sources.get_or_insert_with(|| {
-            let plan = node.join.plan();
-            let open = |leg: &Leg| match &leg.audio {
-                Ok(_) => self.recordings.open(leg),
-                Err(why) => Err(error(leg, why.clone(), ErrorClass::Permanent)),
-            };
-            Arc::new(Sources(plan.legs.iter().map(open).collect()))
-        });
+        let opened = sources.get_or_insert_with(|| Arc::new(self.open_legs(node.join.plan())));
         opened.clone()
+    }
+
+    /// The legs of a plan, as far as they are what they were.
+    pub(super) fn open_legs(&self, plan: &Plan) -> Sources {
+        let open = |leg: &Leg| match &leg.audio {
+            Ok(_) => self.recordings.open(leg),
+            Err(why) => Err(error(leg, why.clone(), ErrorClass::Permanent)),
+        };
+        Sources(plan.legs.iter().map(open).collect())
     }
 
     /// Whether reading a join may wait for a target.
     pub fn is_remote(&self, id: NodeId) -> bool {
-        let remote = |s: &Sources| s.0.iter().flatten().any(|s| s.is_remote());
+        // What stands in for a leg that is gone is in a target.
+        let remote = |s: &Sources| {
+            s.0.iter().any(|s| s.as_ref().map_or(self.kept.get().is_some(), |s| s.is_remote()))
+        };
         self.node(id).is_some_and(|node| remote(&self.sources(&node)))
     }
 
@@ -303,7 +310,8 @@ impl Stitched {
     /// If a leg's bytes can not be had, or it changed since.
     pub fn read(&self, id: NodeId, offset: u64, len: usize) -> Option<Result<Bytes>> {
         let node = self.node(id)?;
-        Some(node.join.read(&*self.sources(&node), offset, len))
+        let read = node.join.read(&*self.sources(&node), offset, len);
+        Some(read.or_else(|error| self.read_kept(node.join.plan(), offset, len, error)))
     }
 
     /// The value of `user.spoolfs.legs` or `user.spoolfs.source`.
@@ -317,8 +325,9 @@ impl Stitched {
         match what {
             b"legs" => Some(told(plan, &tiers)),
             b"source" => {
-                let heard = plan.placed.iter().filter_map(|p| tiers.get(p.leg).copied().flatten());
-                let heard: Vec<Tier> = heard.collect();
+                let kept = self.kept_tier(plan);
+                let tier = |leg: usize| tiers.get(leg).copied().flatten().or(kept);
+                let heard: Vec<Tier> = plan.placed.iter().filter_map(|p| tier(p.leg)).collect();
                 let first = heard.first()?;
                 let same = heard.iter().all(|t| t == first);
                 Some(format!("stitched-{}", if same { first.word() } else { "mixed" }))

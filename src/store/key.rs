@@ -16,6 +16,8 @@ pub const RESERVED: &str = ".spoolfs";
 /// What is added to the name of a recording that is stored as FLAC, and of one that is sealed.
 const FLAC_SUFFIX: &str = ".flac";
 const SEALED_SUFFIX: &str = ".age";
+/// Where joined calls are stored, below the prefix.
+pub const JOINED: &str = "stitched/";
 /// Longest prefix of a target's URL, in bytes.
 pub const PREFIX_BYTES_MAX: usize = 512;
 /// Longest component made of a node's name, in bytes.
@@ -66,6 +68,13 @@ pub fn candidates(
         keys.push(assemble(&base, &below, &name, ""));
     }
     keys
+}
+
+/// The key of a stored join (docs/FORMAT.md, "Joined calls") whose file has this name; with a number
+/// that tells it apart, if the plain key is taken.
+pub fn joined(prefix: &str, name: &str, number: Option<u64>) -> String {
+    let tag = number.map(|n| format!("~{n:016x}")).unwrap_or_default();
+    format!("{prefix}{JOINED}{}", fit(name, &tag, KEY_COMPONENT_BYTES_MAX))
 }
 
 /// The component of keys that stands for a node.

@@ -20,13 +20,13 @@ pub(super) const FORMAT_PATCHED: u32 = 2;
 /// The version of everything in which nothing is encoded: older programs read it.
 pub(super) const FORMAT_PLAIN: u32 = 1;
 
-const FORMAT: &str = "spoolfs-format";
-const NODE: &str = "spoolfs-node";
+pub(super) const FORMAT: &str = "spoolfs-format";
+pub(super) const NODE: &str = "spoolfs-node";
 const ID: &str = "spoolfs-id";
 const GENERATION: &str = "spoolfs-generation";
-const SHA256: &str = "spoolfs-sha256";
-const SIZE: &str = "spoolfs-size";
-const MTIME: &str = "spoolfs-mtime";
+pub(super) const SHA256: &str = "spoolfs-sha256";
+pub(super) const SIZE: &str = "spoolfs-size";
+pub(super) const MTIME: &str = "spoolfs-mtime";
 const ENCODING: &str = "spoolfs-encoding";
 const STORED_SHA256: &str = "spoolfs-stored-sha256";
 const STORED_SIZE: &str = "spoolfs-stored-size";
@@ -137,17 +137,20 @@ fn stored(user: &[(String, String)]) -> Result<Stored, LabelError> {
     Ok(Stored { encoding, size, sha256: digest(user, STORED_SHA256)? })
 }
 
-fn digest(user: &[(String, String)], field: &'static str) -> Result<Sha256, LabelError> {
+pub(super) fn digest(user: &[(String, String)], field: &'static str) -> Result<Sha256, LabelError> {
     let value = text(user, field)?;
     Sha256::from_hex(value).ok_or_else(|| invalid(field, value))
 }
 
-fn text<'a>(user: &'a [(String, String)], field: &'static str) -> Result<&'a str, LabelError> {
+pub(super) fn text<'a>(
+    user: &'a [(String, String)],
+    field: &'static str,
+) -> Result<&'a str, LabelError> {
     let found = user.iter().find(|(name, _)| name.eq_ignore_ascii_case(field));
     found.map(|(_, value)| value.as_str()).ok_or(LabelError::Missing(field))
 }
 
-fn number<T: std::str::FromStr>(
+pub(super) fn number<T: std::str::FromStr>(
     user: &[(String, String)],
     field: &'static str,
 ) -> Result<T, LabelError> {
@@ -155,12 +158,12 @@ fn number<T: std::str::FromStr>(
     value.parse().map_err(|_| invalid(field, value))
 }
 
-fn invalid(field: &'static str, value: &str) -> LabelError {
+pub(super) fn invalid(field: &'static str, value: &str) -> LabelError {
     LabelError::Invalid { field, value: value.to_owned() }
 }
 
 /// Metadata travels in HTTP headers: what is not ASCII is escaped once more, as in keys.
-fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     text.chars()
         .map(|c| match c.is_ascii() {
             true => c.to_string(),

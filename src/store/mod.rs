@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod file;
+pub mod joined;
 pub mod journal;
 pub mod key;
 mod lock;

@@ -170,6 +170,7 @@ impl World {
             clock: self.clock.clone(),
             audit: self.audit.clone(),
             calls: self.calls.clone(),
+            joins: None,
         };
         let engine = Engine::start(options, parts).unwrap();
         self.running.as_mut().unwrap().engine = Some(engine);

@@ -6,6 +6,7 @@ use super::{Expired, Expiring, in_force, or_kept, take};
 use crate::catalog::{Candidate, TrashRow};
 use crate::clock::Timestamp;
 use crate::engine::error::{EngineError, Result};
+use crate::engine::joins;
 use crate::engine::shared::Shared;
 use crate::limits;
 use crate::policy::Rules;
@@ -60,6 +61,7 @@ pub(super) fn erase(
             let term = Term { rule: DELETED.to_owned(), after: Duration::ZERO, at };
             let outcome = match shared.claims.try_claim(&[id]) {
                 Some(_claim) => {
+                    joins::erased(shared, &[id])?;
                     take(shared, state, rules, vec![candidate(row)], (&term, Some(at)), now)
                 }
                 None => Err(EngineError::refused(&path, "something else is being done with it")),
@@ -120,6 +122,7 @@ fn consider(
     };
     match due()? {
         Some((group, term, until)) if group.iter().all(|it| ids.contains(&it.row.id)) => {
+            joins::erased(shared, &ids)?;
             take(shared, state, rules, group, (&term, Some(until)), now)
         }
         _ => Ok(Expired::default()),

@@ -1,0 +1,125 @@
+//! What becomes of a stored join, by how its recordings stand.
+
+use super::failed;
+use crate::catalog::ObjectState;
+use crate::engine::error::Result;
+use crate::engine::shared::Shared;
+use crate::recording::{NodeId, State};
+use crate::stitch::{Kept, KeptJoin, KeptLeg};
+
+/// How a recording of it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has a name.
+    There,
+    /// Its user deleted it; it is in the trash, or its objects are still there.
+    Deleted,
+    /// Its user deleted it, and nothing is left of it.
+    Erased,
+    /// It has expired.
+    Expired,
+    /// The catalog does not know it: it may have been lost there, or be another's.
+    Unknown,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It stays: nothing is known for sure.
+    Unknown,
+    /// What it is made of can be joined anew.
+    Whole,
+    /// It stands in for what has expired.
+    Shown,
+    /// It would, but what its user deleted is in it, and may come back.
+    Hidden,
+    /// It is to be deleted: all that it is made of is, or a part by its user.
+    Erased,
+}
+
+/// The recordings of a call are kept as long as the one that is kept longest: so long one hears them all.
+pub(super) fn decide(legs: &[Standing]) -> Fate {
+    use Standing::{Deleted, Erased, Expired, There, Unknown};
+    let any = |standing: Standing| legs.contains(&standing);
+    if any(Erased) {
+        return Fate::Erased;
+    }
+    match (any(There), any(Deleted), any(Expired), any(Unknown)) {
+        (false, false, true, _) => Fate::Erased,
+        (false, false, false, _) => Fate::Unknown,
+        (_, true, false, false) | (true, false, false, false) => Fate::Whole,
+        (_, true, ..) => Fate::Hidden,
+        (true, false, ..) => Fate::Shown,
+    }
+}
+
+/// How the recordings of a stored join stand; what users did to them is noted.
+pub(super) fn standings(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<Vec<Standing>> {
+    let mut standings = Vec::with_capacity(join.legs.len());
+    for leg in &join.legs {
+        let standing = standing(shared, leg)?;
+        let erased = match standing {
+            Standing::There => false,
+            Standing::Deleted => true,
+            _ => leg.erased,
+        };
+        if erased != leg.erased {
+            kept.erased(&[leg.node], erased).map_err(failed)?;
+        }
+        standings.push(standing);
+    }
+    Ok(standings)
+}
+
+fn standing(shared: &Shared, leg: &KeptLeg) -> Result<Standing> {
+    let Some(row) = shared.catalog.node(leg.node)? else { return Ok(Standing::Unknown) };
+    if row.state != State::Deleted {
+        return Ok(Standing::There);
+    }
+    // Of another catalog the number may be another recording's.
+    let content = (row.attr.size, row.attr.mtime);
+    if leg.content.is_some_and(|of_then| of_then != content) {
+        return Ok(Standing::Unknown);
+    }
+    let gone = if leg.erased { Standing::Erased } else { Standing::Expired };
+    if is_marked(shared, leg.node)? {
+        return Ok(gone);
+    }
+    let is_left = |state: &ObjectState| *state != ObjectState::Abandoned;
+    let left = shared.catalog.objects(leg.node, None)?.iter().any(|o| is_left(&o.state));
+    Ok(if left { Standing::Deleted } else { gone })
+}
+
+/// Whether it expires just now: its name is gone, and its objects go soon.
+fn is_marked(shared: &Shared, id: NodeId) -> Result<bool> {
+    let marked = shared.catalog.marked_expired(NodeId(id.0.saturating_sub(1)), 1)?;
+    Ok(marked.first().is_some_and(|mark| mark.node == id && mark.gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_join_is_kept_as_long_as_one_of_its_recordings_and_never_against_its_user() {
+        use Standing::{Deleted, Erased, Expired, There, Unknown};
+        for (legs, fate) in [
+            (vec![There, There], Fate::Whole),
+            (vec![There, Deleted], Fate::Whole),
+            (vec![Deleted, Deleted], Fate::Whole),
+            (vec![There, Expired], Fate::Shown),
+            (vec![There, Unknown], Fate::Shown),
+            (vec![There, Expired, Deleted], Fate::Hidden),
+            (vec![Expired, Deleted], Fate::Hidden),
+            (vec![Deleted, Unknown], Fate::Hidden),
+            (vec![Expired, Expired], Fate::Erased),
+            (vec![Expired, Unknown], Fate::Erased),
+            (vec![There, There, Erased], Fate::Erased),
+            (vec![There, Expired, Erased], Fate::Erased),
+            (vec![Unknown, Unknown], Fate::Unknown),
+            (vec![], Fate::Unknown),
+        ] {
+            assert_eq!(decide(&legs), fate, "{legs:?}");
+        }
+    }
+}
