@@ -20,8 +20,8 @@ use std::sync::atomic::Ordering;
 const MARK_BACK: u64 = 1024;
 
 /// One row of SQLite.
-struct Row {
-    cursor: u64,
+pub(super) struct Row {
+    pub(super) cursor: u64,
     name: Name,
     tier: u64,
     stored: Stored,
@@ -188,7 +188,7 @@ fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 }
 
 /// Nodes that effects not yet committed gave a name in this directory.
-fn moved_here(
+pub(super) fn moved_here(
     conn: &Connection,
     parent: NodeId,
     names: &HashMap<Name, Slot>,
@@ -200,9 +200,13 @@ fn moved_here(
         let Some(stored) = sql_row::load(conn, id)? else { continue };
         let cursor = match &slot.origin {
             Origin::Made(seq) => Some(*seq),
-            // Committed in between: then it has its new name.
+            // Committed in between: then it has its new name,
             Origin::Moved(from, old) => match entry_id(conn, *from, old, id)? {
-                None => entry_id(conn, parent, name, id)?,
+                None => match entry_id(conn, parent, name, id)? {
+                    // or one between the two.
+                    None => only_entry(conn, *from, id)?,
+                    found => found,
+                },
                 found => found,
             },
         };
@@ -221,4 +225,13 @@ fn entry_id(
     conn.prepare_cached("SELECT id FROM entry WHERE parent = ?1 AND name = ?2 AND node = ?3")?
         .query_row(params![sql(parent.0), name, sql(node.0)], |r| r.get(0).map(unsigned))
         .optional()
+}
+
+/// The entry of a node that has one name in a directory.
+fn only_entry(conn: &Connection, parent: NodeId, node: NodeId) -> rusqlite::Result<Option<u64>> {
+    let mut statement =
+        conn.prepare_cached("SELECT id FROM entry WHERE node = ?1 AND parent = ?2 LIMIT 2")?;
+    let ids = statement.query_map([sql(node.0), sql(parent.0)], |r| r.get(0).map(unsigned))?;
+    let ids = ids.collect::<rusqlite::Result<Vec<u64>>>()?;
+    Ok(ids.first().copied().filter(|_| ids.len() == 1))
 }

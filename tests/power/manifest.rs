@@ -45,7 +45,7 @@ enum Step {
     Grown(u32, Option<Looks>),
     Renamed(PathBuf),
     Removed,
-    /// A command says so when everything before it is on the disk, too.
+    /// The first `archive` of a content says so when everything before it is on the disk, too.
     Command(Command),
 }
 
@@ -73,8 +73,22 @@ pub struct Promise {
 fn promise(history: &[Taken], cut: Instant, durable: Option<Instant>) -> Option<Promise> {
     let told = |t: &Taken| t.done.is_some_and(|done| done <= cut);
     let old = |t: &Taken| t.done.is_some_and(|done| durable.is_some_and(|until| done < until));
-    let sure = |t: &Taken| old(t) || (told(t) && matches!(t.step, Step::Command(_)));
-    let sure = history.iter().rposition(sure)?;
+    let (mut sure, mut grown, mut archived) = (None, 0, None);
+    for (n, taken) in history.iter().enumerate() {
+        let mut synced = false;
+        match &taken.step {
+            Step::Closed(_, _, times) | Step::Grown(times, _) => grown = *times,
+            // What is archived already is not looked at, and what was done to it since not synced.
+            Step::Command(Command::Archive) if told(taken) => {
+                synced = archived.replace(grown) != Some(grown);
+            }
+            Step::Command(_) | Step::Renamed(_) | Step::Removed => {}
+        }
+        if synced || old(taken) {
+            sure = Some(n);
+        }
+    }
+    let sure = sure?;
     let (Step::Closed(path, looks, grown), rest) = (&history.first()?.step, history.get(1..)?)
     else {
         return None;

@@ -1,8 +1,11 @@
 //! The catalog can not be used: calls go on, and it comes back by itself.
 
 use super::*;
+use crate::catalog::list::moved_here;
+use crate::catalog::overlay::{Origin, Slot};
 use crate::catalog::{CatalogError, database, schema};
 use crate::recording::stem;
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -299,6 +302,30 @@ fn an_index_that_lacks_rows_is_made_anew() {
 #[test]
 fn a_database_with_a_destroyed_index_is_copied_and_keeps_its_rows() {
     with_damaged_index(&[0x5a; 4096], true);
+}
+
+/// Renamed there and back while a page is read, of which the first was committed when the snapshot was
+/// taken: the row had neither name, got the cursor of the second, and fell off the page.
+#[test]
+fn regression_a_name_between_two_renames_keeps_its_place_in_a_listing() {
+    let place = Place::new();
+    let catalog = place.open();
+    let id = record(&catalog, "b.wav", 44, 2);
+    archive(&catalog, id, "x", 44, 2);
+    release(&catalog, id);
+    let listed = catalog.list_released(NodeId::ROOT, 0, u64::MAX >> 1, 1).expect("usable");
+    let (seq, name) = (listed[0].cursor + 1000, |n: &str| n.as_bytes().to_vec());
+    let origin = Origin::Moved(NodeId::ROOT, name("a.wav"));
+    let back = Slot { seq, node: Some(id), origin: origin.clone(), local: false };
+    let gone = Slot { seq, node: None, origin, local: false };
+    let names = HashMap::from([(name("a.wav"), back), (name("b.wav"), gone)]);
+    catalog.drain().expect("usable");
+    let moved = catalog
+        .shared
+        .readers
+        .with(|conn| moved_here(conn, NodeId::ROOT, &names, seq - 1))
+        .expect("usable");
+    assert_eq!(moved.iter().map(|row| row.cursor).collect::<Vec<_>>(), [listed[0].cursor]);
 }
 
 #[test]
