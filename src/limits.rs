@@ -491,3 +491,13 @@ pub const IMPORT_LOOK: Duration = Duration::from_secs(1);
 pub const IMPORT_STUCK: Duration = Duration::from_secs(120);
 /// How often `import --move` asks for what is not archived yet.
 pub const IMPORT_ARCHIVE_TRIES: usize = 30;
+/// Connections for metrics at a time.
+pub const METRICS_CONNECTIONS_MAX: usize = 4;
+/// Largest head of a request for metrics, in bytes.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 16 << 10;
+/// How long who connects for metrics may take to ask.
+pub const METRICS_IDLE: Duration = Duration::from_secs(5);
+/// How long a connection for metrics may take in all.
+pub const METRICS_REPLY_WAIT: Duration = Duration::from_secs(30);
+/// Pause after a connection for metrics could not be taken.
+pub const METRICS_ACCEPT_RETRY: Duration = Duration::from_secs(1);

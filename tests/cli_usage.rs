@@ -165,6 +165,7 @@ impl Handler for Answers {
 fn status_report() -> StatusReport {
     let at = Timestamp::from_parts(1_795_234_020, 0);
     StatusReport {
+        counters: Default::default(),
         version: "9.9.9".into(),
         pid: 77,
         uptime_seconds: 3 * 86_400,

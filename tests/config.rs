@@ -150,6 +150,10 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: read.identity_file \"key\" is not an absolute path; begin it with \"/\"",
         ),
         (
+            format!("{MINIMAL}[metrics]\nlisten = \"9779\""),
+            "f.toml:4:1: metrics.listen \"9779\" is no address and port; write one such as \"127.0.0.1:9779\", or leave it out",
+        ),
+        (
             format!("{MINIMAL}[stitched]\nlayout = \"mono\""),
             "f.toml:4:1: stitched.layout \"mono\" is no layout; write \"concat\", \"timeline\" or \"stereo\"",
         ),
@@ -482,6 +486,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_PASSTHROUGH", "never"),
             ("SPOOLFS_RESEND", "never"),
             ("SPOOLFS_DRAIN_TIMEOUT", "5s"),
+            ("SPOOLFS_METRICS__LISTEN", "[::1]:9779"),
             ("SPOOLFS_TARGET__0__NAME", "t"),
             ("SPOOLFS_TARGET__0__URL", "s3://b/p"),
             ("SPOOLFS_TARGET__0__ENDPOINT", "http://10.0.0.1"),
@@ -618,6 +623,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.holds.settle, Duration::from_secs(2 * 3600));
     assert_eq!(config.holds.lift_grace, Duration::from_secs(3 * 86_400));
     assert!(config.holds.four_eyes);
+    assert_eq!(config.metrics, Some("[::1]:9779".parse().expect("an address")));
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

@@ -6,7 +6,7 @@ use super::{Context, Exit, output, path_report};
 use crate::clock::Timestamp;
 use crate::control::{
     Backlog, DiskPressure, HoldsReport, LinkReport, PathReport, Request, StatusReport,
-    TargetReport, UploadsReport,
+    TargetReport, UploadsReport, metrics,
 };
 use crate::units::{humane_duration, humane_size};
 use std::path::PathBuf;
@@ -15,12 +15,16 @@ use std::time::Duration;
 pub(super) const EXAMPLES: &str = "Examples:
   spoolfs status
   spoolfs status /var/spool/asterisk/monitor/2026/11/21/call.wav
-  spoolfs status --json | jq .backlog.files";
+  spoolfs status --json | jq .backlog.files
+  spoolfs status --prometheus > /var/lib/node_exporter/spoolfs.prom";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub common: Common,
+    /// Print metrics in the text format of Prometheus
+    #[arg(long, conflicts_with_all = ["path", "json"])]
+    prometheus: bool,
     /// One recording instead of the whole
     #[arg(value_name = "PATH")]
     path: Option<PathBuf>,
@@ -30,7 +34,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let context = Context::load(&arguments.common)?;
     let Some(path) = &arguments.path else {
         let report: StatusReport = context.ask(&Request::Status { path: None }, "")?;
-        if context.json {
+        if arguments.prometheus {
+            let text = metrics::text(&report).map_err(|e| Exit::failed(e.to_string()))?;
+            output::text(&text);
+        } else if context.json {
             output::json(&report);
         } else {
             output::text(&words(&report));

@@ -2,7 +2,7 @@
 
 use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
-use super::raw::{Raw, RawHolds, RawSpace, RawWriteBack};
+use super::raw::{Raw, RawHolds, RawMetrics, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{
     Cache, Choice, Config, HoldTimes, Overrides, Read, Retention, Space, Target, WriteBack, calls,
@@ -14,6 +14,7 @@ use crate::limits;
 use crate::policy::Timetable;
 use crate::recording::Sha256;
 use crate::units::{Age, Percent, Span, duration_text};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +88,7 @@ pub(super) fn resolve(
     let policies =
         super::policy::resolve(raw.policy, source, &write_back, calls.as_ref(), &mut warnings)?;
     warnings.extend(doubtful(&targets));
+    let metrics = metrics(&raw.metrics, source)?;
     Ok(Config {
         file: source.file.clone(),
         overrides: overrides.clone(),
@@ -108,6 +110,7 @@ pub(super) fn resolve(
         stitched,
         calls,
         policies,
+        metrics,
         retention: Retention {
             max_delete_per_day: raw
                 .retention
@@ -115,6 +118,15 @@ pub(super) fn resolve(
                 .unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT)),
         },
         warnings,
+    })
+}
+
+fn metrics(raw: &RawMetrics, source: &Source) -> Result<Option<SocketAddr>> {
+    let Some(text) = &raw.listen else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| {
+        let message = format_args!("{text:?} is no address and port");
+        let cure = "write one such as \"127.0.0.1:9779\", or leave it out";
+        source.fault("metrics.listen", message, cure)
     })
 }
 

@@ -32,6 +32,7 @@ use crate::codec::seal::Recipients;
 use crate::engine::Compress;
 use crate::policy::{Policy, Timetable};
 use crate::units::{Age, Percent};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -182,6 +183,8 @@ pub struct Config {
     pub stitched: Stitched,
     /// Call records, if there is a source of them.
     pub calls: Option<Calls>,
+    /// Where metrics are served; none: they are not.
+    pub metrics: Option<SocketAddr>,
     /// How much may be deleted.
     pub retention: Retention,
     /// Rules for some of the recordings, in order: the first that fits wins.
@@ -261,6 +264,7 @@ impl Config {
             ("read", self.read != new.read),
             ("stitched", self.stitched != new.stitched),
             ("calls", self.calls != new.calls),
+            ("metrics", self.metrics != new.metrics),
             ("write_back.uploads", self.write_back.uploads != new.write_back.uploads),
             (
                 "write_back.journal_interval",

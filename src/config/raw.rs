@@ -26,6 +26,13 @@ pub(super) struct Raw {
     pub stitched: RawStitched,
     pub policy: Vec<RawPolicy>,
     pub retention: RawRetention,
+    pub metrics: RawMetrics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMetrics {
+    pub listen: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

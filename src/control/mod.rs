@@ -6,6 +6,7 @@
 mod calls;
 mod client;
 mod holds;
+pub mod metrics;
 mod peer;
 mod protocol;
 mod report;
@@ -28,10 +29,10 @@ pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
 };
 pub use report::{
-    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, EraseReport, FileSum, LastError,
-    LinkReport, MoveReport, ObjectReport, PathReport, PlanReport, ReloadReport, RetentionReport,
-    RulePlan, StateCount, StatusReport, TargetReport, TargetState, TrashCount, UploadsReport,
-    UrlReport, Waiting,
+    Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, EraseReport, FileSum,
+    LastError, LinkReport, MoveReport, ObjectReport, PathReport, PlanReport, ReloadReport,
+    RetentionReport, RulePlan, StateCount, StatusReport, TargetReport, TargetState, TrashCount,
+    UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use trash::{TrashItem, TrashReport, TrashRequest, TrashedReport};

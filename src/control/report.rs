@@ -73,6 +73,36 @@ pub struct StatusReport {
     /// Legal holds.
     #[serde(default)]
     pub holds: HoldsReport,
+    /// What was done so far.
+    #[serde(default)]
+    pub counters: Counters,
+}
+
+/// What was done since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Files archived.
+    pub archived: FileSum,
+    /// Files that were synced to the disk.
+    pub synced: u64,
+    /// Chunks of released recordings that were found in memory.
+    pub memory_hits: u64,
+    /// The same in the cache on disk.
+    pub disk_hits: u64,
+    /// Chunks that came from a target.
+    pub fetched: u64,
+    /// Requests for them.
+    pub requests: u64,
+    /// Chunks that could not be had.
+    pub failed: u64,
+    /// Reads that waited because their process reads through the archive.
+    pub held_back: u64,
+    /// Answers of targets that were not what was archived.
+    pub corrupt: u64,
+    /// Objects that were not there.
+    pub gone: u64,
+    /// Chunks of the cache on disk that were torn or changed.
+    pub cache_dropped: u64,
 }
 
 /// How much is in the trash.

@@ -6,11 +6,12 @@ use crate::audit::Event;
 use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
 use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
+use crate::content;
 use crate::control::{
-    Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, LastError, MoveReport,
-    ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport, Request, StateCount,
-    StatusReport, TargetName, TargetReport, TargetState, TrashCount, TrashRequest, UploadsReport,
-    VersionReport, Waiting, WirePath, next_recording,
+    Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, Failure, FileSum, Handler,
+    LastError, MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport,
+    Request, StateCount, StatusReport, TargetName, TargetReport, TargetState, TrashCount,
+    TrashRequest, UploadsReport, VersionReport, Waiting, WirePath, next_recording,
 };
 use crate::engine::{
     self, Amount, BadCopy, Command, Drain, Outcome, Pressure, Standing, Status, TargetStatus,
@@ -112,7 +113,7 @@ pub(super) fn caught_up(catalog: &Catalog) -> Result<(), Failure> {
     catalog.drain().map_err(unusable)
 }
 
-fn status(daemon: &Daemon) -> StatusReport {
+pub(super) fn status(daemon: &Daemon) -> StatusReport {
     let now = daemon.clock.now();
     // What can not be known now is told as trouble, not as a failure of `status`.
     let drained = daemon.catalog.drain();
@@ -187,6 +188,23 @@ fn status(daemon: &Daemon) -> StatusReport {
         calls: calls::report(daemon),
         trash: TrashCount { files: counts.trash.0, bytes: counts.trash.1 },
         holds: super::holds::status(daemon),
+        counters: counters(engine.archived, engine.synced, &daemon.content.stats()),
+    }
+}
+
+fn counters(archived: Amount, synced: u64, read: &content::Stats) -> Counters {
+    Counters {
+        archived: FileSum { files: archived.files, bytes: archived.bytes },
+        synced,
+        memory_hits: read.memory_hits,
+        disk_hits: read.disk_hits,
+        fetched: read.fetched,
+        requests: read.requests,
+        failed: read.failed,
+        held_back: read.held_back,
+        corrupt: read.corrupt,
+        gone: read.gone,
+        cache_dropped: read.cache_dropped,
     }
 }
 

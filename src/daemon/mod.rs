@@ -15,6 +15,7 @@ mod known_calls;
 mod lifting;
 mod link;
 mod locks;
+mod metrics;
 pub(crate) mod notify;
 mod record;
 mod refused;
@@ -171,6 +172,7 @@ pub fn run(config: Config) -> Result<()> {
     // Fed at once: a daemon that hangs right now must be missed, too.
     notify("READY=1\nWATCHDOG=1\nSTATUS=mounted");
     record::started(&daemon);
+    metrics::serve(&daemon);
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
     if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
         tracing::warn!(

@@ -73,7 +73,8 @@ impl Drained {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn archived(&self) -> Amount {
+    /// What was archived since the start.
+    pub fn archived(&self) -> Amount {
         Amount {
             files: self.files.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),

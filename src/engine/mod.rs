@@ -181,6 +181,8 @@ pub struct Status {
     pub pressure: Pressure,
     /// What was archived in the last minutes; `None`: it is too early to tell.
     pub drain: Option<Drain>,
+    /// What was archived since the start.
+    pub archived: Amount,
     /// How fast recordings may be uploaded now.
     pub rate: Rate,
     /// When another rate begins, and which.
@@ -557,6 +559,7 @@ impl Engine {
                 .and_then(|_| self.shared.catalog.durable_until()),
             pressure: self.shared.space.pressure(),
             drain: self.shared.drained.drain(now),
+            archived: self.shared.drained.archived(),
             rate: rules.bandwidth.rate(now, &zone),
             next_rate: rules.bandwidth.next(now, &zone),
             opens: rules.bandwidth.opens(now, &zone),
