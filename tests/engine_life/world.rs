@@ -332,6 +332,10 @@ impl World {
                 "{what}: not within {PATIENCE:?}; {:?}",
                 self.catalog().last_trouble()
             );
+            // What was put off for a moment by a clock that stands still waits for ever.
+            if begin.elapsed() > Duration::from_secs(2) {
+                self.clock.advance(Duration::from_millis(5));
+            }
             self.engine().nudge();
             std::thread::sleep(Duration::from_millis(5));
         }
