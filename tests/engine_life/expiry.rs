@@ -3,12 +3,10 @@
 use crate::policy::{Told, of_campaign};
 use crate::world::{World, audio};
 use spoolfs::catalog::{NewHold, Op, Scope};
-use spoolfs::clock::Timestamp;
 use spoolfs::engine::{Expired, Standing};
-use spoolfs::policy::{CallFacts, ExpireFrom, Expiry, Matches, Patterns, Policy, Treatment, Words};
+use spoolfs::policy::{ExpireFrom, Expiry, Matches, Patterns, Policy, Treatment, Words};
 use spoolfs::recording::{NodeId, State};
 use spoolfs::store::memory::Operation;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -525,138 +523,4 @@ fn rules_that_are_read_again_stop_what_is_under_way() {
         // One may have been past the question.
         assert!(world.tree().len() + 1 >= left, "{left} and {}", world.tree().len());
     });
-}
-
-/// What is expected of one recording.
-struct Expected {
-    path: String,
-    /// Days after its close, or never.
-    days: Option<u32>,
-}
-
-/// Rows as VICIdial and FreePBX write them, and what must become of each by the rules below.
-fn table(world: &World, told: &Told) -> Vec<Expected> {
-    let text = |text: &str| Some(text.to_owned());
-    let vicidial = |campaign: &str, ingroup: &str, status: &str, list: &str| CallFacts {
-        campaign: text(campaign),
-        ingroup: text(ingroup),
-        disposition: text(status),
-        list: text(list),
-        agent: text("6666"),
-        accountcode: text(""),
-        did: text(""),
-        numbers: Some(vec!["3125551212".into()]),
-        extensions: Some(Vec::new()),
-        direction: None,
-        duration: Some(Duration::from_secs(95)),
-        ended: Some(world.now()),
-    };
-    let freepbx = |src: &str, dst: &str, account: &str, secs: u64| CallFacts {
-        campaign: text(""),
-        ingroup: text(""),
-        list: text(""),
-        agent: text(""),
-        accountcode: text(account),
-        did: text(""),
-        disposition: text("ANSWERED"),
-        numbers: Some(vec![src.into(), dst.into()]),
-        extensions: Some(vec![src.into()]),
-        direction: None,
-        duration: Some(Duration::from_secs(secs)),
-        ended: Some(world.now()),
-    };
-    let kinds: Vec<(CallFacts, Option<u32>)> = vec![
-        (vicidial("COLL_UK", "", "PTP", "9001"), Some(1095)),
-        (vicidial("COLL", "", "NI", "9001"), None),
-        (vicidial("SALES", "", "SALE", "9001"), Some(2555)),
-        (vicidial("SALES", "", "NI", "9001"), Some(90)),
-        (vicidial("SALES", "", "NI", "9002"), Some(60)),
-        (vicidial("", "SUPPORT", "XFER", "999"), Some(365)),
-        (freepbx("201", "02079460001", "acct1", 95), Some(730)),
-        (freepbx("202", "02079460001", "", 10), Some(30)),
-        (freepbx("202", "02079460001", "", 11), Some(180)),
-        (freepbx("203", "5551234", "", 95), Some(3650)),
-        (freepbx("204", "5559999", "", 95), None),
-    ];
-    let mut expected = Vec::new();
-    for n in 0..20 {
-        for (kind, (call, days)) in kinds.iter().enumerate() {
-            let path = format!("{kind}-{n}.wav");
-            told.tell(&path, call.clone());
-            expected.push(Expected { path, days: *days });
-        }
-    }
-    expected
-}
-
-#[test]
-fn over_ten_years_exactly_what_the_rules_say_expires_on_its_day() {
-    use ExpireFrom::{CallEnd, Close, LastCallOfAccount};
-    let none = Matches::default;
-    let words = |all: &[&str]| Words::new(all).unwrap();
-    let numbers = |all: &[&str]| spoolfs::policy::Numbers::new(all).unwrap();
-    let (world, told) = world(vec![
-        rule(
-            "promised",
-            Matches { campaign: words(&["COLL_*"]), disposition: words(&["PTP"]), ..none() },
-            Some(1095),
-            LastCallOfAccount,
-        ),
-        rule("collections", Matches { campaign: words(&["COLL*"]), ..none() }, None, Close),
-        rule(
-            "sold",
-            Matches { campaign: words(&["SALES"]), disposition: words(&["SALE"]), ..none() },
-            Some(2555),
-            CallEnd,
-        ),
-        rule(
-            "old-list",
-            Matches { campaign: words(&["sales"]), list: words(&["9002"]), ..none() },
-            Some(60),
-            Close,
-        ),
-        rule("unsold", Matches { campaign: words(&["SALES"]), ..none() }, Some(90), Close),
-        rule("support", Matches { ingroup: words(&["SUP*"]), ..none() }, Some(365), CallEnd),
-        rule("account", Matches { accountcode: words(&["acct1"]), ..none() }, Some(730), Close),
-        rule(
-            "short",
-            Matches {
-                extension: words(&["202"]),
-                duration_max: Some(Duration::from_secs(10)),
-                ..none()
-            },
-            Some(30),
-            Close,
-        ),
-        rule("longer", Matches { extension: words(&["202"]), ..none() }, Some(180), Close),
-        rule("number", Matches { number: numbers(&["5551234"]), ..none() }, Some(3650), Close),
-    ]);
-    let expected = table(&world, &told);
-    for one in &expected {
-        // Without a byte: what expires is the same, and there is nothing to be uploaded.
-        world.record(&one.path, b"");
-        told.last.lock().insert(one.path.clone().into(), world.now());
-    }
-    let begin = world.now();
-    let there = || -> BTreeSet<&str> {
-        expected.iter().map(|e| e.path.as_str()).filter(|p| world.find(p).is_some()).collect()
-    };
-    let after = |days: Option<u32>, passed: u32| days.is_some_and(|days| days <= passed);
-    let days: BTreeSet<u32> = expected.iter().filter_map(|e| e.days).collect();
-    for day in days {
-        let due = begin.plus(Duration::from_secs(DAY) * day);
-        for (at, passed) in [(Timestamp(due.0 - 1_000_000_000), day - 1), (due, day)] {
-            let left = u64::try_from(at.0 - world.now().0).unwrap();
-            world.clock.advance(Duration::from_nanos(left));
-            world.engine().expire(true, true).unwrap();
-            world.catalog().drain().unwrap();
-            let wanted: BTreeSet<&str> = expected
-                .iter()
-                .filter(|e| !after(e.days, passed))
-                .map(|e| e.path.as_str())
-                .collect();
-            assert_eq!(there(), wanted, "day {day}, {passed} passed");
-        }
-    }
-    assert_eq!(there().len(), 40);
 }

@@ -8,6 +8,7 @@ mod support;
 
 mod archive;
 mod audit;
+mod decade;
 mod expiry;
 mod faults;
 mod flac;
