@@ -280,6 +280,24 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              \"call_end\" or \"last_call_of_account\"",
         ),
         (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nexpire_after = \"9d\"\nworm = \"10d\""),
+            "f.toml:6:1: policy 1: worm \"10d\" is longer than expire_after \"9d\"; what is locked \
+             can not be deleted: make expire_after at least as long",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nworm = \"1h\""),
+            "f.toml:5:1: policy 1: worm \"1h\" is less than a day; write at least \"1d\"",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nworm_mode = \"compliance\""),
+            "f.toml:5:1: policy 1: worm_mode stands without worm; set both",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nworm = \"9d\"\nworm_mode = \"strict\""),
+            "f.toml:6:1: policy 1: worm_mode \"strict\" is no mode; write \"governance\" or \
+             \"compliance\"",
+        ),
+        (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\npath = [\"[\"]"),
             "f.toml:5:1: policy 1: path \"[\" is no pattern: unclosed character class; missing ']'; \
              write it like \"*.wav\" or \"2026/**\"",
@@ -570,6 +588,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__KEEP_LOCAL", "3d"),
             ("SPOOLFS_POLICY__0__EXPIRE_AFTER", "1095d"),
             ("SPOOLFS_POLICY__0__EXPIRE_FROM", "call_end"),
+            ("SPOOLFS_POLICY__0__WORM", "8d"),
+            ("SPOOLFS_POLICY__0__WORM_MODE", "compliance"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
@@ -583,6 +603,8 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(rule.treatment.archive_after, Some(Duration::from_secs(120)));
     let after = Duration::from_secs(1095 * 86_400);
     let from = spoolfs::policy::ExpireFrom::CallEnd;
+    let worm = rule.treatment.worm.map(|worm| (worm.after, worm.mode.word()));
+    assert_eq!(worm, Some((Duration::from_secs(8 * 86_400), "compliance")));
     assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
     assert_eq!(config.retention.max_delete_per_day.0, 7);
     let t = &config.targets[0];

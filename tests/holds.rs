@@ -525,6 +525,59 @@ fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
     assert_eq!(record.matches("\"hold_mirrored\"").count(), 4, "{record}");
 }
 
+/// `worm` of a rule on a real server: nobody deletes what is archived before its time.
+#[test]
+fn what_a_rule_locks_can_not_be_deleted_in_a_bucket_with_object_lock() {
+    if support::no_mount("what_a_rule_locks_can_not_be_deleted_in_a_bucket_with_object_lock") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let on = |bucket: String| {
+        let target = support::mount::Target::S3 {
+            url: format!("s3://{bucket}/pbx"),
+            endpoint: server.endpoint(),
+            id: SeaweedFs::ACCESS_KEY.to_owned(),
+            secret: SeaweedFs::SECRET_KEY.to_owned(),
+        };
+        let end = "[[policy]]\nname = \"locked\"\npath = [\"locked/**\"]\nworm = \"90d\"\n\
+                   worm_mode = \"compliance\"\n";
+        let archive_after = "1s".into();
+        let mount = Setup { target, archive_after, end: end.into(), ..Setup::default() }.mount();
+        fs::create_dir(mount.path("locked")).unwrap();
+        for path in ["locked/call.wav", "free.wav"] {
+            fs::write(mount.path(path), audio(1)).unwrap();
+            wait_for_state(&mount.path(path), "archived");
+        }
+        mount
+    };
+    let bucket = server.new_locked_bucket();
+    let mount = on(bucket.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = server.client();
+    let all = runtime.block_on(versions(&client, &bucket));
+    let (locked, free): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(key, _)| key.contains("locked/"));
+    assert_eq!((locked.len(), free.len()), (1, 1));
+    let (key, version) = &locked[0];
+    let asked = client.get_object_retention().bucket(&bucket).key(key).version_id(version).send();
+    let found = runtime.block_on(asked).unwrap();
+    let found = found.retention().unwrap();
+    assert_eq!(found.mode().unwrap().as_str(), "COMPLIANCE");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let left = found.retain_until_date().unwrap().secs() - i64::try_from(now.as_secs()).unwrap();
+    assert!((89 * 86_400..=90 * 86_400 + 1).contains(&left), "{left}");
+    assert!(!runtime.block_on(deletes(&client, &bucket, &locked[0])));
+    assert!(runtime.block_on(deletes(&client, &bucket, &free[0])));
+    let planned = mount.cli(["retention", "plan"]).ok().out;
+    assert!(!planned.contains("worm"), "{planned}");
+    // Where it can not be done, that is said, and nothing waits for it.
+    let mount = on(server.new_bucket());
+    let planned = mount.cli(["retention", "plan"]).ok().out;
+    assert!(planned.contains("can not do what `worm` asks for: its bucket has no"), "{planned}");
+    let checked = mount.cli(["check"]).out;
+    assert!(checked.contains("`worm` of [[policy]] does nothing there"), "{checked}");
+}
+
 /// A directory, and a bucket without Object Lock, can not; everybody who asks is told.
 #[test]
 fn where_the_store_can_not_lock_that_is_said() {

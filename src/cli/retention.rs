@@ -125,6 +125,7 @@ fn planned(report: &PlanReport) -> String {
     if let Some(halted) = &report.halted {
         text.push_str(&format!("Nothing expires now: {halted}\n"));
     }
+    report.notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
     text
 }
 

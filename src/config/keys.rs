@@ -147,6 +147,8 @@ pub const KEYS: &[Key] = &[
     key("policy.keep_local", Kind::Age, ""),
     key("policy.expire_after", Kind::Age, ""),
     key("policy.expire_from", Kind::Text, ""),
+    key("policy.worm", Kind::Duration, ""),
+    key("policy.worm_mode", Kind::Text, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];

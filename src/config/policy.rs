@@ -6,7 +6,7 @@ use super::source::Source;
 use super::{Calls, WriteBack};
 use crate::limits;
 use crate::policy::{Direction, Matches, Numbers, Patterns, Policy, RuleError, Treatment, Words};
-use crate::policy::{ExpireFrom, Expiry};
+use crate::policy::{ExpireFrom, Expiry, Worm, WormMode};
 use crate::units::{Age, Span, duration_text};
 use std::time::Duration;
 
@@ -100,11 +100,13 @@ fn one(raw: RawPolicy, at: &Place<'_>, write_back: &WriteBack) -> Result<Policy>
     }
     let own_keep = raw.keep_local.map(|age| age.duration());
     let keep = |usual: Option<Duration>| own_keep.unwrap_or(usual);
+    let expire = expiry(raw.expire_after, raw.expire_from.as_deref(), at)?;
     let treatment = Treatment {
         archive_after: raw.archive_after.unwrap_or(write_back.archive_after).duration(),
         keep_local: keep(write_back.keep_local.duration()),
         adopt_keep_local: keep(write_back.adopt_keep_local.duration()),
-        expire: expiry(raw.expire_after, raw.expire_from.as_deref(), at)?,
+        expire,
+        worm: worm(raw.worm, raw.worm_mode.as_deref(), expire, at)?,
     };
     Ok(Policy { name, matches, treatment })
 }
@@ -128,6 +130,36 @@ fn expiry(after: Option<Age>, from: Option<&str>, at: &Place<'_>) -> Result<Opti
         return Err(at.fault("expire_after", message, "recordings are deleted then: look again"));
     }
     Ok(Some(Expiry { after, from }))
+}
+
+fn worm(
+    after: Option<Span>,
+    mode: Option<&str>,
+    expire: Option<Expiry>,
+    at: &Place<'_>,
+) -> Result<Option<Worm>> {
+    let mode = match mode {
+        None => WormMode::Governance,
+        Some(_) if after.is_none() => {
+            return Err(at.fault("worm_mode", "stands without worm", "set both"));
+        }
+        Some(word) => WormMode::ALL.into_iter().find(|m| m.word() == word).ok_or_else(|| {
+            let cure = "write \"governance\" or \"compliance\"";
+            at.fault("worm_mode", format_args!("{word:?} is no mode"), cure)
+        })?,
+    };
+    let Some(Span(after)) = after else { return Ok(None) };
+    if after < EXPIRE_LEAST {
+        let message = format_args!("\"{}\" is less than a day", duration_text(after));
+        return Err(at.fault("worm", message, "write at least \"1d\""));
+    }
+    if let Some(expire) = expire.filter(|expire| expire.after < after) {
+        let (worm, expire) = (duration_text(after), duration_text(expire.after));
+        let message = format_args!("\"{worm}\" is longer than expire_after \"{expire}\"");
+        let cure = "what is locked can not be deleted: make expire_after at least as long";
+        return Err(at.fault("worm", message, cure));
+    }
+    Ok(Some(Worm { after, mode }))
 }
 
 fn directions(words: &[String], at: &Place<'_>) -> Result<Vec<Direction>> {

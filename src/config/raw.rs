@@ -69,6 +69,8 @@ pub(super) struct RawPolicy {
     pub keep_local: Option<Age>,
     pub expire_after: Option<Age>,
     pub expire_from: Option<String>,
+    pub worm: Option<Span>,
+    pub worm_mode: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -390,6 +390,9 @@ pub struct PlanReport {
     pub others: bool,
     /// Why nothing expires now, by the rules in force.
     pub halted: Option<String>,
+    /// Targets that can not do what the rules ask for, and why: whole sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What `retention run` deleted.

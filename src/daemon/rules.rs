@@ -8,8 +8,10 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
 use crate::control::{Failure, FileSum, Peer, PlanReport, RetentionReport, RulePlan};
 use crate::engine::{CallSource, Sum};
+use crate::limits;
 use crate::policy::CallFacts;
 use crate::recording::NodeId;
+use crate::store::Locks;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -108,7 +110,20 @@ pub(super) fn plan(
         max_delete_per_day: forecast.per_day,
         others: forecast.others,
         halted: daemon.engine.expiry_halted(),
+        notes: if rules.has_worm() { without_worm(daemon) } else { Vec::new() },
     })
+}
+
+/// Targets that can not lock what a rule has locked.
+fn without_worm(daemon: &Daemon) -> Vec<String> {
+    let found = daemon.engine.locks(limits::LOCKS_ANSWER_WAIT).into_iter();
+    let words = |(target, can): (String, Option<Locks>)| match can? {
+        Locks::Yes => None,
+        Locks::No(why) => {
+            Some(format!("Target {target:?} can not do what `worm` asks for: {why}."))
+        }
+    };
+    found.filter_map(words).collect()
 }
 
 fn sum(of: Sum) -> FileSum {

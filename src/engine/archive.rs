@@ -9,11 +9,11 @@ use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
-use super::trash;
+use super::{trash, worm};
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
-use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use crate::store::{self, Body, Retention, StoreError, StoreErrorKind, key, meta::Label};
 use crate::{faults, limits};
 use std::cell::OnceCell;
 use std::future::Future;
@@ -43,6 +43,8 @@ struct Job {
     quiet: Quiet,
     /// It is archived already, and some target lacks it.
     archived: bool,
+    /// The lock that its rule asks for.
+    worm: Option<Retention>,
     /// What a target is given instead of its bytes; made when the first one lacks it.
     encoded: OnceCell<Option<Encoded>>,
 }
@@ -140,7 +142,8 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     let (path, below, generation) = (it.path.clone(), trash::below(it), row.generation);
     let archived = row.state == State::Archived;
     let encoded = OnceCell::new();
-    Ok(Some(Job { id, path, below, generation, sha256, hashed, quiet, archived, encoded }))
+    let worm = worm::wanted(shared, it);
+    Ok(Some(Job { id, path, below, generation, sha256, hashed, quiet, archived, worm, encoded }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog
@@ -215,6 +218,7 @@ fn put_under_a_free_key(
         }
         match put_under(shared, job, target, &object, left_over) {
             Ok(Put::Proved) => {
+                worm::lock(shared, target, &object.key, job.worm)?;
                 faults::point("archive.after_proof");
                 shared.catalog.verified(object.id, shared.now())?;
                 if shared.catalog.is_held(job.id) {

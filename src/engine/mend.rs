@@ -10,6 +10,7 @@ use super::error::{EngineError, Result};
 use super::recall::check_room;
 use super::shared::Shared;
 use super::target::Target;
+use super::worm;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
 use crate::recording::{Sha256, State};
@@ -372,6 +373,8 @@ fn write_again(
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match shared.until_stop(proof) {
             Ok(_) => {
+                let wanted = shared.candidate(id)?.and_then(|it| worm::wanted(shared, &it));
+                worm::lock(shared, target, &new.key, wanted)?;
                 shared.catalog.verified(new.id, shared.now())?;
                 faults::point("scrub.after_proof");
                 let (from, to) = (object.target.clone(), target.name().to_owned());

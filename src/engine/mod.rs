@@ -53,6 +53,7 @@ mod target;
 mod trash;
 mod undecided;
 mod workers;
+mod worm;
 
 pub use alarms::BadCopy;
 pub use command::{Command, Outcome, Progress, Summary};

@@ -11,7 +11,7 @@ mod timetable;
 pub use call::{CallFacts, Direction, Numbers, Words};
 pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
-pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment};
+pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment, Worm, WormMode};
 pub use timetable::{Rate, Timetable, TimetableError};
 
 use crate::limits;
@@ -223,6 +223,7 @@ fn hurried(policy: &Policy) -> Policy {
         keep_local: at_once(usual.keep_local),
         adopt_keep_local: at_once(usual.adopt_keep_local),
         expire: usual.expire,
+        worm: usual.worm,
     };
     Policy { treatment, ..policy.clone() }
 }

@@ -46,6 +46,37 @@ pub struct Expiry {
     pub from: ExpireFrom,
 }
 
+/// Who may take a lock of the target off before its time is over; the stricter one is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WormMode {
+    /// Whoever has a permission of its own for that.
+    Governance,
+    /// Nobody, also not the owner of the bucket.
+    Compliance,
+}
+
+impl WormMode {
+    /// Every one.
+    pub const ALL: [WormMode; 2] = [WormMode::Governance, WormMode::Compliance];
+
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            WormMode::Governance => "governance",
+            WormMode::Compliance => "compliance",
+        }
+    }
+}
+
+/// How long targets refuse to delete what is archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worm {
+    /// So long after its content changed last.
+    pub after: Duration,
+    /// Who may delete it all the same.
+    pub mode: WormMode,
+}
+
 /// What is done with a recording, and when. `None`: never, or forever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Treatment {
@@ -57,6 +88,8 @@ pub struct Treatment {
     pub adopt_keep_local: Option<Duration>,
     /// When it is deleted everywhere.
     pub expire: Option<Expiry>,
+    /// How long targets refuse to delete it; `None`: they do not.
+    pub worm: Option<Worm>,
 }
 
 impl Treatment {
@@ -280,6 +313,7 @@ impl Rules {
             keep_local: self.keep_local,
             adopt_keep_local: self.adopt_keep_local,
             expire: None,
+            worm: None,
         }
     }
 
@@ -344,6 +378,11 @@ impl Rules {
         Sha256::of(text.as_bytes()).to_string()
     }
 
+    /// Whether any recording is to be locked in the targets.
+    pub fn has_worm(&self) -> bool {
+        self.policies.iter().any(|p| p.treatment.worm.is_some())
+    }
+
     /// The shortest time after which any recording expires; `None`: never.
     pub fn shortest_expiry(&self) -> Option<Duration> {
         self.policies.iter().filter_map(|p| Some(p.treatment.expire?.after)).min()
@@ -362,6 +401,10 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
         keep_local: longest(&|t| t.keep_local),
         adopt_keep_local: longest(&|t| t.adopt_keep_local),
         expire: expiries.and_then(|all| all.into_iter().max_by_key(|e| e.after)),
+        worm: all
+            .iter()
+            .filter_map(|t| t.worm)
+            .reduce(|a, b| Worm { after: a.after.max(b.after), mode: a.mode.max(b.mode) }),
     })
 }
 

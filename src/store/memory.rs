@@ -2,8 +2,8 @@
 //! else may.
 
 use super::{
-    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Store, StoreError,
-    StoreErrorKind,
+    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Retention, Store,
+    StoreError, StoreErrorKind,
 };
 use crate::limits;
 use crate::recording::Sha256;
@@ -32,6 +32,8 @@ pub enum Operation {
     GetHold,
     /// `set_legal_hold`
     SetHold,
+    /// `retain`
+    Retain,
 }
 
 impl Operation {
@@ -44,6 +46,7 @@ impl Operation {
             Operation::Delete => "delete",
             Operation::GetHold => "get legal hold",
             Operation::SetHold => "put legal hold",
+            Operation::Retain => "put retention",
         }
     }
 }
@@ -64,6 +67,7 @@ struct Object {
     bytes: Bytes,
     user: Vec<(String, String)>,
     held: bool,
+    retained: Option<Retention>,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +135,11 @@ impl MemoryStore {
     /// Whether a legal hold is on an object.
     pub fn is_locked(&self, key: &str) -> bool {
         self.state.lock().objects.get(key).is_some_and(|object| object.held)
+    }
+
+    /// The lock on an object that ends by itself.
+    pub fn retained(&self, key: &str) -> Option<Retention> {
+        self.state.lock().objects.get(key)?.retained
     }
 
     /// Puts a legal hold on an object, or takes it off, as somebody else with access to the bucket
@@ -247,7 +256,7 @@ impl MemoryStore {
         }
         state
             .objects
-            .insert(key.to_owned(), Object { bytes, user: meta.user.clone(), held: false });
+            .insert(key.to_owned(), Object { bytes, user: meta.user.clone(), ..Object::default() });
         Ok(())
     }
 
@@ -365,6 +374,21 @@ impl Store for MemoryStore {
             }
         };
         self.end(lost, Operation::SetHold, key, answer)
+    }
+
+    async fn retain(&self, key: &str, wanted: Retention) -> Result<Retention> {
+        let lost = self.begin(Operation::Retain, key).await?;
+        let answer = match self.state.lock().objects.get_mut(key) {
+            Some(object) => {
+                let found = object.retained.map_or(wanted, |found| found.both(wanted));
+                object.retained = Some(found);
+                Ok(found)
+            }
+            None => {
+                Err(self.error(StoreErrorKind::NotFound, Operation::Retain, key, "no such object"))
+            }
+        };
+        self.end(lost, Operation::Retain, key, answer)
     }
 
     async fn abort_orphans(&self, _node: &str) -> Result<usize> {

@@ -17,7 +17,7 @@ pub mod s3;
 pub mod snapshot;
 mod target;
 
-pub use lock::{LegalHold, Locks};
+pub use lock::{LegalHold, Locks, Retention};
 pub use proof::verify;
 pub use target::{Secret, TargetOptions, open};
 
@@ -305,6 +305,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As `legal_hold`; `Denied`.
     async fn set_legal_hold(&self, key: &str, _version: &str, _on: bool) -> Result<()> {
+        Err(lock::none(self.name(), key))
+    }
+
+    /// Sees to it that what is under a key now can not be deleted before a time, and tells what the
+    /// target was then seen to have; a lock that is longer or stricter stays.
+    ///
+    /// # Errors
+    /// As `legal_hold`; `Denied`; `Unsupported` also if it says that it did and has none.
+    async fn retain(&self, key: &str, _wanted: Retention) -> Result<Retention> {
         Err(lock::none(self.name(), key))
     }
 

@@ -32,3 +32,4 @@ mod sync;
 mod trash;
 mod trash_expiry;
 mod world;
+mod worm;

@@ -55,6 +55,7 @@ fn treatment(archive_after: Duration, keep_local: Duration) -> Treatment {
         keep_local: Some(keep_local),
         adopt_keep_local: Some(keep_local),
         expire: None,
+        worm: None,
     }
 }
 

@@ -24,11 +24,19 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         Ok(runtime) => runtime,
         Err(e) => return vec![Finding::failed("targets", e.to_string(), "try again")],
     };
+    let worm = config.policies.iter().any(|policy| policy.treatment.worm.is_some());
     config
         .targets
         .iter()
         .flat_map(|target| match open(target) {
-            Ok(store) => runtime.block_on(within_time(target, store.as_ref(), &config.archive)),
+            Ok(store) => runtime.block_on(async {
+                let store = store.as_ref();
+                let mut found = within_time(target, store, &config.archive).await;
+                if worm {
+                    found.extend(refuses_worm(target, store).await);
+                }
+                found
+            }),
             Err(e) => vec![finding_of(target, "open", &e)],
         })
         .collect()
@@ -206,6 +214,15 @@ async fn locks(target: &Target, store: &dyn Store, key: &str) -> Finding {
     };
     let what = "whoever may delete in it can delete what is on legal hold";
     Finding::ok(title(target), format!("can not lock objects: {why}; {what}"))
+}
+
+/// Where `worm` of a rule does nothing.
+async fn refuses_worm(target: &Target, store: &dyn Store) -> Option<Finding> {
+    // What else is wrong with it is told already.
+    let asked = tokio::time::timeout(TIME_MAX, store.locks()).await.ok()?.ok()?;
+    let Locks::No(why) = asked else { return None };
+    let detail = format!("`worm` of [[policy]] does nothing there: {why}");
+    Some(Finding::warning(title(target), detail, "use a bucket that was made with Object Lock"))
 }
 
 async fn lock_and_let_go(store: &dyn Store, key: &str) -> Result<(), StoreError> {

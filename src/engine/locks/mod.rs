@@ -94,6 +94,16 @@ pub(super) fn abilities(shared: &Shared, at_most: Duration) -> Vec<(String, Opti
     shared.targets.iter().map(|t| (t.name().to_owned(), t.locks.can())).collect()
 }
 
+/// Whether a target can lock objects; it is asked, unless that is known.
+pub(super) fn ability(shared: &Shared, target: &Target) -> Result<Locks> {
+    if let Some(can) = target.locks.can() {
+        return Ok(can);
+    }
+    let can = shared.ask(target, target.store.locks())?;
+    target.locks.state.lock().can = Some(can.clone());
+    Ok(can)
+}
+
 /// What is done about one object.
 #[derive(Clone, Debug)]
 struct Job {

@@ -101,6 +101,7 @@ fn rules_with_a_policy() -> Rules {
         keep_local: Some(HOUR),
         adopt_keep_local: Some(HOUR),
         expire: None,
+        worm: None,
     };
     let matches = Matches { campaign, ..Matches::default() };
     let policies = vec![Policy { name: "sales".into(), matches, treatment }];

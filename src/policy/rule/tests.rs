@@ -170,6 +170,7 @@ fn treatment(archive: u64, keep: u64, expire: Option<Expiry>) -> Treatment {
         keep_local: Some(HOUR * u32::try_from(keep).unwrap()),
         adopt_keep_local: Some(DAY * u32::try_from(keep).unwrap()),
         expire,
+        worm: None,
     }
 }
 
@@ -254,9 +255,38 @@ fn what_is_not_known_gets_the_safest_of_all_that_it_could_be() {
 }
 
 #[test]
+fn what_could_be_locked_is_locked_for_the_longest_and_in_the_stricter_mode() {
+    let worm = |days, mode| Some(Worm { after: DAY * days, mode });
+    let of = |worm| Treatment { worm, ..treatment(1, 1, None) };
+    let (long, strict) = (worm(9, WormMode::Governance), worm(2, WormMode::Compliance));
+    for (all, want) in [
+        (vec![None], None),
+        (vec![None, long], long),
+        (vec![long, strict], worm(9, WormMode::Compliance)),
+        (vec![strict, None, long], worm(9, WormMode::Compliance)),
+    ] {
+        let all: Vec<Treatment> = all.into_iter().map(of).collect();
+        assert_eq!(safest(&all).unwrap().worm, want, "{all:?}");
+    }
+}
+
+#[test]
+fn some_rule_locks_if_any_does() {
+    let lock = Some(Worm { after: DAY, mode: WormMode::Governance });
+    let locking = Treatment { worm: lock, ..treatment(1, 1, None) };
+    let of = |all: &[Treatment]| {
+        let policies = all.iter().map(|t| policy("a", Matches::default(), *t)).collect();
+        Rules { policies, ..Rules::default() }
+    };
+    assert!(!of(&[treatment(1, 1, None)]).has_worm());
+    let one = of(&[treatment(1, 1, None), locking]);
+    assert!(one.has_worm() && one.hurried().has_worm());
+}
+
+#[test]
 fn never_and_forever_are_the_safest_but_archiving_is_not_kept_from_by_never() {
-    let never =
-        Treatment { archive_after: None, keep_local: None, adopt_keep_local: None, expire: None };
+    let never = Treatment { archive_after: None, keep_local: None, ..treatment(1, 1, None) };
+    let never = Treatment { adopt_keep_local: None, ..never };
     let some = treatment(3, 3, expiry(1, ExpireFrom::Close));
     let both = safest(&[never, some]).unwrap();
     assert_eq!(both, Treatment { archive_after: some.archive_after, ..never });

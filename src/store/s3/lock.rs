@@ -1,9 +1,15 @@
-//! S3 Object Lock: legal holds on versions of objects.
+//! S3 Object Lock: legal holds and retention periods on versions of objects.
 
 use super::fault::Fault;
 use super::{S3Store, call};
-use crate::store::{LegalHold, Locks, StoreErrorKind};
-use aws_sdk_s3::types::{ObjectLockEnabled, ObjectLockLegalHold, ObjectLockLegalHoldStatus};
+use crate::clock::Timestamp;
+use crate::policy::WormMode;
+use crate::store::{LegalHold, Locks, Retention, StoreErrorKind};
+use aws_sdk_s3::types::{
+    ObjectLockEnabled, ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention,
+    ObjectLockRetentionMode,
+};
+use aws_smithy_types::DateTime;
 
 type Answer<T> = Result<T, Fault>;
 
@@ -42,12 +48,7 @@ impl S3Store {
     ) -> Answer<LegalHold> {
         let version = match version {
             Some(version) => version.to_owned(),
-            None => {
-                let client = self.client().await;
-                let request = client.head_object().bucket(&self.options.bucket).key(key);
-                let head = call(0, request.send()).await?;
-                head.version_id().unwrap_or(UNVERSIONED).to_owned()
-            }
+            None => self.version_now(key).await?,
         };
         let client = self.client().await;
         let request = client
@@ -80,6 +81,61 @@ impl S3Store {
             .version_id(version)
             .legal_hold(ObjectLockLegalHold::builder().status(status).build());
         call(0, request.send()).await.map(drop)
+    }
+
+    async fn version_now(&self, key: &str) -> Answer<String> {
+        let client = self.client().await;
+        let request = client.head_object().bucket(&self.options.bucket).key(key);
+        let head = call(0, request.send()).await?;
+        Ok(head.version_id().unwrap_or(UNVERSIONED).to_owned())
+    }
+
+    pub(super) async fn try_retain(&self, key: &str, wanted: Retention) -> Answer<Retention> {
+        let version = self.version_now(key).await?;
+        let found = self.retention(key, &version).await?;
+        if let Some(found) = found.filter(|found| found.covers(&wanted)) {
+            return Ok(found);
+        }
+        let wanted = found.map_or(wanted, |found| found.both(wanted));
+        let mode = match wanted.mode {
+            WormMode::Governance => ObjectLockRetentionMode::Governance,
+            WormMode::Compliance => ObjectLockRetentionMode::Compliance,
+        };
+        let until = DateTime::from_secs(wanted.until.secs());
+        let client = self.client().await;
+        let request = client
+            .put_object_retention()
+            .bucket(&self.options.bucket)
+            .key(key)
+            .version_id(&version)
+            .retention(ObjectLockRetention::builder().mode(mode).retain_until_date(until).build());
+        call(0, request.send()).await?;
+        let none = "it was set and is not there";
+        let found = self.retention(key, &version).await?;
+        found.ok_or_else(|| Fault::own(StoreErrorKind::Unsupported, none))
+    }
+
+    async fn retention(&self, key: &str, version: &str) -> Answer<Option<Retention>> {
+        let client = self.client().await;
+        let request =
+            client.get_object_retention().bucket(&self.options.bucket).key(key).version_id(version);
+        let answer = match call(0, request.send()).await {
+            Ok(answer) => answer,
+            Err(f) if f.kind == StoreErrorKind::NotFound && !names_the_object(&f) => {
+                return Ok(None);
+            }
+            Err(f) => return Err(f),
+        };
+        let told = |found: &ObjectLockRetention| {
+            let mode = match found.mode()? {
+                ObjectLockRetentionMode::Governance => WormMode::Governance,
+                ObjectLockRetentionMode::Compliance => WormMode::Compliance,
+                _ => return None,
+            };
+            let until = Timestamp::from_parts(found.retain_until_date()?.secs(), 0);
+            Some(Retention { until, mode })
+        };
+        Ok(answer.retention().and_then(told))
     }
 }
 

@@ -12,8 +12,8 @@ mod read;
 mod uploads;
 
 use super::{
-    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Secret, Store,
-    StoreErrorKind,
+    Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Retention, Secret,
+    Store, StoreErrorKind,
 };
 use crate::limits;
 use crate::recording::Sha256;
@@ -200,6 +200,11 @@ impl Store for S3Store {
     async fn set_legal_hold(&self, key: &str, version: &str, on: bool) -> Result<()> {
         let set = self.try_set_legal_hold(key, version, on).await;
         set.map_err(|f| f.into_error(self.name(), "put legal hold", key))
+    }
+
+    async fn retain(&self, key: &str, wanted: Retention) -> Result<Retention> {
+        let found = self.try_retain(key, wanted).await;
+        found.map_err(|f| f.into_error(self.name(), "put retention", key))
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -1,0 +1,110 @@
+//! `worm`: what a rule has locked in the targets that can.
+
+use crate::expiry::{DAY, path, rule};
+use crate::policy::{Told, of_campaign};
+use crate::world::{World, audio};
+use spoolfs::policy::{ExpireFrom, Matches, Policy, Words, Worm, WormMode};
+use spoolfs::recording::{NodeId, State};
+use spoolfs::store::Retention;
+use spoolfs::store::memory::{Fault, Operation};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn locking(name: &str, matches: Matches, days: u64, mode: WormMode) -> Policy {
+    let worm = Some(Worm { after: Duration::from_secs(days * DAY), mode });
+    let mut policy = rule(name, matches, None, ExpireFrom::Close);
+    policy.treatment.worm = worm;
+    policy
+}
+
+fn campaign(name: &str) -> Matches {
+    Matches { campaign: Words::new(&[name]).unwrap(), ..Matches::default() }
+}
+
+/// Two targets, of which the first can lock.
+fn world(policies: Vec<Policy>) -> (World, Arc<Told>) {
+    let mut world = World::with(&["one", "two"]);
+    let told = Arc::new(Told::default());
+    world.calls = Some(told.clone());
+    world.store().set_locks(true);
+    world.rules.policies = policies;
+    world.start();
+    (world, told)
+}
+
+/// The locks on each of its contents in the first target.
+fn locks(world: &World, id: NodeId) -> Vec<Option<Retention>> {
+    let objects = world.catalog().objects(id, None).unwrap();
+    let first = objects.into_iter().filter(|o| o.target == "one");
+    first.map(|o| world.store().retained(&o.key)).collect()
+}
+
+/// So many days after its last close, in whole seconds and not before.
+#[track_caller]
+fn assert_locked(world: &World, id: NodeId, days: u64, mode: WormMode) {
+    let closed = world.row(id).closed_at.unwrap();
+    let due = closed.plus(Duration::from_secs(days * DAY));
+    let found = locks(world, id).pop().flatten().expect("a lock");
+    assert!(found.until >= due && found.until.0 - due.0 <= 1_000_000_000, "{found:?} {due:?}");
+    assert_eq!(found.mode, mode);
+}
+
+#[test]
+fn each_content_is_locked_for_the_time_of_its_rule_or_the_longest_that_it_could_be() {
+    let (world, told) = world(vec![
+        locking("long", campaign("LONG"), 2000, WormMode::Governance),
+        locking("strict", campaign("STRICT"), 90, WormMode::Compliance),
+    ]);
+    told.tell("strict.wav", of_campaign("STRICT"));
+    told.tell("other.wav", of_campaign("OTHER"));
+    let strict = world.archived("strict.wav", &audio(900, 1));
+    assert_locked(&world, strict, 90, WormMode::Compliance);
+    let other = world.archived("other.wav", &audio(900, 2));
+    assert_eq!(locks(&world, other), [None]);
+    let unknown = world.archived("unknown.wav", &audio(900, 3));
+    assert_locked(&world, unknown, 2000, WormMode::Compliance);
+    world.overwrite("strict.wav", strict, &audio(1800, 4));
+    world.pass(400);
+    world.until_state(strict, State::Archived);
+    let both = locks(&world, strict);
+    assert_eq!(both.len(), 2);
+    assert!(both[0].unwrap().until < both[1].unwrap().until, "{both:?}");
+    // One target can not, and that keeps nothing.
+    assert!(world.stores[1].keys().iter().all(|key| world.stores[1].retained(key).is_none()));
+    assert_eq!(world.stores[1].calls(Operation::Retain), 0);
+}
+
+#[test]
+fn nothing_counts_as_archived_before_its_lock_was_seen() {
+    let (world, _) = world(vec![locking("all", path("*.wav"), 90, WormMode::Governance)]);
+    world.store().fail_next(Operation::Retain, 2, Fault::Denied);
+    world.store().fail_next(Operation::Retain, 1, Fault::ReplyLost);
+    let id = world.record("a.wav", &audio(900, 1));
+    world.pass(400);
+    let asked = || world.store().calls(Operation::Retain);
+    world.until("it was refused", || asked() >= 1);
+    world.idle();
+    assert_eq!(world.state(id), State::Closed);
+    world.until("it is archived", || {
+        world.pass(60);
+        world.state(id) != State::Closed
+    });
+    assert_eq!(asked(), 4);
+    assert_locked(&world, id, 90, WormMode::Governance);
+    assert_eq!(locks(&world, id).len(), 1, "under one key");
+}
+
+#[test]
+fn what_is_older_than_its_lock_would_last_is_archived_without_one() {
+    let (mut world, _) = world(vec![locking("all", path("*.wav"), 1, WormMode::Compliance)]);
+    world.store().set_down(true);
+    let id = world.record("a.wav", &audio(900, 1));
+    world.pass(2 * DAY);
+    world.store().set_down(false);
+    world.restart();
+    world.until("it is archived", || {
+        world.pass(60);
+        world.state(id) != State::Closed
+    });
+    assert_eq!(locks(&world, id), [None]);
+}
