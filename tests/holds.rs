@@ -385,6 +385,57 @@ fn a_hold_refuses_no_writer_before_hold_settle_is_over() {
     assert_eq!(fs::read(&path).unwrap(), whole);
 }
 
+/// What docs/HOLDS.md says can be done by hand against who is root below.
+#[test]
+fn an_immutable_local_copy_stays_and_costs_nothing_else() {
+    let test = "an_immutable_local_copy_stays_and_costs_nothing_else";
+    if support::no_mount(test) {
+        return;
+    }
+    let mut mount = strict(support::mount::Target::Directory).mount();
+    let (path, other) = (mount.path("call.wav"), mount.path("other.wav"));
+    for one in [&path, &other] {
+        fs::write(one, audio(1)).unwrap();
+        hold(&mount, "A", one);
+        wait_for_state(one, "archived");
+    }
+    let flag = |mount: &mut Mount, flag: &str| {
+        mount.stop();
+        let mut command = std::process::Command::new("chattr");
+        command.arg(flag).arg(mount.path("call.wav"));
+        let done = support::run::run(&mut command, Duration::from_secs(10));
+        mount.start();
+        done.status.success()
+    };
+    if !flag(&mut mount, "+i") {
+        let skipped = format!("SKIPPED: {test}: files can not be made immutable here\n");
+        let _closed = std::io::stderr().write_all(skipped.as_bytes());
+        return;
+    }
+    assert_eq!(fs::read(&path).unwrap(), audio(1));
+    let away = mount.path("away.wav");
+    assert_eq!(error(fs::rename(&path, &away)), Some(Errno::PERM));
+    assert_eq!(error(fs::hard_link(&path, &away)), Some(Errno::PERM));
+    let mode = fs::Permissions::from_mode(0o600);
+    assert_eq!(error(fs::set_permissions(&path, mode)), Some(Errno::PERM));
+    assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM));
+    let released = mount.cli(["release", path.to_str().unwrap(), other.to_str().unwrap()]);
+    assert!(!released.status.success(), "{}", released.out);
+    wait_for_state(&other, "released");
+    assert!(["archived", "closed"].contains(&state(&path).as_str()), "{}", state(&path));
+    assert_eq!(fs::read(&path).unwrap(), audio(1));
+    // The name that was refused is free.
+    fs::write(&away, b"x").unwrap();
+    fs::remove_file(&away).unwrap();
+    assert!(flag(&mut mount, "-i"));
+    fs::rename(&path, &away).unwrap();
+    wait_for_state(&away, "archived");
+    mount.cli(["release", away.to_str().unwrap()]).ok();
+    assert_eq!(fs::read(&away).unwrap(), audio(1));
+    mount.stop();
+    mount.fsck();
+}
+
 /// As a user who logged in as `login` and became root.
 fn lift_as(mount: &Mount, login: u32, what: &[&str]) -> support::run::Ran {
     let script = "echo \"$0\" > /proc/self/loginuid && exec \"$@\"";
