@@ -50,6 +50,9 @@ pub enum UnitError {
     /// Not a share.
     #[error("{0:?} is not a share; write \"0%\" to \"100%\"")]
     Percent(String),
+    /// Not a price.
+    #[error("{0:?} is not a price; write a number such as \"0.023\", without a currency")]
+    Price(String),
 }
 
 impl UnitError {
@@ -314,6 +317,59 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// Money, in millionths of a currency that nobody names, as text: "0.023".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Money(pub u64);
+
+const MILLION: u64 = 1_000_000;
+
+impl Money {
+    /// What so many bytes cost if this is the price of 10^9.
+    pub fn of_gigabytes(self, bytes: u64) -> Money {
+        let cost = u128::from(self.0) * u128::from(bytes) / 1_000_000_000;
+        Money(u64::try_from(cost).unwrap_or(u64::MAX))
+    }
+
+    /// For eyes only: with two decimals, rounded.
+    pub fn humane(self) -> String {
+        let cents = self.0.saturating_add(5000) / 10_000;
+        format!("{}.{:02}", cents / 100, cents % 100)
+    }
+}
+
+impl FromStr for Money {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Money, UnitError> {
+        let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+        let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+        let given = (digits(whole) && digits(part) && part.len() <= 6).then(|| {
+            let part: u64 = format!("{part:0<6}").parse().ok()?;
+            whole.parse::<u64>().ok()?.checked_mul(MILLION)?.checked_add(part)
+        });
+        given.flatten().map(Money).ok_or_else(|| UnitError::Price(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:06}", self.0 / MILLION, self.0 % MILLION);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+        from_text(deserializer, "a price in quotes, such as \"0.023\"")
+    }
+}
+
 /// A share of something, in whole hundredths, as text: "90%".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(pub u8);
@@ -492,6 +548,30 @@ mod tests {
         assert_eq!(serde_json::from_str::<Size>("\"1KiB\"").expect("json"), Size(1024));
         let error = serde_json::from_str::<Age>("5").expect_err("a number has no unit");
         assert!(error.to_string().contains("a duration in quotes, such as \"5m\""), "{error}");
+    }
+
+    #[test]
+    fn prices_are_exact_and_nameless() {
+        for (text, millionths, again) in [
+            ("0.023", 23_000, "0.023"),
+            ("5", 5_000_000, "5"),
+            (" 1.50 ", 1_500_000, "1.5"),
+            ("0", 0, "0"),
+            ("0.000001", 1, "0.000001"),
+        ] {
+            let money: Money = text.parse().unwrap();
+            assert_eq!((money.0, money.to_string().as_str()), (millionths, again), "{text}");
+            assert_eq!(again.parse(), Ok(money));
+        }
+        for wrong in ["", ".", "1.", ".5", "-1", "1,5", "0.0000001", "$1", "99999999999999999999"] {
+            assert!(wrong.parse::<Money>().is_err(), "{wrong:?}");
+        }
+        let of = |bytes| Money(23_000).of_gigabytes(bytes);
+        assert_eq!((of(1_000_000_000), of(1 << 40)), (Money(23_000), Money(25_288_767)));
+        let shown = [(0, "0.00"), (4999, "0.00"), (5000, "0.01"), (1_995_000, "2.00")];
+        for (millionths, text) in shown {
+            assert_eq!(Money(millionths).humane(), text);
+        }
     }
 
     #[test]

@@ -513,6 +513,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_TARGET__0__SECRET_ACCESS_KEY", "hunter2"),
             ("SPOOLFS_TARGET__0__REQUIRED", "false"),
             ("SPOOLFS_TARGET__0__ALLOW_HTTP", "true"),
+            ("SPOOLFS_TARGET__0__PRICE_PER_GB_MONTH", "0.023"),
             ("SPOOLFS_WRITE_BACK__ARCHIVE_AFTER", "1m"),
             ("SPOOLFS_WRITE_BACK__KEEP_LOCAL", "forever"),
             ("SPOOLFS_WRITE_BACK__ADOPT_KEEP_LOCAL", "2w"),
@@ -609,6 +610,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.retention.max_delete_per_day.0, 7);
     let t = &config.targets[0];
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
+    assert_eq!(t.price, Some(spoolfs::units::Money(23_000)));
     assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
     assert_eq!(config.write_back.include, ["*.wav", "*.mp3"]);
     assert_eq!(config.write_back.uploads, 9);

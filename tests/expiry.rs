@@ -262,22 +262,35 @@ fn a_plan_says_what_run_does_and_changes_nothing() {
     let text = fs::read_to_string(&mount.config).unwrap();
     let other = mount.root.join("new.toml");
     let rules = "[[policy]]\nname = \"all\"\nexpire_after = \"2d\"\nkeep_local = \"1d\"\n";
+    let text = text.replace("[[target]]\n", "[[target]]\nprice_per_gb_month = \"1000\"\n");
     fs::write(&other, text.replace(RULES, rules)).unwrap();
     let program = env!("CARGO_BIN_EXE_spoolfs");
-    let of = |json: &str| {
-        let arguments = ["retention", json, "plan", "--config"];
-        let arguments = arguments.iter().filter(|word| !word.is_empty());
+    let of = |options: &[&str]| {
         let mut command = std::process::Command::new(program);
-        let ran = command.args(arguments).arg(&other).output().unwrap();
+        command.args(["retention", "plan"]).args(options).arg("--config").arg(&other);
+        let ran = command.output().unwrap();
         assert!(ran.status.success(), "{ran:?}");
         String::from_utf8(ran.stdout).unwrap()
     };
-    let new: Value = serde_json::from_str(&of("--json")).unwrap();
+    let new: Value = serde_json::from_str(&of(&["--json"])).unwrap();
     assert_eq!((&new["total"]["expire"]["files"], &new["others"]), (&7.into(), &true.into()));
     let local = ["d/a.txt", "d/a.wav", "d/b.wav"];
     assert_eq!(new["total"]["release"]["files"], local.len(), "{new:#}");
     assert_eq!(new["total"]["release"]["bytes"], size(&local), "{new:#}");
-    let words = of("");
+    // A millionth for each byte of an object.
+    let archived = size(&["d/a.txt", "d/a.wav", "d/a2.txt", "d/a2.wav", "d/b.wav", "d/c.wav"]);
+    let price = format!("0.{archived:06}");
+    let price = price.trim_end_matches('0');
+    let cost = &new["costs"][0];
+    assert_eq!((&cost["bytes"], &cost["expired"]), (&0.into(), &archived.into()), "{new:#}");
+    assert_eq!((&cost["monthly"], &cost["saved"]), (&"0".into(), &price.into()), "{new:#}");
+    let early: Value = serde_json::from_str(&of(&["--json", "--at", "2001-01-01"])).unwrap();
+    let cost = &early["costs"][0];
+    assert_eq!((&cost["bytes"], &cost["expired"]), (&archived.into(), &0.into()), "{early:#}");
+    assert_eq!((&cost["monthly"], &cost["saved"]), (&price.into(), &"0".into()), "{early:#}");
+    assert_eq!(now["costs"].as_array().map(Vec::len), Some(0), "{now:#}");
+    let words = of(&[]);
+    assert!(words.contains("0 B stay, for 0.00 a month"), "{words}");
     assert!(words.contains("not the rules in force"), "{words}");
     assert!(words.contains("\"all\"") && words.contains("--confirm"), "{words}");
     // Held ones are told apart, with their groups.

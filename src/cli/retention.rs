@@ -125,6 +125,14 @@ fn planned(report: &PlanReport) -> String {
     if let Some(halted) = &report.halted {
         text.push_str(&format!("Nothing expires now: {halted}\n"));
     }
+    for one in &report.costs {
+        let (stay, go) = (humane_size(one.bytes), humane_size(one.expired));
+        let (monthly, saved) = (one.monthly.humane(), one.saved.humane());
+        text.push_str(&format!(
+            "Target {:?}: {stay} stay, for {monthly} a month; {go} go, which saves {saved}.\n",
+            one.target
+        ));
+    }
     report.notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
     text
 }

@@ -72,6 +72,7 @@ pub const KEYS: &[Key] = &[
     key("target.secret_access_key", Kind::Text, ""),
     key("target.required", Kind::Flag, "true"),
     key("target.allow_http", Kind::Flag, "false"),
+    key("target.price_per_gb_month", Kind::Text, ""),
     key("write_back.archive_after", Kind::Age, "\"5m\""),
     key("write_back.keep_local", Kind::Age, "\"24h\""),
     key("write_back.adopt_keep_local", Kind::Age, "\"7d\""),

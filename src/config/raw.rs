@@ -1,6 +1,6 @@
 //! The file as it is written: every key optional, nothing judged.
 
-use crate::units::{Age, Percent, Secret, Size, Span};
+use crate::units::{Age, Money, Percent, Secret, Size, Span};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -46,6 +46,7 @@ pub(super) struct RawTarget {
     pub secret_access_key: Option<Secret>,
     pub required: Option<bool>,
     pub allow_http: Option<bool>,
+    pub price_per_gb_month: Option<Money>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,7 +3,7 @@
 use super::error::ConfigError;
 use super::raw::RawTarget;
 use super::source::Source;
-use crate::units::Secret;
+use crate::units::{Money, Secret};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use url::{Host, Url};
@@ -38,6 +38,8 @@ pub struct Target {
     pub required: bool,
     /// Whether an endpoint beyond this machine may be spoken to without encryption.
     pub allow_http: bool,
+    /// What 10^9 bytes cost in a month, for `retention plan`.
+    pub price: Option<Money>,
 }
 
 impl Target {
@@ -98,6 +100,7 @@ pub(super) fn resolve(
         secret_access_key: raw.secret_access_key,
         required: raw.required.unwrap_or(true),
         allow_http,
+        price: raw.price_per_gb_month,
     })
 }
 

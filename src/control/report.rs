@@ -8,6 +8,7 @@ use super::utc;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::recording::{Generation, Sha256, State};
+use crate::units::Money;
 use serde::{Deserialize, Serialize};
 
 /// `status`.
@@ -372,6 +373,21 @@ pub struct RulePlan {
     pub held: FileSum,
 }
 
+/// What a target costs in a month for what the rules leave in it, by its `price_per_gb_month`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetCost {
+    /// Its name.
+    pub target: String,
+    /// Bytes that stay.
+    pub bytes: u64,
+    /// What these cost in a month.
+    pub monthly: Money,
+    /// Bytes of what expires.
+    pub expired: u64,
+    /// What these cost in a month.
+    pub saved: Money,
+}
+
 /// What the rules would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanReport {
@@ -390,6 +406,9 @@ pub struct PlanReport {
     pub others: bool,
     /// Why nothing expires now, by the rules in force.
     pub halted: Option<String>,
+    /// Targets that have a price, and what they cost.
+    #[serde(default)]
+    pub costs: Vec<TargetCost>,
     /// Targets that can not do what the rules ask for, and why: whole sentences.
     #[serde(default)]
     pub notes: Vec<String>,

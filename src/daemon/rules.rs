@@ -5,13 +5,15 @@ use super::{Daemon, setup};
 use crate::audit::{Entry, Event};
 use crate::calls::Calls;
 use crate::clock::Timestamp;
-use crate::config::{Config, Environment};
-use crate::control::{Failure, FileSum, Peer, PlanReport, RetentionReport, RulePlan};
-use crate::engine::{CallSource, Sum};
+use crate::config::{Config, Environment, Target};
+use crate::control::{Failure, FileSum, Peer, PlanReport, RetentionReport, RulePlan, TargetCost};
+use crate::engine::{Bytes, CallSource, Sum};
 use crate::limits;
 use crate::policy::CallFacts;
 use crate::recording::NodeId;
 use crate::store::Locks;
+use crate::units::Money;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +82,10 @@ pub(super) fn plan(
         .map_err(|error| failed(&error))?;
     let rules = setup::rules(&config).map_err(|error| failed(&error))?;
     let at = at.unwrap_or_else(|| daemon.clock.now());
-    let forecast = daemon.engine.forecast(&rules, at).map_err(|error| failed(&error))?;
+    let priced = |t: &Target| Some((t.name.clone(), t.price?));
+    let prices: Vec<(String, Money)> = config.targets.iter().filter_map(priced).collect();
+    let forecast =
+        daemon.engine.forecast(&rules, at, !prices.is_empty()).map_err(|error| failed(&error))?;
     let mut total = RulePlan::default();
     let mut by_rule = Vec::new();
     for (rule, doing) in forecast.rules {
@@ -110,8 +115,15 @@ pub(super) fn plan(
         max_delete_per_day: forecast.per_day,
         others: forecast.others,
         halted: daemon.engine.expiry_halted(),
+        costs: prices.into_iter().map(|price| cost(price, &forecast.objects)).collect(),
         notes: if rules.has_worm() { without_worm(daemon) } else { Vec::new() },
     })
+}
+
+fn cost((target, price): (String, Money), objects: &BTreeMap<String, Bytes>) -> TargetCost {
+    let Bytes { stay, go } = objects.get(&target).copied().unwrap_or_default();
+    let (monthly, saved) = (price.of_gigabytes(stay), price.of_gigabytes(go));
+    TargetCost { target, bytes: stay, monthly, expired: go, saved }
 }
 
 /// Targets that can not lock what a rule has locked.

@@ -4,7 +4,7 @@ use super::error::Result;
 use super::expiry;
 use super::plan::{self, Facts};
 use super::shared::Shared;
-use crate::catalog::Candidate;
+use crate::catalog::{Candidate, ObjectState};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::policy::Rules;
@@ -44,6 +44,17 @@ pub struct Forecast {
     pub per_day: u64,
     /// The rules expire other recordings than those in force, or at other times.
     pub others: bool,
+    /// By target, the bytes of the objects that stay, and of those that expire; only if asked for.
+    pub objects: BTreeMap<String, Bytes>,
+}
+
+/// Bytes of objects in a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Of what is kept.
+    pub stay: u64,
+    /// Of what expires.
+    pub go: u64,
 }
 
 impl Sum {
@@ -53,7 +64,13 @@ impl Sum {
     }
 }
 
-pub(super) fn forecast(shared: &Shared, rules: &Rules, at: Timestamp) -> Result<Forecast> {
+/// `weigh`: count the bytes in each target, too.
+pub(super) fn forecast(
+    shared: &Shared,
+    rules: &Rules,
+    at: Timestamp,
+    weigh: bool,
+) -> Result<Forecast> {
     shared.catalog.drain()?;
     shared.catalog.know_holds()?;
     let files = expiry::there_are(shared)?;
@@ -75,14 +92,31 @@ pub(super) fn forecast(shared: &Shared, rules: &Rules, at: Timestamp) -> Result<
             let group = shared.catalog.group(it.parent, &it.stem)?;
             // Each group once.
             if group.iter().all(|one| one.row.id >= id) {
-                forecast.add(shared, facts, &group);
+                let goes = forecast.add(shared, facts, &group);
+                if weigh {
+                    forecast.weigh(shared, &group, goes)?;
+                }
             }
         }
     }
 }
 
 impl Forecast {
-    fn add(&mut self, shared: &Shared, facts: Facts<'_>, group: &[Candidate]) {
+    fn weigh(&mut self, shared: &Shared, group: &[Candidate], goes: bool) -> Result<()> {
+        for it in group {
+            for object in shared.catalog.objects(it.row.id, None)? {
+                if object.state == ObjectState::Verified {
+                    let bytes = self.objects.entry(object.target).or_default();
+                    let sum = if goes { &mut bytes.go } else { &mut bytes.stay };
+                    *sum += object.stored.size;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether it expires.
+    fn add(&mut self, shared: &Shared, facts: Facts<'_>, group: &[Candidate]) -> bool {
         let release = release_at(facts, group).filter(|at| *at <= facts.now);
         for it in group {
             let rule = facts.chosen(it).name();
@@ -95,12 +129,14 @@ impl Forecast {
         }
         let Some(term) = expiry::term(shared, facts, group).filter(|term| term.at <= facts.now)
         else {
-            return;
+            return false;
         };
         let free = |it: &Candidate| facts.holds.let_expire(it.row.id, facts.now);
         let doing = self.rules.entry(term.rule).or_default();
-        let sum = if group.iter().all(free) { &mut doing.expire } else { &mut doing.held };
+        let goes = group.iter().all(free);
+        let sum = if goes { &mut doing.expire } else { &mut doing.held };
         group.iter().for_each(|it| sum.add(it));
+        goes
     }
 }
 

@@ -62,7 +62,7 @@ pub use encode::Compress;
 pub use error::{EngineError, Result};
 pub use expiry::Expired;
 pub use explain::Outlook;
-pub use forecast::{Doing, Forecast, Sum};
+pub use forecast::{Bytes, Doing, Forecast, Sum};
 pub use held::Placed;
 pub use known::CallSource;
 pub use scrub::Round;
@@ -517,8 +517,8 @@ impl Engine {
     ///
     /// # Errors
     /// `Catalog`, `Stopping`.
-    pub fn forecast(&self, rules: &Rules, at: Timestamp) -> Result<Forecast> {
-        forecast::forecast(&self.shared, rules, at)
+    pub fn forecast(&self, rules: &Rules, at: Timestamp, weigh: bool) -> Result<Forecast> {
+        forecast::forecast(&self.shared, rules, at, weigh)
     }
 
     /// Why nothing expires now although rules let some go, in a sentence without a full stop.
