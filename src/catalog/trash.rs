@@ -207,15 +207,9 @@ impl Catalog {
     /// # Errors
     /// `Unusable`.
     pub fn trash_spare(&self, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.read_drained(|conn| {
-            conn.prepare_cached(
-                "SELECT node FROM trash INDEXED BY trash_spare WHERE local = 2 AND node > ?1
-                 ORDER BY node LIMIT ?2",
-            )?
-            .query_map(params![sql(after.0), limit], |r| Ok(NodeId(unsigned(r.get(0)?))))?
-            .collect()
-        })
+        let text = "SELECT node FROM trash INDEXED BY trash_spare WHERE local = 2 AND node > ?1
+                    ORDER BY node LIMIT ?2";
+        self.trash_nodes(text, after, limit)
     }
 
     /// What is not archived and has bytes in the private directory, behind a node.
@@ -223,14 +217,16 @@ impl Catalog {
     /// # Errors
     /// `Unusable`.
     pub fn trash_waiting(&self, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
+        let text = "SELECT node FROM trash INDEXED BY trash_waits WHERE local = 1 AND node > ?1
+                    ORDER BY node LIMIT ?2";
+        self.trash_nodes(text, after, limit)
+    }
+
+    fn trash_nodes(&self, text: &str, after: NodeId, limit: usize) -> Result<Vec<NodeId>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read_drained(|conn| {
-            conn.prepare_cached(
-                "SELECT node FROM trash INDEXED BY trash_waits WHERE local = 1 AND node > ?1
-                 ORDER BY node LIMIT ?2",
-            )?
-            .query_map(params![sql(after.0), limit], |r| Ok(NodeId(unsigned(r.get(0)?))))?
-            .collect()
+            let of = |row: &rusqlite::Row<'_>| Ok(NodeId(unsigned(row.get(0)?)));
+            conn.prepare_cached(text)?.query_map(params![sql(after.0), limit], of)?.collect()
         })
     }
 
