@@ -564,11 +564,20 @@ fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
     for version in &held {
         assert!(!runtime.block_on(deletes(&client, &bucket, version)), "{version:?}");
     }
+    let tagged = || {
+        held.iter().all(|(key, version)| {
+            let asked = client.get_object_tagging().bucket(&bucket).key(key).version_id(version);
+            let tags = runtime.block_on(asked.send()).unwrap();
+            tags.tag_set().iter().any(|tag| tag.key() == "spoolfs-legal-hold")
+        })
+    };
+    assert!(tagged());
     // Another daemon knows what was locked, and lets it go.
     mount.stop();
     mount.start();
     lift(&mount, "A");
     eventually(&mount, "it is let go of", || protection(&mount).is_null());
+    assert!(!tagged());
     for version in &held {
         assert!(runtime.block_on(deletes(&client, &bucket, version)), "{version:?}");
     }

@@ -34,6 +34,8 @@ pub enum Operation {
     SetHold,
     /// `retain`
     Retain,
+    /// `sign`, `signed`
+    Sign,
 }
 
 impl Operation {
@@ -47,6 +49,7 @@ impl Operation {
             Operation::GetHold => "get legal hold",
             Operation::SetHold => "put legal hold",
             Operation::Retain => "put retention",
+            Operation::Sign => "tags",
         }
     }
 }
@@ -68,6 +71,7 @@ struct Object {
     user: Vec<(String, String)>,
     held: bool,
     retained: Option<Retention>,
+    signed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -374,6 +378,26 @@ impl Store for MemoryStore {
             }
         };
         self.end(lost, Operation::SetHold, key, answer)
+    }
+
+    async fn sign(&self, key: &str, _version: &str, on: bool) -> Result<()> {
+        let lost = self.begin(Operation::Sign, key).await?;
+        let answer = match self.state.lock().objects.get_mut(key) {
+            Some(object) => {
+                object.signed = on;
+                Ok(())
+            }
+            None => {
+                Err(self.error(StoreErrorKind::NotFound, Operation::Sign, key, "no such object"))
+            }
+        };
+        self.end(lost, Operation::Sign, key, answer)
+    }
+
+    async fn signed(&self, key: &str, _version: &str) -> Result<bool> {
+        let lost = self.begin(Operation::Sign, key).await?;
+        let answer = self.find(Operation::Sign, key).map(|object| object.signed);
+        self.end(lost, Operation::Sign, key, answer)
     }
 
     async fn retain(&self, key: &str, wanted: Retention) -> Result<Retention> {

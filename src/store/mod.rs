@@ -308,6 +308,23 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         Err(lock::none(self.name(), key))
     }
 
+    /// Notes on a version of an object that its legal hold is set from here, or was, where that can be
+    /// noted.
+    ///
+    /// # Errors
+    /// As `set_legal_hold`.
+    async fn sign(&self, _key: &str, _version: &str, _on: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether that is noted.
+    ///
+    /// # Errors
+    /// As `legal_hold`.
+    async fn signed(&self, _key: &str, _version: &str) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Sees to it that what is under a key now can not be deleted before a time, and tells what the
     /// target was then seen to have; a lock that is longer or stricter stays.
     ///

@@ -225,3 +225,51 @@ fn what_expires_is_let_go_of_first_and_a_refused_delete_is_remembered() {
     });
     world.until("it is forgotten", || world.catalog().undeletable().unwrap().is_none());
 }
+
+#[test]
+fn what_a_lost_catalog_locked_is_known_as_ours_after_a_rebuild() {
+    let mut world = World::new();
+    world.store().set_locks(true);
+    let paths = ["ours.wav", "theirs.wav", "unsigned.wav"];
+    let ids = paths.map(|path| world.archived(path, &audio(900, path.len() as u8)));
+    let [ours, theirs, unsigned] = ids.map(|id| keys(&world, id).remove(0));
+    world.store().lock_from_outside(&theirs, true);
+    let id = hold(&world, "A", &paths[..2]);
+    world.until("both are known to be locked", || count(world.catalog(), id).locked == 2);
+    // One that may not be noted is locked, too.
+    world.store().fail_next(Operation::Sign, 1, Fault::Denied);
+    let other = hold(&world, "A", &paths[2..]);
+    world.until("it is locked", || count(world.catalog(), other).locked == 1);
+    world.until_told();
+    world.die();
+    world.lose_catalog();
+    world.rebuild(Some("pbx"), &["one"]).unwrap();
+    world.open();
+    world.start();
+    world.until("all are known to be locked", || {
+        look(&world);
+        count(world.catalog(), id).locked == 2 && count(world.catalog(), other).locked == 1
+    });
+    for hold in [id, other] {
+        lift(&world, hold);
+    }
+    world.until("ours is let go of", || {
+        world.pass(DAY);
+        !world.store().is_locked(&ours)
+    });
+    world.until("the others are forgotten", || {
+        look(&world);
+        count(world.catalog(), id).locked + count(world.catalog(), other).locked == 0
+    });
+    assert!(world.store().is_locked(&theirs) && world.store().is_locked(&unsigned));
+    // It is noted no more: who locks it now is somebody else.
+    world.store().lock_from_outside(&ours, true);
+    let third = hold(&world, "B", &paths[..1]);
+    world.until("it is seen", || count(world.catalog(), third).locked == 1);
+    lift(&world, third);
+    world.until("it is forgotten", || {
+        world.pass(DAY);
+        count(world.catalog(), third).locked == 0
+    });
+    assert!(world.store().is_locked(&ours));
+}

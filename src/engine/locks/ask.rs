@@ -41,7 +41,10 @@ impl Locker {
             let (object, known) = (job.object.clone(), job.known.clone());
             async move {
                 match known.filter(|_| job.step == Step::See) {
-                    Some(row) => store.legal_hold(&object.key, Some(&row.version)).await,
+                    Some(row) => {
+                        let found = store.legal_hold(&object.key, Some(&row.version)).await?;
+                        Ok((found, row.state))
+                    }
                     None => first_look(&*store, &object).await,
                 }
             }
@@ -51,15 +54,11 @@ impl Locker {
         for (job, answer) in answers {
             let was = job.known.as_ref().map(|row| row.state);
             match answer {
-                Ok(LegalHold { version, on: true }) => {
-                    let state = match (job.step, was) {
-                        (Step::See, Some(state)) => state,
-                        _ => LockState::Foreign,
-                    };
+                Ok((LegalHold { version, on: true }, state)) => {
                     self.done += 1;
                     rows.push(job.now(state, &version, now));
                 }
-                Ok(LegalHold { version, on: false }) => {
+                Ok((LegalHold { version, on: false }, _)) => {
                     if was == Some(LockState::On) {
                         let (target, key) = (self.target.name(), &job.object.key);
                         tracing::error!(
@@ -88,7 +87,11 @@ impl Locker {
     fn set(&mut self, jobs: Vec<Job>) -> Result<()> {
         let answers = self.each(jobs, |store, job| {
             let (key, version) = (job.object.key.clone(), job.version());
-            async move { change(&*store, &key, &version, true).await }
+            async move {
+                // Who may not note it sets it all the same.
+                unless_refused(store.sign(&key, &version, true).await)?;
+                change(&*store, &key, &version, true).await
+            }
         })?;
         let mut rows = Vec::new();
         for (job, answer) in answers {
@@ -180,8 +183,11 @@ impl Job {
     }
 }
 
-/// Whether a legal hold is on what is under the key now, if that is what was archived.
-async fn first_look(store: &dyn Store, object: &ObjectRow) -> store::Result<LegalHold> {
+/// Whether a legal hold is on what is under the key now, if that is what was archived; and whose it is.
+async fn first_look(
+    store: &dyn Store,
+    object: &ObjectRow,
+) -> store::Result<(LegalHold, LockState)> {
     let head = store.head(&object.key).await?;
     // Some servers keep no metadata.
     let other = Label::from_user(&head.user).is_ok_and(|label| label.sha256 != object.sha256);
@@ -190,7 +196,20 @@ async fn first_look(store: &dyn Store, object: &ObjectRow) -> store::Result<Lega
         let kind = StoreErrorKind::Corrupt;
         return Err(StoreError::new(kind, store.name(), "put legal hold", &object.key, what));
     }
-    store.legal_hold(&object.key, None).await
+    let found = store.legal_hold(&object.key, None).await?;
+    let signed = found.on && unless_refused(store.signed(&object.key, &found.version).await)?;
+    // A catalog that is lost may have set it.
+    Ok((found, if signed { LockState::On } else { LockState::Foreign }))
+}
+
+/// What is not allowed, or not known to the target, is not so.
+fn unless_refused<T: Default>(answer: store::Result<T>) -> store::Result<T> {
+    match answer {
+        Err(e) if matches!(e.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported) => {
+            Ok(T::default())
+        }
+        answer => answer,
+    }
 }
 
 /// Sets it or takes it off, and sees whether that is so.
@@ -209,6 +228,7 @@ async fn change(store: &dyn Store, key: &str, version: &str, on: bool) -> store:
 async fn take_off(store: &dyn Store, key: &str, version: &str) -> store::Result<()> {
     match change(store, key, version, false).await {
         Err(e) if e.kind == StoreErrorKind::NotFound => Ok(()),
+        Ok(()) => unless_refused(store.sign(key, version, false).await),
         answer => answer,
     }
 }

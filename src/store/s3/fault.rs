@@ -38,7 +38,7 @@ impl Fault {
 const NETWORK: &str = "check `endpoint` and the network; it is tried again";
 const KEYS: &str = "check `access_key_id` and `secret_access_key`, and what they permit on the \
                     bucket (PutObject, GetObject, ListBucket, DeleteObject, AbortMultipartUpload; for legal \
-                    holds GetObjectLegalHold, PutObjectLegalHold; for `worm` GetObjectRetention, \
+                    holds GetObjectLegalHold, PutObjectLegalHold, GetObjectTagging, PutObjectTagging; for `worm` GetObjectRetention, \
                     PutObjectRetention)";
 const NO_KEYS: &str = "set `access_key_id` and `secret_access_key`, or give the machine a role";
 

@@ -7,9 +7,10 @@ use crate::policy::WormMode;
 use crate::store::{LegalHold, Locks, Retention, StoreErrorKind};
 use aws_sdk_s3::types::{
     ObjectLockEnabled, ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention,
-    ObjectLockRetentionMode,
+    ObjectLockRetentionMode, Tag, Tagging,
 };
 use aws_smithy_types::DateTime;
+use aws_smithy_types::error::operation::BuildError;
 
 type Answer<T> = Result<T, Fault>;
 
@@ -136,6 +137,47 @@ impl S3Store {
             Some(Retention { until, mode })
         };
         Ok(answer.retention().and_then(told))
+    }
+}
+
+/// The tag of a version whose legal hold was set from here.
+const SIGN: &str = "spoolfs-legal-hold";
+
+pub(super) fn is_signed(tags: &[Tag]) -> bool {
+    tags.iter().any(|tag| tag.key() == SIGN)
+}
+
+impl S3Store {
+    pub(super) async fn tags(&self, key: &str, version: &str) -> Answer<Vec<Tag>> {
+        let client = self.client().await;
+        let request =
+            client.get_object_tagging().bucket(&self.options.bucket).key(key).version_id(version);
+        match call(0, request.send()).await {
+            Ok(answer) => Ok(answer.tag_set().to_vec()),
+            Err(f) if f.code == "NoSuchTagSet" => Ok(Vec::new()),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// The tags of others stay.
+    pub(super) async fn try_sign(&self, key: &str, version: &str, on: bool) -> Answer<()> {
+        let mut tags = self.tags(key, version).await?;
+        if is_signed(&tags) == on {
+            return Ok(());
+        }
+        let own = |e: BuildError| Fault::own(StoreErrorKind::Unsupported, e.to_string());
+        tags.retain(|tag| tag.key() != SIGN);
+        if on {
+            tags.push(Tag::builder().key(SIGN).value("on").build().map_err(own)?);
+        }
+        let (client, bucket) = (self.client().await, &self.options.bucket);
+        if tags.is_empty() {
+            let request = client.delete_object_tagging().bucket(bucket).key(key);
+            return call(0, request.version_id(version).send()).await.map(drop);
+        }
+        let tags = Tagging::builder().set_tag_set(Some(tags)).build().map_err(own)?;
+        let request = client.put_object_tagging().bucket(bucket).key(key).version_id(version);
+        call(0, request.tagging(tags).send()).await.map(drop)
     }
 }
 

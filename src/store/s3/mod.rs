@@ -202,6 +202,17 @@ impl Store for S3Store {
         set.map_err(|f| f.into_error(self.name(), "put legal hold", key))
     }
 
+    async fn sign(&self, key: &str, version: &str, on: bool) -> Result<()> {
+        let signed = self.try_sign(key, version, on).await;
+        signed.map_err(|f| f.into_error(self.name(), "put tags", key))
+    }
+
+    async fn signed(&self, key: &str, version: &str) -> Result<bool> {
+        let tags = self.tags(key, version).await;
+        let tags = tags.map_err(|f| f.into_error(self.name(), "get tags", key))?;
+        Ok(lock::is_signed(&tags))
+    }
+
     async fn retain(&self, key: &str, wanted: Retention) -> Result<Retention> {
         let found = self.try_retain(key, wanted).await;
         found.map_err(|f| f.into_error(self.name(), "put retention", key))
