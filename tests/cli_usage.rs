@@ -258,6 +258,7 @@ fn path_report(path: WirePath) -> PathReport {
         release_due: Some(at),
         expire_due: None,
         rule: Some("\"sales\"".into()),
+        must: vec!["main".into()],
         holds: vec!["Smith v. Jones".into()],
         reasons: vec!["keep_local is not over".into()],
         last_error: None,

@@ -372,6 +372,23 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              its own",
         ),
         (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ntargets = [\"b\"]"),
+            "f.toml:5:1: policy 1: targets \"b\" is the name of no [[target]]; add a [[target]] of \
+             that name",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://a\"\n[[policy]]\nname = \"p\"\ntargets = [\"b\"]"),
+            "f.toml:8:1: policy 1: targets \"b\" is the name of no [[target]]; write some of \"a\"",
+        ),
+        (
+            target(
+                "name = \"a\"\nurl = \"s3://a\"\n[[policy]]\nname = \"p\"\ntargets = [\"a\"]\n\
+                 [stitched]\narchive = true",
+            ),
+            "f.toml:10:1: stitched.archive stores joins in all targets, and policy \"p\" keeps its \
+             recordings out of some; leave one of the two out",
+        ),
+        (
             target("url = \"s3://a\""),
             "f.toml:3:3: target 1: name is missing; give the target a name, such as name = \
              \"main\"",
@@ -451,10 +468,10 @@ fn rules_are_read_in_order_and_what_they_do_not_say_is_the_mounts() {
     let names: Vec<_> = config.policies.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["sales", "all", "late"]);
     let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
-    let sales = config.policies[0].treatment;
+    let sales = &config.policies[0].treatment;
     assert_eq!((sales.archive_after, sales.keep_local), (Some(minute * 7), Some(day * 30)));
     assert_eq!(sales.adopt_keep_local, Some(day * 30));
-    let all = config.policies[1].treatment;
+    let all = &config.policies[1].treatment;
     assert_eq!((all.archive_after, all.keep_local), (None, Some(day)));
     assert_eq!(all.adopt_keep_local, Some(day * 7));
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
@@ -591,6 +608,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__EXPIRE_FROM", "call_end"),
             ("SPOOLFS_POLICY__0__WORM", "8d"),
             ("SPOOLFS_POLICY__0__WORM_MODE", "compliance"),
+            ("SPOOLFS_POLICY__0__TARGETS", "t"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
@@ -607,6 +625,7 @@ fn every_key_can_be_set_by_its_variable() {
     let worm = rule.treatment.worm.map(|worm| (worm.after, worm.mode.word()));
     assert_eq!(worm, Some((Duration::from_secs(8 * 86_400), "compliance")));
     assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
+    assert_eq!(rule.treatment.targets, spoolfs::policy::Targets::only(["t"]));
     assert_eq!(config.retention.max_delete_per_day.0, 7);
     let t = &config.targets[0];
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
@@ -727,7 +746,7 @@ fn a_target_from_the_environment_follows_those_of_the_file() {
     let names: Vec<_> = config.targets.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(config.targets[0].region.as_deref(), Some("eu"));
-    assert_eq!(config.required_targets(), ["a", "b"]);
+    assert!(config.targets.iter().all(|t| t.required));
 }
 
 #[test]

@@ -84,3 +84,50 @@ fn each_recording_of_a_real_call_gets_its_rule_and_explain_says_which() {
     let ran = mount.cli(["explain", mount.path("note.txt").to_str().expect("plain")]);
     assert!(ran.out.contains("Rule: \"notes\", because of path \"*.txt\"."), "{}", ran.out);
 }
+
+/// A second target beside the mount's, that need not hold anything, and these rules.
+fn with_a_second_target(rules: &str) -> (Mount, tempfile::TempDir) {
+    let second = tempfile::tempdir().expect("a directory");
+    let end = format!(
+        "[[target]]\nname = \"second\"\nurl = \"file://{}\"\nrequired = false\n{rules}",
+        second.path().display()
+    );
+    let keep_local = "0s".to_owned();
+    (Setup { archive_after: "0s".into(), keep_local, end, ..Setup::default() }.mount(), second)
+}
+
+#[test]
+fn recordings_are_in_the_targets_of_their_rule_and_read_from_there() {
+    if no_mount("recordings_are_in_the_targets_of_their_rule_and_read_from_there") {
+        return;
+    }
+    let (mount, _second) = with_a_second_target(
+        "[[policy]]\nname = \"abroad\"\npath = [\"abroad-*\"]\ntargets = [\"second\"]\n\
+         [[policy]]\nname = \"both\"\npath = [\"both-*\"]\ntargets = [\"archive\", \"second\"]\n",
+    );
+    for name in ["abroad-1.wav", "both-1.wav", "usual.wav"] {
+        std::fs::write(mount.path(name), format!("the bytes of {name}")).expect("written");
+    }
+    eventually("they are released", || {
+        ["abroad-1.wav", "both-1.wav", "usual.wav"]
+            .iter()
+            .all(|name| explained(&mount, name)["state"] == "released")
+    });
+    let holders = |name: &str| -> Vec<String> {
+        let said = explained(&mount, name);
+        let objects = said["objects"].as_array().expect("objects");
+        let of = |o: &Value| o["url"].as_str().expect("a URL").trim_start_matches("file://").into();
+        let files = objects.iter().map(of).collect::<Vec<String>>();
+        let whole =
+            |file: &String| std::fs::read_to_string(file).expect("an object").contains(name);
+        assert!(files.iter().all(whole), "{said:#}");
+        objects.iter().map(|o| o["target"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(holders("abroad-1.wav"), ["second"]);
+    assert_eq!(holders("both-1.wav"), ["archive", "second"]);
+    let said = explained(&mount, "abroad-1.wav");
+    assert_eq!(said["must"], serde_json::json!(["second"]), "{said:#}");
+    assert_eq!(explained(&mount, "usual.wav")["must"], serde_json::json!(["archive"]));
+    let read = std::fs::read_to_string(mount.path("abroad-1.wav")).expect("it is read back");
+    assert_eq!(read, "the bytes of abroad-1.wav");
+}

@@ -64,6 +64,7 @@ fn check(context: &Context, arguments: &Arguments) -> Result<Report, Exit> {
         },
         lower: config.mountpoint.clone(),
         targets,
+        by_rule: config.policies.iter().any(|p| !p.treatment.targets.are_usual()),
         deep: arguments.deep,
         repair: arguments.repair,
     };

@@ -85,9 +85,23 @@ pub(super) fn resolve(
     }
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     let calls = calls::resolve(raw.calls, source, &mut warnings)?;
-    let policies =
-        super::policy::resolve(raw.policy, source, &write_back, calls.as_ref(), &mut warnings)?;
-    warnings.extend(doubtful(&targets));
+    let policies = super::policy::resolve(
+        raw.policy,
+        source,
+        &write_back,
+        &targets,
+        calls.as_ref(),
+        &mut warnings,
+    )?;
+    let of_rule = policies.iter().find(|p| !p.treatment.targets.are_usual());
+    if let (true, Some(rule)) = (stitched.archive, of_rule) {
+        let message = format_args!(
+            "stores joins in all targets, and policy {:?} keeps its recordings out of some",
+            rule.name
+        );
+        return Err(source.fault("stitched.archive", message, "leave one of the two out"));
+    }
+    warnings.extend(doubtful(&targets, of_rule.is_some()));
     let metrics = metrics(&raw.metrics, source)?;
     Ok(Config {
         file: source.file.clone(),
@@ -363,7 +377,7 @@ fn targets(
 }
 
 /// Targets that are legal but probably not meant.
-fn doubtful(targets: &[Target]) -> Vec<String> {
+fn doubtful(targets: &[Target], rules_name_some: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     for (i, target) in targets.iter().enumerate() {
         let same = |t: &&Target| t.url == target.url && t.endpoint == target.endpoint;
@@ -374,7 +388,7 @@ fn doubtful(targets: &[Target]) -> Vec<String> {
             ));
         }
     }
-    if !targets.is_empty() && !targets.iter().any(|t| t.required) {
+    if !targets.is_empty() && !targets.iter().any(|t| t.required) && !rules_name_some {
         warnings.push("no target is required, so no local copy is ever released".to_owned());
     }
     warnings

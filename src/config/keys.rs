@@ -150,6 +150,7 @@ pub const KEYS: &[Key] = &[
     key("policy.expire_from", Kind::Text, ""),
     key("policy.worm", Kind::Duration, ""),
     key("policy.worm_mode", Kind::Text, ""),
+    key("policy.targets", Kind::List, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];

@@ -244,9 +244,10 @@ impl Config {
         self.state_dir.join("control.sock")
     }
 
-    /// The names of the targets that must hold a recording before it may be released.
-    pub fn required_targets(&self) -> Vec<String> {
-        self.targets.iter().filter(|t| t.required).map(|t| t.name.clone()).collect()
+    /// Whether some target must hold some recordings.
+    pub fn has_needed_target(&self) -> bool {
+        let of_rule = |p: &Policy| !p.treatment.targets.must(&[]).is_empty();
+        self.targets.iter().any(|t| t.required) || self.policies.iter().any(of_rule)
     }
 
     /// The keys whose change takes effect only at the next start.

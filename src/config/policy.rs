@@ -3,10 +3,10 @@
 use super::error::ConfigError;
 use super::raw::RawPolicy;
 use super::source::Source;
-use super::{Calls, WriteBack};
+use super::{Calls, Target, WriteBack};
 use crate::limits;
 use crate::policy::{Direction, Matches, Numbers, Patterns, Policy, RuleError, Treatment, Words};
-use crate::policy::{ExpireFrom, Expiry, Worm, WormMode};
+use crate::policy::{ExpireFrom, Expiry, Targets, Worm, WormMode};
 use crate::units::{Age, Span, duration_text};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) fn resolve(
     raw: Vec<RawPolicy>,
     source: &Source,
     write_back: &WriteBack,
+    targets: &[Target],
     calls: Option<&Calls>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Policy>> {
@@ -49,7 +50,7 @@ pub(super) fn resolve(
             let message = format_args!("is one of more than {}", limits::POLICIES_MAX);
             return Err(at.fault("name", message, "use fewer: lists and patterns serve many"));
         }
-        let policy = one(raw, &at, write_back)?;
+        let policy = one(raw, &at, write_back, targets)?;
         if policies.iter().any(|p| p.name == policy.name) {
             let message = format_args!("{:?} is the name of another rule", policy.name);
             return Err(at.fault("name", message, "give each rule its own"));
@@ -73,7 +74,12 @@ pub(super) fn resolve(
     Ok(policies)
 }
 
-fn one(raw: RawPolicy, at: &Place<'_>, write_back: &WriteBack) -> Result<Policy> {
+fn one(
+    raw: RawPolicy,
+    at: &Place<'_>,
+    write_back: &WriteBack,
+    targets: &[Target],
+) -> Result<Policy> {
     let name = raw.name.clone().ok_or_else(|| {
         at.fault("name", "is missing", "give the rule a name, such as name = \"sales\"")
     })?;
@@ -107,8 +113,23 @@ fn one(raw: RawPolicy, at: &Place<'_>, write_back: &WriteBack) -> Result<Policy>
         adopt_keep_local: keep(write_back.adopt_keep_local.duration()),
         expire,
         worm: worm(raw.worm, raw.worm_mode.as_deref(), expire, at)?,
+        targets: named(raw.targets, targets, at)?,
     };
     Ok(Policy { name, matches, treatment })
+}
+
+/// The targets that a rule names; none: those of the mount.
+fn named(names: Vec<String>, targets: &[Target], at: &Place<'_>) -> Result<Targets> {
+    if let Some(unknown) = names.iter().find(|name| targets.iter().all(|t| t.name != **name)) {
+        let all: Vec<String> = targets.iter().map(|t| format!("{:?}", t.name)).collect();
+        let cure = match all.is_empty() {
+            true => "add a [[target]] of that name".to_owned(),
+            false => format!("write some of {}", all.join(", ")),
+        };
+        let message = format_args!("{unknown:?} is the name of no [[target]]");
+        return Err(at.fault("targets", message, &cure));
+    }
+    Ok(if names.is_empty() { Targets::default() } else { Targets::only(names) })
 }
 
 fn expiry(after: Option<Age>, from: Option<&str>, at: &Place<'_>) -> Result<Option<Expiry>> {

@@ -72,6 +72,7 @@ pub(super) struct RawPolicy {
     pub expire_from: Option<String>,
     pub worm: Option<Span>,
     pub worm_mode: Option<String>,
+    pub targets: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

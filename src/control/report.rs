@@ -340,6 +340,9 @@ pub struct PathReport {
     /// The name of its rule, or of all that it could be; nothing where there are no rules.
     #[serde(default)]
     pub rule: Option<String>,
+    /// Names of the targets that must hold it before its local copy may be released.
+    #[serde(default)]
+    pub must: Vec<String>,
     /// The cases whose legal holds are on it.
     #[serde(default)]
     pub holds: Vec<String>,

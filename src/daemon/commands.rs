@@ -387,6 +387,7 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         archive_due,
         release_due,
         expire_due: outlook.as_ref().and_then(|o| o.expire_due),
+        must: outlook.as_ref().map(|o| o.must.clone()).unwrap_or_default(),
         rule: outlook.and_then(|o| o.rule),
         holds: daemon.catalog.holds().cases(row.id),
         reasons,

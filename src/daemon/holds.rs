@@ -169,7 +169,7 @@ fn on_record(daemon: &Daemon, placed: &Placed, new: &NewHold, peer: &Peer) {
 fn notes(daemon: &Daemon) -> Vec<String> {
     let mut notes = Vec::new();
     let config = daemon.config.read();
-    if !config.targets.iter().any(|t| t.required) {
+    if !config.has_needed_target() {
         notes.push(
             "No target must hold recordings, so that the local copy is the only one: earlier \
              contents of a recording that is written to again are not kept."

@@ -33,7 +33,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
 /// # Errors
 /// A pattern that is none.
 pub fn deletion(config: &Config) -> Result<Deletion, RuleError> {
-    let has_target = config.targets.iter().any(|target| target.required);
+    let has_target = config.has_needed_target();
     Ok(Deletion { mode: config.delete.mode, rules: rules(config)?, has_target })
 }
 

@@ -36,7 +36,7 @@ fn run(daemon: &Daemon, ended: &Receiver<()>) {
 fn releasable(daemon: &Daemon) -> u64 {
     let kept = {
         let config = daemon.config.read();
-        config.write_back.keep_local == Age::Forever || config.required_targets().is_empty()
+        config.write_back.keep_local == Age::Forever || !config.has_needed_target()
     };
     if kept {
         return 0;

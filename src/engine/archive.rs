@@ -69,8 +69,9 @@ impl Job {
 pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
     let Some(job) = prepare(shared, it)? else { return Ok(Archived::Gone) };
     let Some(mut job) = unchanged(shared, job)? else { return Ok(Archived::Changed) };
+    let wanted = shared.targets_of(it)?;
     let mut failed: Option<EngineError> = None;
-    for target in shared.required_targets() {
+    for target in &wanted.must {
         match to_target(shared, &job, target) {
             Ok(true) => {}
             Ok(false) => return Ok(Archived::Changed),
@@ -96,13 +97,13 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
         job = still;
         let (id, generation, now) = (job.id, job.generation, shared.now());
         faults::point("archive.before_commit");
-        if !shared.catalog.archived(id, generation, job.hashed, &shared.required, now)? {
+        if !shared.catalog.archived(id, generation, job.hashed, &wanted.names, now)? {
             return Ok(Archived::Changed);
         }
         shared.drained.one(job.hashed.size);
         faults::point("archive.after_commit");
     }
-    let optional = to_optional(shared, &job);
+    let optional = to_optional(shared, &job, &wanted.should);
     match failed {
         Some(error) => Err(error),
         None if job.archived => {
@@ -118,9 +119,9 @@ pub(super) fn archive(shared: &Shared, it: &Candidate) -> Result<Archived> {
 }
 
 /// Gives it to the targets that need not have it; the last failure that is the recording's own.
-fn to_optional(shared: &Shared, job: &Job) -> Result<()> {
+fn to_optional(shared: &Shared, job: &Job, targets: &[&Arc<Target>]) -> Result<()> {
     let mut failed = Ok(());
-    for target in shared.targets.iter().filter(|t| !t.required) {
+    for target in targets {
         let Err(error) = to_target(shared, job, target) else { continue };
         tracing::warn!(%error, "an optional target did not get a recording yet");
         // When one that is down comes up again, it is filled.
@@ -393,7 +394,9 @@ fn in_flight<T>(
 /// Whether an attempt makes sense now: a required target that is up lacks the recording, or none
 /// lacks it. With all targets up that is always so.
 pub(super) fn worth_trying(shared: &Shared, it: &Candidate) -> Result<bool> {
-    let (up, down): (Vec<_>, Vec<_>) = shared.required_targets().partition(|t| t.is_up());
+    // Why not is said by the attempt.
+    let Ok(wanted) = shared.targets_of(it) else { return Ok(true) };
+    let (up, down): (Vec<_>, Vec<_>) = wanted.must.into_iter().partition(|t| t.is_up());
     if down.is_empty() {
         return Ok(true);
     }

@@ -293,7 +293,8 @@ fn worth_asking_again(shared: &Shared, began: Instant) -> bool {
     if began.elapsed() >= SHORT_WAIT {
         return false;
     }
-    let down = shared.required_targets().filter(|t| !t.is_up()).collect::<Vec<_>>();
+    let mut down = shared.needed_targets();
+    down.retain(|t| !t.is_up());
     let unasked = down.iter().filter(|t| !t.is_known_since(began)).collect::<Vec<_>>();
     unasked.iter().for_each(|t| t.ask_again(shared.now()));
     down.is_empty() || !unasked.is_empty()
@@ -303,11 +304,12 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
     let already = |why: &str| Some(Ok(Outcome::Already(why.to_owned())));
     let refuse = |why: String| Some(Err(EngineError::refused(&it.path, why)));
     match it.row.state {
+        State::Archived if lacks_one(shared, it) => None,
         State::Archived => already("it is archived"),
         State::Released => already("it is archived and released"),
         State::Deleted => refuse("it was deleted".into()),
         State::Closed if it.row.attr.size == 0 => already(&explain::reason(&Why::Empty)),
-        _ if shared.required.is_empty() => refuse(explain::reason(&Why::NoTarget)),
+        _ if must_be_nowhere(shared, it) => refuse(explain::reason(&Why::NoTarget)),
         _ => {
             let verdict = shared.rules().for_path(&it.path);
             (!verdict.archive && !shared.catalog.is_held(it.row.id)).then(|| {
@@ -315,6 +317,18 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
             })
         }
     }
+}
+
+/// Whether its rule wants it in a target that lacks it.
+fn lacks_one(shared: &Shared, it: &Candidate) -> bool {
+    // What can not be told is said by the attempt.
+    let lacks = shared.targets_of(it).and_then(|wanted| shared.lacking(it, &wanted.must));
+    lacks.map_or(true, |lacking| !lacking.is_empty())
+}
+
+fn must_be_nowhere(shared: &Shared, it: &Candidate) -> bool {
+    let rules = shared.rules();
+    shared.facts(&rules).must(it).is_empty()
 }
 
 /// One step on the way to the archive; true when it is there.
@@ -365,9 +379,10 @@ fn release_settled(shared: &Shared, named: &[NodeId]) -> Result<Released> {
             Err(error)
                 if error.is_target_down()
                     && Instant::now() < give_up
-                    && shared.required_targets().any(|t| t.is_in_doubt()) =>
+                    && shared.needed_targets().iter().any(|t| t.is_in_doubt()) =>
             {
-                shared.required_targets().filter(|t| t.is_in_doubt()).for_each(|t| t.nudge());
+                let needed = shared.needed_targets();
+                needed.iter().filter(|t| t.is_in_doubt()).for_each(|t| t.nudge());
                 shared.stop.wait(LOOK_AGAIN);
                 shared.check_stop()?;
             }

@@ -37,6 +37,8 @@ pub struct Outlook {
     pub release_due: Option<Timestamp>,
     /// When it expires; nothing: never, or not as far as is known.
     pub expire_due: Option<Timestamp>,
+    /// Names of the targets that must hold it.
+    pub must: Vec<String>,
 }
 
 /// The rule of a file, and when its times come; `None`: there is no such file.
@@ -52,6 +54,7 @@ pub(super) fn outlook(shared: &Shared, path: &Path) -> Result<Option<Outlook>> {
     let group = shared.catalog.group(it.parent, &it.stem)?;
     Ok(Some(Outlook {
         expire_due: expiry::term(shared, facts, &group).map(|term| term.at),
+        must: facts.must(&it),
         rule: (!rules.policies.is_empty()).then(|| chosen.name()),
         archive_due: after.filter(|_| waits).map(|after| plan::closed_at(&it).plus(after)),
         release_due: plan::release_time(&it, facts).filter(|_| it.row.state == State::Archived),
@@ -74,7 +77,7 @@ fn rule(it: &Candidate, facts: Facts<'_>) -> Option<String> {
         }
         Some(_) => format!(
             "Rule: {}. Not all that they ask of its call is known yet, so each time is the safest \
-             of theirs: archived at the earliest, kept the longest.",
+             of theirs: archived at the earliest, kept the longest, in the targets of all.",
             chosen.name()
         ),
     })
@@ -166,24 +169,53 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
             trouble.error
         ));
     }
-    if it.row.state == State::Closed {
-        if let Some(opens) = rules.bandwidth.opens(facts.now, &shared.clock.zone()) {
-            out.push(format!(
-                "Nothing is uploaded at this time of the day (`bandwidth`); uploads go on in {}. \
-                 `spoolfs archive` does not wait for that.",
-                words(facts.now.age_at(opens))
-            ));
-        }
-        out.extend(targets(shared));
+    if it.row.state == State::Closed
+        && let Some(opens) = rules.bandwidth.opens(facts.now, &shared.clock.zone())
+    {
+        out.push(format!(
+            "Nothing is uploaded at this time of the day (`bandwidth`); uploads go on in {}. \
+             `spoolfs archive` does not wait for that.",
+            words(facts.now.age_at(opens))
+        ));
     }
+    out.extend(targets(shared, &it, facts)?);
     Ok(out)
 }
 
-fn targets(shared: &Shared) -> impl Iterator<Item = String> {
-    shared.required_targets().map(|t| t.status()).filter(|s| s.standing != Standing::Up).map(|s| {
-        let why = s.last_error.map_or_else(|| "it was not reached yet".into(), |(_, e)| e);
-        format!("Target {:?} is {}: {why}.", s.name, s.standing.word())
-    })
+/// Which targets its rule wants it in, and what is wrong with them.
+fn targets(shared: &Shared, it: &Candidate, facts: Facts<'_>) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    if it.row.attr.kind != Kind::File || it.row.attr.size == 0 {
+        return Ok(out);
+    }
+    if !facts.targets(it).are_usual() {
+        let names: Vec<String> = facts.must(it).iter().map(|name| format!("{name:?}")).collect();
+        out.push(format!("By its rule it must be in target {}.", names.join(" and in target ")));
+    }
+    let wanted = match shared.targets_of(it) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            out.push(format!("It is archived later: {error}."));
+            return Ok(out);
+        }
+    };
+    if it.row.state == State::Closed {
+        let status = wanted.must.iter().map(|t| t.status());
+        out.extend(status.filter(|s| s.standing != Standing::Up).map(|s| {
+            let why = s.last_error.map_or_else(|| "it was not reached yet".into(), |(_, e)| e);
+            format!("Target {:?} is {}: {why}.", s.name, s.standing.word())
+        }));
+    }
+    if matches!(it.row.state, State::Archived | State::Released) {
+        out.extend(shared.lacking(it, &wanted.must)?.iter().map(|target| {
+            format!(
+                "Target {:?} must hold it and does not yet; it gets a copy by and by, or now by \
+                 `spoolfs archive`.",
+                target.name()
+            )
+        }));
+    }
+    Ok(out)
 }
 
 fn stands(it: &Candidate, now: Timestamp) -> String {

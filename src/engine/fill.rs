@@ -46,6 +46,7 @@ impl Fill {
         }
         let rows = limits::PLAN_PAGE_ROWS;
         let (lacking, next) = shared.catalog.archived_elsewhere(&up, self.after, rows)?;
+        let lacking = wanted(shared, lacking)?;
         self.found |= !lacking.is_empty();
         Ok(Some(Page { lacking, next }))
     }
@@ -62,4 +63,28 @@ impl Fill {
         }
         false
     }
+}
+
+/// Of what some target that is up lacks, what its rule wants there.
+fn wanted(shared: &Shared, mut lacking: Vec<Candidate>) -> Result<Vec<Candidate>> {
+    if !shared.rules().name_targets() {
+        return Ok(lacking);
+    }
+    let mut some = Vec::with_capacity(lacking.len());
+    for it in lacking.drain(..) {
+        // Why one is not in use is said when it is tried.
+        let lacks = match shared.targets_of(&it) {
+            Err(_not_in_use) => true,
+            Ok(wanted) => {
+                let mut targets = wanted.must;
+                targets.extend(wanted.should);
+                targets.retain(|t| t.is_up());
+                !shared.lacking(&it, &targets)?.is_empty()
+            }
+        };
+        if lacks {
+            some.push(it);
+        }
+    }
+    Ok(some)
 }

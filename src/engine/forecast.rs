@@ -143,7 +143,7 @@ impl Forecast {
 /// When a closed file is archived; `None`: never, or it is.
 fn archive_at(facts: Facts<'_>, it: &Candidate) -> Option<Timestamp> {
     let waits = it.row.state == State::Closed && it.row.attr.size > 0;
-    if !waits || facts.required.is_empty() || !facts.rules.for_path(&it.path).archive {
+    if !waits || facts.must(it).is_empty() || !facts.rules.for_path(&it.path).archive {
         return None;
     }
     Some(plan::closed_at(it).plus(facts.chosen(it).treatment.archive_after?))
@@ -153,7 +153,7 @@ fn archive_at(facts: Facts<'_>, it: &Candidate) -> Option<Timestamp> {
 fn release_at(facts: Facts<'_>, group: &[Candidate]) -> Option<Timestamp> {
     let mut latest = None;
     for it in group.iter().filter(|it| plan::counts_in_group(it, facts.rules)) {
-        if facts.required.is_empty() || facts.pins.has(it.row.id) || it.row.attr.nlink > 1 {
+        if facts.must(it).is_empty() || facts.pins.has(it.row.id) || it.row.attr.nlink > 1 {
             return None;
         }
         let at = match it.row.state {

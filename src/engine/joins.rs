@@ -275,6 +275,11 @@ fn make(shared: &Shared, kept: &Kept, maker: &Stitched, call: &[u8]) -> Result<M
     if shared.uploads_are_off() || shared.space.pressure() != Pressure::None {
         return Ok(Made::NotYet);
     }
+    // A join goes to all targets. The configuration allows only one of the two, but rules are in
+    // force sooner than the rest of it.
+    if shared.rules().name_targets() {
+        return Ok(Made::NotYet);
+    }
     if !maker.is_complete(call).map_err(failed)? {
         return Ok(Made::NotYet);
     }

@@ -52,6 +52,7 @@ mod sync;
 mod target;
 mod trash;
 mod undecided;
+mod wanted;
 mod workers;
 mod worm;
 
@@ -373,6 +374,8 @@ impl Engine {
         self.shared.apply_rules();
         self.shared.calls.forget();
         let now = self.shared.now();
+        // They may want more targets than before.
+        self.shared.fill_at(now);
         self.shared.targets.iter().for_each(|t| t.ask_again(now));
         self.holds_changed();
         self.shared.completions.ask_again();

@@ -9,7 +9,7 @@
 use super::pins::Pins;
 use crate::catalog::{Candidate, Holds};
 use crate::clock::Timestamp;
-use crate::policy::{CallFacts, Chosen, Rules};
+use crate::policy::{CallFacts, Chosen, Rules, Targets};
 use crate::recording::{Kind, State};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ pub trait Known: std::fmt::Debug {
 pub struct Facts<'a> {
     /// The rules of the mount.
     pub rules: &'a Rules,
-    /// Names of the targets that must hold a recording before it counts as archived.
+    /// Names of the targets that must hold a recording before it counts as archived, unless its
+    /// rule has others.
     pub required: &'a [String],
     /// What an operator keeps local.
     pub pins: &'a Pins,
@@ -49,6 +50,20 @@ impl<'a> Facts<'a> {
     /// The rule of a recording.
     pub fn chosen(&self, it: &Candidate) -> Chosen<'a> {
         self.rules.choose(&it.path, &self.call(it))
+    }
+
+    /// Which targets are to hold a recording.
+    pub fn targets(&self, it: &Candidate) -> Targets {
+        match self.rules.name_targets() {
+            true => self.chosen(it).treatment.targets,
+            false => Targets::default(),
+        }
+    }
+
+    /// Names of the targets that must hold a recording: without all of them it is not archived,
+    /// and its local copy not released.
+    pub fn must(&self, it: &Candidate) -> Vec<String> {
+        self.targets(it).must(self.required)
     }
 }
 
@@ -154,7 +169,7 @@ fn towards_archive(it: &Candidate, facts: Facts<'_>) -> Action {
     if needs_hash(it) {
         return Action::Hash;
     }
-    if facts.required.is_empty() {
+    if facts.must(it).is_empty() {
         return Action::Keep { why: Why::NoTarget };
     }
     if facts.holds.has(it.row.id) {
@@ -204,7 +219,7 @@ fn towards_release(it: &Candidate, group: &[Candidate], facts: Facts<'_>) -> Act
 
 /// What forbids releasing an archived file, however old it is.
 fn against_release(it: &Candidate, facts: Facts<'_>) -> Option<Action> {
-    let why = if facts.required.is_empty() {
+    let why = if facts.must(it).is_empty() {
         Why::NoTarget
     } else if it.row.suspect.is_some() {
         Why::Suspect

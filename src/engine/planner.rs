@@ -244,7 +244,7 @@ impl Planner {
         let facts = self.shared.facts(&rules);
         let page = facts.holds.unarchived(self.held, limits::HELD_ROWS);
         self.held = page.get(limits::HELD_ROWS - 1).copied().unwrap_or(NodeId(0));
-        let targets_are_up = self.shared.required_targets().any(|t| t.is_up());
+        let targets_are_up = self.shared.needed_targets().iter().any(|t| t.is_up());
         for id in page.into_iter().filter(|id| !self.is_busy(*id)) {
             let Some(it) = self.shared.candidate(id)? else {
                 facts.holds.is_archived(id);
@@ -294,7 +294,7 @@ impl Planner {
         self.in_backlog = false;
         let rules = self.shared.rules();
         let Some(window) = rules.shortest_archive() else { return Ok(()) };
-        let no_target_is_up = self.shared.required_targets().all(|t| !t.is_up());
+        let no_target_is_up = self.shared.needed_targets().iter().all(|t| !t.is_up());
         if no_target_is_up || self.shared.uploads_are_off() {
             return Ok(());
         }

@@ -74,7 +74,8 @@ pub(super) fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Rea
         return Err(EngineError::refused(&it.path, "it has several names"));
     }
     // What was verified there may be gone with whatever is there now.
-    if let Some(target) = shared.required_targets().find(|t| t.is_in_doubt()) {
+    let wanted = shared.targets_of(it)?;
+    if let Some(target) = wanted.must.iter().find(|t| t.is_in_doubt()) {
         return Err(target.trouble().into());
     }
     let verified: Vec<String> = shared
@@ -94,13 +95,13 @@ pub(super) fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Rea
         sha256: row.sha256,
         hashed: row.hashed,
         present,
-        required: &shared.required,
+        required: &wanted.names,
         verified: &verified,
         suspect: row.suspect.is_some(),
         forbidden: forever.then(|| "`keep_local` is \"forever\"".to_owned()),
     };
     let permit = ReleasePermit::grant(&evidence).map_err(|refusal| {
-        if shared.required.iter().any(|name| !verified.contains(name)) {
+        if wanted.names.iter().any(|name| !verified.contains(name)) {
             // It became archived after the last look at what targets lack.
             shared.fill_at(shared.now());
         }

@@ -168,10 +168,6 @@ impl Shared {
         answer
     }
 
-    pub fn required_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.targets.iter().filter(|t| t.required)
-    }
-
     pub fn is_releasing(&self) -> bool {
         self.activity.releasing.load(Ordering::Relaxed) > 0
     }

@@ -117,6 +117,8 @@ pub struct Options {
     pub lower: PathBuf,
     /// The targets, and whether each is required.
     pub targets: Vec<(Arc<dyn Store>, bool)>,
+    /// Rules name targets of their own: a required one need not hold every recording.
+    pub by_rule: bool,
     /// Read and hash everything.
     pub deep: bool,
     /// Repair what can be.

@@ -63,7 +63,8 @@ async fn released(options: &Options, catalog: &Catalog, id: NodeId) -> Result<()
 }
 
 /// Whether each required target, or if none is required some target, proves that it has the
-/// current generation.
+/// current generation. Where rules name targets, of the required ones those that it was archived
+/// to, and some target.
 async fn is_archived(options: &Options, catalog: &Catalog, id: NodeId) -> Result<bool> {
     let Some(row) = catalog.node(id)? else { return Ok(false) };
     let objects = catalog.objects(id, Some(row.generation))?;
@@ -82,10 +83,10 @@ async fn is_archived(options: &Options, catalog: &Catalog, id: NodeId) -> Result
             }
             None => false,
         };
-        if *required && !proof {
+        if *required && !proof && (object.is_some() || !options.by_rule) {
             return Ok(false);
         }
         proofs += usize::from(proof);
     }
-    Ok(proofs > 0 && proofs >= required.len())
+    Ok(proofs > 0 && (options.by_rule || proofs >= required.len()))
 }

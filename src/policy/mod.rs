@@ -6,12 +6,14 @@ mod call;
 mod deletion;
 mod ledger;
 mod rule;
+mod targets;
 mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
 pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment, Worm, WormMode};
+pub use targets::Targets;
 pub use timetable::{Rate, Timetable, TimetableError};
 
 use crate::limits;
@@ -217,15 +219,12 @@ impl Rules {
 
 fn hurried(policy: &Policy) -> Policy {
     let at_once = |time: Option<Duration>| time.map(|_| Duration::ZERO);
-    let usual = policy.treatment;
-    let treatment = Treatment {
-        archive_after: at_once(usual.archive_after),
-        keep_local: at_once(usual.keep_local),
-        adopt_keep_local: at_once(usual.adopt_keep_local),
-        expire: usual.expire,
-        worm: usual.worm,
-    };
-    Policy { treatment, ..policy.clone() }
+    let mut policy = policy.clone();
+    let times = &mut policy.treatment;
+    times.archive_after = at_once(times.archive_after);
+    times.keep_local = at_once(times.keep_local);
+    times.adopt_keep_local = at_once(times.adopt_keep_local);
+    policy
 }
 
 #[cfg(test)]

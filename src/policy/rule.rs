@@ -2,10 +2,10 @@
 //!
 //! **Invariant:** the first rule that fits wins. Where it is not known yet which one that is, each
 //! time is the safest that any of those that could be it has: archived at the earliest, kept the
-//! longest, expired the latest.
+//! longest, expired the latest. And it goes to all targets that any of those wants.
 
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
-use super::{Patterns, Rules};
+use super::{Patterns, Rules, Targets};
 use crate::clock::Timestamp;
 use crate::recording::Sha256;
 use std::path::Path;
@@ -78,7 +78,7 @@ pub struct Worm {
 }
 
 /// What is done with a recording, and when. `None`: never, or forever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Treatment {
     /// Age after the last close at which it is archived.
     pub archive_after: Option<Duration>,
@@ -90,6 +90,8 @@ pub struct Treatment {
     pub expire: Option<Expiry>,
     /// How long targets refuse to delete it; `None`: they do not.
     pub worm: Option<Worm>,
+    /// Which targets are to hold it.
+    pub targets: Targets,
 }
 
 impl Treatment {
@@ -312,8 +314,7 @@ impl Rules {
             archive_after: self.archive_after,
             keep_local: self.keep_local,
             adopt_keep_local: self.adopt_keep_local,
-            expire: None,
-            worm: None,
+            ..Treatment::default()
         }
     }
 
@@ -337,7 +338,7 @@ impl Rules {
             }
         }
         let own = mount.then(|| self.treatment());
-        let all: Vec<Treatment> = rules.iter().map(|r| r.treatment).chain(own).collect();
+        let all: Vec<Treatment> = rules.iter().map(|r| r.treatment.clone()).chain(own).collect();
         let treatment = safest(&all).unwrap_or_else(|| self.treatment());
         let expiries: Option<Vec<Expiry>> = all.iter().map(|t| t.expire).collect();
         Chosen { rules, mount, treatment, because, expiries: expiries.unwrap_or_default() }
@@ -360,9 +361,19 @@ impl Rules {
 
     /// The shortest time that any local copy stays; `None`: all stay forever.
     pub fn shortest_keep(&self) -> Option<Duration> {
-        let of = |t: Treatment| [t.keep_local, t.adopt_keep_local];
-        let all = self.policies.iter().flat_map(|p| of(p.treatment));
-        all.chain(of(self.treatment())).flatten().min()
+        let of = |t: &Treatment| [t.keep_local, t.adopt_keep_local];
+        let all = self.policies.iter().flat_map(|p| of(&p.treatment));
+        all.chain(of(&self.treatment())).flatten().min()
+    }
+
+    /// Whether a rule names this target.
+    pub fn name_target(&self, target: &str) -> bool {
+        self.policies.iter().any(|p| p.treatment.targets.names(target))
+    }
+
+    /// Whether any rule has targets of its own.
+    pub fn name_targets(&self) -> bool {
+        self.policies.iter().any(|p| !p.treatment.targets.are_usual())
     }
 
     /// Changes whenever another recording may expire, or at another time; not with names.
@@ -396,7 +407,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
         times?.into_iter().max()
     };
     let expiries: Option<Vec<Expiry>> = all.iter().map(|t| t.expire).collect();
-    (!all.is_empty()).then(|| Treatment {
+    all.first().map(|first| Treatment {
         archive_after: all.iter().filter_map(|t| t.archive_after).min(),
         keep_local: longest(&|t| t.keep_local),
         adopt_keep_local: longest(&|t| t.adopt_keep_local),
@@ -405,6 +416,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
             .iter()
             .filter_map(|t| t.worm)
             .reduce(|a, b| Worm { after: a.after.max(b.after), mode: a.mode.max(b.mode) }),
+        targets: all.iter().skip(1).fold(first.targets.clone(), |all, t| all.and(&t.targets)),
     })
 }
 

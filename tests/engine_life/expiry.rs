@@ -21,7 +21,7 @@ pub fn rule(name: &str, matches: Matches, days: Option<u32>, from: ExpireFrom) -
         keep_local: keep,
         adopt_keep_local: keep,
         expire,
-        worm: None,
+        ..Treatment::default()
     };
     Policy { name: name.into(), matches, treatment }
 }

@@ -142,7 +142,7 @@ fn after_an_outage_of_two_days_today_does_not_wait_for_the_backlog() {
 }
 
 /// "off" from an hour ago until in two hours, by the clock of the world, which is in UTC.
-fn off_now(now: Timestamp) -> Timetable {
+pub fn off_now(now: Timestamp) -> Timetable {
     let text = |at: i64| format!("{:02}:{:02}", at / 3600 % 24, at / 60 % 60);
     let (from, until) = (text(now.secs() - 3600), text(now.secs() + 7200));
     format!("{from},off {until},unlimited").parse().unwrap()

@@ -1,10 +1,11 @@
 //! `[[policy]]`: each recording in the times of its own rule.
 
+use crate::outage::off_now;
 use crate::world::{World, audio};
 use parking_lot::Mutex;
 use spoolfs::clock::Timestamp;
-use spoolfs::engine::CallSource;
-use spoolfs::policy::{CallFacts, Matches, Patterns, Policy, Treatment, Words};
+use spoolfs::engine::{CallSource, Command, Outcome, Standing};
+use spoolfs::policy::{CallFacts, Matches, Patterns, Policy, Targets, Treatment, Words};
 use spoolfs::recording::{NodeId, State};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,9 +55,19 @@ fn treatment(archive_after: Duration, keep_local: Duration) -> Treatment {
         archive_after: Some(archive_after),
         keep_local: Some(keep_local),
         adopt_keep_local: Some(keep_local),
-        expire: None,
-        worm: None,
+        ..Treatment::default()
     }
+}
+
+fn of_path(name: &str, pattern: &str, treatment: Treatment) -> Policy {
+    let path = Patterns::new(&[pattern]).unwrap();
+    Policy { name: name.into(), matches: Matches { path, ..Matches::default() }, treatment }
+}
+
+/// The usual times, in these targets.
+fn in_targets(names: &[&str]) -> Treatment {
+    let targets = Targets::only(names.iter().copied());
+    Treatment { targets, ..treatment(HOUR / 12, HOUR) }
 }
 
 fn campaign(name: &str, treatment: Treatment) -> Policy {
@@ -221,4 +232,116 @@ fn with_require_cdr_what_has_no_record_waits_and_is_archived_anyway() {
     world.pass(3600);
     world.until_state(never, State::Archived);
     world.until("none is counted", || world.engine().status().without_record == 0);
+}
+
+/// Two targets, of which the mount requires the first.
+fn two_targets(policies: Vec<Policy>) -> World {
+    let mut world = World::with(&["one", "two"]);
+    world.required = vec!["one".into()];
+    world.rules.policies = policies;
+    world.start();
+    world.until("both are up", || {
+        world.engine().status().targets.iter().all(|t| t.standing == Standing::Up)
+    });
+    world
+}
+
+fn has(world: &World, target: usize, path: &str) -> bool {
+    world.stores[target].bytes(&format!("p/pbx/{path}")).is_some()
+}
+
+#[test]
+fn each_recording_is_in_the_targets_of_its_rule_and_in_no_other() {
+    let mut world = two_targets(vec![
+        of_path("second", "second-*.wav", in_targets(&["two"])),
+        of_path("both", "both-*.wav", in_targets(&["one", "two"])),
+    ]);
+    let names = ["second-1.wav", "both-1.wav", "usual.wav"];
+    let ids = names.map(|path| world.record(path, &audio(900, 1)));
+    world.pass(400);
+    ids.iter().for_each(|id| world.until_state(*id, State::Archived));
+    world.until("what should be in the second is", || has(&world, 1, "usual.wav"));
+    assert!(!has(&world, 0, "second-1.wav") && has(&world, 1, "second-1.wav"));
+    assert!(has(&world, 0, "both-1.wav") && has(&world, 1, "both-1.wav"));
+    assert!(has(&world, 0, "usual.wav"));
+    let said = world.explain("second-1.wav");
+    assert!(said.contains("must be in target \"two\"."), "{said}");
+    world.pass(3700);
+    ids.iter().for_each(|id| world.until_state(*id, State::Released));
+    let report = world.fsck(false);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[test]
+fn what_its_rule_wants_in_an_optional_target_is_not_released_without() {
+    let world = two_targets(vec![of_path("both", "both.wav", in_targets(&["one", "two"]))]);
+    world.stores[1].set_down(true);
+    let [both, usual] = ["both.wav", "usual.wav"].map(|path| world.record(path, &audio(900, 1)));
+    world.pass(400);
+    world.until_state(usual, State::Archived);
+    world.pass(4000);
+    world.until_state(usual, State::Released);
+    assert_eq!(world.state(both), State::Closed);
+    world.stores[1].set_down(false);
+    world.until("it is archived", || {
+        world.pass(10);
+        world.state(both) != State::Closed
+    });
+    assert!(has(&world, 1, "both.wav"));
+}
+
+#[test]
+fn a_rule_that_changes_makes_nothing_releasable_that_lacks_what_it_wants_now() {
+    let mut world = World::with(&["one", "two"]);
+    world.required = vec!["one".into()];
+    world.rules.policies = vec![of_path("first", "*.wav", in_targets(&["one"]))];
+    world.start();
+    let id = world.archived("a.wav", &audio(900, 1));
+    assert!(!has(&world, 1, "a.wav"));
+    world.stores[1].set_down(true);
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("both", "*.wav", in_targets(&["one", "two"]))];
+    world.engine().reload(rules);
+    world.pass(4000);
+    world.idle();
+    assert_eq!(world.state(id), State::Archived);
+    let said = world.explain("a.wav");
+    assert!(said.contains("Target \"two\" must hold it and does not yet"), "{said}");
+    assert!(matches!(world.run_one(Command::Release, "a.wav"), Outcome::Failed(_)));
+    assert_eq!(world.state(id), State::Archived);
+    // It is brought there by and by.
+    world.stores[1].set_down(false);
+    world.until("it is in both and released", || {
+        world.pass(10);
+        world.state(id) == State::Released
+    });
+    assert!(has(&world, 1, "a.wav"));
+}
+
+#[test]
+fn archive_brings_what_is_archived_to_the_targets_of_its_rule() {
+    let world = two_targets(vec![of_path("first", "*.wav", in_targets(&["one"]))]);
+    world.archived("a.wav", &audio(900, 1));
+    let already = world.run_one(Command::Archive, "a.wav");
+    assert!(matches!(already, Outcome::Already(_)), "{already:?}");
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("second", "*.wav", in_targets(&["two"]))];
+    rules.bandwidth = off_now(world.now());
+    world.engine().reload(rules);
+    world.idle();
+    assert!(!has(&world, 1, "a.wav"));
+    assert_eq!(world.run_one(Command::Archive, "a.wav"), Outcome::Done);
+    assert!(has(&world, 1, "a.wav"));
+}
+
+#[test]
+fn a_rule_for_a_target_that_is_not_in_use_yet_keeps_its_recordings_local() {
+    let world = two_targets(vec![of_path("third", "third.wav", in_targets(&["one", "three"]))]);
+    let [third, usual] = ["third.wav", "usual.wav"].map(|path| world.record(path, &audio(900, 1)));
+    world.pass(400);
+    world.until_state(usual, State::Archived);
+    world.idle();
+    assert_eq!(world.state(third), State::Closed);
+    let said = world.explain("third.wav");
+    assert!(said.contains("target \"three\", which is in use after a restart"), "{said}");
 }

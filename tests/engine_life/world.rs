@@ -203,6 +203,7 @@ impl World {
             catalog: self.catalog_options(),
             lower: self.dir.path().to_owned(),
             targets: stores.map(|s| (s.clone(), required(&s))).collect(),
+            by_rule: self.rules.name_targets(),
             deep: true,
             repair,
         };

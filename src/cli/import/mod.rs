@@ -85,7 +85,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let context = Context::load(&arguments.common)?;
     let to = below(&context, arguments.to.as_deref().unwrap_or(Path::new("")))?;
     let sources = sources(&context, &arguments.sources)?;
-    if arguments.moves && context.config.required_targets().is_empty() {
+    if arguments.moves && !context.config.has_needed_target() {
         return Err(Exit::Usage(
             "--move removes what is archived, and no target is required".into(),
         ));

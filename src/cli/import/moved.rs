@@ -8,7 +8,7 @@ use crate::control::{MoveReport, PathReport, Progress, Request};
 use crate::limits;
 use crate::recording::State;
 
-/// Archives what was imported, and removes each source whose bytes every required target holds,
+/// Archives what was imported, and removes each source whose bytes every target holds that must,
 /// verified.
 pub(super) fn remove(
     context: &Context,
@@ -16,7 +16,6 @@ pub(super) fn remove(
     report: &mut Report,
     line: &mut ProgressLine,
 ) -> Result<(), Exit> {
-    let required = context.config.required_targets();
     // An empty recording is never archived: it has no bytes to be lost, and stays.
     let (mut left, empty): (Vec<&Copied>, Vec<&Copied>) =
         there.iter().partition(|copied| copied.stamp.size() > 0);
@@ -34,7 +33,7 @@ pub(super) fn remove(
                     current: Some(copied.below.clone().into()),
                     ..Progress::default()
                 });
-                match one(context, copied, &required) {
+                match one(context, copied) {
                     Ok(()) => report.moved += 1,
                     // It may have been closed too short a time ago.
                     Err(_) if tries > 0 => next.push(*copied),
@@ -52,7 +51,7 @@ pub(super) fn remove(
     Ok(())
 }
 
-fn one(context: &Context, copied: &Copied, required: &[String]) -> Result<(), String> {
+fn one(context: &Context, copied: &Copied) -> Result<(), String> {
     let path = copied.below.clone().into();
     let told: PathReport =
         context.ask(&Request::Status { path: Some(path) }, "").map_err(|exit| match exit {
@@ -66,7 +65,10 @@ fn one(context: &Context, copied: &Copied, required: &[String]) -> Result<(), St
         return Err("what is archived under its name has other content; kept".into());
     }
     let has = |target: &String| told.objects.iter().any(|o| o.target == *target);
-    if let Some(lacks) = required.iter().find(|target| !has(target)) {
+    if told.must.is_empty() {
+        return Err("no target must hold it; kept".into());
+    }
+    if let Some(lacks) = told.must.iter().find(|target| !has(target)) {
         return Err(format!("target {lacks:?} does not have it yet; kept"));
     }
     let now = std::fs::symlink_metadata(&copied.source).map_err(|e| e.to_string())?;

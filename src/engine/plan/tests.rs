@@ -100,8 +100,7 @@ fn rules_with_a_policy() -> Rules {
         archive_after: Some(HOUR),
         keep_local: Some(HOUR),
         adopt_keep_local: Some(HOUR),
-        expire: None,
-        worm: None,
+        ..Treatment::default()
     };
     let matches = Matches { campaign, ..Matches::default() };
     let policies = vec![Policy { name: "sales".into(), matches, treatment }];

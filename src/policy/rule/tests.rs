@@ -1,5 +1,6 @@
 use super::*;
 use crate::policy::RuleError;
+use std::slice;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -170,7 +171,7 @@ fn treatment(archive: u64, keep: u64, expire: Option<Expiry>) -> Treatment {
         keep_local: Some(HOUR * u32::try_from(keep).unwrap()),
         adopt_keep_local: Some(DAY * u32::try_from(keep).unwrap()),
         expire,
-        worm: None,
+        ..Treatment::default()
     }
 }
 
@@ -275,23 +276,36 @@ fn some_rule_locks_if_any_does() {
     let lock = Some(Worm { after: DAY, mode: WormMode::Governance });
     let locking = Treatment { worm: lock, ..treatment(1, 1, None) };
     let of = |all: &[Treatment]| {
-        let policies = all.iter().map(|t| policy("a", Matches::default(), *t)).collect();
+        let policies = all.iter().map(|t| policy("a", Matches::default(), t.clone())).collect();
         Rules { policies, ..Rules::default() }
     };
     assert!(!of(&[treatment(1, 1, None)]).has_worm());
     let one = of(&[treatment(1, 1, None), locking]);
     assert!(one.has_worm() && one.hurried().has_worm());
+fn what_is_not_known_goes_to_the_targets_of_all_that_it_could_be() {
+    let mut rules = rules();
+    for (rule, names) in rules.policies.iter_mut().zip([&["vault"][..], &["main", "abroad"]]) {
+        rule.treatment.targets = Targets::only(names.iter().copied());
+    }
+    let required = ["main".to_owned(), "second".to_owned()];
+    let must = |path: &str, call: &CallFacts| {
+        rules.choose(Path::new(path), call).treatment.targets.must(&required)
+    };
+    assert_eq!(must("2025/a.wav", &known("SALES", "1")), ["vault"]);
+    assert_eq!(must("2025/a.wav", &known("OTHER", "9")), ["main", "second"]);
+    let all = ["abroad", "main", "vault", "second"];
+    assert_eq!(must("2025/a.wav", &CallFacts::default()), all);
+    assert!(rules.name_targets() && rules.name_target("abroad") && !rules.name_target("second"));
 }
 
 #[test]
 fn never_and_forever_are_the_safest_but_archiving_is_not_kept_from_by_never() {
-    let never = Treatment { archive_after: None, keep_local: None, ..treatment(1, 1, None) };
-    let never = Treatment { adopt_keep_local: None, ..never };
+    let never = Treatment::default();
     let some = treatment(3, 3, expiry(1, ExpireFrom::Close));
-    let both = safest(&[never, some]).unwrap();
-    assert_eq!(both, Treatment { archive_after: some.archive_after, ..never });
-    assert_eq!(safest(&[some, never]), Some(both));
-    assert_eq!(safest(&[never]), Some(never));
+    let both = safest(&[never.clone(), some.clone()]).unwrap();
+    assert_eq!(both, Treatment { archive_after: some.archive_after, ..never.clone() });
+    assert_eq!(safest(&[some, never.clone()]), Some(both));
+    assert_eq!(safest(slice::from_ref(&never)), Some(never));
     assert_eq!(safest(&[]), None);
 }
 
@@ -384,14 +398,14 @@ fn in_a_hurry_rules_wait_for_nothing_but_never_and_expiry_stay_what_they_are() {
     let mut rules = rules();
     rules.policies.push(policy("never", none(), never));
     let hurried = rules.hurried();
-    let first = hurried.policies[0].treatment;
+    let first = &hurried.policies[0].treatment;
     assert_eq!(first.archive_after, Some(Duration::ZERO));
     assert_eq!(
         (first.keep_for(false), first.keep_for(true)),
         (Some(Duration::ZERO), Some(Duration::ZERO))
     );
     assert_eq!(first.expire, expiry(30, ExpireFrom::Close));
-    let last = hurried.policies[3].treatment;
+    let last = &hurried.policies[3].treatment;
     assert_eq!((last.archive_after, last.keep_local), (None, None));
 }
 

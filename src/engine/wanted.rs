@@ -1,0 +1,69 @@
+//! Which targets a recording belongs in, by its rule of this moment, and which of them lack it.
+
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use super::target::Target;
+use crate::catalog::{Candidate, ObjectState};
+use std::sync::Arc;
+
+/// The targets of a recording.
+pub(super) struct Wanted<'a> {
+    /// They must hold it.
+    pub must: Vec<&'a Arc<Target>>,
+    /// They get it when they can.
+    pub should: Vec<&'a Arc<Target>>,
+    /// The names of those that must.
+    pub names: Vec<String>,
+}
+
+fn is_in(names: &[String], target: &Target) -> bool {
+    names.iter().any(|name| name == target.name())
+}
+
+impl Shared {
+    /// The targets that some recordings must be in.
+    pub fn needed_targets(&self) -> Vec<&Arc<Target>> {
+        let rules = self.rules();
+        let needed = |t: &&Arc<Target>| t.required || rules.name_target(t.name());
+        self.targets.iter().filter(needed).collect()
+    }
+
+    /// The targets of a recording.
+    ///
+    /// # Errors
+    /// `Refused` if one that must hold it is not in use yet.
+    pub fn targets_of(&self, it: &Candidate) -> Result<Wanted<'_>> {
+        let rules = self.rules();
+        let targets = self.facts(&rules).targets(it);
+        let names = targets.must(&self.required);
+        let must: Vec<_> = self.targets.iter().filter(|t| is_in(&names, t)).collect();
+        if let Some(name) = names.iter().find(|name| must.iter().all(|t| t.name() != **name)) {
+            let why =
+                format!("its rule names target {name:?}, which is in use after a restart only");
+            return Err(EngineError::refused(&it.path, why));
+        }
+        let should = self.targets.iter().filter(|t| targets.want(t.name()) && !is_in(&names, t));
+        Ok(Wanted { must, should: should.collect(), names })
+    }
+
+    /// Of these targets those that do not hold the present generation of a recording, verified.
+    ///
+    /// # Errors
+    /// `Catalog`.
+    pub fn lacking<'a>(
+        &self,
+        it: &Candidate,
+        targets: &[&'a Arc<Target>],
+    ) -> Result<Vec<&'a Arc<Target>>> {
+        let objects = self.catalog.objects(it.row.id, Some(it.row.generation))?;
+        let has = |target: &Target| {
+            let of = |o: &&_| is_of(o, target);
+            objects.iter().filter(of).any(|o| Some(o.sha256) == it.row.sha256)
+        };
+        Ok(targets.iter().filter(|t| !has(t)).copied().collect())
+    }
+}
+
+fn is_of(object: &crate::catalog::ObjectRow, target: &Target) -> bool {
+    object.target == target.name() && object.state == ObjectState::Verified
+}
