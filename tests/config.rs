@@ -372,6 +372,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              its own",
         ),
         (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ndelete_mode = \"shred\""),
+            "f.toml:5:1: policy 1: delete_mode \"shred\" is no way to delete; write \"trash\", \
+             \"keep\", \"delete\" or \"refuse\"",
+        ),
+        (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\ntargets = [\"b\"]"),
             "f.toml:5:1: policy 1: targets \"b\" is the name of no [[target]]; add a [[target]] of \
              that name",
@@ -609,6 +614,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__WORM", "8d"),
             ("SPOOLFS_POLICY__0__WORM_MODE", "compliance"),
             ("SPOOLFS_POLICY__0__TARGETS", "t"),
+            ("SPOOLFS_POLICY__0__DELETE_MODE", "refuse"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
@@ -625,6 +631,7 @@ fn every_key_can_be_set_by_its_variable() {
     let worm = rule.treatment.worm.map(|worm| (worm.after, worm.mode.word()));
     assert_eq!(worm, Some((Duration::from_secs(8 * 86_400), "compliance")));
     assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
+    assert_eq!(rule.treatment.delete_mode, spoolfs::policy::DeleteMode::Refuse);
     assert_eq!(rule.treatment.targets, spoolfs::policy::Targets::only(["t"]));
     assert_eq!(config.retention.max_delete_per_day.0, 7);
     let t = &config.targets[0];

@@ -248,3 +248,59 @@ fn in_mode_refuse_what_is_old_or_archived_stays() {
     mount.stop();
     mount.fsck();
 }
+
+#[test]
+fn each_rule_has_its_delete_mode_and_what_is_not_known_the_safest() {
+    if support::no_mount("each_rule_has_its_delete_mode_and_what_is_not_known_the_safest") {
+        return;
+    }
+    let rule = |name: &str, matches: &str, mode: &str| {
+        format!("[[policy]]\nname = \"{name}\"\n{matches}\ndelete_mode = \"{mode}\"\n")
+    };
+    let end = [
+        "[calls]\nsource = \"filename\"\n".to_owned(),
+        rule("evidence", "path = [\"evidence/**\"]", "refuse"),
+        rule("copies", "path = [\"copies/**\"]", "keep"),
+        rule("scratch", "path = [\"scratch/**\"]", "delete"),
+        // Of no recording below "sales" it is known which of these two it is.
+        rule("sales", "path = [\"sales/**\"]\ncampaign = [\"SALES\"]", "refuse"),
+        rule("rest", "path = [\"sales/**\"]", "delete"),
+    ];
+    let mut mount = Setup { end: end.concat(), ..Setup::default() }.mount();
+    let dirs = ["evidence", "copies", "scratch", "sales", "other"];
+    for dir in dirs {
+        fs::create_dir(mount.path(dir)).unwrap();
+        fs::write(mount.path(format!("{dir}/a.wav")), bytes(1)).unwrap();
+    }
+    command(&mount, &["archive", &mount.mountpoint.display().to_string()]);
+    let mut refused = Vec::new();
+    for dir in dirs {
+        if let Err(error) = fs::remove_file(mount.path(format!("{dir}/a.wav"))) {
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{dir}");
+            refused.push(dir);
+        }
+    }
+    assert_eq!(refused, ["evidence", "sales"]);
+    let said = command(&mount, &["explain", &mount.path("sales/a.wav").display().to_string()]);
+    let reasons = said["reasons"].to_string();
+    assert!(reasons.contains("the safest of \\\"sales\\\" or \\\"rest\\\""), "{reasons}");
+    let listed = command(&mount, &["trash", "list"]);
+    let mut there: Vec<&str> = listed["recordings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["path"].as_str().unwrap())
+        .collect();
+    there.sort_unstable();
+    // What is to be deleted everywhere is there until it is.
+    assert_eq!(there, ["other/a.wav", "scratch/a.wav"], "{listed:#}");
+    assert_eq!(objects(&mount).len(), dirs.len(), "nothing was deleted in the target yet");
+
+    // A reload is in force for the next deletion.
+    let text = fs::read_to_string(&mount.config).unwrap();
+    fs::write(&mount.config, text.replace("\"refuse\"", "\"keep\"")).unwrap();
+    mount.cli(["reload"]).ok();
+    fs::remove_file(mount.path("evidence/a.wav")).unwrap();
+    mount.stop();
+    mount.fsck();
+}

@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
+use super::policy::OfMount;
 use super::raw::{Raw, RawHolds, RawMetrics, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{
@@ -85,14 +86,13 @@ pub(super) fn resolve(
     }
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     let calls = calls::resolve(raw.calls, source, &mut warnings)?;
-    let policies = super::policy::resolve(
-        raw.policy,
-        source,
-        &write_back,
-        &targets,
-        calls.as_ref(),
-        &mut warnings,
-    )?;
+    let of_mount = OfMount {
+        write_back: &write_back,
+        delete: &delete,
+        targets: &targets,
+        calls: calls.as_ref(),
+    };
+    let policies = super::policy::resolve(raw.policy, source, &of_mount, &mut warnings)?;
     let of_rule = policies.iter().find(|p| !p.treatment.targets.are_usual());
     if let (true, Some(rule)) = (stitched.archive, of_rule) {
         let message = format_args!(

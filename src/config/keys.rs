@@ -151,6 +151,7 @@ pub const KEYS: &[Key] = &[
     key("policy.worm", Kind::Duration, ""),
     key("policy.worm_mode", Kind::Text, ""),
     key("policy.targets", Kind::List, ""),
+    key("policy.delete_mode", Kind::Text, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];

@@ -3,7 +3,7 @@
 use super::error::ConfigError;
 use super::raw::RawPolicy;
 use super::source::Source;
-use super::{Calls, Target, WriteBack};
+use super::{Calls, Delete, Target, WriteBack};
 use crate::limits;
 use crate::policy::{Direction, Matches, Numbers, Patterns, Policy, RuleError, Treatment, Words};
 use crate::policy::{ExpireFrom, Expiry, Targets, Worm, WormMode};
@@ -35,12 +35,18 @@ impl Place<'_> {
     }
 }
 
+/// What the mount says of all recordings.
+pub(super) struct OfMount<'a> {
+    pub write_back: &'a WriteBack,
+    pub delete: &'a Delete,
+    pub targets: &'a [Target],
+    pub calls: Option<&'a Calls>,
+}
+
 pub(super) fn resolve(
     raw: Vec<RawPolicy>,
     source: &Source,
-    write_back: &WriteBack,
-    targets: &[Target],
-    calls: Option<&Calls>,
+    mount: &OfMount<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Policy>> {
     let mut policies: Vec<Policy> = Vec::new();
@@ -50,14 +56,14 @@ pub(super) fn resolve(
             let message = format_args!("is one of more than {}", limits::POLICIES_MAX);
             return Err(at.fault("name", message, "use fewer: lists and patterns serve many"));
         }
-        let policy = one(raw, &at, write_back, targets)?;
+        let policy = one(raw, &at, mount)?;
         if policies.iter().any(|p| p.name == policy.name) {
             let message = format_args!("{:?} is the name of another rule", policy.name);
             return Err(at.fault("name", message, "give each rule its own"));
         }
         let from = policy.treatment.expire.map(|expire| expire.from);
         let counts_from_call = from.is_some_and(|from| from != ExpireFrom::Close);
-        if calls.is_none() && (policy.matches.asks_for_calls() || counts_from_call) {
+        if mount.calls.is_none() && (policy.matches.asks_for_calls() || counts_from_call) {
             let cure = "set calls.preset or calls.source, or compare nothing but path";
             let message =
                 format_args!("{:?} asks for calls, and no call records are read", policy.name);
@@ -74,12 +80,8 @@ pub(super) fn resolve(
     Ok(policies)
 }
 
-fn one(
-    raw: RawPolicy,
-    at: &Place<'_>,
-    write_back: &WriteBack,
-    targets: &[Target],
-) -> Result<Policy> {
+fn one(raw: RawPolicy, at: &Place<'_>, mount: &OfMount<'_>) -> Result<Policy> {
+    let write_back = mount.write_back;
     let name = raw.name.clone().ok_or_else(|| {
         at.fault("name", "is missing", "give the rule a name, such as name = \"sales\"")
     })?;
@@ -107,13 +109,16 @@ fn one(
     let own_keep = raw.keep_local.map(|age| age.duration());
     let keep = |usual: Option<Duration>| own_keep.unwrap_or(usual);
     let expire = expiry(raw.expire_after, raw.expire_from.as_deref(), at)?;
+    let key = format!("policy.{}.delete_mode", at.index);
+    let delete = super::delete::mode(raw.delete_mode.as_deref(), &key, at.source)?;
     let treatment = Treatment {
         archive_after: raw.archive_after.unwrap_or(write_back.archive_after).duration(),
         keep_local: keep(write_back.keep_local.duration()),
         adopt_keep_local: keep(write_back.adopt_keep_local.duration()),
         expire,
         worm: worm(raw.worm, raw.worm_mode.as_deref(), expire, at)?,
-        targets: named(raw.targets, targets, at)?,
+        targets: named(raw.targets, mount.targets, at)?,
+        delete_mode: delete.unwrap_or(mount.delete.mode),
     };
     Ok(Policy { name, matches, treatment })
 }

@@ -73,6 +73,7 @@ pub(super) struct RawPolicy {
     pub worm: Option<Span>,
     pub worm_mode: Option<String>,
     pub targets: Vec<String>,
+    pub delete_mode: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

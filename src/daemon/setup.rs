@@ -22,6 +22,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         marks: Marks { high: config.space.high_water.0, low: config.space.low_water.0 },
         bandwidth: write_back.bandwidth.clone(),
         max_delete_per_day: config.retention.max_delete_per_day.0,
+        delete_mode: config.delete.mode,
         trash_keep: config.delete.trash_keep.duration(),
         require_cdr: config.calls.as_ref().and_then(|calls| calls.require_cdr),
         policies: config.policies.clone(),
@@ -33,8 +34,8 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
 /// # Errors
 /// A pattern that is none.
 pub fn deletion(config: &Config) -> Result<Deletion, RuleError> {
-    let has_target = config.has_needed_target();
-    Ok(Deletion { mode: config.delete.mode, rules: rules(config)?, has_target })
+    let required = config.targets.iter().filter(|t| t.required).map(|t| t.name.clone()).collect();
+    Ok(Deletion { rules: rules(config)?, required })
 }
 
 /// A target as the store wants it.

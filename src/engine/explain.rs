@@ -179,7 +179,27 @@ pub(super) fn explain(shared: &Shared, path: &Path) -> Result<Vec<String>> {
         ));
     }
     out.extend(targets(shared, &it, facts)?);
+    out.extend(deletion(&it, facts));
     Ok(out)
+}
+
+/// What becomes of it when somebody deletes it, where not the same becomes of all.
+fn deletion(it: &Candidate, facts: Facts<'_>) -> Option<String> {
+    let rules = facts.rules;
+    let own = rules.policies.iter().any(|p| p.treatment.delete_mode != rules.delete_mode);
+    if !own || it.row.attr.kind != Kind::File || it.row.state == State::Deleted {
+        return None;
+    }
+    let by_path = rules.by_path(&it.path);
+    let mode = by_path.treatment.delete_mode.word();
+    Some(match by_path.is_sure() {
+        true => format!("`rm`: delete_mode is {mode:?}, by rule {}.", by_path.name()),
+        false => format!(
+            "`rm`: delete_mode is {mode:?}, the safest of {}, since a deletion does not wait for what \
+             is known of its call.",
+            by_path.name()
+        ),
+    })
 }
 
 /// Which targets its rule wants it in, and what is wrong with them.

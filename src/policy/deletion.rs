@@ -25,6 +25,18 @@ pub enum DeleteMode {
 }
 
 impl DeleteMode {
+    /// From the one that loses the least on. What is in the trash goes no sooner than its rule and
+    /// the time there allow, and can be brought back; with "keep" what was not archived yet is
+    /// lost, and nothing can be brought back by name.
+    pub const SAFEST: [DeleteMode; 4] =
+        [DeleteMode::Refuse, DeleteMode::Trash, DeleteMode::Keep, DeleteMode::Delete];
+
+    /// The one of two that loses less.
+    pub fn safer(self, other: DeleteMode) -> DeleteMode {
+        let one_of_them = |mode: &DeleteMode| *mode == self || *mode == other;
+        DeleteMode::SAFEST.into_iter().find(one_of_them).unwrap_or(self)
+    }
+
     /// All of them.
     pub const ALL: [DeleteMode; 4] =
         [DeleteMode::Trash, DeleteMode::Keep, DeleteMode::Delete, DeleteMode::Refuse];
@@ -138,6 +150,21 @@ mod tests {
             for (mode, expected) in DeleteMode::ALL.into_iter().zip(expected) {
                 assert_eq!(departure(mode, &it, NOW), expected, "{mode:?} of {it:?}");
             }
+        }
+    }
+
+    #[test]
+    fn of_two_modes_the_one_that_loses_less_is_the_safer() {
+        use DeleteMode::{Delete, Keep, Refuse, Trash};
+        for (one, other, safer) in [
+            (Refuse, Trash, Refuse),
+            (Refuse, Delete, Refuse),
+            (Trash, Keep, Trash),
+            (Trash, Delete, Trash),
+            (Keep, Delete, Keep),
+            (Delete, Delete, Delete),
+        ] {
+            assert_eq!((one.safer(other), other.safer(one)), (safer, safer));
         }
     }
 

@@ -156,6 +156,8 @@ pub struct Rules {
     pub bandwidth: Timetable,
     /// How many hundredths of all files may expire in a day.
     pub max_delete_per_day: u8,
+    /// What a deletion does.
+    pub delete_mode: DeleteMode,
     /// What users deleted stays in the trash at least so long; `None`: for ever.
     pub trash_keep: Option<Duration>,
     /// A recording waits for a record of its call, at most so long after its last close; `None`:
@@ -179,6 +181,7 @@ impl Default for Rules {
             marks: Marks::default(),
             bandwidth: Timetable::default(),
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
+            delete_mode: DeleteMode::default(),
             trash_keep: Some(limits::TRASH_KEEP),
             require_cdr: None,
             policies: Vec::new(),

@@ -2,10 +2,11 @@
 //!
 //! **Invariant:** the first rule that fits wins. Where it is not known yet which one that is, each
 //! time is the safest that any of those that could be it has: archived at the earliest, kept the
-//! longest, expired the latest. And it goes to all targets that any of those wants.
+//! longest, expired the latest. It goes to all targets that any of those wants, and a deletion
+//! does what loses the least.
 
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
-use super::{Patterns, Rules, Targets};
+use super::{DeleteMode, Patterns, Rules, Targets};
 use crate::clock::Timestamp;
 use crate::recording::Sha256;
 use std::path::Path;
@@ -92,6 +93,8 @@ pub struct Treatment {
     pub worm: Option<Worm>,
     /// Which targets are to hold it.
     pub targets: Targets,
+    /// What a deletion does.
+    pub delete_mode: DeleteMode,
 }
 
 impl Treatment {
@@ -314,6 +317,7 @@ impl Rules {
             archive_after: self.archive_after,
             keep_local: self.keep_local,
             adopt_keep_local: self.adopt_keep_local,
+            delete_mode: self.delete_mode,
             ..Treatment::default()
         }
     }
@@ -364,6 +368,17 @@ impl Rules {
         let of = |t: &Treatment| [t.keep_local, t.adopt_keep_local];
         let all = self.policies.iter().flat_map(|p| of(&p.treatment));
         all.chain(of(&self.treatment())).flatten().min()
+    }
+
+    /// The rule of a recording as far as its path tells, without a question to anybody.
+    pub fn by_path(&self, path: &Path) -> Chosen<'_> {
+        self.choose(path, &CallFacts::default())
+    }
+
+    /// Whether deletions do nothing but take names away, whatever is deleted.
+    pub fn only_keep(&self) -> bool {
+        let own = self.policies.iter().map(|p| p.treatment.delete_mode);
+        own.chain([self.delete_mode]).all(|mode| mode == DeleteMode::Keep)
     }
 
     /// Whether a rule names this target.
@@ -417,6 +432,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
             .filter_map(|t| t.worm)
             .reduce(|a, b| Worm { after: a.after.max(b.after), mode: a.mode.max(b.mode) }),
         targets: all.iter().skip(1).fold(first.targets.clone(), |all, t| all.and(&t.targets)),
+        delete_mode: all.iter().fold(first.delete_mode, |mode, t| mode.safer(t.delete_mode)),
     })
 }
 

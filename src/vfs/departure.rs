@@ -14,18 +14,18 @@ use std::sync::Arc;
 /// What deletions do on this mount.
 #[derive(Clone, Debug)]
 pub struct Deletion {
-    /// `delete_mode`.
-    pub mode: DeleteMode,
     /// The rules of the mount.
     pub rules: Rules,
-    /// Some target must hold a recording before it counts as archived.
-    pub has_target: bool,
+    /// Names of the targets that must hold a recording before it counts as archived, unless its
+    /// rule has others.
+    pub required: Vec<String>,
 }
 
 impl Default for Deletion {
     /// Nothing is in a trash.
     fn default() -> Deletion {
-        Deletion { mode: DeleteMode::Keep, rules: Rules::default(), has_target: false }
+        let rules = Rules { delete_mode: DeleteMode::Keep, ..Rules::default() };
+        Deletion { rules, required: Vec::new() }
     }
 }
 
@@ -50,13 +50,16 @@ impl Vfs {
             return Ok(Fate::Kept);
         }
         let deletion = Arc::clone(&self.deletion.read());
-        if deletion.mode == DeleteMode::Keep {
+        let rules = &deletion.rules;
+        if rules.only_keep() {
             return Ok(Fate::Kept);
         }
-        let rules = &deletion.rules;
+        // What its call was is not asked here: who knows may take his time.
+        let path = self.path_of(parent).join(OsStr::from_bytes(name));
+        let treatment = rules.by_path(&path).treatment;
         let archived_some_day = || {
-            let path = self.path_of(parent).join(OsStr::from_bytes(name));
-            deletion.has_target && rules.archive_after.is_some() && rules.for_path(&path).archive
+            let nowhere = treatment.targets.must(&deletion.required).is_empty();
+            !nowhere && treatment.archive_after.is_some() && rules.for_path(&path).archive
         };
         let it = match found {
             Found::Local(id, stat) => Leaving {
@@ -75,7 +78,7 @@ impl Vfs {
                 archived_some_day: true,
             },
         };
-        match departure(deletion.mode, &it, self.clock.now()) {
+        match departure(treatment.delete_mode, &it, self.clock.now()) {
             Departure::Kept => Ok(Fate::Kept),
             Departure::Trash => Ok(Fate::Trash),
             Departure::Moved => Ok(Fate::Moved),

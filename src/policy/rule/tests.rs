@@ -299,6 +299,25 @@ fn what_is_not_known_goes_to_the_targets_of_all_that_it_could_be() {
 }
 
 #[test]
+fn what_is_not_known_is_deleted_in_the_mode_that_loses_the_least() {
+    let mut rules = rules();
+    let modes = [DeleteMode::Delete, DeleteMode::Keep, DeleteMode::Refuse];
+    for (rule, mode) in rules.policies.iter_mut().zip(modes) {
+        rule.treatment.delete_mode = mode;
+    }
+    let mode =
+        |path: &str, call: &CallFacts| rules.choose(Path::new(path), call).treatment.delete_mode;
+    assert_eq!(mode("2025/a.wav", &known("SALES", "1")), DeleteMode::Delete);
+    assert_eq!(mode("2025/a.wav", &known("OTHER", "9")), DeleteMode::Trash);
+    assert_eq!(mode("2026/a.wav", &known("OTHER", "9")), DeleteMode::Refuse);
+    // By its path alone it could be one of the first two, or none; in 2026 the third.
+    let by_path = |path: &str| rules.by_path(Path::new(path)).treatment.delete_mode;
+    assert_eq!(by_path("2025/a.wav"), DeleteMode::Trash);
+    assert_eq!(by_path("2026/a.wav"), DeleteMode::Refuse);
+    assert!(!rules.only_keep());
+}
+
+#[test]
 fn never_and_forever_are_the_safest_but_archiving_is_not_kept_from_by_never() {
     let never = Treatment::default();
     let some = treatment(3, 3, expiry(1, ExpireFrom::Close));
