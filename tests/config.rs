@@ -443,6 +443,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              the AWS_* environment",
         ),
         (
+            target("name = \"a\"\nurl = \"s3://a\"\nstorage_class = \"glacier\""),
+            "f.toml:6:1: target 1: storage_class \"glacier\" is no storage class; write one of your \
+             service's, such as \"STANDARD_IA\"",
+        ),
+        (
             target("name = \"a\"\nurl = \"file:///a\"\nregion = \"x\""),
             "f.toml:6:1: target 1: region means nothing for a file:// target; remove it",
         ),
@@ -534,6 +539,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_TARGET__0__ACCESS_KEY_ID", "k"),
             ("SPOOLFS_TARGET__0__SECRET_ACCESS_KEY", "hunter2"),
             ("SPOOLFS_TARGET__0__REQUIRED", "false"),
+            ("SPOOLFS_TARGET__0__STORAGE_CLASS", "STANDARD_IA"),
             ("SPOOLFS_TARGET__0__ALLOW_HTTP", "true"),
             ("SPOOLFS_TARGET__0__PRICE_PER_GB_MONTH", "0.023"),
             ("SPOOLFS_WRITE_BACK__ARCHIVE_AFTER", "1m"),
@@ -615,6 +621,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__WORM_MODE", "compliance"),
             ("SPOOLFS_POLICY__0__TARGETS", "t"),
             ("SPOOLFS_POLICY__0__DELETE_MODE", "refuse"),
+            ("SPOOLFS_POLICY__0__STORAGE_CLASS", "GLACIER_IR"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
@@ -631,6 +638,8 @@ fn every_key_can_be_set_by_its_variable() {
     let worm = rule.treatment.worm.map(|worm| (worm.after, worm.mode.word()));
     assert_eq!(worm, Some((Duration::from_secs(8 * 86_400), "compliance")));
     assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
+    assert_eq!(rule.treatment.storage_class.as_ref().map(|c| c.word()), Some("GLACIER_IR"));
+    assert_eq!(config.targets[0].storage_class.as_ref().map(|c| c.word()), Some("STANDARD_IA"));
     assert_eq!(rule.treatment.delete_mode, spoolfs::policy::DeleteMode::Refuse);
     assert_eq!(rule.treatment.targets, spoolfs::policy::Targets::only(["t"]));
     assert_eq!(config.retention.max_delete_per_day.0, 7);

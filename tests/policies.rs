@@ -4,7 +4,8 @@ mod support;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use support::mount::{Mount, Setup};
+use support::mount::{Mount, Setup, Target};
+use support::seaweedfs::SeaweedFs;
 use support::{fixture, fixtures, no_mount};
 
 /// The columns of the fixture of cdr_custom.
@@ -130,4 +131,38 @@ fn recordings_are_in_the_targets_of_their_rule_and_read_from_there() {
     assert_eq!(explained(&mount, "usual.wav")["must"], serde_json::json!(["archive"]));
     let read = std::fs::read_to_string(mount.path("abroad-1.wav")).expect("it is read back");
     assert_eq!(read, "the bytes of abroad-1.wav");
+}
+
+#[test]
+fn a_real_server_is_given_the_storage_class_of_the_rule_or_else_of_the_target() {
+    if no_mount("a_real_server_is_given_the_storage_class_of_the_rule_or_else_of_the_target") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let bucket = server.new_bucket();
+    let target = Target::S3 {
+        url: format!("s3://{bucket}"),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    // The first line belongs to the target.
+    let end = "storage_class = \"STANDARD_IA\"\n[[policy]]\nname = \"old\"\npath = [\"old-*\"]\n\
+               storage_class = \"GLACIER_IR\"\n";
+    let mount = Setup { target, end: end.into(), ..Setup::default() }.mount();
+    for name in ["old-1.wav", "usual.wav"] {
+        std::fs::write(mount.path(name), format!("the bytes of {name}")).expect("written");
+    }
+    mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).ok();
+    let client = server.client();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+    let class_of = |key: &str| {
+        let head = runtime.block_on(client.head_object().bucket(&bucket).key(key).send());
+        head.expect("it is there").storage_class().map(|class| class.as_str().to_owned())
+    };
+    let key = |name: &str| explained(&mount, name)["objects"][0]["key"].as_str().map(str::to_owned);
+    let class = |name: &str| class_of(&key(name).expect("an object"));
+    assert_eq!(class("old-1.wav").as_deref(), Some("GLACIER_IR"));
+    assert_eq!(class("usual.wav").as_deref(), Some("STANDARD_IA"));
+    assert_eq!(class_of(".spoolfs/archive.json"), None, "what is no recording has none");
 }

@@ -5,6 +5,7 @@ mod support;
 
 use base64::Engine;
 use bytes::Bytes;
+use spoolfs::policy::StorageClass;
 use spoolfs::recording::Sha256;
 use spoolfs::store::{
     Body, Capabilities, ObjectMeta, Proof, Secret, Store, StoreErrorKind, TargetOptions, open,
@@ -36,6 +37,7 @@ async fn put(store: &dyn Store, key: &str, bytes: &'static [u8]) -> Result<(), S
     let meta = ObjectMeta {
         content_type: "audio/wav".into(),
         user: vec![("spoolfs-id".into(), "7".into())],
+        storage_class: None,
     };
     store.put(key, body, Sha256::of(bytes), &meta).await.map_err(|e| e.kind)
 }
@@ -110,6 +112,46 @@ async fn parts_are_plain_and_signed_too_and_a_failed_one_aborts() {
     }
     let last = seen.last().unwrap();
     assert!(last.method == "DELETE" && last.path.contains("uploadId=u1"), "{last:?}");
+}
+
+#[tokio::test]
+async fn the_storage_class_is_a_header_of_what_has_one_and_of_nothing_else() {
+    let server = Sloppy::start(|request| match (request.method.as_str(), &*request.path) {
+        ("HEAD" | "GET", _) => Answer::error(404, "NoSuchKey"),
+        ("POST", path) if path.contains("uploads") => Answer {
+            body: b"<InitiateMultipartUploadResult><UploadId>u1</UploadId>\
+                    </InitiateMultipartUploadResult>"
+                .to_vec(),
+            ..Answer::status(200)
+        },
+        ("PUT", path) if path.contains("partNumber") => Answer::error(503, "SlowDown"),
+        _ => Answer::status(200),
+    });
+    let store = target(&server);
+    let class = Some("DEEP_ARCHIVE".parse::<StorageClass>().unwrap());
+    let meta = ObjectMeta { storage_class: class, ..ObjectMeta::default() };
+    let small = Body::Bytes(Bytes::from_static(AUDIO));
+    store.put("p/cold", small.clone(), Sha256::of(AUDIO), &meta).await.unwrap();
+    store.put("p/usual", small, Sha256::of(AUDIO), &ObjectMeta::default()).await.unwrap();
+    let large = Bytes::from(vec![7; 20 << 20]);
+    let sum = Sha256::of(&large);
+    store.put("p/large", Body::Bytes(large), sum, &meta).await.unwrap_err();
+    let seen = server.seen();
+    let class_of = |what: &str, method: &str| {
+        let request = seen.iter().find(|r| r.method == method && r.path.contains(what)).unwrap();
+        request.headers.get("x-amz-storage-class").cloned()
+    };
+    assert_eq!(class_of("p/cold", "PUT").as_deref(), Some("DEEP_ARCHIVE"));
+    assert_eq!(class_of("p/usual", "PUT"), None);
+    assert_eq!(class_of("p/large", "POST").as_deref(), Some("DEEP_ARCHIVE"));
+}
+
+#[tokio::test]
+async fn what_must_be_restored_before_it_is_read_says_so() {
+    let server = Sloppy::start(|_| Answer::error(403, "InvalidObjectState"));
+    let error = target(&server).get("p/cold", 0..9).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Frozen, "{error}");
+    assert!(error.to_string().contains("restore-object"), "{error}");
 }
 
 #[tokio::test]

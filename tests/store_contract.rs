@@ -123,6 +123,7 @@ mod cases {
                     ("spoolfs-node".into(), "pbx-1".into()),
                     ("spoolfs-mtime".into(), "-1731425999123456789".into()),
                 ],
+                ..ObjectMeta::default()
             };
             let body = Body::Bytes(bytes.clone());
             store.put(&key, body, Sha256::of(&bytes), &meta).await.unwrap();
@@ -305,6 +306,7 @@ mod cases {
         let meta = ObjectMeta {
             content_type: "audio/wav".into(),
             user: vec![("spoolfs-sha256".into(), sha256.to_string())],
+            ..ObjectMeta::default()
         };
         store.probe("probe").await.unwrap();
         store.put(&key, body(), sha256, &meta).await.unwrap();

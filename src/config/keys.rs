@@ -73,6 +73,7 @@ pub const KEYS: &[Key] = &[
     key("target.required", Kind::Flag, "true"),
     key("target.allow_http", Kind::Flag, "false"),
     key("target.price_per_gb_month", Kind::Text, ""),
+    key("target.storage_class", Kind::Text, ""),
     key("write_back.archive_after", Kind::Age, "\"5m\""),
     key("write_back.keep_local", Kind::Age, "\"24h\""),
     key("write_back.adopt_keep_local", Kind::Age, "\"7d\""),
@@ -152,6 +153,7 @@ pub const KEYS: &[Key] = &[
     key("policy.worm_mode", Kind::Text, ""),
     key("policy.targets", Kind::List, ""),
     key("policy.delete_mode", Kind::Text, ""),
+    key("policy.storage_class", Kind::Text, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];

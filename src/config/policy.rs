@@ -111,6 +111,8 @@ fn one(raw: RawPolicy, at: &Place<'_>, mount: &OfMount<'_>) -> Result<Policy> {
     let expire = expiry(raw.expire_after, raw.expire_from.as_deref(), at)?;
     let key = format!("policy.{}.delete_mode", at.index);
     let delete = super::delete::mode(raw.delete_mode.as_deref(), &key, at.source)?;
+    let key = format!("policy.{}.storage_class", at.index);
+    let class = super::target::class(raw.storage_class.as_deref(), &key, at.source)?;
     let treatment = Treatment {
         archive_after: raw.archive_after.unwrap_or(write_back.archive_after).duration(),
         keep_local: keep(write_back.keep_local.duration()),
@@ -119,6 +121,7 @@ fn one(raw: RawPolicy, at: &Place<'_>, mount: &OfMount<'_>) -> Result<Policy> {
         worm: worm(raw.worm, raw.worm_mode.as_deref(), expire, at)?,
         targets: named(raw.targets, mount.targets, at)?,
         delete_mode: delete.unwrap_or(mount.delete.mode),
+        storage_class: class,
     };
     Ok(Policy { name, matches, treatment })
 }

@@ -47,6 +47,7 @@ pub(super) struct RawTarget {
     pub required: Option<bool>,
     pub allow_http: Option<bool>,
     pub price_per_gb_month: Option<Money>,
+    pub storage_class: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,6 +75,7 @@ pub(super) struct RawPolicy {
     pub worm_mode: Option<String>,
     pub targets: Vec<String>,
     pub delete_mode: Option<String>,
+    pub storage_class: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

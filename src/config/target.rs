@@ -3,6 +3,7 @@
 use super::error::ConfigError;
 use super::raw::RawTarget;
 use super::source::Source;
+use crate::policy::StorageClass;
 use crate::units::{Money, Secret};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub struct Target {
     pub allow_http: bool,
     /// What 10^9 bytes cost in a month, for `retention plan`.
     pub price: Option<Money>,
+    /// The storage class of recordings in it, unless their rule has another; none: the service's.
+    pub storage_class: Option<StorageClass>,
 }
 
 impl Target {
@@ -70,6 +73,7 @@ pub(super) fn resolve(
             ("region", raw.region.is_some()),
             ("access_key_id", raw.access_key_id.is_some()),
             ("secret_access_key", raw.secret_access_key.is_some()),
+            ("storage_class", raw.storage_class.is_some()),
         ];
         if let Some((key, _)) = s3_only.into_iter().find(|(_, given)| *given) {
             return Err(source.fault(&at(key), "means nothing for a file:// target", "remove it"));
@@ -101,7 +105,23 @@ pub(super) fn resolve(
         required: raw.required.unwrap_or(true),
         allow_http,
         price: raw.price_per_gb_month,
+        storage_class: class(raw.storage_class.as_deref(), &at("storage_class"), source)?,
     })
+}
+
+/// A storage class, as written under `key`.
+pub(super) fn class(
+    text: Option<&str>,
+    key: &str,
+    source: &Source,
+) -> Result<Option<StorageClass>, ConfigError> {
+    let class = |text: &str| {
+        text.parse().map_err(|()| {
+            let message = format_args!("{text:?} is no storage class");
+            source.fault(key, message, "write one of your service's, such as \"STANDARD_IA\"")
+        })
+    };
+    text.map(class).transpose()
 }
 
 fn scheme(text: &str, key: &str, source: &Source) -> Result<Scheme, ConfigError> {

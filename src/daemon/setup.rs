@@ -48,6 +48,7 @@ pub fn target(target: &Target) -> TargetOptions {
         access_key_id: target.access_key_id.clone(),
         secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.expose())),
         allow_http: target.allow_http,
+        storage_class: target.storage_class.clone(),
         ..TargetOptions::default()
     }
 }

@@ -127,7 +127,7 @@ fn head_text(node: &str, head: &Head, now: Timestamp) -> Vec<u8> {
 /// Puts what is not there yet. What is there was put by us, and then we died.
 fn put(shared: &Shared, target: &Target, key: &str, bytes: Vec<u8>, kind: &str) -> Result<()> {
     let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
-    let meta = ObjectMeta { content_type: kind.to_owned(), user: Vec::new() };
+    let meta = ObjectMeta { content_type: kind.to_owned(), ..ObjectMeta::default() };
     let body = Body::Bytes(bytes.into());
     match shared.ask(target, target.store.put(key, body, sha256, &meta)) {
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => Ok(()),

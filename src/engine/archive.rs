@@ -12,8 +12,11 @@ use super::target::Target;
 use super::{trash, worm};
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
+use crate::policy::StorageClass;
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
-use crate::store::{self, Body, Retention, StoreError, StoreErrorKind, key, meta::Label};
+use crate::store::{
+    self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, key, meta::Label,
+};
 use crate::{faults, limits};
 use std::cell::OnceCell;
 use std::future::Future;
@@ -45,6 +48,8 @@ struct Job {
     archived: bool,
     /// The lock that its rule asks for.
     worm: Option<Retention>,
+    /// The storage class that its rule has for its objects.
+    class: Option<StorageClass>,
     /// What a target is given instead of its bytes; made when the first one lacks it.
     encoded: OnceCell<Option<Encoded>>,
 }
@@ -142,9 +147,21 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     };
     let (path, below, generation) = (it.path.clone(), trash::below(it), row.generation);
     let archived = row.state == State::Archived;
-    let encoded = OnceCell::new();
+    let (encoded, class) = (OnceCell::new(), shared.class_of(it));
     let worm = worm::wanted(shared, it);
-    Ok(Some(Job { id, path, below, generation, sha256, hashed, quiet, archived, worm, encoded }))
+    Ok(Some(Job {
+        id,
+        path,
+        below,
+        generation,
+        sha256,
+        hashed,
+        quiet,
+        archived,
+        worm,
+        class,
+        encoded,
+    }))
 }
 
 /// The job, if the file is still what was hashed and nobody writes to it. Otherwise the catalog
@@ -343,7 +360,8 @@ fn put(
     let encoded = job.encoded.get().and_then(Option::as_ref);
     let file = encoded.map_or(&job.quiet.file, |encoded| &encoded.file);
     let body = Body::File { file: Arc::clone(file), len: object.stored.size };
-    let meta = label.to_meta(&job.path);
+    let class = job.class.clone().or_else(|| target.store.storage_class().cloned());
+    let meta = ObjectMeta { storage_class: class, ..label.to_meta(&job.path) };
     in_flight(shared, target.store.put(&object.key, body, object.stored.sha256, &meta))
 }
 

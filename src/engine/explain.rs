@@ -212,6 +212,14 @@ fn targets(shared: &Shared, it: &Candidate, facts: Facts<'_>) -> Result<Vec<Stri
         let names: Vec<String> = facts.must(it).iter().map(|name| format!("{name:?}")).collect();
         out.push(format!("By its rule it must be in target {}.", names.join(" and in target ")));
     }
+    let class = facts.rules.name_classes().then(|| facts.chosen(it).treatment.storage_class);
+    if let Some(class) = class.flatten() {
+        let cold = match class.is_cold() {
+            true => ", from which the service must restore it before it can be read",
+            false => "",
+        };
+        out.push(format!("By its rule it is archived in storage class {class}{cold}."));
+    }
     let wanted = match shared.targets_of(it) {
         Ok(wanted) => wanted,
         Err(error) => {

@@ -14,7 +14,7 @@ use super::worm;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
 use crate::recording::{Sha256, State};
-use crate::store::{self, Body, StoreError, StoreErrorKind, key, meta::Label};
+use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind, key, meta::Label};
 use crate::{faults, limits};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -41,6 +41,9 @@ pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
     if matches!(&found, Err(e) if is_bad(e)) {
         // A wrong answer may have come from the way; a wrong object stays wrong.
         found = read(shared, &target, object, &mut |_, _| Ok(()));
+    }
+    if matches!(&found, Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Frozen) {
+        found = told(shared, &target, object);
     }
     match found {
         Ok(()) => {
@@ -181,6 +184,14 @@ fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) ->
         return Ok(());
     }
     Err(wrong(format!("SHA-256 {found}, {} was archived", stored.sha256)).into())
+}
+
+/// What can be known of an object that must be restored before it is read: its length, and the
+/// checksum that its target computed when it was written.
+fn told(shared: &Shared, target: &Target, object: &ObjectRow) -> Result<()> {
+    let stored = &object.stored;
+    let proof = store::verify(&*target.store, &object.key, stored.size, stored.sha256);
+    shared.until_stop(proof).map(drop)
 }
 
 /// A released recording is not where it should be: a rebuild has not seen it, or its replacement
@@ -350,7 +361,11 @@ fn write_again(
         std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
     let named = key::object_path(path, &object.stored.encoding);
     let keys = key::candidates(target.store.prefix(), &node, &named, generation, &random);
-    let (meta, stored) = (label.to_meta(path), &object.stored);
+    let it = shared.candidate(id)?;
+    let own = it.and_then(|it| shared.class_of(&it));
+    let class = own.or_else(|| target.store.storage_class().cloned());
+    let meta = ObjectMeta { storage_class: class, ..label.to_meta(path) };
+    let stored = &object.stored;
     for _ in &keys {
         let new = shared.catalog.assign_key_for(id, generation, target.name(), &keys, stored)?;
         if new.state == ObjectState::Verified {

@@ -223,7 +223,7 @@ fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
         return Err(EngineError::Stopping);
     }
     let body = Body::File { file: Arc::clone(&made.file), len: made.size };
-    let meta = ObjectMeta { content_type: "application/zstd".into(), user: Vec::new() };
+    let meta = ObjectMeta { content_type: "application/zstd".into(), ..ObjectMeta::default() };
     ask(shared, target, target.store.put(&key, body, made.sha256, &meta))?;
     faults::point("snapshot.after_put");
     ask(shared, target, store::verify(&*target.store, &key, made.size, made.sha256))?;

@@ -4,6 +4,7 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::{Candidate, ObjectState};
+use crate::policy::StorageClass;
 use std::sync::Arc;
 
 /// The targets of a recording.
@@ -44,6 +45,16 @@ impl Shared {
         }
         let should = self.targets.iter().filter(|t| targets.want(t.name()) && !is_in(&names, t));
         Ok(Wanted { must, should: should.collect(), names })
+    }
+
+    /// The storage class that its rule of this moment has for the objects of a recording; none:
+    /// that of each target.
+    pub fn class_of(&self, it: &Candidate) -> Option<StorageClass> {
+        let rules = self.rules();
+        if !rules.name_classes() {
+            return None;
+        }
+        self.facts(&rules).chosen(it).treatment.storage_class
     }
 
     /// Of these targets those that do not hold the present generation of a recording, verified.

@@ -3,6 +3,7 @@
 //! **Invariant:** pure. The same path and rules always give the same verdict.
 
 mod call;
+mod class;
 mod deletion;
 mod ledger;
 mod rule;
@@ -10,6 +11,7 @@ mod targets;
 mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
+pub use class::{StorageClass, most_available};
 pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment, Worm, WormMode};

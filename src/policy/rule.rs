@@ -6,7 +6,7 @@
 //! does what loses the least.
 
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
-use super::{DeleteMode, Patterns, Rules, Targets};
+use super::{DeleteMode, Patterns, Rules, StorageClass, Targets, most_available};
 use crate::clock::Timestamp;
 use crate::recording::Sha256;
 use std::path::Path;
@@ -95,6 +95,8 @@ pub struct Treatment {
     pub targets: Targets,
     /// What a deletion does.
     pub delete_mode: DeleteMode,
+    /// The storage class of its objects; none: that of each target.
+    pub storage_class: Option<StorageClass>,
 }
 
 impl Treatment {
@@ -375,6 +377,11 @@ impl Rules {
         self.choose(path, &CallFacts::default())
     }
 
+    /// Whether any rule has a storage class of its own.
+    pub fn name_classes(&self) -> bool {
+        self.policies.iter().any(|p| p.treatment.storage_class.is_some())
+    }
+
     /// Whether deletions do nothing but take names away, whatever is deleted.
     pub fn only_keep(&self) -> bool {
         let own = self.policies.iter().map(|p| p.treatment.delete_mode);
@@ -422,6 +429,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
         times?.into_iter().max()
     };
     let expiries: Option<Vec<Expiry>> = all.iter().map(|t| t.expire).collect();
+    let classes: Vec<_> = all.iter().map(|t| t.storage_class.clone()).collect();
     all.first().map(|first| Treatment {
         archive_after: all.iter().filter_map(|t| t.archive_after).min(),
         keep_local: longest(&|t| t.keep_local),
@@ -433,6 +441,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
             .reduce(|a, b| Worm { after: a.after.max(b.after), mode: a.mode.max(b.mode) }),
         targets: all.iter().skip(1).fold(first.targets.clone(), |all, t| all.and(&t.targets)),
         delete_mode: all.iter().fold(first.delete_mode, |mode, t| mode.safer(t.delete_mode)),
+        storage_class: most_available(&classes),
     })
 }
 

@@ -52,7 +52,7 @@ impl JoinLabel {
         ];
         let bytes: usize = user.iter().map(|(name, value)| name.len() + value.len()).sum();
         let content_type = "audio/wav".to_owned();
-        (bytes <= BYTES_MAX).then_some(ObjectMeta { content_type, user })
+        (bytes <= BYTES_MAX).then_some(ObjectMeta { content_type, user, storage_class: None })
     }
 
     /// From the user metadata of an object.

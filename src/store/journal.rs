@@ -319,7 +319,7 @@ async fn put(
     bytes: Bytes,
     sha256: Sha256,
 ) -> Result<Option<StoreError>, StoreError> {
-    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), user: Vec::new() };
+    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), ..ObjectMeta::default() };
     match store.put(key, Body::Bytes(bytes), sha256, &meta).await {
         Ok(()) => Ok(None),
         Err(e) if e.kind == StoreErrorKind::Exists => Ok(Some(e)),

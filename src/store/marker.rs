@@ -298,7 +298,7 @@ where
     let mut json = serde_json::to_vec_pretty(&new).unwrap_or_default();
     json.push(b'\n');
     let sha256 = Sha256::of(&json);
-    let meta = ObjectMeta { content_type: "application/json".into(), user: Vec::new() };
+    let meta = ObjectMeta { content_type: "application/json".into(), ..ObjectMeta::default() };
     match store.put(key, Body::Bytes(json.into()), sha256, &meta).await {
         Ok(()) => {}
         Err(e) if e.kind == StoreErrorKind::Exists => {}

@@ -6,6 +6,7 @@ use super::{
     StoreError, StoreErrorKind,
 };
 use crate::limits;
+use crate::policy::StorageClass;
 use crate::recording::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,6 +70,7 @@ pub enum Fault {
 struct Object {
     bytes: Bytes,
     user: Vec<(String, String)>,
+    class: Option<StorageClass>,
     held: bool,
     retained: Option<Retention>,
     signed: bool,
@@ -129,6 +131,18 @@ impl MemoryStore {
     /// Whether `head` returns a checksum (it does at first).
     pub fn return_checksums(&self, yes: bool) {
         self.state.lock().without_checksums = !yes;
+    }
+
+    /// The storage class of an object.
+    pub fn class_of(&self, key: &str) -> Option<StorageClass> {
+        self.state.lock().objects.get(key)?.class.clone()
+    }
+
+    /// Another class for an object: the service restored it, or moved it.
+    pub fn set_class(&self, key: &str, class: Option<StorageClass>) {
+        if let Some(object) = self.state.lock().objects.get_mut(key) {
+            object.class = class;
+        }
     }
 
     /// Whether it can lock objects (it can not at first).
@@ -258,9 +272,9 @@ impl MemoryStore {
         if state.objects.contains_key(key) {
             return fail(StoreErrorKind::Exists, "the key is taken");
         }
-        state
-            .objects
-            .insert(key.to_owned(), Object { bytes, user: meta.user.clone(), ..Object::default() });
+        let (user, class) = (meta.user.clone(), meta.storage_class.clone());
+        let object = Object { bytes, user, class, ..Object::default() };
+        state.objects.insert(key.to_owned(), object);
         Ok(())
     }
 
@@ -318,7 +332,13 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let lost = self.begin(Operation::Get, key).await?;
-        let object = self.find(Operation::Get, key);
+        let object = self.find(Operation::Get, key).and_then(|o| match &o.class {
+            Some(class) if class.is_cold() => {
+                let what = format!("it is in {class}; restore it first");
+                Err(self.error(StoreErrorKind::Frozen, Operation::Get, key, &what))
+            }
+            _ => Ok(o),
+        });
         let answer = object.map(|o| o.bytes.slice(clamp(&range, o.bytes.len())));
         self.end(lost, Operation::Get, key, answer)
     }

@@ -98,7 +98,7 @@ impl Label {
             user.push(field(STORED_SIZE, self.stored.size.to_string()));
         }
         let path = super::key::object_path(path, &self.stored.encoding);
-        ObjectMeta { content_type: content_type(&path).to_owned(), user }
+        ObjectMeta { content_type: content_type(&path).to_owned(), user, storage_class: None }
     }
 
     /// From the user metadata of an object. `node` comes back as it is in keys, FLAC without a map.

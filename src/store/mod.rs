@@ -22,6 +22,7 @@ pub use proof::verify;
 pub use target::{Secret, TargetOptions, open};
 
 use crate::limits;
+use crate::policy::StorageClass;
 use crate::recording::{ErrorClass, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -68,6 +69,8 @@ pub struct ObjectMeta {
     pub content_type: String,
     /// User metadata, `x-amz-meta-*` on S3: lower-case names.
     pub user: Vec<(String, String)>,
+    /// `x-amz-storage-class` on S3, where others have no such thing; none: the service's own.
+    pub storage_class: Option<StorageClass>,
 }
 
 /// What a target says of an object.
@@ -104,6 +107,8 @@ pub enum StoreErrorKind {
     Denied,
     /// The bytes in the target are not those that were meant.
     Corrupt,
+    /// The object must be restored from an archive class before it can be read.
+    Frozen,
     /// The target can not do this, or the request is wrong.
     Unsupported,
     /// The body could not be read here: the target has no part in it.
@@ -170,6 +175,7 @@ impl StoreError {
             StoreErrorKind::NotFound
             | StoreErrorKind::Exists
             | StoreErrorKind::Denied
+            | StoreErrorKind::Frozen
             | StoreErrorKind::Unsupported => ErrorClass::Permanent,
         }
     }
@@ -219,6 +225,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `Denied`, `Unsupported`: there are no credentials, or `valid` is too long.
     async fn shared_url(&self, _key: &str, _valid: Duration) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// The storage class of recordings whose rule has none.
+    fn storage_class(&self) -> Option<&StorageClass> {
+        None
     }
 
     /// Finds out by trying what the target can do, and acts accordingly from then on. `nonce` must

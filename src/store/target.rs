@@ -4,6 +4,7 @@ use super::file::FileStore;
 use super::key::PREFIX_BYTES_MAX;
 use super::s3::{self, S3Store};
 use super::{Result, Store, StoreError, StoreErrorKind};
+use crate::policy::StorageClass;
 use std::path::PathBuf;
 use std::sync::Arc;
 use url::Url;
@@ -53,6 +54,8 @@ pub struct TargetOptions {
     pub secret_access_key: Option<Secret>,
     /// Permits an `http://` endpoint that is not on this machine.
     pub allow_http: bool,
+    /// The storage class of recordings, unless their rule has another; none: the service's.
+    pub storage_class: Option<StorageClass>,
     /// Whether a SHA-256 header is sent with each object; some services refuse it.
     pub checksum: s3::PutChecksum,
 }
@@ -135,6 +138,7 @@ fn open_s3(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
         access_key_id: options.access_key_id.clone(),
         secret_access_key: options.secret_access_key.clone(),
         allow_http: options.allow_http,
+        storage_class: options.storage_class.clone(),
         checksum: options.checksum,
     })?;
     Ok(Arc::new(store))

@@ -5,7 +5,9 @@ use crate::world::{World, audio};
 use parking_lot::Mutex;
 use spoolfs::clock::Timestamp;
 use spoolfs::engine::{CallSource, Command, Outcome, Standing};
-use spoolfs::policy::{CallFacts, Matches, Patterns, Policy, Targets, Treatment, Words};
+use spoolfs::policy::{
+    CallFacts, Matches, Patterns, Policy, StorageClass, Targets, Treatment, Words,
+};
 use spoolfs::recording::{NodeId, State};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -344,4 +346,48 @@ fn a_rule_for_a_target_that_is_not_in_use_yet_keeps_its_recordings_local() {
     assert_eq!(world.state(third), State::Closed);
     let said = world.explain("third.wav");
     assert!(said.contains("target \"three\", which is in use after a restart"), "{said}");
+}
+
+fn class(word: &str) -> Option<StorageClass> {
+    Some(word.parse().unwrap())
+}
+
+#[test]
+fn each_recording_is_in_the_storage_class_of_its_rule() {
+    let cold = Treatment { storage_class: class("GLACIER"), ..treatment(HOUR / 12, HOUR) };
+    let mut world = World::with(&["one"]);
+    world.rules.policies = vec![of_path("cold", "cold-*.wav", cold)];
+    world.start();
+    let id = world.released("cold-1.wav", &audio(900, 1));
+    world.released("usual.wav", &audio(900, 2));
+    assert_eq!(world.store().class_of("p/pbx/cold-1.wav"), class("GLACIER"));
+    assert_eq!(world.store().class_of("p/pbx/usual.wav"), None);
+    let said = world.explain("cold-1.wav");
+    assert!(said.contains("storage class GLACIER, from which"), "{said}");
+    // It can not be read, and who asks is told what to do.
+    let Outcome::Failed(why) = world.run_one(Command::Recall, "cold-1.wav") else {
+        panic!("it was recalled");
+    };
+    assert!(why.contains("restore it first"), "{why}");
+    // `verify`, like the scrub, compares the target's checksum: nothing is wrong with it.
+    assert_eq!(world.run_one(Command::Verify, "cold-1.wav"), Outcome::Done);
+    assert!(world.engine().status().bad.is_empty());
+    assert_eq!(world.state(id), State::Released);
+    // The service has restored it.
+    world.store().set_class("p/pbx/cold-1.wav", None);
+    assert_eq!(world.run_one(Command::Recall, "cold-1.wav"), Outcome::Done);
+    assert_eq!(std::fs::read(world.below("cold-1.wav")).unwrap(), audio(900, 1));
+}
+
+#[test]
+fn what_may_be_of_several_classes_is_archived_in_the_most_available() {
+    let cold = Treatment { storage_class: class("GLACIER"), ..treatment(HOUR / 12, HOUR) };
+    let (world, told) = world(vec![campaign("OLD", cold)]);
+    told.tell("old.wav", of_campaign("OLD"));
+    for (path, expected) in [("old.wav", class("GLACIER")), ("unknown.wav", class("STANDARD"))] {
+        let id = world.record(path, &audio(900, 1));
+        world.pass(400);
+        world.until_state(id, State::Archived);
+        assert_eq!(world.store().class_of(&format!("p/pbx/{path}")), expected, "{path}");
+    }
 }

@@ -76,6 +76,9 @@ fn cure(kind: StoreErrorKind) -> &'static str {
         }
         StoreErrorKind::NotFound => "check that the bucket or directory exists",
         StoreErrorKind::Corrupt => "do not use this target: it does not return what it was given",
+        StoreErrorKind::Frozen => {
+            "its lifecycle moves new objects to an archive class at once: let it spare .spoolfs/"
+        }
         StoreErrorKind::Unreadable => "look at the disk of this machine",
         StoreErrorKind::Exists | StoreErrorKind::Unsupported => {
             "check the URL, the endpoint and the region"
@@ -172,7 +175,7 @@ async fn try_object(
         Box::new(Finding::failed(title(target), detail, cure(StoreErrorKind::Corrupt)))
     };
     let body = || Body::Bytes(Bytes::from_static(CONTENT));
-    let meta = ObjectMeta { content_type: "text/plain".to_owned(), user: Vec::new() };
+    let meta = ObjectMeta { content_type: "text/plain".to_owned(), ..ObjectMeta::default() };
     let hash = Sha256::of(CONTENT);
     store.put(key, body(), hash, &meta).await.map_err(fail("put"))?;
     let written = SystemClock.now();

@@ -97,7 +97,9 @@ impl One<'_> {
             return Err(EngineError::Stopping);
         }
         let body = Body::File { file: Arc::clone(self.file), len: size };
-        let put = target.store.put(&object.key, body, sha256, self.meta);
+        let class = target.store.storage_class().cloned();
+        let meta = ObjectMeta { storage_class: class, ..self.meta.clone() };
+        let put = target.store.put(&object.key, body, sha256, &meta);
         match ask(self.shared, target, put) {
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
             other => other?,

@@ -14,6 +14,7 @@ async fn put(store: &FileStore, key: &str, bytes: &'static [u8]) -> Result<()> {
     let meta = ObjectMeta {
         content_type: "audio/wav".into(),
         user: vec![("spoolfs-id".into(), "7".into())],
+        ..ObjectMeta::default()
     };
     store.put(key, Body::Bytes(Bytes::from_static(bytes)), sum(bytes), &meta).await
 }

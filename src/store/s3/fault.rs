@@ -4,7 +4,7 @@ use crate::store::{StoreError, StoreErrorKind};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
-use StoreErrorKind::{Corrupt, Denied, Exists, NotFound, Unreachable, Unsupported};
+use StoreErrorKind::{Corrupt, Denied, Exists, Frozen, NotFound, Unreachable, Unsupported};
 
 /// A failed call: its status and code, if the server answered.
 #[derive(Debug)]
@@ -116,9 +116,11 @@ fn classify(status: u16, code: &str) -> (StoreErrorKind, &'static str) {
         // Two writers at the same moment: one of them won, the next try tells which.
         (409, _) => (Unreachable, "it is tried again"),
         (_, "RequestTimeTooSkewed") => (Denied, "set this machine's clock"),
-        (_, "InvalidObjectState") => {
-            (Unsupported, "restore the object from the archive tier first")
-        }
+        (_, "InvalidObjectState") => (
+            Frozen,
+            "it is in a class that must be restored before it is read: restore it in the service \
+             (`aws s3api restore-object`), and try again when that is through, after some hours",
+        ),
         (_, "ExpiredToken" | "TokenRefreshRequired") => (Denied, "renew the session's credentials"),
         (401 | 403, _) => (Denied, KEYS),
         (400, "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch")
@@ -148,7 +150,7 @@ mod tests {
             (404, "NoSuchBucket", Unsupported),
             (404, "NoSuchUpload", Unreachable),
             (403, "AccessDenied", Denied),
-            (403, "InvalidObjectState", Unsupported),
+            (403, "InvalidObjectState", Frozen),
             (400, "BadDigest", Corrupt),
             (400, "RequestTimeout", Unreachable),
             (400, "InvalidArgument", Unsupported),

@@ -16,6 +16,7 @@ use super::{
     Store, StoreErrorKind,
 };
 use crate::limits;
+use crate::policy::StorageClass;
 use crate::recording::Sha256;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -60,6 +61,8 @@ pub struct Options {
     pub secret_access_key: Option<Secret>,
     /// Permits plain `http://` beyond this machine.
     pub allow_http: bool,
+    /// The storage class of recordings, unless their rule has another; none: the service's.
+    pub storage_class: Option<StorageClass>,
     /// The checksum sent with each object.
     pub checksum: PutChecksum,
 }
@@ -155,6 +158,10 @@ impl Store for S3Store {
 
     async fn shared_url(&self, key: &str, valid: Duration) -> Result<Option<String>> {
         self.presign(key, valid).await.map(Some).map_err(|f| f.into_error(self.name(), "url", key))
+    }
+
+    fn storage_class(&self) -> Option<&StorageClass> {
+        self.options.storage_class.as_ref()
     }
 
     async fn probe(&self, nonce: &str) -> Result<Capabilities> {

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::recording::Sha256;
 use crate::store::{Body, ObjectMeta, StoreErrorKind};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, StorageClass};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -87,6 +87,7 @@ impl S3Store {
             .key(key)
             .set_metadata(Some(meta.user.iter().cloned().collect()))
             .set_content_type(content_type(meta))
+            .set_storage_class(class(meta))
             .set_checksum_sha256(self.sends_checksums().then(|| STANDARD.encode(sha256.0)))
             .set_if_none_match(condition)
             .body(ByteStream::from(bytes));
@@ -126,6 +127,7 @@ impl S3Store {
             .key(key)
             .set_metadata(Some(meta.user.iter().cloned().collect()))
             .set_content_type(content_type(meta))
+            .set_storage_class(class(meta))
             .set_checksum_algorithm(self.sends_checksums().then_some(ChecksumAlgorithm::Sha256));
         let answer = call(0, request.send()).await?;
         answer.upload_id().map(str::to_owned).ok_or_else(|| {
@@ -206,6 +208,10 @@ impl S3Store {
             _ => Ok(()),
         }
     }
+}
+
+fn class(meta: &ObjectMeta) -> Option<StorageClass> {
+    meta.storage_class.as_ref().map(|class| StorageClass::from(class.word()))
 }
 
 fn content_type(meta: &ObjectMeta) -> Option<String> {
