@@ -372,6 +372,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              its own",
         ),
         (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ncompress = \"zip\""),
+            "f.toml:5:1: policy 1: compress \"zip\" is no way to store recordings; write \"flac\" or \
+             \"none\"",
+        ),
+        (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\ndelete_mode = \"shred\""),
             "f.toml:5:1: policy 1: delete_mode \"shred\" is no way to delete; write \"trash\", \
              \"keep\", \"delete\" or \"refuse\"",
@@ -622,6 +627,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__TARGETS", "t"),
             ("SPOOLFS_POLICY__0__DELETE_MODE", "refuse"),
             ("SPOOLFS_POLICY__0__STORAGE_CLASS", "GLACIER_IR"),
+            ("SPOOLFS_POLICY__0__COMPRESS", "none"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
         ],
     )
@@ -638,6 +644,7 @@ fn every_key_can_be_set_by_its_variable() {
     let worm = rule.treatment.worm.map(|worm| (worm.after, worm.mode.word()));
     assert_eq!(worm, Some((Duration::from_secs(8 * 86_400), "compliance")));
     assert_eq!(rule.treatment.expire, Some(spoolfs::policy::Expiry { after, from }));
+    assert_eq!(rule.treatment.compress, None);
     assert_eq!(rule.treatment.storage_class.as_ref().map(|c| c.word()), Some("GLACIER_IR"));
     assert_eq!(config.targets[0].storage_class.as_ref().map(|c| c.word()), Some("STANDARD_IA"));
     assert_eq!(rule.treatment.delete_mode, spoolfs::policy::DeleteMode::Refuse);
@@ -653,7 +660,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.scrub_every, Age::For(Duration::from_secs(30 * 86_400)));
     assert!(config.write_back.repair_headers);
     let min_gain = spoolfs::units::Percent(33);
-    assert_eq!(config.write_back.compress, Some(spoolfs::engine::Compress::Flac { min_gain }));
+    assert_eq!(config.write_back.compress, Some(spoolfs::policy::Compress::Flac { min_gain }));
     let to = spoolfs::codec::seal::Recipients::parse(&[AGE.to_owned()]).expect("a key");
     assert_eq!(config.write_back.encrypt_to, to);
     assert_eq!(config.read.identity_file.as_deref(), Some(Path::new("/key")));

@@ -10,9 +10,8 @@ use super::{
     target,
 };
 use crate::codec::seal::Recipients;
-use crate::engine::Compress;
 use crate::limits;
-use crate::policy::Timetable;
+use crate::policy::{Compress, Timetable};
 use crate::recording::Sha256;
 use crate::units::{Age, Percent, Span, duration_text};
 use std::net::SocketAddr;
@@ -246,6 +245,23 @@ pub(super) fn within(
     Err(source.fault(key, message, format!("choose from \"{low}\" to \"{high}\"")))
 }
 
+/// How recordings are stored smaller, as written under `key`.
+pub(super) fn compress(
+    text: Option<&str>,
+    min_gain: Percent,
+    key: &str,
+    source: &Source,
+) -> Result<Option<Compress>> {
+    match text {
+        None | Some("none") => Ok(None),
+        Some("flac") => Ok(Some(Compress::Flac { min_gain })),
+        Some(other) => {
+            let message = format_args!("{other:?} is no way to store recordings");
+            Err(source.fault(key, message, "write \"flac\" or \"none\""))
+        }
+    }
+}
+
 fn read_timeout(span: Option<Span>, source: &Source) -> Result<Duration> {
     let timeout = span.map_or(Duration::from_secs(15), |s| s.0);
     within(source, "read.read_timeout", timeout, Duration::from_millis(100)..=10 * MINUTE)
@@ -298,14 +314,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
     }
     let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
     let min_gain = raw.compress_min_gain.unwrap_or(Percent(10));
-    let compress = match raw.compress.as_deref() {
-        None | Some("none") => None,
-        Some("flac") => Some(Compress::Flac { min_gain }),
-        Some(other) => {
-            let message = format_args!("{other:?} is no way to store recordings");
-            return Err(source.fault("write_back.compress", message, "write \"flac\" or \"none\""));
-        }
-    };
+    let compress = compress(raw.compress.as_deref(), min_gain, "write_back.compress", source)?;
     let encrypt_to = Recipients::parse(&raw.encrypt_to).map_err(|error| {
         let cure = "write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]";
         source.fault("write_back.encrypt_to", error, cure)
@@ -329,6 +338,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         scrub_every: raw.scrub_every.unwrap_or(Age::For(90 * DAY)),
         repair_headers: raw.repair_headers.unwrap_or(false),
         compress,
+        compress_min_gain: min_gain,
         encrypt_to,
         snapshot_every,
         snapshot_keep,

@@ -154,6 +154,7 @@ pub const KEYS: &[Key] = &[
     key("policy.targets", Kind::List, ""),
     key("policy.delete_mode", Kind::Text, ""),
     key("policy.storage_class", Kind::Text, ""),
+    key("policy.compress", Kind::Text, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
 ];

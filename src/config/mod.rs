@@ -29,8 +29,7 @@ pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
 use crate::codec::seal::Recipients;
-use crate::engine::Compress;
-use crate::policy::{Policy, Timetable};
+use crate::policy::{Compress, Policy, Timetable};
 use crate::units::{Age, Percent};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -84,6 +83,8 @@ pub struct WriteBack {
     pub repair_headers: bool,
     /// How recordings are stored smaller; none: they are not.
     pub compress: Option<Compress>,
+    /// What would become smaller by less is stored as it is.
+    pub compress_min_gain: Percent,
     /// Recordings are sealed to these; none: they are not.
     pub encrypt_to: Option<Recipients>,
     /// Each target gets a snapshot of the catalog once in this time.
@@ -284,7 +285,6 @@ impl Config {
                 "write_back.repair_headers",
                 self.write_back.repair_headers != new.write_back.repair_headers,
             ),
-            ("write_back.compress", self.write_back.compress != new.write_back.compress),
             ("write_back.encrypt_to", self.write_back.encrypt_to != new.write_back.encrypt_to),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()

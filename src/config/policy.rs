@@ -122,6 +122,13 @@ fn one(raw: RawPolicy, at: &Place<'_>, mount: &OfMount<'_>) -> Result<Policy> {
         targets: named(raw.targets, mount.targets, at)?,
         delete_mode: delete.unwrap_or(mount.delete.mode),
         storage_class: class,
+        compress: match raw.compress {
+            None => write_back.compress,
+            Some(word) => {
+                let key = format!("policy.{}.compress", at.index);
+                super::check::compress(Some(&word), write_back.compress_min_gain, &key, at.source)?
+            }
+        },
     };
     Ok(Policy { name, matches, treatment })
 }

@@ -76,6 +76,7 @@ pub(super) struct RawPolicy {
     pub targets: Vec<String>,
     pub delete_mode: Option<String>,
     pub storage_class: Option<String>,
+    pub compress: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -358,7 +358,6 @@ fn assemble(
                 uploads: config.write_back.uploads,
                 scrub_every: config.write_back.scrub_every.duration(),
                 repair_headers: config.write_back.repair_headers,
-                compress: config.write_back.compress,
                 seal_to: config.write_back.encrypt_to.clone(),
                 identities,
                 snapshots: config.write_back.snapshot_every.duration().map(|every| {

@@ -22,6 +22,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         marks: Marks { high: config.space.high_water.0, low: config.space.low_water.0 },
         bandwidth: write_back.bandwidth.clone(),
         max_delete_per_day: config.retention.max_delete_per_day.0,
+        compress: write_back.compress,
         delete_mode: config.delete.mode,
         trash_keep: config.delete.trash_keep.duration(),
         require_cdr: config.calls.as_ref().and_then(|calls| calls.require_cdr),

@@ -12,7 +12,7 @@ use super::target::Target;
 use super::{trash, worm};
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
-use crate::policy::StorageClass;
+use crate::policy::{Compress, StorageClass};
 use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
 use crate::store::{
     self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, key, meta::Label,
@@ -48,6 +48,8 @@ struct Job {
     archived: bool,
     /// The lock that its rule asks for.
     worm: Option<Retention>,
+    /// How its rule wants it stored smaller.
+    compress: Option<Compress>,
     /// The storage class that its rule has for its objects.
     class: Option<StorageClass>,
     /// What a target is given instead of its bytes; made when the first one lacks it.
@@ -57,7 +59,8 @@ struct Job {
 impl Job {
     fn encoded(&self, shared: &Shared) -> Result<Option<&Encoded>> {
         if self.encoded.get().is_none() {
-            let encoded = encode::encode(shared, &self.quiet, &self.path, self.sha256)?;
+            let encoded =
+                encode::encode(shared, &self.quiet, &self.path, self.sha256, self.compress)?;
             let _not_set_before = self.encoded.set(encoded);
         }
         Ok(self.encoded.get().and_then(Option::as_ref))
@@ -149,6 +152,7 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     let archived = row.state == State::Archived;
     let (encoded, class) = (OnceCell::new(), shared.class_of(it));
     let worm = worm::wanted(shared, it);
+    let compress = shared.compress_of(it);
     Ok(Some(Job {
         id,
         path,
@@ -159,6 +163,7 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
         quiet,
         archived,
         worm,
+        compress,
         class,
         encoded,
     }))

@@ -6,10 +6,12 @@
 
 use super::error::{EngineError, Result};
 use super::shared::Shared;
+use super::workers::be_nice;
 use super::{hash, seal};
 use crate::codec::seal::Identities;
 use crate::codec::{self, Unreadable};
 use crate::lower::{LowerError, Quiet};
+use crate::policy::Compress;
 use crate::recording::{Encoding, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav};
 use crate::{faults, units::Percent};
 use bytes::Bytes;
@@ -19,16 +21,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-
-/// How recordings are stored smaller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compress {
-    /// PCM as FLAC.
-    Flac {
-        /// Of what does not become smaller by this share of its length the original is stored.
-        min_gain: Percent,
-    },
-}
 
 /// Bytes to be stored instead of the recording's own.
 #[derive(Debug)]
@@ -48,16 +40,26 @@ pub(super) fn encode(
     quiet: &Quiet,
     path: &Path,
     sha256: Sha256,
+    compress: Option<Compress>,
 ) -> Result<Option<Encoded>> {
-    let smaller = smaller(shared, quiet, path, sha256)?;
+    if compress.is_some() || shared.seal_to.is_some() {
+        be_nice();
+    }
+    let smaller = smaller(shared, quiet, path, sha256, compress)?;
     match &shared.seal_to {
         Some(recipients) => seal::seal(shared, quiet, path, sha256, smaller, recipients).map(Some),
         None => Ok(smaller),
     }
 }
 
-fn smaller(shared: &Shared, quiet: &Quiet, path: &Path, sha256: Sha256) -> Result<Option<Encoded>> {
-    let made = match shared.compress {
+fn smaller(
+    shared: &Shared,
+    quiet: &Quiet,
+    path: &Path,
+    sha256: Sha256,
+    compress: Option<Compress>,
+) -> Result<Option<Encoded>> {
+    let made = match compress {
         Some(Compress::Flac { min_gain }) => flac(shared, quiet, path, sha256, min_gain),
         None => Ok(None),
     };

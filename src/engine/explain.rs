@@ -10,6 +10,7 @@ use super::target::Standing;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::lower::LowerError;
+use crate::policy::Compress;
 use crate::recording::{Kind, NodeId, State};
 use std::path::Path;
 use std::sync::Arc;
@@ -219,6 +220,14 @@ fn targets(shared: &Shared, it: &Candidate, facts: Facts<'_>) -> Result<Vec<Stri
             false => "",
         };
         out.push(format!("By its rule it is archived in storage class {class}{cold}."));
+    }
+    if facts.rules.name_compression() && it.row.state == State::Closed {
+        out.push(match facts.chosen(it).treatment.compress {
+            Some(Compress::Flac { .. }) => {
+                "By its rule it is archived as FLAC, if it is PCM.".into()
+            }
+            None => "By its rule it is archived as it is, not as FLAC.".into(),
+        });
     }
     let wanted = match shared.targets_of(it) {
         Ok(wanted) => wanted,

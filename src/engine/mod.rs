@@ -59,7 +59,6 @@ mod worm;
 pub use alarms::BadCopy;
 pub use command::{Command, Outcome, Progress, Summary};
 pub use drain::{Amount, Drain};
-pub use encode::Compress;
 pub use error::{EngineError, Result};
 pub use expiry::Expired;
 pub use explain::Outlook;
@@ -116,8 +115,6 @@ pub struct Options {
     pub snapshots: Option<Snapshots>,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
-    /// Recordings are stored smaller than they are; none: as they are.
-    pub compress: Option<Compress>,
     /// Recordings are sealed to these; none: they are not.
     pub seal_to: Option<Recipients>,
     /// What opens sealed recordings.
@@ -244,7 +241,6 @@ impl Engine {
             rules: RwLock::new(rules),
             space: space::Space::default(),
             repair_headers: options.repair_headers,
-            compress: options.compress,
             seal_to: options.seal_to,
             identities: options.identities,
             encoding: Mutex::new(()),

@@ -5,7 +5,6 @@ use super::bandwidth::Bandwidth;
 use super::claims::Claims;
 use super::complete::Completions;
 use super::drain::Drained;
-use super::encode::Compress;
 use super::error::{EngineError, Result};
 use super::expiry::Expiring;
 use super::known::Calls;
@@ -53,8 +52,6 @@ pub(super) struct Shared {
     pub space: Space,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
-    /// How recordings are stored smaller.
-    pub compress: Option<Compress>,
     /// Whom recordings are sealed to; none: they are not sealed.
     pub seal_to: Option<Recipients>,
     /// What opens them.

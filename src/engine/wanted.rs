@@ -4,7 +4,7 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::{Candidate, ObjectState};
-use crate::policy::StorageClass;
+use crate::policy::{Compress, StorageClass};
 use std::sync::Arc;
 
 /// The targets of a recording.
@@ -45,6 +45,15 @@ impl Shared {
         }
         let should = self.targets.iter().filter(|t| targets.want(t.name()) && !is_in(&names, t));
         Ok(Wanted { must, should: should.collect(), names })
+    }
+
+    /// How the rule of this moment wants a recording stored smaller.
+    pub fn compress_of(&self, it: &Candidate) -> Option<Compress> {
+        let rules = self.rules();
+        if !rules.name_compression() {
+            return rules.compress;
+        }
+        self.facts(&rules).chosen(it).treatment.compress
     }
 
     /// The storage class that its rule of this moment has for the objects of a recording; none:

@@ -67,9 +67,6 @@ pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
         let (shared, queue, report) =
             (Arc::clone(&engine.shared), to_archive.clone(), done.clone());
         engine.spawn("archive", move || {
-            if shared.compress.is_some() || shared.seal_to.is_some() {
-                be_nice();
-            }
             work(&shared, &queue, &report, &shared.activity.archiving, &archive_one);
         })?;
     }
@@ -79,7 +76,7 @@ pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
 }
 
 /// Hashing and encoding give way to everything else that wants the processor.
-fn be_nice() {
+pub(super) fn be_nice() {
     let thread = rustix::thread::gettid();
     if let Err(errno) = rustix::process::setpriority_process(Some(thread), 10) {
         tracing::debug!(%errno, "a thread that hashes or encodes runs at normal priority");

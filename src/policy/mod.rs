@@ -4,6 +4,7 @@
 
 mod call;
 mod class;
+mod compress;
 mod deletion;
 mod ledger;
 mod rule;
@@ -12,6 +13,7 @@ mod timetable;
 
 pub use call::{CallFacts, Direction, Numbers, Words};
 pub use class::{StorageClass, most_available};
+pub use compress::Compress;
 pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment, Worm, WormMode};
@@ -158,6 +160,8 @@ pub struct Rules {
     pub bandwidth: Timetable,
     /// How many hundredths of all files may expire in a day.
     pub max_delete_per_day: u8,
+    /// How recordings are stored smaller; none: as they are.
+    pub compress: Option<Compress>,
     /// What a deletion does.
     pub delete_mode: DeleteMode,
     /// What users deleted stays in the trash at least so long; `None`: for ever.
@@ -183,6 +187,7 @@ impl Default for Rules {
             marks: Marks::default(),
             bandwidth: Timetable::default(),
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
+            compress: None,
             delete_mode: DeleteMode::default(),
             trash_keep: Some(limits::TRASH_KEEP),
             require_cdr: None,

@@ -6,7 +6,7 @@
 //! does what loses the least.
 
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
-use super::{DeleteMode, Patterns, Rules, StorageClass, Targets, most_available};
+use super::{Compress, DeleteMode, Patterns, Rules, StorageClass, Targets, most_available};
 use crate::clock::Timestamp;
 use crate::recording::Sha256;
 use std::path::Path;
@@ -97,6 +97,8 @@ pub struct Treatment {
     pub delete_mode: DeleteMode,
     /// The storage class of its objects; none: that of each target.
     pub storage_class: Option<StorageClass>,
+    /// How it is stored smaller; none: as it is.
+    pub compress: Option<Compress>,
 }
 
 impl Treatment {
@@ -320,6 +322,7 @@ impl Rules {
             keep_local: self.keep_local,
             adopt_keep_local: self.adopt_keep_local,
             delete_mode: self.delete_mode,
+            compress: self.compress,
             ..Treatment::default()
         }
     }
@@ -375,6 +378,11 @@ impl Rules {
     /// The rule of a recording as far as its path tells, without a question to anybody.
     pub fn by_path(&self, path: &Path) -> Chosen<'_> {
         self.choose(path, &CallFacts::default())
+    }
+
+    /// Whether any rule has a way of its own to store recordings.
+    pub fn name_compression(&self) -> bool {
+        self.policies.iter().any(|p| p.treatment.compress != self.compress)
     }
 
     /// Whether any rule has a storage class of its own.
@@ -442,6 +450,8 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
         targets: all.iter().skip(1).fold(first.targets.clone(), |all, t| all.and(&t.targets)),
         delete_mode: all.iter().fold(first.delete_mode, |mode, t| mode.safer(t.delete_mode)),
         storage_class: most_available(&classes),
+        // As it is, a recording can be used without any tool.
+        compress: first.compress.filter(|_| all.iter().all(|t| t.compress == first.compress)),
     })
 }
 

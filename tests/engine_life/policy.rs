@@ -6,9 +6,10 @@ use parking_lot::Mutex;
 use spoolfs::clock::Timestamp;
 use spoolfs::engine::{CallSource, Command, Outcome, Standing};
 use spoolfs::policy::{
-    CallFacts, Matches, Patterns, Policy, StorageClass, Targets, Treatment, Words,
+    CallFacts, Compress, Matches, Patterns, Policy, StorageClass, Targets, Treatment, Words,
 };
 use spoolfs::recording::{NodeId, State};
+use spoolfs::units::Percent;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -390,4 +391,49 @@ fn what_may_be_of_several_classes_is_archived_in_the_most_available() {
         world.until_state(id, State::Archived);
         assert_eq!(world.store().class_of(&format!("p/pbx/{path}")), expected, "{path}");
     }
+}
+
+/// Seconds of silence, which FLAC makes very short.
+fn silence() -> Vec<u8> {
+    let pcm = vec![0; 64_000];
+    let mut wav = b"RIFF".to_vec();
+    let len = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+    wav.extend(len(36 + pcm.len()));
+    wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data");
+    wav.extend(len(pcm.len()));
+    wav.extend(pcm);
+    wav
+}
+
+#[test]
+fn each_recording_is_stored_as_its_rule_says() {
+    let flac = Some(Compress::Flac { min_gain: Percent(10) });
+    let as_flac = Treatment { compress: flac, ..treatment(HOUR / 12, HOUR) };
+    let (world, told) = world(vec![
+        of_path("flac", "flac.wav", as_flac.clone()),
+        campaign("FLAC", as_flac.clone()),
+        of_path("unsure", "unsure.wav", treatment(HOUR / 12, HOUR)),
+    ]);
+    told.tell("told.wav", of_campaign("FLAC"));
+    let names = ["flac.wav", "told.wav", "unsure.wav"];
+    let ids = names.map(|name| world.record(name, &silence()));
+    world.pass(400);
+    ids.iter().for_each(|id| world.until_state(*id, State::Archived));
+    let recordings = |key: &String| !key.contains("/.spoolfs/");
+    let keys: Vec<String> = world.keys().into_iter().filter(recordings).collect();
+    assert_eq!(keys, ["p/pbx/flac.wav.flac", "p/pbx/told.wav.flac", "p/pbx/unsure.wav"]);
+    world.pass(4000);
+    for (id, name) in ids.into_iter().zip(names) {
+        world.until_state(id, State::Released);
+        assert_eq!(world.run_one(Command::Recall, name), Outcome::Done);
+        assert_eq!(std::fs::read(world.below(name)).unwrap(), silence());
+    }
+    // A reload is in force for what is archived next.
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("flac", "later.wav", as_flac)];
+    world.engine().reload(rules);
+    let later = world.record("later.wav", &silence());
+    world.pass(400);
+    world.until_state(later, State::Archived);
+    assert!(world.keys().contains(&"p/pbx/later.wav.flac".to_owned()));
 }

@@ -7,12 +7,11 @@ use spoolfs::clock::{Clock, ManualClock, SystemClock};
 use spoolfs::codec::seal::{Identities, Recipients};
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{
-    CallSource, Command, Compress, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing,
-    Summary,
+    CallSource, Command, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
 };
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
-use spoolfs::policy::{Marks, Rules};
+use spoolfs::policy::{Compress, Marks, Rules};
 use spoolfs::rebuild;
 use spoolfs::recording::{Kind, NodeId, State};
 use spoolfs::store::Store;
@@ -148,7 +147,7 @@ impl World {
             self.clock.clone(),
         );
         let options = Options {
-            rules: self.rules.clone(),
+            rules: Rules { compress: self.compress, ..self.rules.clone() },
             required: self.required.clone(),
             archive_name: self.archive_name.clone(),
             journal_interval: self.journal_interval,
@@ -156,7 +155,6 @@ impl World {
             scrub_every: self.scrub_every,
             reserve: self.reserve,
             repair_headers: self.repair_headers,
-            compress: self.compress,
             seal_to: self.seal_to.clone(),
             identities: self.identities.clone(),
             snapshots: self.snapshots,
