@@ -11,7 +11,7 @@ use super::mend::{self, Check};
 use super::plan::{self, Why, counts_in_group};
 use super::release::{self, Wish};
 use super::shared::Shared;
-use super::{explain, recall};
+use super::{explain, recall, spread};
 use crate::catalog::{Candidate, HashOutcome, ObjectState};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -304,12 +304,12 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
     let already = |why: &str| Some(Ok(Outcome::Already(why.to_owned())));
     let refuse = |why: String| Some(Err(EngineError::refused(&it.path, why)));
     match it.row.state {
-        State::Archived if lacks_one(shared, it) => None,
+        State::Archived | State::Released if shared.lacks_one(it) => None,
         State::Archived => already("it is archived"),
         State::Released => already("it is archived and released"),
         State::Deleted => refuse("it was deleted".into()),
         State::Closed if it.row.attr.size == 0 => already(&explain::reason(&Why::Empty)),
-        _ if must_be_nowhere(shared, it) => refuse(explain::reason(&Why::NoTarget)),
+        _ if shared.must_be_nowhere(it) => refuse(explain::reason(&Why::NoTarget)),
         _ => {
             let verdict = shared.rules().for_path(&it.path);
             (!verdict.archive && !shared.catalog.is_held(it.row.id)).then(|| {
@@ -319,23 +319,14 @@ fn needs_no_archive(shared: &Shared, it: &Candidate) -> Option<Result<Outcome>> 
     }
 }
 
-/// Whether its rule wants it in a target that lacks it.
-fn lacks_one(shared: &Shared, it: &Candidate) -> bool {
-    // What can not be told is said by the attempt.
-    let lacks = shared.targets_of(it).and_then(|wanted| shared.lacking(it, &wanted.must));
-    lacks.map_or(true, |lacking| !lacking.is_empty())
-}
-
-fn must_be_nowhere(shared: &Shared, it: &Candidate) -> bool {
-    let rules = shared.rules();
-    shared.facts(&rules).must(it).is_empty()
-}
-
 /// One step on the way to the archive; true when it is there.
 fn archive_step(shared: &Shared, it: &Candidate) -> Result<bool> {
     if it.row.state == State::Recording {
         // Its writer may have gone with an earlier daemon, but that is for the kernel to say.
         return Err(LowerError::Busy { path: it.path.clone() }.into());
+    }
+    if it.row.state == State::Released {
+        return spread::bring(shared, it).map(|()| true);
     }
     if plan::needs_hash(it) {
         return match hash::hash(shared, it)? {

@@ -1,5 +1,6 @@
 //! Bringing a target what was archived without it: one that is new, was made required, or was down
-//! when an optional copy was due. Only recordings that are still local can be brought.
+//! when an optional copy was due. Only recordings that are still local are brought; `spread` has those
+//! that are not.
 //!
 //! A sweep goes over all archived recordings once, a few pages at each look, and is repeated as
 //! long as it finds something.
@@ -66,12 +67,12 @@ impl Fill {
 }
 
 /// Of what some target that is up lacks, what its rule wants there.
-fn wanted(shared: &Shared, mut lacking: Vec<Candidate>) -> Result<Vec<Candidate>> {
+fn wanted(shared: &Shared, lacking: Vec<Candidate>) -> Result<Vec<Candidate>> {
     if !shared.rules().name_targets() {
         return Ok(lacking);
     }
     let mut some = Vec::with_capacity(lacking.len());
-    for it in lacking.drain(..) {
+    for it in lacking {
         // Why one is not in use is said when it is tried.
         let lacks = match shared.targets_of(&it) {
             Err(_not_in_use) => true,

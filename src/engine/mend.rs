@@ -12,8 +12,8 @@ use super::shared::Shared;
 use super::target::Target;
 use super::worm;
 use crate::audit::{Clear, Entry, Event};
-use crate::catalog::{NodeRow, ObjectRow, ObjectState, Remedy};
-use crate::recording::{Sha256, State};
+use crate::catalog::{Candidate, NodeRow, ObjectRow, ObjectState, Remedy};
+use crate::recording::{Generation, NodeId, Sha256, State};
 use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind, key, meta::Label};
 use crate::{faults, limits};
 use std::fs::File;
@@ -231,11 +231,12 @@ fn replace(
     object: &ObjectRow,
     path: &Path,
 ) -> Result<std::result::Result<String, String>> {
-    let (spare, why_not) = good_copy(shared, object, path)?;
+    let of = (object.node, object.generation);
+    let (spare, why_not) = good_copy(shared, of, &object.target, path)?;
     let Some((file, other)) = spare else {
         return Ok(Err(format!("there is no other copy that can be read{why_not}")));
     };
-    write_again(shared, target, &other, path, Arc::new(file))?;
+    replace_by(shared, target, &other, path, Arc::new(file))?;
     tracing::info!(path = %path.display(), from = other.target, "a bad copy was replaced");
     Ok(Ok(other.target))
 }
@@ -257,7 +258,7 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
     // The good copy is in hand before the bad one is given up.
     let (spare, why_not) = match local {
         true => (None, String::new()),
-        false => good_copy(shared, object, &path)?,
+        false => good_copy(shared, (object.node, object.generation), &object.target, &path)?,
     };
     let remedy = shared.catalog.object_bad(object, spare.is_some())?;
     faults::point("scrub.after_given_up");
@@ -269,7 +270,7 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
             "it is archived again from the local copy".to_owned()
         }
         (Remedy::Elsewhere, Some((file, other))) => {
-            match write_again(shared, target, &other, &path, Arc::new(file)) {
+            match replace_by(shared, target, &other, &path, Arc::new(file)) {
                 Ok(()) => format!("it was replaced from target {:?}", other.target),
                 Err(EngineError::Stopping) => return Err(EngineError::Stopping),
                 Err(error) => {
@@ -295,11 +296,16 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
 
 type Spare = Option<(File, ObjectRow)>;
 
-/// What another target has of the same, in a file without a name, and its object; else why not.
+/// What another target than that has of a recording, in a file without a name, and its object; else why not.
 /// One that was given up is read too, if it is the last hope: it may have been brought back.
-fn good_copy(shared: &Shared, object: &ObjectRow, path: &Path) -> Result<(Spare, String)> {
-    let all = shared.catalog.objects(object.node, Some(object.generation))?;
-    let others = all.iter().filter(|o| o.target != object.target);
+fn good_copy(
+    shared: &Shared,
+    (node, generation): (NodeId, Generation),
+    than: &str,
+    path: &Path,
+) -> Result<(Spare, String)> {
+    let all = shared.catalog.objects(node, Some(generation))?;
+    let others = all.iter().filter(|o| o.target != than);
     let verified = others.clone().filter(|o| o.state == ObjectState::Verified);
     let given_up = others.filter(|o| o.state == ObjectState::Abandoned);
     let mut why_not = String::new();
@@ -337,14 +343,42 @@ fn revive(shared: &Shared, target: &Target, object: &ObjectRow) -> Result<bool> 
     Ok(revived)
 }
 
-/// Writes the bytes of an object to another target, under a key that was never used.
-fn write_again(
+/// The same, in the place of a bad copy: that is on record.
+fn replace_by(
     shared: &Shared,
     target: &Arc<Target>,
     object: &ObjectRow,
     path: &Path,
     file: Arc<File>,
 ) -> Result<()> {
+    if let Some(key) = write_again(shared, target, object, path, file)? {
+        let (from, to) = (object.target.clone(), target.name().to_owned());
+        let event = Event::ObjectReplaced { target: to, key: Clear::key(&key), from };
+        shared.audit.record(Entry::new(event).on(subject(object, path.to_owned())));
+    }
+    Ok(())
+}
+
+/// Gives a target that lacks a released recording a copy of what another has.
+pub(super) fn give(shared: &Shared, it: &Candidate, target: &Arc<Target>) -> Result<()> {
+    let (spare, why_not) =
+        good_copy(shared, (it.row.id, it.row.generation), target.name(), &it.path)?;
+    let Some((file, other)) = spare else {
+        let why = format!("there is no copy that can be read{why_not}");
+        return Err(EngineError::refused(&it.path, why));
+    };
+    write_again(shared, target, &other, &it.path, Arc::new(file)).map(drop)
+}
+
+/// Writes the bytes of an object to another target, under a key that was never used, which is
+/// returned; none if it has them already.
+fn write_again(
+    shared: &Shared,
+    target: &Arc<Target>,
+    object: &ObjectRow,
+    path: &Path,
+    file: Arc<File>,
+) -> Result<Option<String>> {
     let (id, generation) = (object.node, object.generation);
     let node = shared.catalog.identity().node;
     let mtime = shared.catalog.node(id)?.map_or_else(|| shared.now(), |row| row.attr.mtime);
@@ -369,7 +403,7 @@ fn write_again(
     for _ in &keys {
         let new = shared.catalog.assign_key_for(id, generation, target.name(), &keys, stored)?;
         if new.state == ObjectState::Verified {
-            return Ok(());
+            return Ok(None);
         }
         // A key that was taken for the same to be given otherwise.
         if new.stored != *stored {
@@ -392,10 +426,7 @@ fn write_again(
                 worm::lock(shared, target, &new.key, wanted)?;
                 shared.catalog.verified(new.id, shared.now())?;
                 faults::point("scrub.after_proof");
-                let (from, to) = (object.target.clone(), target.name().to_owned());
-                let event = Event::ObjectReplaced { target: to, key: Clear::key(&new.key), from };
-                shared.audit.record(Entry::new(event).on(subject(object, path.to_owned())));
-                return Ok(());
+                return Ok(Some(new.key));
             }
             Err(error) if is_bad(&error) => shared.catalog.abandon_key(new.id)?,
             Err(error) => return Err(error),

@@ -47,6 +47,7 @@ mod seal;
 mod shared;
 mod snapshot;
 mod space;
+mod spread;
 mod stop;
 mod sync;
 mod target;
@@ -325,6 +326,8 @@ impl Engine {
         self.spawn("expiry", move || expiry::run(&expirer))?;
         let keeper = Arc::clone(shared);
         self.spawn("trash", move || trash::run(&keeper))?;
+        let spreader = Arc::clone(shared);
+        self.spawn("spread", move || spread::run(&spreader))?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }

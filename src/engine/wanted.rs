@@ -3,7 +3,7 @@
 use super::error::{EngineError, Result};
 use super::shared::Shared;
 use super::target::Target;
-use crate::catalog::{Candidate, ObjectState};
+use crate::catalog::{Candidate, ObjectRow, ObjectState};
 use crate::policy::{Compress, StorageClass};
 use std::sync::Arc;
 
@@ -47,6 +47,19 @@ impl Shared {
         Ok(Wanted { must, should: should.collect(), names })
     }
 
+    /// Whether its rule wants it in a target that lacks it.
+    pub fn lacks_one(&self, it: &Candidate) -> bool {
+        // What can not be told is said by the attempt.
+        let lacks = self.targets_of(it).and_then(|wanted| self.lacking(it, &wanted.must));
+        lacks.map_or(true, |lacking| !lacking.is_empty())
+    }
+
+    /// Whether no target must hold it.
+    pub fn must_be_nowhere(&self, it: &Candidate) -> bool {
+        let rules = self.rules();
+        self.facts(&rules).must(it).is_empty()
+    }
+
     /// How the rule of this moment wants a recording stored smaller.
     pub fn compress_of(&self, it: &Candidate) -> Option<Compress> {
         let rules = self.rules();
@@ -76,14 +89,12 @@ impl Shared {
         targets: &[&'a Arc<Target>],
     ) -> Result<Vec<&'a Arc<Target>>> {
         let objects = self.catalog.objects(it.row.id, Some(it.row.generation))?;
-        let has = |target: &Target| {
-            let of = |o: &&_| is_of(o, target);
-            objects.iter().filter(of).any(|o| Some(o.sha256) == it.row.sha256)
+        let is_of = |o: &ObjectRow, target: &Target| {
+            o.target == target.name()
+                && o.state == ObjectState::Verified
+                && Some(o.sha256) == it.row.sha256
         };
+        let has = |target: &Target| objects.iter().any(|o| is_of(o, target));
         Ok(targets.iter().filter(|t| !has(t)).copied().collect())
     }
-}
-
-fn is_of(object: &crate::catalog::ObjectRow, target: &Target) -> bool {
-    object.target == target.name() && object.state == ObjectState::Verified
 }

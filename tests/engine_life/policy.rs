@@ -3,10 +3,11 @@
 use crate::outage::off_now;
 use crate::world::{World, audio};
 use parking_lot::Mutex;
+use spoolfs::catalog::ObjectState;
 use spoolfs::clock::Timestamp;
 use spoolfs::engine::{CallSource, Command, Outcome, Standing};
 use spoolfs::policy::{
-    CallFacts, Compress, Matches, Patterns, Policy, StorageClass, Targets, Treatment, Words,
+    CallFacts, Compress, Matches, Patterns, Policy, Rules, StorageClass, Targets, Treatment, Words,
 };
 use spoolfs::recording::{NodeId, State};
 use spoolfs::units::Percent;
@@ -335,6 +336,49 @@ fn archive_brings_what_is_archived_to_the_targets_of_its_rule() {
     assert!(!has(&world, 1, "a.wav"));
     assert_eq!(world.run_one(Command::Archive, "a.wav"), Outcome::Done);
     assert!(has(&world, 1, "a.wav"));
+}
+
+#[test]
+fn what_is_released_is_copied_to_the_targets_that_its_rule_wants_now() {
+    let world = two_targets(vec![of_path("first", "*.wav", in_targets(&["one"]))]);
+    let id = world.released("a.wav", &audio(900, 1));
+    let usual = world.released("a.txt", b"a note");
+    world.until("what should be in both is", || has(&world, 1, "a.txt"));
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("both", "*.wav", in_targets(&["one", "two"]))];
+    // Not before uploads are allowed.
+    let slow = Rules { bandwidth: off_now(world.now()), ..rules.clone() };
+    world.engine().reload(slow);
+    world.idle();
+    assert!(!has(&world, 1, "a.wav"));
+    world.engine().reload(rules);
+    world.until("it is there", || has(&world, 1, "a.wav"));
+    assert_eq!(world.stores[1].bytes("p/pbx/a.wav").unwrap().as_ref(), audio(900, 1));
+    let verified = || {
+        let all = world.catalog().objects(id, None).unwrap();
+        all.iter().filter(|o| o.state == ObjectState::Verified).count() == 2
+    };
+    world.until("the catalog knows", verified);
+    assert_eq!((world.state(id), world.state(usual)), (State::Released, State::Released));
+    assert!(!world.explain("a.wav").contains("does not yet"), "{}", world.explain("a.wav"));
+}
+
+#[test]
+fn archive_copies_what_is_released_and_says_what_is_in_the_way() {
+    let world = two_targets(vec![of_path("first", "*.wav", in_targets(&["one"]))]);
+    world.released("a.wav", &audio(900, 1));
+    world.stores[1].set_down(true);
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("second", "*.wav", in_targets(&["two"]))];
+    rules.bandwidth = off_now(world.now());
+    world.engine().reload(rules);
+    let failed = world.run_one(Command::Archive, "a.wav");
+    assert!(matches!(&failed, Outcome::Failed(why) if why.contains("two")), "{failed:?}");
+    world.stores[1].set_down(false);
+    assert_eq!(world.run_one(Command::Archive, "a.wav"), Outcome::Done);
+    assert!(has(&world, 1, "a.wav"));
+    let already = world.run_one(Command::Archive, "a.wav");
+    assert!(matches!(already, Outcome::Already(_)), "{already:?}");
 }
 
 #[test]
