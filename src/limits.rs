@@ -133,6 +133,8 @@ pub const PUT_OFF_MAX: usize = 1024;
 pub const RECONCILE_BATCH: usize = 64;
 /// Names tried for one generation in one target, besides the plain one.
 pub const KEY_CANDIDATES: usize = 4;
+/// Sealed segments that are known again if it turns out that one of them was put.
+pub const JOURNAL_ATTEMPTS_REMEMBERED: usize = 64;
 /// Rows in one journal segment.
 pub const JOURNAL_SEGMENT_ROWS_MAX: usize = 500;
 /// Bytes of lines at which a journal segment ends.

@@ -375,6 +375,26 @@ fn stock_tools_restore_what_is_sealed() {
         fs::write(work.join("key.txt"), pair().0).unwrap();
         assert!(!shell(&recipe("open"), &work).status.success());
     }
+    let work = mount.root.join("told");
+    fs::create_dir(&work).unwrap();
+    fs::write(work.join("key.txt"), &other).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let copy = format!("cp -r {}/.spoolfs/journal/* journal", mount.target.display());
+    loop {
+        shell(&format!("rm -rf journal && {copy}"), &work);
+        shell(&recipe("told"), &work).ok();
+        let told = fs::read_to_string(work.join("journal.jsonl")).unwrap();
+        let archived = |name: &str| {
+            let row = |line: &str| line.contains("\"archived\"") && line.contains(name);
+            told.lines().any(row)
+        };
+        if recordings().iter().all(|(name, ..)| archived(name)) {
+            break;
+        }
+        assert!(Instant::now() < until, "{told}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(found_below(&mount.target.join(".spoolfs/journal"), b"archived"), None);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub enum Fault {
     OtherLog,
     /// A target was told nothing of this log.
     NotAnchored,
+    /// A target's copies of the lines can not be compared: they are sealed, and there is no key.
+    Sealed,
 }
 
 /// One thing that is wrong, and where.

@@ -4,6 +4,7 @@ use super::context::{Common, Context, Everywhere};
 use super::find::times;
 use super::{Exit, output};
 use crate::audit::{self, Anchor, AuditError, Fault, Filter, Finding, Verdict};
+use crate::codec::seal::Identities;
 use crate::control::{EraseReport, Request};
 use crate::limits;
 use crate::store::audit::{HeadKey, PartKey, parse_head, parse_part, prefix_of};
@@ -158,17 +159,30 @@ fn compared(context: &Context, dir: &Path, name: &str, alone: &Verdict) -> Resul
     let anchor = |h: &HeadKey| Anchor { chain: h.chain.clone(), seq: h.seq, sha256: h.sha256 };
     let mut anchors: Vec<Anchor> = known.heads.iter().map(anchor).collect();
     let mut verdict = settled(dir, &anchors)?;
+    let mut sealed = None;
     if !verdict.valid {
         // Line by line, where it may be wrong.
         let from = verdict.anchored.unwrap_or(0);
+        let identities = crate::daemon::identities(&context.config);
+        let identities = identities.unwrap_or_else(|why| Identities::none(&why));
         for (part, key, size) in &known.parts {
             if part.chain == chain && part.last > from {
                 let bytes = runtime.block_on(store.get(key, 0..*size)).map_err(unreadable)?;
-                anchors.extend(audit::anchors_in(&chain, &bytes));
+                match crate::store::journal::opened(bytes, &identities) {
+                    Ok(bytes) => anchors.extend(audit::anchors_in(&chain, &bytes)),
+                    Err(why) => {
+                        let cure = "give the key, as `identity_file` in [read]";
+                        let detail = format!("its lines are not compared: {why}; {cure}");
+                        sealed =
+                            Some(elsewhere(Fault::Sealed, &store.url(key), part.first, detail));
+                        break;
+                    }
+                }
             }
         }
         verdict = settled(dir, &anchors)?;
     }
+    sealed.into_iter().for_each(|finding| verdict.add(finding));
     if !anchors.iter().any(|a| a.chain == chain) {
         let detail = format!("target {name:?} was told nothing of this log");
         verdict.add(elsewhere(

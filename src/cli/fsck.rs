@@ -4,6 +4,7 @@ use super::context::{Common, Context};
 use super::{Exit, output};
 use crate::catalog;
 use crate::clock::SystemClock;
+use crate::codec::seal::Identities;
 use crate::fsck::{self, Finding, Report};
 use crate::store;
 use crate::units::humane_size;
@@ -65,6 +66,7 @@ fn check(context: &Context, arguments: &Arguments) -> Result<Report, Exit> {
         lower: config.mountpoint.clone(),
         targets,
         by_rule: config.policies.iter().any(|p| !p.treatment.targets.are_usual()),
+        identities: crate::daemon::identities(config).unwrap_or_else(|why| Identities::none(&why)),
         deep: arguments.deep,
         repair: arguments.repair,
     };

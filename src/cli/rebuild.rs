@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// Read the journals from their beginning, and no snapshot
     #[arg(long)]
     whole_journal: bool,
+    /// Leave out journal and snapshots that no secret key opens, instead of rebuilding nothing
+    #[arg(long)]
+    leave_sealed: bool,
 }
 
 /// What `--json` prints. Lists are cut at a thousand.
@@ -133,6 +136,7 @@ fn rebuild(arguments: &Arguments, config: &Config) -> Result<Report, Exit> {
         from: arguments.from.clone(),
         whole_journal: arguments.whole_journal,
         identities: crate::daemon::identities(config).map_err(Exit::failed)?,
+        leave_sealed: arguments.leave_sealed,
     };
     let parts = Parts {
         lower: config.mountpoint.clone(),

@@ -152,13 +152,21 @@ impl Identities {
 
     /// Whether what is sealed to these can be opened with them.
     pub fn open_what_is_for(&self, recipients: &Recipients) -> bool {
-        let mut sealed = Vec::new();
-        let Ok(mut sealer) = Sealer::begin(recipients, &mut sealed) else { return false };
-        if sealer.push(b"?").and_then(|()| sealer.finish().map(drop)).is_err() {
-            return false;
+        seal_all(recipients, b"?").is_ok_and(|sealed| open_all(&sealed, self).is_ok())
+    }
+
+    /// What was sealed, behind a header of a length that was looked at.
+    fn begin<R: BufRead>(&self, stored: R) -> Result<age::stream::StreamReader<R>, Unreadable> {
+        let bad = |e: DecryptError| Unreadable::Bad(format!("it is not what was sealed: {e}"));
+        if self.is_empty() {
+            return Err(self.locked());
         }
         let keys = self.keys.iter().map(|key| &**key as &dyn Identity);
-        Decryptor::new_buffered(&*sealed).is_ok_and(|file| file.decrypt(keys).is_ok())
+        let decryptor = Decryptor::new_buffered(stored).map_err(bad)?;
+        decryptor.decrypt(keys).map_err(|error| match error {
+            DecryptError::NoMatchingKeys => self.locked(),
+            other => bad(other),
+        })
     }
 
     /// What to say of what they do not open.
@@ -246,6 +254,54 @@ impl<W: Write> std::fmt::Debug for Sealer<W> {
     }
 }
 
+/// What a file of age begins with.
+const MAGIC: &[u8] = b"age-encryption.org/v1\n";
+
+/// Whether what begins so is sealed.
+pub fn is_sealed(start: &[u8]) -> bool {
+    start.starts_with(MAGIC)
+}
+
+/// What is small enough to be sealed in memory, sealed.
+///
+/// # Errors
+/// That there is no recipient.
+pub fn seal_all(recipients: &Recipients, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut sealer = Sealer::begin(recipients, Vec::new())?;
+    sealer.push(bytes)?;
+    Ok(sealer.finish()?.0)
+}
+
+/// All that was sealed, of what is small enough to be opened in memory.
+///
+/// # Errors
+/// It is not what was sealed, or there is no key.
+pub fn open_all(stored: &[u8], identities: &Identities) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = Vec::new();
+    let mut reader = open_reader(stored, identities)?;
+    let read = reader.read_to_end(&mut bytes);
+    read.map_err(|e| Unreadable::Bad(format!("it is not what was sealed: {e}")))?;
+    Ok(bytes)
+}
+
+/// What was sealed, as it is read from the beginning to the end.
+///
+/// # Errors
+/// It was not sealed, or there is no key. What it reads fails where it is not what was sealed.
+pub fn open_reader<R: BufRead>(
+    mut stored: R,
+    identities: &Identities,
+) -> Result<impl Read + use<R>, Unreadable> {
+    let bad = |what: String| Unreadable::Bad(format!("it is not what was sealed: {what}"));
+    let mut start = Vec::new();
+    let read = stored.by_ref().take(SEAL_HEAD_BYTES_MAX).read_to_end(&mut start);
+    read.map_err(|e| bad(e.to_string()))?;
+    if head(&start)? == Head::Longer {
+        return Err(bad("it ends in its header".to_owned()));
+    }
+    identities.begin(io::Cursor::new(start).chain(stored))
+}
+
 /// What the beginning of an object tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
@@ -263,8 +319,7 @@ pub fn head(start: &[u8]) -> Result<Head, Unreadable> {
     let bad = |what: &str| Err(Unreadable::Bad(what.to_owned()));
     // What reads it takes far longer with more lines.
     let start = start.get(..SEAL_HEAD_BYTES_MAX as usize).unwrap_or(start);
-    let magic = b"age-encryption.org/v1\n";
-    if !start.starts_with(magic.get(..start.len().min(magic.len())).unwrap_or_default()) {
+    if !start.starts_with(MAGIC.get(..start.len().min(MAGIC.len())).unwrap_or_default()) {
         return bad("it does not begin as a file of age does");
     }
     let mut rest = start;
@@ -290,6 +345,9 @@ pub(super) fn open(
     let Some((head, place)) = sealed.head().zip(sealed.blocks(range)) else {
         return Err(Unreadable::without_map());
     };
+    if sealed.inner_bytes().is_none_or(|bytes| range.end > bytes) {
+        return Err(bad("it ends before".to_owned()));
+    }
     if identities.is_empty() {
         return Err(identities.locked());
     }
@@ -298,12 +356,7 @@ pub(super) fn open(
         return Err(bad(format!("{len} bytes of blocks, {wanted} were asked for")));
     }
     let file = Pieces { head, at: place.start, blocks, size: sealed.size(), position: 0 };
-    let keys = identities.keys.iter().map(|key| &**key as &dyn Identity);
-    let decryptor = Decryptor::new_buffered(file).map_err(|e| bad(e.to_string()))?;
-    let mut reader = decryptor.decrypt(keys).map_err(|error| match error {
-        DecryptError::NoMatchingKeys => identities.locked(),
-        other => bad(other.to_string()),
-    })?;
+    let mut reader = identities.begin(file)?;
     let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
     let mut out = vec![0; bytes];
     let mut read = || {

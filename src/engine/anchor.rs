@@ -9,10 +9,11 @@ use super::shared::Shared;
 use super::target::Target;
 use crate::audit::{self, Head, Part};
 use crate::clock::Timestamp;
+use crate::codec::seal;
 use crate::limits;
 use crate::recording::Sha256;
 use crate::store::audit::{HeadKey, PartKey, head_key, part_key};
-use crate::store::{self, Body, ObjectMeta, StoreErrorKind};
+use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -124,8 +125,17 @@ fn head_text(node: &str, head: &Head, now: Timestamp) -> Vec<u8> {
     format!("{text}\n").into_bytes()
 }
 
-/// Puts what is not there yet. What is there was put by us, and then we died.
+/// Puts what is not there yet, sealed if what is archived is. What is there was put by us, and then
+/// we died.
 fn put(shared: &Shared, target: &Target, key: &str, bytes: Vec<u8>, kind: &str) -> Result<()> {
+    let (key, bytes, kind) = match &shared.seal_to {
+        Some(to) => {
+            let sealed = seal::seal_all(to, &bytes);
+            let sealed = sealed.map_err(|e| EngineError::refused(Path::new(key), e.to_string()))?;
+            (&*key::sealed(key), sealed, "application/octet-stream")
+        }
+        None => (key, bytes, kind),
+    };
     let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
     let meta = ObjectMeta { content_type: kind.to_owned(), ..ObjectMeta::default() };
     let body = Body::Bytes(bytes.into());

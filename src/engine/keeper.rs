@@ -7,11 +7,12 @@ use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::JournalRow;
 use crate::clock::Timestamp;
-use crate::recording::ErrorClass;
-use crate::store::journal::{self, Author, Segment};
+use crate::recording::{ErrorClass, Sha256};
+use crate::store::journal::{self, Author, Fetched, Header, Segment, Shipment};
 use crate::store::marker::{self, AttachError, Claim};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::{faults, limits};
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,16 @@ struct Progress {
     shipped_at: Option<Timestamp>,
     /// The last segment was put and its answer heard, so that the next number is surely free.
     sure: bool,
+}
+
+/// A sealed segment that was going to be put: by its digest it is known again by who can not open it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Attempt {
+    epoch: u64,
+    segment: u64,
+    /// Its last row.
+    last: u64,
+    sha256: Sha256,
 }
 
 impl Keeper {
@@ -183,10 +194,11 @@ impl Keeper {
                 return Ok(false);
             }
         };
+        let shipment = self.shipment(&segment)?;
         faults::point("journal.before_put");
         // A target that ignores conditions would let a segment be written over whose answer was lost.
         let free = std::mem::replace(sure, false);
-        let shipped = match self.until_stop(journal::ship(&*self.target.store, &segment, free)) {
+        let shipped = match self.until_stop(journal::ship(&*self.target.store, &shipment, free)) {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
             Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
@@ -213,6 +225,40 @@ impl Keeper {
         Ok(full || shipped < last.seq)
     }
 
+    /// A segment as it is put. What is sealed is other bytes each time: so each is written down first.
+    fn shipment(&self, segment: &Segment) -> Result<Shipment> {
+        let to = self.shared.seal_to.as_ref();
+        let shipment = segment.shipment(self.target.store.prefix(), to).map_err(|e| {
+            super::EngineError::refused("a journal segment".as_ref(), e.to_string())
+        })?;
+        if to.is_some() {
+            let header = &segment.header;
+            let mut attempts = self.attempts(header)?;
+            let (epoch, last, sha256) = (header.epoch, header.last, shipment.sha256);
+            attempts.push(Attempt { epoch, segment: header.segment, last, sha256 });
+            let forgotten = attempts.len().saturating_sub(limits::JOURNAL_ATTEMPTS_REMEMBERED);
+            attempts.drain(..forgotten);
+            let text = serde_json::to_string(&attempts).unwrap_or_default();
+            self.shared.catalog.set_setting(&self.attempts_setting(), &text)?;
+            self.shared.catalog.sync()?;
+        }
+        Ok(shipment)
+    }
+
+    fn attempts_setting(&self) -> String {
+        format!("journal.sealed.{}", self.target.name())
+    }
+
+    /// What may have been put under the number of this segment.
+    fn attempts(&self, header: &Header) -> Result<Vec<Attempt>> {
+        let text = self.shared.catalog.setting(&self.attempts_setting())?;
+        let all: Option<Vec<Attempt>> = text.and_then(|text| serde_json::from_str(&text).ok());
+        let number = (header.epoch, header.segment);
+        let mut all = all.unwrap_or_default();
+        all.retain(|attempt| (attempt.epoch, attempt.segment) == number);
+        Ok(all)
+    }
+
     /// The segment's number is taken. If it is ours, of before an answer was lost or a crash, its
     /// lines are the first of those that are due now, and the rest goes into the next one. If it is
     /// ours and is not, the catalog went back in time unnoticed: nothing, and a new epoch begins.
@@ -223,10 +269,17 @@ impl Keeper {
         taken: StoreError,
     ) -> Result<Option<u64>> {
         let header = &meant.header;
-        let prefix = self.target.store.prefix();
-        let key = journal::key_of(prefix, &header.node, header.epoch, header.segment);
-        let found = match self.until_stop(journal::fetch(&*self.target.store, &key)) {
-            Some(Ok(found)) => found,
+        let (store, identities) = (&*self.target.store, &self.shared.identities);
+        let key = taken.key.clone();
+        let found = match self.until_stop(journal::fetch(store, &key, identities)) {
+            Some(Ok(Fetched::Segment(found))) => found,
+            Some(Ok(Fetched::Locked(_, sha256))) => {
+                let attempts = self.attempts(header)?;
+                return match attempts.into_iter().find(|attempt| attempt.sha256 == sha256) {
+                    Some(ours) => Ok(Some(ours.last)),
+                    None => self.new_epoch(&key, true),
+                };
+            }
             // Nobody can read it: the number is lost, not the target.
             Some(Err(error)) if error.kind == StoreErrorKind::Corrupt => {
                 return self.new_epoch(&key, false);

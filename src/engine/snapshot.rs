@@ -6,18 +6,20 @@
 
 use super::contain::contained;
 use super::error::{EngineError, Result};
+use super::hash;
 use super::recall::check_room;
 use super::shared::Shared;
 use super::space::Pressure;
 use super::target::Target;
 use crate::clock::Timestamp;
+use crate::codec::seal::{self, Identities, Sealer};
 use crate::recording::Sha256;
 use crate::store::snapshot::{self, Given, Header, Known, Writer};
-use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind};
+use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind, key};
 use crate::{faults, limits};
 use std::fs::File;
 use std::future::Future;
-use std::io::{BufWriter, Seek, SeekFrom};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,9 +68,42 @@ impl Easy {
     }
 }
 
+/// Where a snapshot is written to.
+enum Sink {
+    Plain(BufWriter<File>),
+    Sealed(Box<Sealer<BufWriter<File>>>),
+}
+
+impl Sink {
+    /// Writes the rest; what opens it, if it is sealed.
+    fn finish(self) -> io::Result<Option<Identities>> {
+        let (file, key) = match self {
+            Sink::Plain(file) => (file, None),
+            Sink::Sealed(sealer) => sealer.finish().map(|(file, key)| (file, Some(key)))?,
+        };
+        file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(key)
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Plain(file) => file.write(bytes),
+            Sink::Sealed(sealer) => sealer.push(bytes).map(|()| bytes.len()),
+        }
+    }
+
+    /// All is written when it is finished.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A snapshot to be given, in a file without a name.
 struct Made {
     header: Header,
+    sealed: bool,
     file: Arc<File>,
     size: u64,
     sha256: Sha256,
@@ -175,10 +210,15 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
         let header = if summary.flac { header.with_flac() } else { header };
         let header = if summary.holds { header.with_holds() } else { header };
         let header = if summary.sealed { header.with_sealed() } else { header };
-        let writer = Writer::begin(BufWriter::new(file.try_clone()?), &header)?;
+        let file = BufWriter::new(file.try_clone()?);
+        let sink = match &shared.seal_to {
+            Some(to) => Sink::Sealed(Box::new(Sealer::begin(to, file)?)),
+            None => Sink::Plain(file),
+        };
+        let writer = Writer::begin(sink, &header)?;
         Ok((header, writer, Easy::begin()))
     };
-    let line = |to: &mut (Header, Writer<BufWriter<File>>, Easy), text: &str| {
+    let line = |to: &mut (Header, Writer<Sink>, Easy), text: &str| {
         to.1.line(text)?;
         to.2.line(shared)
     };
@@ -187,29 +227,49 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
     let Some((_, (header, writer, mut easy))) = told? else { return Ok(None) };
     let failed = |e: std::io::Error| StoreError::unreadable("any", "a snapshot", &e);
     let (written, size, sha256) = writer.finish().map_err(failed)?;
-    written.into_inner().map_err(|e| failed(e.into_error()))?;
+    let own = written.finish().map_err(failed)?;
+    let (size, sha256) = match &own {
+        Some(_) => {
+            let size = file.metadata().map_err(failed)?.len();
+            (size, hash::read(shared, &file, Path::new(".spl/stage"), size)?.finish().0)
+        }
+        None => (size, sha256),
+    };
     let mut copy = file.try_clone().map_err(failed)?;
     copy.seek(SeekFrom::Start(0)).map_err(failed)?;
-    let read = snapshot::read(&copy, &mut |text| {
+    let copy: Box<dyn Read> = match &own {
+        Some(key) => {
+            let opened = seal::open_reader(BufReader::new(copy), key);
+            Box::new(opened.map_err(|e| corrupt(&e))?)
+        }
+        None => Box::new(copy),
+    };
+    let read = snapshot::read(copy, &mut |text| {
         crate::catalog::Told::parse(text)?;
         easy.line(shared).map_err(|e| e.to_string())
     });
     shared.check_stop()?;
     match read {
         Ok(found) if found == header => {}
-        other => {
-            let detail = format!("the snapshot that was written can not be read back: {other:?}");
-            return Err(EngineError::Corrupt { path: "a snapshot".into(), detail });
-        }
+        other => return Err(corrupt(&format_args!("{other:?}"))),
     }
     // A power cut must not take back rows that a target has: their numbers would be given again.
     shared.catalog.sync()?;
     faults::point("snapshot.after_made");
-    Ok(Some(Made { header, file: Arc::new(file), size, sha256 }))
+    Ok(Some(Made { header, sealed: own.is_some(), file: Arc::new(file), size, sha256 }))
+}
+
+fn corrupt(why: &dyn std::fmt::Display) -> EngineError {
+    let detail = format!("the snapshot that was written can not be read back: {why}");
+    EngineError::Corrupt { path: "a snapshot".into(), detail }
 }
 
 fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
     let key = snapshot::key_of(target.store.prefix(), &made.header, fastrand::u32(..));
+    let (key, kind) = match made.sealed {
+        true => (key::sealed(&key), "application/octet-stream"),
+        false => (key, "application/zstd"),
+    };
     let mut known = known(shared, target)?;
     let Header { epoch, seq, at, .. } = made.header;
     let (at, bytes) = (Timestamp(at), Some((made.size, made.sha256)));
@@ -223,7 +283,7 @@ fn give(shared: &Shared, target: &Target, made: &Made) -> Result<()> {
         return Err(EngineError::Stopping);
     }
     let body = Body::File { file: Arc::clone(&made.file), len: made.size };
-    let meta = ObjectMeta { content_type: "application/zstd".into(), ..ObjectMeta::default() };
+    let meta = ObjectMeta { content_type: kind.into(), ..ObjectMeta::default() };
     ask(shared, target, target.store.put(&key, body, made.sha256, &meta))?;
     faults::point("snapshot.after_put");
     ask(shared, target, store::verify(&*target.store, &key, made.size, made.sha256))?;

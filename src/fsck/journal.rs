@@ -3,8 +3,9 @@
 use super::targets::list;
 use super::{Findings, Result, Severity};
 use crate::catalog::Snapshot;
+use crate::codec::seal::Identities;
 use crate::recording::{Generation, NodeId};
-use crate::store::journal::{self, Segment};
+use crate::store::journal::{self, Fetched, Segment};
 use crate::store::{Store, StoreErrorKind};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -24,6 +25,8 @@ struct Told {
     archived: HashSet<(NodeId, Generation)>,
     /// The last segment of the present epoch, and its last row.
     last: (u64, u64),
+    /// Segments that are sealed, and why they can not be opened.
+    locked: Option<(u64, String)>,
 }
 
 impl Told {
@@ -42,9 +45,12 @@ impl Told {
 pub(super) async fn check(
     snapshot: &Snapshot,
     store: &dyn Store,
+    identities: &Identities,
     findings: &mut Findings,
 ) -> Result<()> {
-    let Some(mut told) = segments(snapshot, store, findings).await? else { return Ok(()) };
+    let Some(mut told) = segments(snapshot, store, identities, findings).await? else {
+        return Ok(());
+    };
     let (seq, segment) = snapshot.journal_mark(store.name())?;
     let place = store.url(&journal::directory(store.prefix(), &snapshot.identity().node));
     if told.last.0 > segment || told.last.1 > seq {
@@ -64,6 +70,17 @@ pub(super) async fn check(
             "bring the segments back from a version or a copy of the bucket: without them a lost \
              catalog can not be rebuilt from this target alone",
         );
+    }
+    if let Some((count, why)) = told.locked {
+        findings.add(
+            (Severity::Note, 47),
+            &place,
+            "a secret key for its sealed segments",
+            format!("{count} that can not be opened here: {why}"),
+            "nothing is wrong; check where the key is, or with it in `identity_file`, whether they \
+             tell of all that is archived",
+        );
+        return Ok(());
     }
     for row in snapshot.journal()?.iter().filter(|row| row.seq > seq) {
         told.line(&row.line);
@@ -88,6 +105,7 @@ pub(super) async fn check(
 async fn segments(
     snapshot: &Snapshot,
     store: &dyn Store,
+    identities: &Identities,
     findings: &mut Findings,
 ) -> Result<Option<Told>> {
     let identity = snapshot.identity();
@@ -121,8 +139,13 @@ async fn segments(
             );
         }
         findings.looked.segments += 1;
-        let last = match journal::fetch(store, &key).await {
-            Ok(segment) if segment.header.instance != identity.instance => {
+        let last = match journal::fetch(store, &key, identities).await {
+            Ok(Fetched::Locked(why, _)) => {
+                let count = told.locked.map_or(0, |(count, _)| count);
+                told.locked = Some((count + 1, why.to_string()));
+                None
+            }
+            Ok(Fetched::Segment(segment)) if segment.header.instance != identity.instance => {
                 findings.add(
                     (Severity::Wrong, 45),
                     store.url(&key),
@@ -132,7 +155,7 @@ async fn segments(
                 );
                 Some(segment.header.last)
             }
-            Ok(segment) => {
+            Ok(Fetched::Segment(segment)) => {
                 // What follows one that is missing or can not be read begins where it says.
                 let last = previous.filter(|_| number == due).and_then(|before| before.last);
                 Some(read(&segment, last, &store.url(&key), &mut told, findings))

@@ -11,6 +11,7 @@ mod targets;
 mod tree;
 
 use crate::catalog::{self, CatalogError, Op, Snapshot, Unreadable};
+use crate::codec::seal::Identities;
 use crate::limits;
 use crate::lower::{Inspection, LowerError};
 use crate::recording::NodeId;
@@ -119,6 +120,8 @@ pub struct Options {
     pub targets: Vec<(Arc<dyn Store>, bool)>,
     /// Rules name targets of their own: a required one need not hold every recording.
     pub by_rule: bool,
+    /// What opens sealed journals.
+    pub identities: Identities,
     /// Read and hash everything.
     pub deep: bool,
     /// Repair what can be.
@@ -220,7 +223,7 @@ async fn look(options: &Options) -> Result<Report> {
     for (store, _) in &options.targets {
         if targets::is_ours(&snapshot, &**store, &mut findings).await? {
             targets::check(&snapshot, &**store, options.deep, &mut findings).await?;
-            journal::check(&snapshot, &**store, &mut findings).await?;
+            journal::check(&snapshot, &**store, &options.identities, &mut findings).await?;
             snapshots::check(&snapshot, &**store, options.deep, &mut findings).await?;
         }
     }

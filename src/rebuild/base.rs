@@ -5,13 +5,14 @@ use super::history::History;
 use super::read::Source;
 use crate::catalog::{Identity, Told};
 use crate::clock::Timestamp;
+use crate::codec::seal;
 use crate::limits;
 use crate::lower::Lower;
 use crate::recording::ErrorClass;
 use crate::store::StoreErrorKind;
 use crate::store::snapshot::{self, Given, Header, Known};
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -72,7 +73,10 @@ impl Snapshots {
         for (source, key, size) in std::mem::take(&mut self.listed) {
             let url = source.store.url(&key);
             let read = match fetch(&source, &key, size, lower).await? {
-                Ok(file) => decode(file, identity.clone(), History::begin(state_dir)?).await?,
+                Ok(file) => match opened(&source, &key, file)? {
+                    Ok(file) => decode(file, identity.clone(), History::begin(state_dir)?).await?,
+                    Err(reason) => Err(reason),
+                },
                 Err(reason) => Err(reason),
             };
             match read {
@@ -114,20 +118,39 @@ async fn fetch(
     Ok(Ok(file))
 }
 
-type Read = std::result::Result<(Header, History), String>;
+type Bytes = Box<dyn Read + Send>;
 
-async fn decode(file: File, identity: Identity, rows: History) -> Result<Read> {
+/// What is in the file, opened if it is sealed; or why it can not be.
+fn opened(
+    source: &Source,
+    key: &str,
+    mut file: File,
+) -> Result<std::result::Result<Bytes, String>> {
+    let mut start = [0; 32];
+    let read = file.read_at(&mut start, 0).and_then(|_| file.seek(SeekFrom::Start(0)));
+    if let Err(error) = read {
+        return Ok(Err(error.to_string()));
+    }
+    if !seal::is_sealed(&start) {
+        return Ok(Ok(Box::new(file)));
+    }
+    match seal::open_reader(BufReader::new(file), &source.identities) {
+        Ok(reader) => Ok(Ok(Box::new(reader))),
+        Err(why) => Ok(Err(source.not_opened(key, &why)?)),
+    }
+}
+
+type Decoded = std::result::Result<(Header, History), String>;
+
+async fn decode(file: Bytes, identity: Identity, rows: History) -> Result<Decoded> {
     // A fault in reading what somebody else may have written costs the snapshot, and nothing else.
     let read = tokio::task::spawn_blocking(move || read(file, &identity, rows)).await;
     read.unwrap_or_else(|e| Ok(Err(RebuildError::Panic(e.to_string()).to_string())))
 }
 
-fn read(mut file: File, identity: &Identity, mut rows: History) -> Result<Read> {
-    if let Err(error) = file.seek(SeekFrom::Start(0)) {
-        return Ok(Err(error.to_string()));
-    }
+fn read(file: Bytes, identity: &Identity, mut rows: History) -> Result<Decoded> {
     let mut failed: Result<()> = Ok(());
-    let header = snapshot::read(&file, &mut |line| {
+    let header = snapshot::read(file, &mut |line| {
         // The epoch of the header, which only later ones are compared with, is not known yet.
         failed = rows.apply(0, &Told::parse(line)?);
         // That is no fault of the snapshot.

@@ -42,6 +42,19 @@ pub enum RebuildError {
         /// Where the marker should be.
         url: String,
     },
+    /// There is no key for what tells of the recordings.
+    #[error(
+        "{url}: {why}; journal and snapshots were sealed to the keys in `encrypt_to` of that time, and \
+         without one of their secret keys nothing is rebuilt: name its file as `identity_file` in \
+         [read], or in SPOOLFS_READ__IDENTITY_FILE (docs/SECURITY.md); if it is lost for good, \
+         `--leave-sealed` rebuilds from what can be read"
+    )]
+    Locked {
+        /// The segment or snapshot.
+        url: String,
+        /// Why it can not be opened.
+        why: String,
+    },
     /// Written by a newer spoolfs.
     #[error("{url}: {reason}")]
     Newer {
@@ -117,6 +130,7 @@ impl RebuildError {
             RebuildError::Marker(error) => error.class(),
             RebuildError::Catalog(error) => error.class(),
             RebuildError::Lower(error) => error.class(),
+            RebuildError::Locked { .. } => ErrorClass::Sealed,
             RebuildError::OtherNode { .. } | RebuildError::NodeTaken { .. } => ErrorClass::Refused,
             _ => ErrorClass::Permanent,
         }

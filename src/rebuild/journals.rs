@@ -125,9 +125,12 @@ impl Journals {
         let mut new = false;
         each_to(segments, read, |(epoch, key, bytes)| {
             self.segments += 1;
-            let Some(bytes) = bytes else {
-                self.damaged(source, &key, 0, "it is listed and can not be read");
-                return Ok(());
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(reason) => {
+                    self.damaged(source, &key, 0, reason);
+                    return Ok(());
+                }
             };
             let salvaged = journal::salvage(&bytes).map_err(|e| RebuildError::Newer {
                 url: source.store.url(&key),

@@ -50,8 +50,10 @@ pub struct Options {
     pub from: Vec<String>,
     /// Read the journals from their beginning, whatever snapshots there are.
     pub whole_journal: bool,
-    /// What opens sealed objects that no journal tells of.
+    /// What opens sealed journals and snapshots, and sealed objects that no journal tells of.
     pub identities: Identities,
+    /// What nothing opens is left out, and told of as damage; otherwise nothing is rebuilt.
+    pub leave_sealed: bool,
 }
 
 /// What it is rebuilt from.
@@ -308,6 +310,7 @@ fn sources(options: &Options, parts: &Parts, requests: &Arc<AtomicU64>) -> Resul
     let source = |store: &Arc<dyn Store>| Source {
         store: Arc::clone(store),
         identities: options.identities.clone(),
+        leave_sealed: options.leave_sealed,
         requests: Arc::clone(requests),
     };
     let sources: Vec<Source> = parts.stores.iter().filter(wanted).map(source).collect();

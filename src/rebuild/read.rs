@@ -2,9 +2,10 @@
 //! and tried again a few times if there is no answer.
 
 use super::error::{RebuildError, Result};
+use crate::codec::Unreadable;
 use crate::codec::seal::{self, Identities};
 use crate::recording::{ChunkHashes, Encoding, ErrorClass, Hasher, Sealed, Sha256, Stored};
-use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, key};
+use crate::store::{Head, Listed, Store, StoreError, StoreErrorKind, journal, key};
 use crate::{codec, limits};
 use bytes::Bytes;
 use std::future::Future;
@@ -17,8 +18,10 @@ use tokio::task::JoinSet;
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub store: Arc<dyn Store>,
-    /// What opens sealed objects.
+    /// What opens what is sealed.
     pub identities: Identities,
+    /// What nothing opens is passed over.
+    pub leave_sealed: bool,
     pub requests: Arc<AtomicU64>,
 }
 
@@ -218,14 +221,30 @@ impl Source {
         }
     }
 
-    pub async fn segment(&self, key: &str) -> Result<Option<Bytes>> {
+    /// A journal segment, opened; what is wrong with it.
+    pub async fn segment(&self, key: &str) -> Result<std::result::Result<Bytes, String>> {
         match self.ask(|| self.store.get(key, 0..limits::JOURNAL_SEGMENT_BYTES_MAX)).await {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok(bytes) => match journal::opened(bytes, &self.identities) {
+                Ok(text) => Ok(Ok(text)),
+                Err(why) => Ok(Err(self.not_opened(key, &why)?)),
+            },
             Err(e) if matches!(e.kind, StoreErrorKind::NotFound | StoreErrorKind::Corrupt) => {
-                Ok(None)
+                Ok(Err("it is listed and can not be read".to_owned()))
             }
             Err(e) => Err(self.failed(e)),
         }
+    }
+
+    /// What is wrong with what could not be opened.
+    ///
+    /// # Errors
+    /// `Locked`, unless it is to be passed over.
+    pub fn not_opened(&self, key: &str, why: &Unreadable) -> Result<String> {
+        if why.is_locked() && !self.leave_sealed {
+            let (url, why) = (self.store.url(key), why.to_string());
+            return Err(RebuildError::Locked { url, why });
+        }
+        Ok(why.to_string())
     }
 }
 

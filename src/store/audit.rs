@@ -31,7 +31,7 @@ pub fn prefix_of(prefix: &str, node: &str) -> String {
     format!("{prefix}.spoolfs/audit/{}/", key::node_component(node))
 }
 
-/// Where it is written that a log ended in this line.
+/// Where it is written that a log ended in this line, if that is not sealed.
 pub fn head_key(prefix: &str, node: &str, head: &HeadKey) -> String {
     let HeadKey { chain, seq, sha256 } = head;
     format!("{}{chain}/heads/{seq:012}-{sha256}.json", prefix_of(prefix, node))
@@ -47,7 +47,7 @@ pub fn part_key(prefix: &str, node: &str, part: &PartKey, sha256: Sha256) -> Str
 
 /// Reads a key made by [`head_key`].
 pub fn parse_head(key: &str) -> Option<HeadKey> {
-    let mut parts = key.rsplit('/');
+    let mut parts = key::unsealed(key).rsplit('/');
     let (name, heads, chain) = (parts.next()?, parts.next()?, parts.next()?);
     let (seq, sha256) = name.strip_suffix(".json")?.split_once('-')?;
     let head = HeadKey {
@@ -60,7 +60,7 @@ pub fn parse_head(key: &str) -> Option<HeadKey> {
 
 /// Reads a key made by [`part_key`].
 pub fn parse_part(key: &str) -> Option<PartKey> {
-    let mut parts = key.rsplit('/');
+    let mut parts = key::unsealed(key).rsplit('/');
     let (name, lines, chain) = (parts.next()?, parts.next()?, parts.next()?);
     let mut numbers = name.strip_suffix(".jsonl")?.split('-').map(str::parse);
     let part = PartKey {
@@ -83,11 +83,13 @@ mod tests {
         let digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
         let expected = format!("pbx/.spoolfs/audit/node.1/0af3/heads/000000000120-{digest}.json");
         assert_eq!(key, expected);
-        assert_eq!((parse_head(&key), parse_part(&key)), (Some(head), None));
+        assert_eq!((parse_head(&key), parse_part(&key)), (Some(head.clone()), None));
+        assert_eq!(parse_head(&key::sealed(&key)), Some(head));
         let part = PartKey { chain: "0af3".into(), first: 1, last: 99 };
         let key = part_key("", "n", &part, sha256);
         let expected = "0af3/lines/000000000001-000000000099-2d711642b726b044.jsonl";
         assert_eq!(key, format!(".spoolfs/audit/n/{expected}"));
-        assert_eq!((parse_head(&key), parse_part(&key)), (None, Some(part)));
+        assert_eq!((parse_head(&key), parse_part(&key)), (None, Some(part.clone())));
+        assert_eq!(parse_part(&key::sealed(&key)), Some(part));
     }
 }

@@ -2,6 +2,8 @@
 //! be rebuilt from a target alone.
 
 use super::{Body, ObjectMeta, Proof, Store, StoreError, StoreErrorKind, key, verify};
+use crate::codec::Unreadable;
+use crate::codec::seal::{self, Identities, Recipients};
 use crate::limits;
 use crate::recording::{ErrorClass, Sha256};
 use crate::store::meta::{
@@ -44,6 +46,26 @@ pub struct Segment {
     pub header: Header,
     /// The others.
     pub lines: Vec<String>,
+}
+
+/// A segment as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shipment {
+    /// The key of its object.
+    pub key: String,
+    /// What is in it.
+    pub bytes: Bytes,
+    /// SHA-256 of that.
+    pub sha256: Sha256,
+}
+
+/// What a target has under a segment's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// The segment.
+    Segment(Segment),
+    /// It is sealed, and there is no key: why, and the SHA-256 of its object.
+    Locked(Unreadable, Sha256),
 }
 
 /// The writer of segments.
@@ -146,6 +168,26 @@ impl Segment {
             out.push('\n');
         }
         out.into()
+    }
+
+    /// As it is stored below a prefix, sealed to `recipients` if there are any: then the same segment
+    /// gives other bytes each time.
+    ///
+    /// # Errors
+    /// It can not be sealed.
+    pub fn shipment(
+        &self,
+        prefix: &str,
+        recipients: Option<&Recipients>,
+    ) -> std::io::Result<Shipment> {
+        let header = &self.header;
+        let key = key_of(prefix, &header.node, header.epoch, header.segment);
+        let (key, bytes) = match recipients {
+            Some(to) => (key::sealed(&key), seal::seal_all(to, &self.encode())?.into()),
+            None => (key, self.encode()),
+        };
+        let sha256 = Sha256::of(&bytes);
+        Ok(Shipment { key, bytes, sha256 })
     }
 
     /// The inverse of `encode`. Fields of the header that are not known are passed over.
@@ -262,14 +304,15 @@ pub fn directory(prefix: &str, node: &str) -> String {
     format!("{prefix}{}/journal/{}/", key::RESERVED, key::node_component(node))
 }
 
-/// The key of a segment.
+/// The key of a segment that is not sealed.
 pub fn key_of(prefix: &str, node: &str, epoch: u64, segment: u64) -> String {
     format!("{}{epoch:06}-{segment:010}.jsonl", directory(prefix, node))
 }
 
-/// Epoch and number of the segment with this key.
+/// Epoch and number of the segment with this key, sealed or not.
 pub fn parse_key(key: &str) -> Option<(u64, u64)> {
-    let (epoch, segment) = key.rsplit('/').next()?.strip_suffix(".jsonl")?.split_once('-')?;
+    let (epoch, segment) =
+        key::unsealed(key).rsplit('/').next()?.strip_suffix(".jsonl")?.split_once('-')?;
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if epoch.len() < 6 || segment.len() < 10 || !digits(epoch) || !digits(segment) {
         return None;
@@ -279,23 +322,27 @@ pub fn parse_key(key: &str) -> Option<(u64, u64)> {
 
 /// Writes a segment and proves it. One that is already there, byte for byte, is success: the
 /// answer to an earlier try was lost. `free`: its number was surely never used; otherwise the target
-/// is asked first, because it may be one that ignores conditions.
+/// is asked first, because it may be one that ignores conditions, or have it sealed and not sealed.
 ///
 /// # Errors
-/// `Exists` if another segment has its number; whatever the target answers.
-pub async fn ship(store: &dyn Store, segment: &Segment, free: bool) -> Result<Proof, StoreError> {
-    let header = &segment.header;
-    let key = key_of(store.prefix(), &header.node, header.epoch, header.segment);
-    let bytes = segment.encode();
-    let (size, sha256) = (bytes.len() as u64, Sha256::of(&bytes));
-    let taken = match free || !is_there(store, &key).await? {
-        true => put(store, &key, bytes, sha256).await?,
-        false => {
-            let what = "a segment of this number is there";
-            Some(StoreError::new(StoreErrorKind::Exists, store.name(), "put", &key, what))
-        }
+/// `Exists`, with the key that is taken, if another segment has its number; whatever the target
+/// answers.
+pub async fn ship(store: &dyn Store, shipment: &Shipment, free: bool) -> Result<Proof, StoreError> {
+    let Shipment { key, bytes, sha256 } = shipment;
+    let taken = |key: &str| {
+        let what = "a segment of this number is there";
+        StoreError::new(StoreErrorKind::Exists, store.name(), "put", key, what)
     };
-    match (verify(store, &key, size, sha256).await, taken) {
+    let plain = key::unsealed(key);
+    let other = if plain == key { key::sealed(key) } else { plain.to_owned() };
+    if !free && is_there(store, &other).await? {
+        return Err(taken(&other));
+    }
+    let taken = match free || !is_there(store, key).await? {
+        true => put(store, key, bytes.clone(), *sha256).await?,
+        false => Some(taken(key)),
+    };
+    match (verify(store, key, bytes.len() as u64, *sha256).await, taken) {
         (Err(e), Some(taken)) if e.kind == StoreErrorKind::Corrupt => {
             Err(taken
                 .hint("another daemon or an older catalog wrote this segment: start a new epoch"))
@@ -319,7 +366,9 @@ async fn put(
     bytes: Bytes,
     sha256: Sha256,
 ) -> Result<Option<StoreError>, StoreError> {
-    let meta = ObjectMeta { content_type: "application/x-ndjson".into(), ..ObjectMeta::default() };
+    let sealed = key::unsealed(key) != key;
+    let kind = if sealed { "application/octet-stream" } else { "application/x-ndjson" };
+    let meta = ObjectMeta { content_type: kind.into(), ..ObjectMeta::default() };
     match store.put(key, Body::Bytes(bytes), sha256, &meta).await {
         Ok(()) => Ok(None),
         Err(e) if e.kind == StoreErrorKind::Exists => Ok(Some(e)),
@@ -327,18 +376,36 @@ async fn put(
     }
 }
 
+/// What the bytes under a segment's key are as text, opened if they are sealed.
+///
+/// # Errors
+/// They are not what was sealed, or there is no key.
+pub fn opened(bytes: Bytes, identities: &Identities) -> Result<Bytes, Unreadable> {
+    match seal::is_sealed(&bytes) {
+        true => Ok(seal::open_all(&bytes, identities)?.into()),
+        false => Ok(bytes),
+    }
+}
+
 /// Reads a segment.
 ///
 /// # Errors
 /// Whatever the target answers; `Corrupt` if it is no valid segment, `Unsupported` if newer.
-pub async fn fetch(store: &dyn Store, key: &str) -> Result<Segment, StoreError> {
+pub async fn fetch(
+    store: &dyn Store,
+    key: &str,
+    identities: &Identities,
+) -> Result<Fetched, StoreError> {
+    let bad = |kind, what: String| StoreError::new(kind, store.name(), "get", key, what);
     let bytes = store.get(key, 0..limits::JOURNAL_SEGMENT_BYTES_MAX).await?;
-    Segment::decode(&bytes).map_err(|e| {
-        let kind = match e.class() {
-            ErrorClass::Corrupt => StoreErrorKind::Corrupt,
-            _ => StoreErrorKind::Unsupported,
-        };
-        StoreError::new(kind, store.name(), "get", key, e.to_string())
+    let text = match opened(bytes.clone(), identities) {
+        Ok(text) => text,
+        Err(why) if why.is_locked() => return Ok(Fetched::Locked(why, Sha256::of(&bytes))),
+        Err(why) => return Err(bad(StoreErrorKind::Corrupt, why.to_string())),
+    };
+    Segment::decode(&text).map(Fetched::Segment).map_err(|e| match e.class() {
+        ErrorClass::Corrupt => bad(StoreErrorKind::Corrupt, e.to_string()),
+        _ => bad(StoreErrorKind::Unsupported, e.to_string()),
     })
 }
 
@@ -346,6 +413,7 @@ pub async fn fetch(store: &dyn Store, key: &str) -> Result<Segment, StoreError> 
 mod tests {
     use super::*;
     use crate::store::memory::{Fault, MemoryStore, Operation};
+    use age::secrecy::ExposeSecret;
 
     fn segment(number: u64, lines: &[&str]) -> Segment {
         let author =
@@ -443,13 +511,43 @@ mod tests {
         let store = MemoryStore::new("m", "p/");
         store.fail_next_of(".spoolfs/", Operation::Put, 1, Fault::ReplyLost);
         let ours = segment(1, &[r#"{"n":1}"#]);
-        ship(&store, &ours, true).await.unwrap_err();
-        assert_eq!(ship(&store, &ours, true).await.unwrap(), Proof::Checksum);
-        let other = segment(1, &[r#"{"n":2}"#]);
+        let plain = |segment: &Segment| segment.shipment("p/", None).unwrap();
+        ship(&store, &plain(&ours), true).await.unwrap_err();
+        assert_eq!(ship(&store, &plain(&ours), true).await.unwrap(), Proof::Checksum);
+        let other = plain(&segment(1, &[r#"{"n":2}"#]));
         assert_eq!(ship(&store, &other, true).await.unwrap_err().kind, StoreErrorKind::Exists);
         let key = key_of("p/", "pbx", 3, 1);
-        assert_eq!(fetch(&store, &key).await.unwrap(), ours);
+        let fetched = async || fetch(&store, &key, &Identities::default()).await;
+        assert_eq!(fetched().await.unwrap(), Fetched::Segment(ours));
         store.corrupt(&key, 0);
-        assert!(fetch(&store, &key).await.is_err());
+        assert!(fetched().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_sealed_segment_is_read_with_the_key_and_has_its_number_for_itself() {
+        let secret = age::x25519::Identity::generate();
+        let to = Recipients::parse(&[secret.to_public().to_string()]).unwrap();
+        let secret = secret.to_string();
+        let keys = Identities::parse(secret.expose_secret().as_bytes(), "a test").unwrap();
+        let store = MemoryStore::new("m", "p/");
+        let ours = segment(1, &[r#"{"n":1,"path":"out-5551212.wav"}"#]);
+        let sealed = ours.shipment("p/", to.as_ref()).unwrap();
+        assert_eq!(sealed.key, "p/.spoolfs/journal/pbx/000003-0000000001.jsonl.age");
+        assert_eq!(parse_key(&sealed.key), Some((3, 1)));
+        ship(&store, &sealed, true).await.unwrap();
+        assert!(!sealed.bytes.windows(7).any(|part| part == b"5551212"));
+        let fetched = fetch(&store, &sealed.key, &keys).await.unwrap();
+        assert_eq!(fetched, Fetched::Segment(ours.clone()));
+        let fetched = fetch(&store, &sealed.key, &Identities::default()).await.unwrap();
+        assert!(matches!(fetched, Fetched::Locked(_, found) if found == sealed.sha256));
+        // The same number is not given to one that is not sealed, nor to another sealing of it.
+        for again in [None, to.as_ref()] {
+            let again = ours.shipment("p/", again).unwrap();
+            let error = ship(&store, &again, false).await.unwrap_err();
+            assert_eq!((error.kind, error.key), (StoreErrorKind::Exists, sealed.key.clone()));
+        }
+        store.corrupt(&sealed.key, sealed.bytes.len() - 1);
+        let error = fetch(&store, &sealed.key, &keys).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Corrupt);
     }
 }

@@ -25,6 +25,16 @@ pub const NODE_BYTES_MAX: usize = 128;
 /// Longest suffix that is kept when a name is cut, in bytes, with its dot.
 const SUFFIX_BYTES_MAX: usize = 24;
 
+/// The key of what is told of an archive, if it is sealed.
+pub fn sealed(key: &str) -> String {
+    format!("{key}{SEALED_SUFFIX}")
+}
+
+/// The key that it would have if it were not sealed.
+pub fn unsealed(key: &str) -> &str {
+    key.strip_suffix(SEALED_SUFFIX).unwrap_or(key)
+}
+
 /// The path that the key of an object is made from: that of the recording, with the suffix of what is
 /// stored of it.
 pub fn object_path<'a>(path: &'a Path, encoding: &Encoding) -> Cow<'a, Path> {

@@ -254,15 +254,15 @@ pub fn directory(prefix: &str, node: &str) -> String {
     format!("{prefix}{}/snapshots/{}/", key::RESERVED, key::node_component(node))
 }
 
-/// A key for a snapshot; `random` tells it apart from those of tries before.
+/// A key for a snapshot that is not sealed; `random` tells it apart from those of tries before.
 pub fn key_of(prefix: &str, header: &Header, random: u32) -> String {
     let (dir, epoch, seq) = (directory(prefix, &header.node), header.epoch, header.seq);
     format!("{dir}{epoch:06}-{seq:010}-{random:08x}{SUFFIX}")
 }
 
-/// Epoch and last row of the snapshot with this key.
+/// Epoch and last row of the snapshot with this key, sealed or not.
 pub fn parse_key(key: &str) -> Option<(u64, u64)> {
-    let mut parts = key.rsplit('/').next()?.strip_suffix(SUFFIX)?.split('-');
+    let mut parts = key::unsealed(key).rsplit('/').next()?.strip_suffix(SUFFIX)?.split('-');
     let (epoch, seq, random) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     let hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -362,6 +362,7 @@ mod tests {
         let key = key_of("p/", &header(), 0xbeef);
         assert_eq!(key, "p/.spoolfs/snapshots/pbx/000003-0000000012-0000beef.jsonl.zst");
         assert_eq!(parse_key(&key), Some((3, 12)));
+        assert_eq!(parse_key(&key::sealed(&key)), Some((3, 12)));
         for bad in [
             "x",
             "000003-0000000012.jsonl.zst",

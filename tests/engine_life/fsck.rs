@@ -373,7 +373,10 @@ fn rule_45_a_segment_of_another_machine() {
     let (first, last) = (mine.header.first, mine.header.last);
     let segment = Segment::new(&author, mine.header.segment, first, last, mine.lines).unwrap();
     delete(&world, &keys[0]);
-    world.runtime.block_on(journal::ship(world.store(), &segment, true)).unwrap();
+    world
+        .runtime
+        .block_on(journal::ship(world.store(), &segment.shipment("p/", None).unwrap(), true))
+        .unwrap();
     finds(&mut world, &[(Wrong, 44), (Wrong, 45)]);
 }
 

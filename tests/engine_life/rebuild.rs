@@ -235,6 +235,7 @@ fn the_old_catalog_is_set_aside_and_a_rebuild_that_fails_changes_nothing() {
     let options = spoolfs::rebuild::Options {
         whole_journal: false,
         identities: Default::default(),
+        leave_sealed: false,
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),
@@ -261,6 +262,7 @@ fn regression_a_refused_rebuild_leaves_the_private_directory_alone() {
     let options = spoolfs::rebuild::Options {
         whole_journal: false,
         identities: Default::default(),
+        leave_sealed: false,
         runtime_dir: state.with_file_name("run"),
         state_dir: state,
         archive_name: "default".into(),

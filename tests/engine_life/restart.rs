@@ -183,7 +183,10 @@ fn a_journal_number_that_is_used_by_us_begins_a_new_epoch() {
     };
     // Lines that this catalog knows nothing of, for example after it lost its last seconds.
     let other = Segment::new(&author, 1, 1, 1, vec!["{\"seq\":1}".into()]).unwrap();
-    world.runtime.block_on(journal::ship(world.store(), &other, true)).unwrap();
+    world
+        .runtime
+        .block_on(journal::ship(world.store(), &other.shipment("p/", None).unwrap(), true))
+        .unwrap();
     world.until("shipped", || {
         world.pass(100_001);
         world.catalog().journal_pending("one", 10).unwrap().is_empty()

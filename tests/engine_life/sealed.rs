@@ -2,13 +2,16 @@
 
 use crate::world::{World, audio};
 use age::secrecy::ExposeSecret;
+use spoolfs::audit::{Audit, Event};
 use spoolfs::catalog::{Digest, ObjectRow, ObjectState};
 use spoolfs::codec::seal::{Identities, Recipients};
 use spoolfs::codec::{Coding, wav_header};
-use spoolfs::engine::{Command, Outcome, Standing};
+use spoolfs::engine::{Command, Outcome, Snapshots, Standing};
 use spoolfs::policy::Compress;
+use spoolfs::rebuild::RebuildError;
 use spoolfs::recording::{Encoding, Hasher, NodeId, Sha256, State};
 use spoolfs::store::Store;
+use spoolfs::store::journal::{self, Author, Segment};
 use spoolfs::store::memory::{Fault, Operation};
 use spoolfs::store::meta::Label;
 use spoolfs::units::Percent;
@@ -160,7 +163,7 @@ fn a_cut_call_is_sealed_with_its_sizes() {
 
 #[test]
 fn a_rebuild_brings_sealed_objects_back() {
-    for (journal, key) in [(true, true), (true, false), (false, true)] {
+    for journal in [true, false] {
         let mut world = sealing(&["one"], FLAC);
         let released = world.released("a.wav", &call(6));
         let text = world.released("a.txt", b"a sidecar");
@@ -175,14 +178,9 @@ fn a_rebuild_brings_sealed_objects_back() {
             let segments = world.store().keys().into_iter().filter(|k| k.contains("/journal/"));
             segments.for_each(|key| world.store().tamper(&key, None));
         }
-        let secret = world.identities.clone();
-        if !key {
-            world.identities = Identities::default();
-        }
         let report = world.rebuild(None, &[]).unwrap();
         let whole = [report.lost.len(), report.missing.len(), report.unknown.len()];
         assert_eq!(whole, [0; 3], "{report:?}");
-        world.identities = secret;
         world.open();
         world.start();
         for object in &before {
@@ -198,6 +196,160 @@ fn a_rebuild_brings_sealed_objects_back() {
         let report = world.fsck(true);
         assert!(report.clean, "{:?}", report.findings);
     }
+}
+
+/// What a target is told of recordings: journal, snapshots, audit log.
+fn told(world: &World) -> Vec<String> {
+    let mut keys = world.store().keys();
+    keys.retain(|key| ["/journal/", "/snapshots/", "/audit/"].iter().any(|dir| key.contains(dir)));
+    keys
+}
+
+#[test]
+fn what_a_target_is_told_is_sealed_and_a_pbx_without_a_key_goes_on_telling_it() {
+    let mut world = sealing(&["one"], None);
+    let secret = std::mem::take(&mut world.identities);
+    world.snapshots = Some(Snapshots { every: Duration::from_secs(1), keep: 2 });
+    let log = tempfile::tempdir().unwrap();
+    world.audit = Audit::start(spoolfs::audit::Options {
+        state_dir: log.path().to_owned(),
+        node: "pbx".into(),
+        clock: world.clock.clone(),
+    })
+    .unwrap();
+    world.audit.record_synced(Event::Pinned).unwrap();
+    world.restart();
+    let id = world.released("out-5551212.wav", &call(6));
+    for _ in 0..3 {
+        world.archived(&format!("{}.wav", fastrand::u32(..)), b"audio");
+        world.until_told();
+    }
+    crate::snapshots::until_taken(&world);
+    world.pass(86_401);
+    let kinds = ["/journal/", "/snapshots/", "/heads/", "/lines/"];
+    let all = || kinds.iter().all(|kind| told(&world).iter().any(|key| key.contains(kind)));
+    world.until("each kind is told", all);
+    let sha256 = Sha256::of(&call(6)).to_string();
+    for key in told(&world) {
+        let bytes = world.object(&key);
+        assert!(key.ends_with(".age"), "{key}");
+        assert!(spoolfs::codec::seal::is_sealed(&bytes), "{key}");
+        assert!(!holds(&bytes, b"5551212") && !holds(&bytes, sha256.as_bytes()), "{key}");
+        assert!(!holds(&bytes, b"spoolfs\":"), "{key}");
+    }
+    // It is whole as far as can be told here; with the key, as far as it goes.
+    let notes = world.fsck(false);
+    assert!(notes.clean && notes.findings.iter().any(|f| f.rule == 47), "{notes:?}");
+    world.identities = secret;
+    let whole = world.fsck(false);
+    assert!(whole.clean && whole.findings.is_empty() && whole.looked.segments > 0, "{whole:?}");
+    world.lose_database();
+    let report = world.rebuild(None, &[]).unwrap();
+    assert!(report.is_complete() && report.snapshot.is_some(), "{report:?}");
+    world.open();
+    world.start();
+    assert_eq!(content(&world, id, "out-5551212.wav"), call(6));
+}
+
+#[test]
+fn without_the_key_nothing_is_rebuilt_unless_it_is_lost_for_good() {
+    for snapshots in [false, true] {
+        let mut world = sealing(&["one"], FLAC);
+        let every = Duration::from_secs(1);
+        world.snapshots = snapshots.then_some(Snapshots { every, keep: 2 });
+        world.restart();
+        let local = world.archived("a.wav", &call(8));
+        world.until_told();
+        if snapshots {
+            crate::snapshots::until_taken(&world);
+        }
+        world.die();
+        world.lose_database();
+        let secret = world.identities.clone();
+        for keys in [Identities::default(), pair().1] {
+            world.identities = keys;
+            let error = world.rebuild(None, &[]).unwrap_err();
+            let words = error.to_string();
+            assert!(matches!(error, RebuildError::Locked { .. }), "{words}");
+            assert!(words.contains("identity_file") && words.contains("--leave-sealed"), "{words}");
+            assert!(!world.database().exists(), "nothing was rebuilt");
+        }
+        world.leave_sealed = true;
+        let report = world.rebuild(None, &[]).unwrap();
+        assert!(!report.is_complete() && !report.damage.is_empty(), "{report:?}");
+        assert!(report.damage.iter().all(|d| d.reason.contains("sealed")), "{report:?}");
+        assert_eq!(report.bad_snapshots.is_empty(), !snapshots);
+        world.lose_database();
+        (world.identities, world.leave_sealed) = (secret, false);
+        assert!(world.rebuild(None, &[]).unwrap().is_complete());
+        world.open();
+        assert_eq!(world.find("a.wav").unwrap().id, local);
+    }
+}
+
+/// The answer to a segment is lost; whoever put it can not open what is there.
+#[test]
+fn a_sealed_segment_whose_answer_was_lost_is_known_again_without_a_key() {
+    for sealed_before in [true, false] {
+        let mut world = sealing(&["one"], None);
+        let secret = std::mem::take(&mut world.identities);
+        let to = world.seal_to.clone();
+        if !sealed_before {
+            world.seal_to = None;
+        }
+        world.journal_interval = Duration::from_secs(100_000);
+        world.restart();
+        world.archived("a.wav", b"audio");
+        world.store().fail_next_of(".spoolfs/journal/", Operation::Put, 1, Fault::ReplyLost);
+        world.pass(100_001);
+        world.until_standing(Standing::Down);
+        assert!(!world.catalog().journal_pending("one", 10).unwrap().is_empty());
+        world.journal_interval = Duration::from_secs(60);
+        world.seal_to = to;
+        world.restart();
+        world.archived("b.wav", b"even more");
+        world.until("shipped", || {
+            world.pass(61);
+            world.catalog().journal_pending("one", 10).unwrap().is_empty()
+        });
+        assert_eq!(world.catalog().identity().epoch, 1, "it was found to be ours");
+        let segments = told(&world);
+        let plain = segments.iter().filter(|key| key.ends_with(".jsonl")).count();
+        assert_eq!((segments.len(), plain), (2, usize::from(!sealed_before)), "{segments:?}");
+        world.identities = secret;
+        let report = world.fsck(false);
+        assert!(report.clean && report.findings.is_empty(), "{report:?}");
+    }
+}
+
+/// An older copy of the catalog was put back: the number is used, by rows that it does not know.
+#[test]
+fn a_sealed_segment_of_another_life_begins_a_new_epoch() {
+    let mut world = sealing(&["one"], None);
+    world.identities = Identities::default();
+    world.journal_interval = Duration::from_secs(100_000);
+    world.restart();
+    world.archived("a.wav", b"audio");
+    let identity = world.catalog().identity();
+    let author = Author {
+        archive: "other".into(),
+        node: identity.node,
+        instance: identity.instance,
+        epoch: identity.epoch,
+    };
+    let lines = vec![r#"{"seq":1,"at":"1.0","kind":"pinned","id":1,"path":"x"}"#.to_owned()];
+    let segment = Segment::new(&author, 1, 1, 1, lines).unwrap();
+    let shipment = segment.shipment("p/", world.seal_to.as_ref()).unwrap();
+    world.runtime.block_on(journal::ship(world.store(), &shipment, true)).unwrap();
+    world.pass(100_001);
+    world.until("shipped", || {
+        world.pass(100_001);
+        world.catalog().journal_pending("one", 10).unwrap().is_empty()
+    });
+    assert_eq!(world.catalog().identity().epoch, identity.epoch + 1);
+    let segments = told(&world);
+    assert!(segments[1].ends_with("/000002-0000000001.jsonl.age"), "{segments:?}");
+    assert_eq!(world.object(&shipment.key), shipment.bytes, "it is left alone");
 }
 
 #[test]

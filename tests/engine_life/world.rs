@@ -49,6 +49,8 @@ pub struct World {
     /// Call records.
     pub calls: Option<Arc<dyn CallSource>>,
     pub audit: Arc<Audit>,
+    /// A rebuild passes over what no key opens.
+    pub leave_sealed: bool,
     /// A rebuild passes snapshots over.
     pub whole_journal: bool,
     pub runtime: Runtime,
@@ -104,6 +106,7 @@ impl World {
             snapshots: None,
             calls: None,
             audit: Audit::off(),
+            leave_sealed: false,
             whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -202,6 +205,7 @@ impl World {
             lower: self.dir.path().to_owned(),
             targets: stores.map(|s| (s.clone(), required(&s))).collect(),
             by_rule: self.rules.name_targets(),
+            identities: self.identities.clone(),
             deep: true,
             repair,
         };
@@ -236,6 +240,7 @@ impl World {
             from: from.iter().map(|n| (*n).to_owned()).collect(),
             whole_journal: self.whole_journal,
             identities: self.identities.clone(),
+            leave_sealed: self.leave_sealed,
         };
         let parts = rebuild::Parts {
             lower: self.dir.path().to_owned(),

@@ -96,6 +96,36 @@ fn no_byte_comes_out_of_a_block_that_was_changed_moved_or_cut() {
     }
 }
 
+/// Its metadata may say that the recording is longer than what is sealed.
+#[test]
+fn regression_what_is_asked_for_behind_the_end_is_no_panic() {
+    let (public, secret) = pair();
+    let (stored, encoding, _) = seal(&recipients(&[&public]), &noise(100));
+    for range in [90..101, 200..300, 70_000..80_000, 65_536..65_537] {
+        let answer = read(&encoding, &stored, &range, &identities(&secret));
+        assert!(matches!(answer, Err(Unreadable::Bad(_))), "{range:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn what_is_sealed_whole_comes_back_whole_or_not_at_all() {
+    let ((public, secret), (_, other)) = (pair(), pair());
+    let (to, keys) = (recipients(&[&public]), identities(&secret));
+    for len in [0, 1, 65_536, 200_000] {
+        let stored = seal_all(&to, &noise(len)).unwrap();
+        assert!(is_sealed(&stored) && !is_sealed(&noise(len)));
+        assert_eq!(open_all(&stored, &keys).unwrap(), noise(len));
+        assert!(open_all(&stored, &identities(&other)).unwrap_err().is_locked());
+        assert!(open_all(&stored, &Identities::default()).unwrap_err().is_locked());
+        for end in [0, 30, stored.len() / 2, stored.len() - 1] {
+            assert!(matches!(open_all(&stored[..end], &keys), Err(Unreadable::Bad(_))), "{end}");
+        }
+    }
+    // What reads a header takes far longer with more lines.
+    let endless = [b"age-encryption.org/v1\n".to_vec(), b"-> X25519 A\n".repeat(100_000)].concat();
+    assert!(matches!(open_all(&endless, &keys), Err(Unreadable::Bad(_))));
+}
+
 #[test]
 fn without_the_key_it_is_locked_and_says_so() {
     let ((public, secret), (_, other)) = (pair(), pair());
