@@ -133,6 +133,10 @@ pub const PUT_OFF_MAX: usize = 1024;
 pub const RECONCILE_BATCH: usize = 64;
 /// Names tried for one generation in one target, besides the plain one.
 pub const KEY_CANDIDATES: usize = 4;
+/// Recordings whose sealed or smaller form is kept for the next try after a target failed.
+pub const UNSENT_MAX: usize = 16;
+/// Bytes of the lower file system that these take.
+pub const UNSENT_BYTES_MAX: u64 = 256 << 20;
 /// Sealed segments that are known again if it turns out that one of them was put.
 pub const JOURNAL_ATTEMPTS_REMEMBERED: usize = 64;
 /// Rows in one journal segment.

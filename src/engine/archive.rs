@@ -53,17 +53,34 @@ struct Job {
     /// The storage class that its rule has for its objects.
     class: Option<StorageClass>,
     /// What a target is given instead of its bytes; made when the first one lacks it.
-    encoded: OnceCell<Option<Encoded>>,
+    encoded: OnceCell<Option<Arc<Encoded>>>,
 }
 
 impl Job {
     fn encoded(&self, shared: &Shared) -> Result<Option<&Encoded>> {
         if self.encoded.get().is_none() {
-            let encoded =
-                encode::encode(shared, &self.quiet, &self.path, self.sha256, self.compress)?;
+            let encoded = match shared.unsent.take(self.version(), shared.space.pressure()) {
+                Some(made_before) => Some(made_before),
+                None => {
+                    encode::encode(shared, &self.quiet, &self.path, self.sha256, self.compress)?
+                        .map(Arc::new)
+                }
+            };
             let _not_set_before = self.encoded.set(encoded);
         }
-        Ok(self.encoded.get().and_then(Option::as_ref))
+        Ok(self.encoded.get().and_then(Option::as_deref))
+    }
+
+    /// What it was made of.
+    fn version(&self) -> (NodeId, Generation, LowerVersion) {
+        (self.id, self.generation, self.hashed)
+    }
+
+    /// What was made to be sent is sent the next time.
+    fn keep(&self, shared: &Shared) {
+        if let Some(Some(encoded)) = self.encoded.get() {
+            shared.unsent.keep(self.version(), encoded, shared.space.pressure());
+        }
     }
 
     fn stored(&self, shared: &Shared) -> Result<Stored> {
@@ -199,7 +216,10 @@ fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
     let outcome = put_under_a_free_key(shared, job, target, assigned.is_some());
     match &outcome {
         Ok(_) => target.worked(),
-        Err(error) if error.is_target_down() => target.failed(error.to_string(), shared.now()),
+        Err(error) if error.is_target_down() => {
+            job.keep(shared);
+            target.failed(error.to_string(), shared.now());
+        }
         Err(error)
             if error.is_refused_object()
                 && target.denied(job.id, &error.to_string(), shared.now()) =>
@@ -362,7 +382,7 @@ fn put(
     if !shared.keep_pace(object.stored.size) {
         return Err(Answer::Stopping);
     }
-    let encoded = job.encoded.get().and_then(Option::as_ref);
+    let encoded = job.encoded.get().and_then(Option::as_deref);
     let file = encoded.map_or(&job.quiet.file, |encoded| &encoded.file);
     let body = Body::File { file: Arc::clone(file), len: object.stored.size };
     let class = job.class.clone().or_else(|| target.store.storage_class().cloned());

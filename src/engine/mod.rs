@@ -53,6 +53,7 @@ mod sync;
 mod target;
 mod trash;
 mod undecided;
+mod unsent;
 mod wanted;
 mod workers;
 mod worm;
@@ -245,6 +246,7 @@ impl Engine {
             seal_to: options.seal_to,
             identities: options.identities,
             encoding: Mutex::new(()),
+            unsent: unsent::Unsent::default(),
             reserve: options.reserve,
             targets,
             required: options.required,

@@ -13,6 +13,7 @@ use super::plan::Facts;
 use super::space::{Pressure, Space};
 use super::stop::Stop;
 use super::target::Target;
+use super::unsent::Unsent;
 use super::{Activity, backoff};
 use crate::audit::Audit;
 use crate::catalog::{Candidate, Catalog, NodeRow, TrashRow, Trouble};
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     pub identities: Identities,
     /// Held while one is encoded: all of them together take one processor at most.
     pub encoding: Mutex<()>,
+    /// What was made to be sent, and was not.
+    pub unsent: Unsent,
     /// Bytes that a recall leaves free below, for calls in progress.
     pub reserve: u64,
     pub targets: Vec<Arc<Target>>,

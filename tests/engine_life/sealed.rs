@@ -430,6 +430,37 @@ fn what_is_sealed_again_is_never_written_over_what_may_have_arrived() {
     }
 }
 
+/// Each try made another file, which needed another key, and the rows of all of them stayed.
+#[test]
+fn regression_a_target_that_fails_again_and_again_costs_no_keys() {
+    let world = sealing(&["one"], FLAC);
+    world.until_standing(Standing::Up);
+    world.store().fail_next_of("p/pbx/", Operation::Put, 4, Fault::Unreachable);
+    let id = world.record("a.wav", &call(10));
+    world.until("it is archived in the end", || {
+        world.pass(120);
+        world.state(id) == State::Archived
+    });
+    let all = world.catalog().objects(id, None).unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].key.ends_with("/a.wav.flac.age"), "{all:?}");
+    assert_eq!(all[0].stored.sha256, Sha256::of(&world.object(&all[0].key)));
+    // What was made of an earlier content is of no use to the next.
+    world.store().fail_next_of("p/pbx/", Operation::Put, 1, Fault::Unreachable);
+    let again = world.record("b.wav", &call(11));
+    world.until("it failed", || {
+        world.pass(120);
+        !world.catalog().objects(again, None).unwrap().is_empty()
+    });
+    world.overwrite("b.wav", again, &call(12));
+    world.until("the newer one is archived", || {
+        world.pass(120);
+        world.state(again) == State::Archived && world.row(again).generation.0 == 2
+    });
+    assert_eq!(world.run_one(Command::Release, "b.wav"), Outcome::Done);
+    assert_eq!(content(&world, again, "b.wav"), call(12));
+}
+
 /// The disk gives other bytes than were hashed, and no program wrote to it.
 #[test]
 fn what_rots_on_the_disk_is_sealed_as_what_is_there_now() {
