@@ -78,6 +78,10 @@ pub const FLAC_HEAD_BYTES_MAX: u64 = 4 << 20;
 pub const SEAL_RECIPIENTS_MAX: usize = 20;
 /// Bytes of an age file before its first block: more than so many keys need.
 pub const SEAL_HEAD_BYTES_MAX: u64 = 16 << 10;
+/// How long a command that prints identities may take, and after how long one that failed is run again.
+pub const IDENTITY_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// See `IDENTITY_COMMAND_TIMEOUT`.
+pub const IDENTITY_COMMAND_AGAIN: Duration = Duration::from_secs(60);
 /// Bytes of a file with identities: more than anybody has.
 pub const IDENTITY_BYTES_MAX: u64 = 64 << 10;
 /// Recordings that wait for an upload thread.

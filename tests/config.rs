@@ -700,6 +700,13 @@ fn every_key_can_be_set_by_its_variable() {
 }
 
 #[test]
+fn keys_may_come_from_a_command() {
+    let set = [("SPOOLFS_READ__IDENTITY_COMMAND", "/usr/bin/vault,read,key")];
+    let config = parse_with(MINIMAL, &set).expect("valid");
+    assert_eq!(config.read.identity_command, ["/usr/bin/vault", "read", "key"]);
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_is_named_in_errors() {
     let text = format!("{MINIMAL}[write_back]\narchive_after = \"5m\"\n");
     let set = |n, v| parse_with(&text, &[(n, v)]);

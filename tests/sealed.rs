@@ -184,7 +184,11 @@ fn without_the_key_a_sealed_recording_is_eacces_and_calls_go_on() {
     assert!(fs::read(&path).unwrap() == bytes, "the local copy is read");
     release(&mount, &path);
     refused(&mount, &path, Errno::ACCESS);
-    assert!(mount.said_all().contains("there is no identity_file"), "{}", mount.said());
+    assert!(
+        mount.said_all().contains("there is no identity_file or identity_command"),
+        "{}",
+        mount.said()
+    );
     // Metadata is there, and other recordings are made and archived.
     assert_eq!(fs::metadata(&path).unwrap().len(), bytes.len() as u64);
     command(&mount, "verify", &path);

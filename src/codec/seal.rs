@@ -9,7 +9,7 @@ use crate::recording::{Encoding, Sealed};
 use age::secrecy::ExposeSecret;
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient};
 use age_core::format::{FileKey, Stanza};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -86,9 +86,13 @@ fn recipient(word: &str, number: usize) -> Result<Box<dyn Recipient + Send + Syn
     bad(&format!("has something in place {number} that is no public key"))
 }
 
-/// What opens sealed objects: secret keys. They are overwritten in memory when they are dropped.
+/// What opens sealed objects: secret keys. They are overwritten in memory when they are dropped. All
+/// clones have the same, also when they come later.
 #[derive(Clone)]
-pub struct Identities {
+pub struct Identities(Arc<RwLock<Keys>>);
+
+#[derive(Clone)]
+struct Keys {
     keys: Arc<Vec<Box<dyn Identity + Send + Sync>>>,
     /// Why there are none; else where they are from.
     told: Arc<str>,
@@ -96,20 +100,31 @@ pub struct Identities {
 
 impl std::fmt::Debug for Identities {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identities({}, {:?})", self.keys.len(), self.told)
+        let keys = self.0.read();
+        write!(f, "Identities({}, {:?})", keys.keys.len(), keys.told)
     }
 }
 
 impl Default for Identities {
     fn default() -> Identities {
-        Identities::none("there is no identity_file")
+        Identities::none("there is no identity_file or identity_command")
     }
 }
 
 impl Identities {
     /// None, and why.
     pub fn none(why: &str) -> Identities {
-        Identities { keys: Arc::default(), told: why.into() }
+        Identities::of(Vec::new(), why)
+    }
+
+    fn of(keys: Vec<Box<dyn Identity + Send + Sync>>, told: &str) -> Identities {
+        Identities(Arc::new(RwLock::new(Keys { keys: Arc::new(keys), told: told.into() })))
+    }
+
+    /// From now on these, and all clones of them, have what `other` has.
+    pub fn become_as(&self, other: &Identities) {
+        let keys = other.0.read().clone();
+        *self.0.write() = keys;
     }
 
     /// From the text of a file: secret keys of age, one a line, or one of SSH. `from`: its name.
@@ -137,17 +152,17 @@ impl Identities {
         if keys.is_empty() {
             return Err("there is no secret key in it".to_owned());
         }
-        Ok(Identities { keys: Arc::new(keys), told: from.into() })
+        Ok(Identities::of(keys, from))
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.0.read().keys.is_empty()
     }
 
     /// Why there are none; else where they are from.
-    pub fn told(&self) -> &str {
-        &self.told
+    pub fn told(&self) -> Arc<str> {
+        Arc::clone(&self.0.read().told)
     }
 
     /// Whether what is sealed to these can be opened with them.
@@ -158,10 +173,11 @@ impl Identities {
     /// What was sealed, behind a header of a length that was looked at.
     fn begin<R: BufRead>(&self, stored: R) -> Result<age::stream::StreamReader<R>, Unreadable> {
         let bad = |e: DecryptError| Unreadable::Bad(format!("it is not what was sealed: {e}"));
-        if self.is_empty() {
+        let Keys { keys, .. } = self.0.read().clone();
+        if keys.is_empty() {
             return Err(self.locked());
         }
-        let keys = self.keys.iter().map(|key| &**key as &dyn Identity);
+        let keys = keys.iter().map(|key| &**key as &dyn Identity);
         let decryptor = Decryptor::new_buffered(stored).map_err(bad)?;
         decryptor.decrypt(keys).map_err(|error| match error {
             DecryptError::NoMatchingKeys => self.locked(),
@@ -171,9 +187,10 @@ impl Identities {
 
     /// What to say of what they do not open.
     pub fn locked(&self) -> Unreadable {
-        Unreadable::Locked(match self.is_empty() {
-            true => self.told.to_string(),
-            false => format!("no key in {} opens it", self.told),
+        let Keys { keys, told } = self.0.read().clone();
+        Unreadable::Locked(match keys.is_empty() {
+            true => told.to_string(),
+            false => format!("no key in {told} opens it"),
         })
     }
 }
@@ -244,7 +261,7 @@ impl<W: Write> Sealer<W> {
     pub fn finish(self) -> io::Result<(W, Identities)> {
         let to = self.to.finish()?;
         let keys: Vec<Box<dyn Identity + Send + Sync>> = vec![Box::new(self.key)];
-        Ok((to, Identities { keys: Arc::new(keys), told: "memory".into() }))
+        Ok((to, Identities::of(keys, "memory")))
     }
 }
 

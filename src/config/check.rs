@@ -69,10 +69,18 @@ pub(super) fn resolve(
             .recordings_per_minute
             .map_or(limits::RECORDINGS_PER_MINUTE, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         identity_file: raw.read.identity_file.clone(),
+        identity_command: raw.read.identity_command.clone(),
     };
     if let Some(file) = &read.identity_file {
         absolute(source, "read.identity_file", file)?;
         outside_the_mount(source, "read.identity_file", file, &mountpoint)?;
+    }
+    if let Some(program) = read.identity_command.first() {
+        absolute(source, "read.identity_command", Path::new(program))?;
+        if read.identity_file.is_some() {
+            let message = "is set, and so is read.identity_file";
+            return Err(source.fault("read.identity_command", message, "leave one of the two out"));
+        }
     }
     let holds = hold_times(&raw.holds, source)?;
     let space = space(&raw.space, source)?;

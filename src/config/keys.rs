@@ -101,6 +101,7 @@ pub const KEYS: &[Key] = &[
     key("read.read_timeout", Kind::Duration, "\"15s\""),
     key("read.recordings_per_minute", Kind::Number, "600"),
     key("read.identity_file", Kind::Text, ""),
+    key("read.identity_command", Kind::List, "[]"),
     key("holds.hold_settle", Kind::Duration, "\"24h\""),
     key("holds.hold_lift_grace", Kind::Duration, "\"7d\""),
     key("holds.four_eyes", Kind::Flag, "false"),

@@ -122,6 +122,8 @@ pub struct Read {
     pub recordings_per_minute: u32,
     /// The secret keys that open sealed recordings.
     pub identity_file: Option<PathBuf>,
+    /// A program with its arguments that prints them; empty: none.
+    pub identity_command: Vec<String>,
 }
 
 /// `[holds]`: legal holds.

@@ -135,6 +135,7 @@ pub(super) struct RawRead {
     pub read_timeout: Option<Span>,
     pub recordings_per_minute: Option<u64>,
     pub identity_file: Option<PathBuf>,
+    pub identity_command: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -139,6 +139,18 @@ fn without_the_key_it_is_locked_and_says_so() {
 }
 
 #[test]
+fn a_key_that_comes_later_is_everybodys() {
+    let (public, secret) = pair();
+    let (stored, encoding, _) = seal(&recipients(&[&public]), &noise(1000));
+    let keys = Identities::none("it is asked for");
+    let clone = keys.clone();
+    assert!(read(&encoding, &stored, &(0..1000), &clone).unwrap_err().is_locked());
+    keys.become_as(&identities(&secret));
+    assert!(!clone.is_empty() && &*clone.told() == "a test");
+    assert!(read(&encoding, &stored, &(0..1000), &clone).is_ok());
+}
+
+#[test]
 fn several_keys_open_it_each_alone() {
     let ((one, first), (two, second)) = (pair(), pair());
     let to = recipients(&[&one, &two]);
