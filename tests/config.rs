@@ -150,6 +150,24 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: read.identity_file \"key\" is not an absolute path; begin it with \"/\"",
         ),
         (
+            format!("{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"aes\""),
+            "f.toml:6:1: target.0.sse \"aes\" is no way to encrypt; write \"s3\", \"kms\" or \"none\"",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"s3\"\nsse_kms_key_id = \"k\""
+            ),
+            "f.toml:7:1: target.0.sse_kms_key_id means nothing without sse = \"kms\"; remove it",
+        ),
+        (
+            format!("{MINIMAL}[read]\nidentity_command = [\"vault\", \"x\"]"),
+            "f.toml:4:1: read.identity_command \"vault\" is not an absolute path; begin it with \"/\"",
+        ),
+        (
+            format!("{MINIMAL}[read]\nidentity_file = \"/key\"\nidentity_command = [\"/x\"]"),
+            "f.toml:5:1: read.identity_command is set, and so is read.identity_file; leave one of the two out",
+        ),
+        (
             format!("{MINIMAL}[metrics]\nlisten = \"9779\""),
             "f.toml:4:1: metrics.listen \"9779\" is no address and port; write one such as \"127.0.0.1:9779\", or leave it out",
         ),
@@ -604,6 +622,9 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_CALLS__SAME_ACCOUNT", "false"),
             ("SPOOLFS_CALLS__REQUIRE_CDR", "true"),
             ("SPOOLFS_CALLS__REQUIRE_CDR_FOR", "5h"),
+            ("SPOOLFS_TARGET__0__SSE", "kms"),
+            ("SPOOLFS_TARGET__0__SSE_KMS_KEY_ID", "alias/calls"),
+            ("SPOOLFS_TARGET__0__SSE_BUCKET_KEY", "true"),
             ("SPOOLFS_POLICY__0__NAME", "sales"),
             ("SPOOLFS_POLICY__0__PATH", "2026/**,*.wav"),
             ("SPOOLFS_POLICY__0__CAMPAIGN", "SALES"),
@@ -654,6 +675,8 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
     assert_eq!(t.price, Some(spoolfs::units::Money(23_000)));
     assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
+    let (key_id, bucket_key) = (Some("alias/calls".to_owned()), Some(true));
+    assert_eq!(t.sse, Some(spoolfs::store::s3::Sse::Kms { key_id, bucket_key }));
     assert_eq!(config.write_back.include, ["*.wav", "*.mp3"]);
     assert_eq!(config.write_back.uploads, 9);
     assert_eq!(config.write_back.keep_local, Age::Forever);

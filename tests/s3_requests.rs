@@ -7,6 +7,7 @@ use base64::Engine;
 use bytes::Bytes;
 use spoolfs::policy::StorageClass;
 use spoolfs::recording::Sha256;
+use spoolfs::store::s3::Sse;
 use spoolfs::store::{
     Body, Capabilities, ObjectMeta, Proof, Secret, Store, StoreErrorKind, TargetOptions, open,
     verify,
@@ -21,15 +22,18 @@ use support::sloppy::{Answer, Request, Sloppy};
 const AUDIO: &[u8] = b"a recording";
 
 fn target(server: &Sloppy) -> Arc<dyn Store> {
-    open(&TargetOptions {
+    open(&options(server)).unwrap()
+}
+
+fn options(server: &Sloppy) -> TargetOptions {
+    TargetOptions {
         name: "s3".into(),
         url: "s3://calls/p".into(),
         endpoint: Some(server.endpoint()),
         access_key_id: Some("AK".into()),
         secret_access_key: Some(Secret::new("SK")),
         ..TargetOptions::default()
-    })
-    .unwrap()
+    }
 }
 
 async fn put(store: &dyn Store, key: &str, bytes: &'static [u8]) -> Result<(), StoreErrorKind> {
@@ -287,4 +291,83 @@ fn without_keys_nothing_is_sent_and_it_is_said_soon() {
         assert!(!text.contains("authorization="), "{text}");
         assert!(begin.elapsed() < Duration::from_secs(5), "{text}");
     }
+}
+
+/// A server that says of what it stores that it is encrypted so, or nothing.
+fn encrypting(says: &'static [(&'static str, &'static str)]) -> Sloppy {
+    Sloppy::start(move |request| {
+        let headers = || says.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        match (request.method.as_str(), &*request.path) {
+            ("HEAD" | "GET", _) => Answer::error(404, "NoSuchKey"),
+            ("POST", path) if path.contains("uploads") => Answer {
+                body: b"<InitiateMultipartUploadResult><UploadId>u1</UploadId>\
+                        </InitiateMultipartUploadResult>"
+                    .to_vec(),
+                ..Answer::status(200)
+            },
+            ("POST", _) => Answer {
+                body: b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>".to_vec(),
+                headers: headers(),
+                ..Answer::status(200)
+            },
+            ("PUT", path) if path.contains("partNumber") => {
+                Answer { headers: vec![("etag", "e".into())], ..Answer::status(200) }
+            }
+            ("PUT", _) => Answer { headers: headers(), ..Answer::status(200) },
+            _ => Answer::status(204),
+        }
+    })
+}
+
+#[tokio::test]
+async fn what_a_service_was_to_encrypt_and_did_not_is_a_failure_and_taken_back() {
+    let kms = |id: &str| Some(Sse::Kms { key_id: Some(id.to_owned()), bucket_key: Some(true) });
+    let (method, key) =
+        ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id");
+    const S3: &[(&str, &str)] = &[("x-amz-server-side-encryption", "AES256")];
+    const KMS: &[(&str, &str)] = &[
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-server-side-encryption-aws-kms-key-id", "arn:aws:kms:eu:1:key/one"),
+    ];
+    for (sse, says, good) in [
+        (None, &[][..], true),
+        (Some(Sse::S3), S3, true),
+        (Some(Sse::S3), &[], false),
+        (kms("one"), KMS, true),
+        (kms("alias/mine"), KMS, true),
+        (kms("two"), KMS, false),
+        (kms("one"), S3, false),
+    ] {
+        for bytes in [Bytes::from_static(AUDIO), Bytes::from(vec![7; 9 << 20])] {
+            let server = encrypting(says);
+            let options = TargetOptions { sse: sse.clone(), ..options(&server) };
+            let (store, sum) = (open(&options).unwrap(), Sha256::of(&bytes));
+            let meta = ObjectMeta::default();
+            let put = store.put("p/a", Body::Bytes(bytes), sum, &meta).await;
+            assert_eq!(
+                put.as_ref().map_err(|e| e.kind).err(),
+                (!good).then_some(StoreErrorKind::Unsupported),
+                "{sse:?} {says:?} {put:?}"
+            );
+            assert!(good || put.unwrap_err().hint.contains("`sse`"));
+            let seen = server.seen();
+            let asked = seen.iter().find(|r| {
+                r.path.contains("uploads") || (r.method == "PUT" && !r.path.contains("partNumber"))
+            });
+            let header = |name: &str| asked.unwrap().headers.get(name).map(String::as_str);
+            let (wanted, id, bucket) = match &sse {
+                None => (None, None, None),
+                Some(Sse::S3) => (Some("AES256"), None, None),
+                Some(Sse::Kms { key_id, .. }) => (Some("aws:kms"), key_id.as_deref(), Some("true")),
+            };
+            let enabled = header("x-amz-server-side-encryption-bucket-key-enabled");
+            assert_eq!((header(method), header(key), enabled), (wanted, id, bucket));
+            let deleted = seen.iter().any(|r| r.method == "DELETE" && !r.path.contains("uploadId"));
+            assert_eq!(deleted, !good, "{seen:?}");
+        }
+    }
+    // It is found out before a recording is sent.
+    let server = encrypting(&[]);
+    let store = open(&TargetOptions { sse: Some(Sse::S3), ..options(&server) }).unwrap();
+    assert_eq!(store.probe("x").await.unwrap_err().kind, StoreErrorKind::Unsupported);
 }

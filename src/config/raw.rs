@@ -48,6 +48,9 @@ pub(super) struct RawTarget {
     pub allow_http: Option<bool>,
     pub price_per_gb_month: Option<Money>,
     pub storage_class: Option<String>,
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    pub sse_bucket_key: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

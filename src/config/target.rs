@@ -4,6 +4,7 @@ use super::error::ConfigError;
 use super::raw::RawTarget;
 use super::source::Source;
 use crate::policy::StorageClass;
+use crate::store::s3::Sse;
 use crate::units::{Money, Secret};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Target {
     pub price: Option<Money>,
     /// The storage class of recordings in it, unless their rule has another; none: the service's.
     pub storage_class: Option<StorageClass>,
+    /// How the S3 service is to encrypt what it is given.
+    pub sse: Option<Sse>,
 }
 
 impl Target {
@@ -59,6 +62,7 @@ pub(super) fn resolve(
     source: &Source,
 ) -> Result<Target, ConfigError> {
     let at = |key: &str| format!("target.{index}.{key}");
+    let sse = sse(&raw, &at, source)?;
     let name = raw.name.ok_or_else(|| {
         source.fault(&at("name"), "is missing", "give the target a name, such as name = \"main\"")
     })?;
@@ -74,6 +78,7 @@ pub(super) fn resolve(
             ("access_key_id", raw.access_key_id.is_some()),
             ("secret_access_key", raw.secret_access_key.is_some()),
             ("storage_class", raw.storage_class.is_some()),
+            ("sse", raw.sse.is_some()),
         ];
         if let Some((key, _)) = s3_only.into_iter().find(|(_, given)| *given) {
             return Err(source.fault(&at(key), "means nothing for a file:// target", "remove it"));
@@ -106,6 +111,7 @@ pub(super) fn resolve(
         allow_http,
         price: raw.price_per_gb_month,
         storage_class: class(raw.storage_class.as_deref(), &at("storage_class"), source)?,
+        sse,
     })
 }
 
@@ -122,6 +128,34 @@ pub(super) fn class(
         })
     };
     text.map(class).transpose()
+}
+
+fn sse(
+    raw: &RawTarget,
+    at: &dyn Fn(&str) -> String,
+    source: &Source,
+) -> Result<Option<Sse>, ConfigError> {
+    let kms_only = [
+        ("sse_kms_key_id", raw.sse_kms_key_id.is_some()),
+        ("sse_bucket_key", raw.sse_bucket_key.is_some()),
+    ];
+    let given = kms_only.into_iter().find(|(_, given)| *given);
+    match (raw.sse.as_deref(), given) {
+        (Some("kms"), _) => Ok(Some(Sse::Kms {
+            key_id: raw.sse_kms_key_id.clone(),
+            bucket_key: raw.sse_bucket_key,
+        })),
+        (Some("none"), _) => Ok(None),
+        (_, Some((key, _))) => {
+            Err(source.fault(&at(key), "means nothing without sse = \"kms\"", "remove it"))
+        }
+        (None, None) => Ok(None),
+        (Some("s3"), None) => Ok(Some(Sse::S3)),
+        (Some(other), None) => {
+            let message = format_args!("{other:?} is no way to encrypt");
+            Err(source.fault(&at("sse"), message, "write \"s3\", \"kms\" or \"none\""))
+        }
+    }
 }
 
 fn scheme(text: &str, key: &str, source: &Source) -> Result<Scheme, ConfigError> {

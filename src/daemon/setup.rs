@@ -50,6 +50,7 @@ pub fn target(target: &Target) -> TargetOptions {
         secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.expose())),
         allow_http: target.allow_http,
         storage_class: target.storage_class.clone(),
+        sse: target.sse.clone(),
         ..TargetOptions::default()
     }
 }

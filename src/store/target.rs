@@ -58,6 +58,8 @@ pub struct TargetOptions {
     pub storage_class: Option<StorageClass>,
     /// Whether a SHA-256 header is sent with each object; some services refuse it.
     pub checksum: s3::PutChecksum,
+    /// How the S3 service is to encrypt what it is given; none: as the bucket is set.
+    pub sse: Option<s3::Sse>,
 }
 
 /// Makes the store of a target. Nothing is contacted yet, and no runtime is needed.
@@ -140,6 +142,7 @@ fn open_s3(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
         allow_http: options.allow_http,
         storage_class: options.storage_class.clone(),
         checksum: options.checksum,
+        sse: options.sse.clone(),
     })?;
     Ok(Arc::new(store))
 }

@@ -23,6 +23,11 @@ impl Fault {
         Fault { kind, status: 0, code: String::new(), detail: detail.into(), hint: "" }
     }
 
+    /// The same, with what to do about it.
+    pub(super) fn advice(self, hint: &'static str) -> Fault {
+        Fault { hint, ..self }
+    }
+
     /// No answer within the time set for the call.
     pub(super) fn timeout(after: std::time::Duration) -> Fault {
         let detail = format!("no answer within {} s", after.as_secs());

@@ -9,6 +9,7 @@ mod lock;
 mod probe;
 mod put;
 mod read;
+mod sse;
 mod uploads;
 
 use super::{
@@ -42,6 +43,20 @@ pub enum PutChecksum {
     None,
 }
 
+/// How the service is to encrypt what it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sse {
+    /// With keys of its own (`AES256`).
+    S3,
+    /// With a key of its key management (`aws:kms`).
+    Kms {
+        /// Which key: its id, ARN or alias; none: that of the account.
+        key_id: Option<String>,
+        /// Whether a key of the bucket stands in for a question each; none: as the bucket is set.
+        bucket_key: Option<bool>,
+    },
+}
+
 /// Where and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -65,6 +80,8 @@ pub struct Options {
     pub storage_class: Option<StorageClass>,
     /// The checksum sent with each object.
     pub checksum: PutChecksum,
+    /// What is put is to be encrypted there; none: as the bucket is set.
+    pub sse: Option<Sse>,
 }
 
 /// A bucket.

@@ -90,8 +90,15 @@ impl S3Store {
             .set_storage_class(class(meta))
             .set_checksum_sha256(self.sends_checksums().then(|| STANDARD.encode(sha256.0)))
             .set_if_none_match(condition)
+            .set_server_side_encryption(self.sse_method())
+            .set_ssekms_key_id(self.sse_key())
+            .set_bucket_key_enabled(self.sse_bucket_key())
             .body(ByteStream::from(bytes));
-        call(len, request.send()).await.map(drop)
+        let put = call(len, request.send()).await?;
+        match self.check_sse(put.server_side_encryption(), put.ssekms_key_id()) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.take_back(key, fault).await),
+        }
     }
 
     pub(super) async fn put_parts(
@@ -128,6 +135,9 @@ impl S3Store {
             .set_metadata(Some(meta.user.iter().cloned().collect()))
             .set_content_type(content_type(meta))
             .set_storage_class(class(meta))
+            .set_server_side_encryption(self.sse_method())
+            .set_ssekms_key_id(self.sse_key())
+            .set_bucket_key_enabled(self.sse_bucket_key())
             .set_checksum_algorithm(self.sends_checksums().then_some(ChecksumAlgorithm::Sha256));
         let answer = call(0, request.send()).await?;
         answer.upload_id().map(str::to_owned).ok_or_else(|| {
@@ -196,7 +206,11 @@ impl S3Store {
             .set_if_none_match(self.condition())
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         // Putting the parts together may take the service as long as they took to send.
-        call(limits::PART_BYTES, request.send()).await.map(drop)
+        let put = call(limits::PART_BYTES, request.send()).await?;
+        match self.check_sse(put.server_side_encryption(), put.ssekms_key_id()) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.take_back(key, fault).await),
+        }
     }
 
     pub(super) async fn abort(&self, key: &str, upload: &str) -> Answer<()> {
