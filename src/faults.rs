@@ -102,6 +102,8 @@ pub const POINTS: &[&str] = &[
     "scrub.after_proof",
     "scrub.after_put",
     "scrub.after_round",
+    "seal.after_attempt",
+    "seal.after_sealed",
     "snapshot.after_delete",
     "snapshot.after_key",
     "snapshot.after_made",

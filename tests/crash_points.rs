@@ -5,13 +5,14 @@
 
 mod support;
 
+use age::secrecy::ExposeSecret;
 use rustix::fs::RenameFlags;
 use rustix::process::{Signal, kill_process};
 use spoolfs::faults;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -345,9 +346,27 @@ fn setup(point: &str, keeper: Option<&'static [&'static str]>) -> Setup {
     Setup { keeper, top, end, settle, sync_after: "1s".into(), ..Setup::default() }
 }
 
+/// Not started yet. Where it is about what targets are given, that is sealed.
+fn prepared(point: &str, keeper: Option<&'static [&'static str]>) -> Mount {
+    let mount = setup(point, keeper).prepare();
+    let sealed = ["archive.", "journal.", "seal.", "snapshot."];
+    if sealed.iter().any(|place| point.starts_with(place)) {
+        let key = age::x25519::Identity::generate();
+        let file = mount.root.join("identity");
+        fs::write(&file, key.to_string().expose_secret()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        let config = fs::read_to_string(&mount.config).unwrap();
+        let to = format!("[write_back]\nencrypt_to = [\"{}\"]\n", key.to_public());
+        let read = format!("\n[read]\nidentity_file = \"{}\"\n", file.display());
+        fs::write(&mount.config, config.replacen("[write_back]\n", &to, 1) + &read).unwrap();
+    }
+    mount
+}
+
 /// A tree with what a start has to find out: something new, moved, gone, and a lost directory.
 fn with_a_past(point: &str) -> (Mount, Tree) {
-    let mut mount = setup(point, None).mount();
+    let mut mount = prepared(point, None);
+    mount.start();
     let mut tree = Tree::new();
     for dir in ["keep", "lost", "moved"] {
         fs::create_dir(mount.path(dir)).unwrap();
@@ -530,7 +549,7 @@ fn every_crash_point_is_survived() {
 
 fn nobody_notices(point: &str) {
     let options: &[&str] = &["--restart-delay", "1ms", "--failures", "1000"];
-    let mut mount = setup(point, Some(options)).prepare();
+    let mut mount = prepared(point, Some(options));
     let mark = mount.root.join("died");
     mount.env = vec![
         ("SPOOLFS_CRASH_AT", point.to_owned()),

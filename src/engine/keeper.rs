@@ -241,6 +241,7 @@ impl Keeper {
             let text = serde_json::to_string(&attempts).unwrap_or_default();
             self.shared.catalog.set_setting(&self.attempts_setting(), &text)?;
             self.shared.catalog.sync()?;
+            faults::point("seal.after_attempt");
         }
         Ok(shipment)
     }

@@ -8,9 +8,9 @@ use super::error::{EngineError, Result};
 use super::hash;
 use super::shared::Shared;
 use crate::codec::seal::{self, Identities, Recipients, Sealer};
-use crate::limits;
 use crate::lower::{LowerError, Quiet};
 use crate::recording::{Encoding, Sha256, Stored, sealed_bytes};
+use crate::{faults, limits};
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
@@ -61,6 +61,7 @@ pub(super) fn seal(
         Err(error) => return Err(wrong(format!("sealed, it would not come back: {error}"))),
     }
     let digest = hash::read(shared, &file, path, stored_size)?.finish().0;
+    faults::point("seal.after_sealed");
     let stored = Stored { encoding, size: stored_size, sha256: digest };
     Ok(Encoded { file: Arc::new(file), stored })
 }
