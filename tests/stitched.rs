@@ -3,6 +3,7 @@
 
 mod support;
 
+use age::secrecy::ExposeSecret;
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
@@ -347,6 +348,79 @@ fn the_first_8_kib_are_one_request(compress: &str) {
 }
 
 #[track_caller]
+/// One plain, one FLAC, one FLAC and sealed: what is asked of the target is what is served.
+#[test]
+fn a_join_of_a_plain_a_flac_and_a_sealed_leg_fetches_nothing_that_it_does_not_serve() {
+    if support::no_mount(
+        "a_join_of_a_plain_a_flac_and_a_sealed_leg_fetches_nothing_that_it_does_not_serve",
+    ) {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let proxy = Proxy::before(&server.endpoint());
+    let target = Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint: proxy.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let mut mount = prepare(Setup { target, ..Setup::default() });
+    let key = age::x25519::Identity::generate();
+    let file = mount.root.join("identity");
+    fs::write(&file, key.to_string().expose_secret()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+    mount.env.push(("SPOOLFS_READ__IDENTITY_FILE", file.display().to_string()));
+    mount.start();
+    copy_legs(&mount);
+    drop(joined(&mount, CALL, 3));
+    for (n, suffix) in ["1.wav", ".wav.flac", ".wav.flac.age"].into_iter().enumerate() {
+        release(&mount, &leg(&mount, n));
+        let key_of = xattr(&leg(&mount, n), "user.spoolfs.key").unwrap();
+        assert!(key_of.ends_with(suffix), "{key_of}");
+        mount.stop();
+        match n {
+            0 => mount.env.push(("SPOOLFS_WRITE_BACK__COMPRESS", "flac".to_owned())),
+            1 => {
+                let public = key.to_public().to_string();
+                mount.env.push(("SPOOLFS_WRITE_BACK__ENCRYPT_TO", public));
+            }
+            _ => {}
+        }
+        // Nothing is left in memory, and what is sealed is never in the cache.
+        let cache = mount.state.join("cache");
+        let _there_may_be_none = fs::remove_dir_all(cache);
+        mount.start();
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while mount.said_all().matches("the target is ready").count() < 4 {
+        assert!(Instant::now() < until, "{}", mount.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    proxy.set(Spoil::Busy, u64::MAX, 0);
+    let (path, all) = (joined(&mount, CALL, 3), expected());
+    let join = File::open(&path).unwrap();
+    let mut start = 44;
+    for leg in LEGS {
+        let before = proxy.asked().len();
+        let own = fs::metadata(support::fixture("monitor").join(DAY).join(leg)).unwrap().len() - 44;
+        // From the middle of the leg.
+        let at = (start + own / 2) as usize;
+        let mut part = vec![0; 4096.min(own as usize / 2)];
+        join.read_exact_at(&mut part, at as u64).unwrap();
+        assert!(part == all[at..at + part.len()], "{leg}");
+        let asked: Vec<String> =
+            proxy.asked().into_iter().skip(before).filter(|line| line.contains(".wav")).collect();
+        println!("4 KiB of {leg}: {asked:?}");
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert!(asked[0].contains(leg), "{asked:?}");
+        start += own;
+    }
+    assert!(fs::read(&path).unwrap() == all, "all of it");
+    let files: Vec<PathBuf> =
+        LEGS.iter().map(|leg| support::fixture("monitor").join(DAY).join(leg)).collect();
+    assert!(fs::read(&path).unwrap()[44..] == sox(&files), "as sox joins the originals");
+}
+
 fn refused<T: std::fmt::Debug>(result: std::io::Result<T>, errno: Errno) {
     let error = result.expect_err("it was done");
     assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()), "{error}");
