@@ -105,14 +105,47 @@ impl More {
         std::iter::from_fn(|| self.from.try_recv().ok()).flatten().collect()
     }
 
+    /// Once: after that the recording may have another stream, whose place this is not.
     fn close(&mut self) {
-        self.table.lock().remove(&self.key);
-        self.from.close();
+        let mut table = self.table.lock();
+        if !self.from.is_closed() {
+            table.remove(&self.key);
+            self.from.close();
+        }
     }
 }
 
 impl Drop for More {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was left of one is fetched otherwise, while the reader has begun another.
+    #[test]
+    fn regression_a_stream_that_has_ended_does_not_end_the_next_one() {
+        let (streams, key, count) = (Streams::default(), (NodeId(1), Generation(1)), 100);
+        let first = streams.open(key, &[leg(0)], count).unwrap();
+        assert!(streams.open(key, &[leg(1)], count).is_none(), "one at a time");
+        assert!(streams.go_on(key, vec![leg(1)]).is_none(), "it was taken");
+        let mut first = first;
+        first.close();
+        let second = streams.open(key, &[leg(2)], count).unwrap();
+        assert_eq!(first.rest().len(), 1, "what was added is not lost");
+        assert_eq!(streams.next(key), Some(3));
+        drop(second);
+        assert_eq!(streams.next(key), None);
+    }
+
+    fn leg(index: u64) -> Leg {
+        let flights = crate::content::flight::Flights::default();
+        let path = std::path::Path::new("a.wav");
+        let (_, pilot) = flights.boarding().start((NodeId(1), Generation(1), index), path);
+        let (sum, begun) = (crate::recording::Sha256::of(b""), std::time::Instant::now());
+        Leg { index, sum, pilot, begun, room: None }
     }
 }
