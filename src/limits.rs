@@ -242,6 +242,11 @@ pub const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// One who has read so much from the beginning on means to have all of it: the kernel asks for so
 /// much at once only for who does.
 pub const LARGE_READ_BYTES: u64 = 128 << 10;
+/// One who goes on from the beginning at so many bytes a second does not only listen: sixteen times what
+/// a call is.
+pub const READ_ON_RATE: f64 = (256 << 10) as f64;
+/// So much is fetched ahead of him at once as arrives within this time.
+pub const AHEAD_SOON: Duration = Duration::from_millis(100);
 /// Less is fetched ahead if it takes longer than this to arrive.
 pub const AHEAD_ARRIVES: Duration = Duration::from_secs(1);
 /// Chunks on their way before anybody asked, for all readers together: 48 MiB.

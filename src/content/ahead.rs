@@ -31,6 +31,12 @@ impl Track {
         let since = now.saturating_duration_since(self.begun).as_secs_f64();
         self.run >= limits::STREAM_RUN_BYTES && self.run as f64 >= limits::STREAM_RATE * since
     }
+
+    /// Who goes on from the beginning with this read, quicker than one who listens.
+    fn goes_on(&self, range: &Range<u64>, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.begun).as_secs_f64();
+        self.run == range.end && range.start > 0 && self.run as f64 >= limits::READ_ON_RATE * since
+    }
 }
 
 /// What is to be fetched before it is asked for.
@@ -74,7 +80,8 @@ impl Readers {
         let tracks = self.known.get_with(key, Arc::default);
         let mut tracks = tracks.lock();
         let mut track = take(&mut tracks, &range, now);
-        let ahead = wanted(&track, range.end, size, most).and_then(|chunks| {
+        let goes_on = tracks.is_empty() && track.goes_on(&range, now);
+        let ahead = wanted(&track, range.end, goes_on, size, most).and_then(|chunks| {
             let room = room(chunks.end - chunks.start)?;
             track.asked = chunks.end;
             Some(Ahead { chunks, room, all: track.is_fast(now) })
@@ -89,6 +96,8 @@ impl Readers {
 pub(super) struct Most {
     /// Bytes on their way.
     pub(super) bytes: u64,
+    /// Bytes that arrive in no time to speak of.
+    pub(super) soon: u64,
     /// The chunk that can be added to a request under way.
     pub(super) stream: Option<u64>,
 }
@@ -114,8 +123,8 @@ fn take(tracks: &mut VecDeque<Track>, range: &Range<u64>, now: Instant) -> Track
 }
 
 /// The chunks that shall be on their way after a read up to `end`.
-fn wanted(track: &Track, end: u64, size: u64, most: Most) -> Option<Range<u64>> {
-    let Most { bytes: most, stream } = most;
+fn wanted(track: &Track, end: u64, goes_on: bool, size: u64, most: Most) -> Option<Range<u64>> {
+    let Most { bytes: most, soon, stream } = most;
     let step = match stream == Some(track.asked) {
         true => limits::STREAM_STEP_BYTES,
         false => limits::AHEAD_STEP_BYTES,
@@ -123,6 +132,8 @@ fn wanted(track: &Track, end: u64, size: u64, most: Most) -> Option<Range<u64>> 
     let window = if track.run >= limits::LARGE_READ_BYTES && track.run == end {
         // Who begins with so much at once, or has come so far, means to have all of it.
         track.run.saturating_mul(8).max(limits::AHEAD_BYTES_FIRST).max(most / 2).min(most)
+    } else if goes_on {
+        track.run.saturating_mul(4).max(soon.min(most / 2)).min(most)
     } else if track.run > FIRST_CHUNK_BYTES {
         track.run.saturating_mul(4).min(most)
     } else {
@@ -142,12 +153,15 @@ fn wanted(track: &Track, end: u64, size: u64, most: Most) -> Option<Range<u64>> 
 #[derive(Debug)]
 pub(super) struct Pace {
     most: AtomicU64,
+    /// Bytes a second that came lately in one answer; 0: not known.
+    rate: AtomicU64,
     slowed: Mutex<Option<Instant>>,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { most: AtomicU64::new(limits::AHEAD_BYTES_FIRST), slowed: Mutex::new(None) }
+        let most = AtomicU64::new(limits::AHEAD_BYTES_FIRST);
+        Pace { most, rate: AtomicU64::new(0), slowed: Mutex::new(None) }
     }
 }
 
@@ -160,6 +174,18 @@ impl Pace {
     /// Bytes asked for in one request, at most: several requests at a time are faster than one.
     pub(super) fn request(&self) -> u64 {
         (self.most() / 2).clamp(CHUNK_BYTES, limits::FETCH_BYTES_MAX)
+    }
+
+    /// Bytes that arrive in the time that one who goes on does not notice.
+    pub(super) fn soon(&self) -> u64 {
+        (self.rate.load(Ordering::Relaxed) as f64 * limits::AHEAD_SOON.as_secs_f64()) as u64
+    }
+
+    /// Something came so long after what is before it in the same answer.
+    pub(super) fn followed(&self, after: Duration, bytes: u64) {
+        let now = (bytes as f64 / after.as_secs_f64().max(1e-6)) as u64;
+        let lately = |rate| Some(if rate == 0 { now } else { rate / 4 * 3 + now / 4 });
+        let _never_fails = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lately);
     }
 
     /// Something arrived so long after it was asked for.
@@ -187,12 +213,13 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recording::HEAD_BYTES;
 
     const SIZE: u64 = 60 << 20;
     const MOST: u64 = 8 << 20;
 
     fn most(bytes: u64) -> Most {
-        Most { bytes, stream: None }
+        Most { bytes, soon: 0, stream: None }
     }
 
     fn read(readers: &Readers, range: Range<u64>) -> Option<Range<u64>> {
@@ -214,7 +241,7 @@ mod tests {
         let (mut next, mut largest) = (1, 0);
         for at in (0..SIZE).step_by(8192) {
             let Some(ahead) = read(&readers, at..at + 8192) else { continue };
-            assert!(at >= FIRST_CHUNK_BYTES - 8192, "before it was known: {at}");
+            assert!(at + 8192 > HEAD_BYTES, "before it was known: {at}");
             assert!(ahead.start == next.max(chunk_at(at + 8191) + 1), "{ahead:?} after {next}");
             next = ahead.end;
             let far = chunk_range(ahead.end - 1, SIZE).end - at;
@@ -247,6 +274,54 @@ mod tests {
             assert!(asked <= end + most + CHUNK_BYTES, "{asked} at {end}");
         }
         assert!(times <= 20, "asked {times} times");
+    }
+
+    /// FreePBX's player, of whom the kernel asks for ever more, on a line where 3 MiB arrive soon.
+    #[test]
+    fn who_goes_on_quickly_from_the_beginning_has_what_arrives_soon_on_its_way_at_once() {
+        let soon = Most { bytes: MOST, soon: 3 << 20, stream: None };
+        let ask = |readers: &Readers, range: Range<u64>, most| {
+            let key = (NodeId(1), Generation(1));
+            Some(readers.read(key, range, SIZE, most, |_| Some(()))?.chunks)
+        };
+        let readers = Readers::default();
+        assert_eq!(ask(&readers, 0..16_384, soon), None, "he may want no more");
+        assert_eq!(ask(&readers, 16_384..49_152, soon), Some(1..13));
+        let slow = Readers::default();
+        assert_eq!(ask(&slow, 0..16_384, most(MOST)), None);
+        assert_eq!(ask(&slow, 16_384..49_152, most(MOST)), Some(1..2), "four times what he read");
+        // One who has looked at the end seeks; so does one who does not begin at the beginning.
+        let seeks = Readers::default();
+        for range in [0..16_384, SIZE - 4096..SIZE, 16_384..49_152] {
+            assert_eq!(ask(&seeks, range.clone(), soon), None, "{range:?}");
+        }
+        let middle = Readers::default();
+        for range in [1 << 20..(1 << 20) + 16_384, (1 << 20) + 16_384..(1 << 20) + 49_152] {
+            assert_eq!(ask(&middle, range.clone(), soon), None, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn who_listens_is_not_quick() {
+        let begun = Instant::now();
+        let track = Track { next: 49_152, run: 49_152, asked: 1, begun };
+        let goes_on = |ms| track.goes_on(&(16_384..49_152), begun + Duration::from_millis(ms));
+        // Two seconds of a call in less than a fifth of one.
+        assert!(goes_on(150) && !goes_on(200));
+        assert!(!track.goes_on(&(0..49_152), begun), "his first read");
+    }
+
+    #[test]
+    fn how_much_arrives_soon_follows_the_line() {
+        let pace = Pace::default();
+        assert_eq!(pace.soon(), 0, "not known");
+        // 10 Mbit/s...
+        pace.followed(Duration::from_millis(200), 250_000);
+        assert_eq!(pace.soon(), 125_000);
+        // ...and a line of 1 Gbit/s, by and by.
+        (0..30).for_each(|_| pace.followed(Duration::from_millis(2), 250_000));
+        assert!((12_000_000..12_500_001).contains(&pace.soon()), "{}", pace.soon());
+        pace.followed(Duration::ZERO, 250_000);
     }
 
     #[test]

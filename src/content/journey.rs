@@ -4,7 +4,7 @@ use super::Inner;
 use super::cache::DiskCache;
 use super::fetch::{Tried, Wanted};
 use super::flight::Pilot;
-use super::source::Stored;
+use super::source::{HEAD, Stored};
 use super::stream::More;
 use crate::limits;
 use crate::recording::Sha256;
@@ -45,12 +45,15 @@ struct Run<'j> {
     legs: VecDeque<Leg>,
     /// What follows them in the same request.
     more: Option<More>,
+    /// When the last one came, if the next was asked for already.
+    last: Option<Instant>,
 }
 
 impl Wanted for Run<'_> {
     fn span(&self) -> Range<u64> {
-        let first = self.legs.front().map_or(0, |leg| leg.index);
-        let end = self.legs.back().map_or(0, |leg| leg.index + 1);
+        let chunks = || self.legs.iter().map(|leg| leg.index).filter(|index| *index != HEAD);
+        let (first, end) =
+            (chunks().next().unwrap_or(0), chunks().next_back().map_or(0, |last| last + 1));
         first..self.more.as_ref().map_or(end, |more| more.end)
     }
 
@@ -65,7 +68,13 @@ impl Wanted for Run<'_> {
 
     fn landed(&mut self, bytes: Bytes) {
         let Some(leg) = self.legs.pop_front() else { return };
-        self.journey.inner.pace.arrived(leg.begun.elapsed(), bytes.len() as u64);
+        let (pace, len, now) = (&self.journey.inner.pace, bytes.len() as u64, Instant::now());
+        pace.arrived(now.saturating_duration_since(leg.begun), len);
+        if let Some(last) = self.last {
+            pace.followed(now.saturating_duration_since(last), len);
+        }
+        // The first chunk begins with the head: it is not all new.
+        self.last = (!self.legs.is_empty() && leg.index != HEAD).then_some(now);
         self.journey.land(leg, bytes);
     }
 }
@@ -103,7 +112,8 @@ impl Journey {
         look.await.unwrap_or_default()
     }
 
-    /// Those that are adjacent together, within the size of a request.
+    /// Those that are adjacent together, within the size of a request; the head goes before the
+    /// first chunk, which begins with it.
     fn runs(&self, legs: Vec<Leg>) -> Vec<Vec<Leg>> {
         let most = self.inner.pace.request();
         let mut runs: Vec<Vec<Leg>> = Vec::new();
@@ -113,7 +123,8 @@ impl Journey {
                 let ends = run.first().zip(run.last());
                 ends.is_some_and(|(first, last)| {
                     let start = self.stored.range(first.index).start;
-                    last.index + 1 == leg.index && end - start <= most.max(limits::SMALL_FILE_BYTES)
+                    let next = if last.index == HEAD { 0 } else { last.index + 1 };
+                    next == leg.index && end - start <= most.max(limits::SMALL_FILE_BYTES)
                 })
             };
             match runs.last_mut() {
@@ -128,7 +139,7 @@ impl Journey {
     /// them, and what did not come that way one by one.
     pub(super) async fn fly(self: Arc<Self>, legs: Vec<Leg>, more: Option<More>) {
         let timeout = self.inner.read_timeout;
-        let mut run = Run { journey: &self, legs: legs.into(), more };
+        let mut run = Run { journey: &self, legs: legs.into(), more, last: None };
         let mut tried = None;
         if run.legs.len() > 1 {
             tried = self.inner.fetcher.fetch_run(&self.stored, &mut run, timeout).await;
@@ -161,10 +172,11 @@ impl Journey {
     /// Hands a chunk over, and puts it where the next reader finds it.
     fn land(&self, leg: Leg, bytes: Bytes) {
         self.inner.memory.insert(leg.sum, bytes.clone());
+        // The head of a short one is in the first chunk, which comes with it.
+        let again = leg.index == HEAD && self.stored.size <= limits::SMALL_FILE_BYTES;
+        let keep = self.keep && !again && !self.stored.is_sealed();
         leg.pilot.land(Ok(bytes.clone()));
-        if let Some(behind) =
-            self.inner.behind.as_ref().filter(|_| self.keep && !self.stored.is_sealed())
-        {
+        if let Some(behind) = self.inner.behind.as_ref().filter(|_| keep) {
             behind.put(leg.sum, bytes);
         }
     }

@@ -294,16 +294,17 @@ impl Content {
         let Some((asked, head)) = self.asked(stored, &range) else { return Vec::new() };
         let keep = !inner.scanners.is_scanned(stored.id);
         let mut legs = Vec::new();
-        if stored.size <= limits::SMALL_FILE_BYTES && !head {
+        if stored.size <= limits::SMALL_FILE_BYTES {
             // The kernel may ask for its parts in any order, and at the same time.
-            let whole = 0..chunk_count(stored.size);
+            let whole = head.then_some(HEAD).into_iter().chain(0..chunk_count(stored.size));
             let flights = self.board(stored, path, whole, &asked, &mut legs);
             self.launch(stored, path, legs, keep, false);
             return flights;
         }
         let flights = self.board(stored, path, asked.clone(), &asked, &mut legs);
         let key = (stored.id, stored.generation);
-        let most = Most { bytes: inner.pace.most(), stream: inner.streams.next(key) };
+        let stream = inner.streams.next(key);
+        let most = Most { bytes: inner.pace.most(), soon: inner.pace.soon(), stream };
         let ahead = inner.readers.read(key, range, stored.size, most, |chunks| {
             let chunks = u32::try_from(chunks).ok().filter(|_| !head)?;
             inner.ahead.clone().try_acquire_many_owned(chunks).ok()
@@ -488,7 +489,7 @@ impl Content {
         &self,
         stored: &Stored,
         path: &Path,
-        chunks: Range<u64>,
+        chunks: impl Iterator<Item = u64>,
         asked: &Range<u64>,
         legs: &mut Vec<Leg>,
     ) -> Vec<(u64, Arc<Flight>)> {

@@ -77,19 +77,41 @@ fn the_first_bytes_are_fetched_and_checked_alone() {
 }
 
 #[test]
-fn a_short_recording_is_one_request_or_two() {
-    let world = World::with(limits::SMALL_FILE_BYTES);
-    let content = world.plain();
-    for offset in (0..limits::SMALL_FILE_BYTES).step_by(4096) {
-        read(&content, offset, 4096).unwrap();
+fn a_short_recording_is_one_request() {
+    let len = limits::SMALL_FILE_BYTES;
+    let world = World::with(len);
+    // A page at a time; head and tail, as `soxi`; as `cat`.
+    let pages: Vec<_> = (0..len).step_by(4096).map(|at| (at, 4096)).collect();
+    let (ends, halves) =
+        (vec![(0, 16_384), (len - 4096, 4096)], vec![(0, 131_072), (131_072, 131_072)]);
+    for (reads, fetched) in [(pages, 3), (ends, 3), (halves, 2)] {
+        let (content, before) = (world.plain(), world.gets());
+        for (at, size) in reads {
+            let start = usize::try_from(at).unwrap();
+            assert_eq!(read(&content, at, size).unwrap(), world.audio[start..start + size]);
+        }
+        assert_eq!((world.gets() - before, content.stats().fetched), (1, fetched));
     }
-    // The head, and then all of it.
-    assert_eq!((world.gets(), content.stats().fetched), (2, 3));
-    // Asked for as `cat` does, it is one.
-    let (content, before) = (world.plain(), world.gets());
-    read(&content, 0, 131_072).unwrap();
-    read(&content, 131_072, 131_072).unwrap();
-    assert_eq!(world.gets() - before, 1);
+}
+
+/// On a slow line its head is there long before the rest.
+#[test]
+fn the_head_of_a_short_recording_does_not_wait_for_the_rest() {
+    let world = World::with(limits::SMALL_FILE_BYTES);
+    let mut slow = BreaksOff::new(world.stores[0].clone(), 20_000, false);
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    slow.go_on = Some(go_on.clone());
+    let content = world.read_from(vec![Arc::new(slow)]);
+    assert_eq!(read(&content, 0, 16_384).unwrap(), world.audio[..16_384]);
+    assert_eq!(content.stats().fetched, 1, "the head alone");
+    go_on.notify_one();
+    assert_eq!(read(&content, 16_384, 50_000).unwrap(), world.audio[16_384..66_384]);
+    assert_eq!(world.gets(), 1);
+    // What breaks off behind it comes otherwise.
+    let content =
+        world.read_from(vec![Arc::new(BreaksOff::new(world.stores[0].clone(), 20_000, false))]);
+    assert_eq!(read(&content, 0, 16_384).unwrap(), world.audio[..16_384]);
+    assert_eq!(read(&content, 70_000, 50_000).unwrap(), world.audio[70_000..120_000]);
 }
 
 /// The kernel splits what a program reads, and several threads take up the parts.
@@ -195,11 +217,13 @@ pub(super) struct BreaksOff {
     inner: Arc<MemoryStore>,
     after: usize,
     wrong: AtomicBool,
+    /// Instead of breaking off it waits, and then goes on.
+    go_on: Option<Arc<tokio::sync::Notify>>,
 }
 
 impl BreaksOff {
     pub fn new(inner: Arc<MemoryStore>, after: usize, wrong: bool) -> BreaksOff {
-        BreaksOff { inner, after, wrong: AtomicBool::new(wrong) }
+        BreaksOff { inner, after, wrong: AtomicBool::new(wrong), go_on: None }
     }
 }
 
@@ -228,6 +252,13 @@ impl Store for BreaksOff {
     }
     async fn get_into(&self, key: &str, range: Range<u64>, parts: Sender<Bytes>) -> Result<()> {
         let mut bytes = self.get(key, range).await?.to_vec();
+        if let Some(go_on) = &self.go_on {
+            let rest = bytes.split_off(self.after);
+            let _unheard = parts.send(bytes.into()).await;
+            go_on.notified().await;
+            let _unheard = parts.send(rest.into()).await;
+            return Ok(());
+        }
         if self.wrong.load(Ordering::Relaxed) {
             *bytes.last_mut().unwrap() ^= 1;
         } else {
@@ -260,13 +291,7 @@ fn an_answer_that_breaks_off_costs_a_request_for_each_chunk_that_is_missing() {
         let inner = world.stores[0].clone();
         let breaks = BreaksOff::new(inner, after, wrong);
         let stores: Vec<Arc<dyn Store>> = vec![Arc::new(breaks), world.stores[1].clone()];
-        let content = Content::new(
-            Options { read_timeout: Duration::from_secs(5), ..Options::default() },
-            world.rows.clone(),
-            stores,
-            world.runtime.handle().clone(),
-            world.clock.clone(),
-        );
+        let content = world.read_from(stores);
         assert_eq!(read(&content, 0, 700_000).unwrap(), world.audio, "{after} {wrong}");
         let second = world.stores[1].calls(Operation::Get);
         assert_eq!(second, u64::from(wrong), "the copy that was wrong is not asked again");
