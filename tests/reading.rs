@@ -49,7 +49,13 @@ fn what_each_way_of_reading_costs_the_server() {
     let mut mount = Setup { target: target(&server, proxy.endpoint()), ..Setup::default() }.mount();
     let dir = mount.path("released");
     fs::create_dir(&dir).unwrap();
-    let sizes = [("player", 10 << 20), ("sox", 40 << 20), ("cat", 40 << 20), ("short", 200 << 10)];
+    let sizes = [
+        ("player", 10 << 20),
+        ("sox", 40 << 20),
+        ("cat", 40 << 20),
+        ("short", 200 << 10),
+        ("soxi", 120_000),
+    ];
     for (seed, (name, len)) in sizes.iter().enumerate() {
         fs::write(dir.join(name), noise(seed as u64, *len)).unwrap();
     }
@@ -69,20 +75,30 @@ fn what_each_way_of_reading_costs_the_server() {
     };
     let looked = requests(&|| {
         let names = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
-        assert_eq!(names.count(), 4);
+        assert_eq!(names.count(), 5);
         File::open(dir.join("cat")).unwrap();
     });
     assert_eq!(looked, 0, "listing and opening");
     let player = dir.join("player");
     let audio = noise(0, 10 << 20);
+    let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
+    let (before, begin) = (reads(), Instant::now());
     for at in (0..10 << 20).step_by(8192) {
         let mut bytes = [0; 8192];
         File::open(&player).unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
         assert!(bytes == audio[at..at + 8192], "at {at}");
     }
     let played = gets("player");
-    println!("1,280 times open, read 8 KiB, close: {played} requests");
+    // What was seen is good for a second, and the engine looks, too.
+    let (looks, seconds) = (reads() - before, begin.elapsed().as_secs());
+    println!(
+        "1,280 times open, read 8 KiB, close: {played} requests, {looks} reads of the catalog"
+    );
     assert!(played <= 30, "{played} requests for 1,280 reads");
+    assert!(
+        looks <= 60 + 20 * seconds,
+        "{looks} reads of the catalog for 1,280 opens, {seconds} s"
+    );
     let sox = File::open(dir.join("sox")).unwrap();
     let music = noise(1, 40 << 20);
     for at in [0, (40 << 20) - 4096, 0, 4096] {
@@ -93,7 +109,15 @@ fn what_each_way_of_reading_costs_the_server() {
     drop(sox);
     drop(fs::read(dir.join("short")).unwrap());
     assert_eq!(gets("short"), 1, "requests for a short one");
-    let reads = || mount.status()["catalog_reads"].as_u64().unwrap();
+    // The tail is on its way when it is asked for.
+    let (soxi, header) = (File::open(dir.join("soxi")).unwrap(), noise(4, 120_000));
+    for at in [0, 118_784, 0] {
+        let mut bytes = [0; 1216];
+        soxi.read_exact_at(&mut bytes, at as u64).unwrap();
+        assert!(bytes == header[at..at + 1216]);
+    }
+    drop(soxi);
+    assert_eq!(gets("soxi"), 1, "requests for head and tail of a short one");
     let (before, begin) = (reads(), Instant::now());
     assert!(fs::read(dir.join("cat")).unwrap() == noise(2, 40 << 20));
     let cat = gets("cat");
@@ -102,7 +126,7 @@ fn what_each_way_of_reading_costs_the_server() {
     assert!(cat <= 80, "{cat} requests for 40 MiB");
     let sox = gets("sox");
     assert!((2..=3).contains(&sox), "{sox} requests for head, tail and head");
-    // The kernel asks 320 times. What was seen is good for a second, and the engine looks, too.
+    // The kernel asks 320 times.
     let seconds = begin.elapsed().as_secs();
     assert!(looks <= 100 + 20 * seconds, "{looks} reads of the catalog for 40 MiB, {seconds} s");
     // What the disk cache takes is written behind the answers, by a thread that lets others go first.

@@ -76,6 +76,8 @@ pub(super) struct Seen {
     pub mark: Mark,
     pub at: Instant,
     pub generation: Generation,
+    /// As `open::stamp` has it.
+    pub version: LowerVersion,
     /// It has no extended attributes.
     pub bare: bool,
 }

@@ -224,6 +224,11 @@ impl Vfs {
             self.must_be_writable(caller, id, "open")?;
         }
         let inode = self.inode(id)?;
+        if !writes(flags)
+            && let Some(opened) = self.open_seen(caller, &inode)
+        {
+            return Ok(opened);
+        }
         if let Some(opened) = self.open_local(caller, &inode, flags)? {
             return Ok(opened);
         }
@@ -379,6 +384,21 @@ impl Vfs {
         }
     }
 
+    /// Opens for reading what was seen to be released a moment ago, and still is.
+    fn open_seen(&self, caller: Caller, inode: &Arc<Inode>) -> Option<Opened> {
+        let place = inode.place();
+        let mut opens = inode.opens.lock();
+        // Asked while nobody can open a local copy: none has come.
+        let seen = self.still_seen(inode, &place)?;
+        let elsewhere = matches!(opens.mode, Some(OpenMode::Passthrough { .. }));
+        if elsewhere || self.lower.partial(inode.id).is_some() {
+            return None;
+        }
+        let keep_cache = opens.kernel_reads_released(seen.version);
+        drop(opens);
+        Some(self.add_remote(caller, inode, keep_cache))
+    }
+
     fn open_remote(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Opened> {
         let row = self.catalog.node(inode.id)?.ok_or(Errno::STALE)?;
         let mut opens = inode.opens.lock();
@@ -386,17 +406,16 @@ impl Vfs {
             // It is open and its lower file is gone: taken away behind the mount.
             return Err(Errno::BUSY.into());
         }
-        opens.mode = Some(OpenMode::Plain);
         let version = stamp(&live_attr(self.lower.partial(inode.id).as_deref(), row.attr));
-        let known = opens.kernel > 0 || same_content(opens.cached.as_ref(), &version);
-        let keep_cache = known && !opens.passed;
-        opens.kernel += 1;
-        opens.handles += 1;
-        (opens.cached, opens.passed) = (Some(version), false);
+        let keep_cache = opens.kernel_reads_released(version);
         drop(opens);
+        Ok(self.add_remote(caller, inode, keep_cache))
+    }
+
+    fn add_remote(&self, caller: Caller, inode: &Arc<Inode>, keep_cache: bool) -> Opened {
         let record = Record::new(Use::Remote, inode.id, caller.unique);
         let handle = self.handles.add(inode.clone(), None, record);
-        Ok(Opened { handle, kind: OpenKind::Remote, keep_cache, backing: None })
+        Opened { handle, kind: OpenKind::Remote, keep_cache, backing: None }
     }
 
     /// A released recording is opened with O_TRUNC: an empty local file takes its place, and
@@ -502,6 +521,19 @@ impl Vfs {
             version: stat.version,
             at: self.clock.now(),
         });
+    }
+}
+
+impl Opens {
+    /// Counts a handle for a released recording. Whether the kernel's pages of it are right.
+    fn kernel_reads_released(&mut self, version: LowerVersion) -> bool {
+        self.mode = Some(OpenMode::Plain);
+        let known = self.kernel > 0 || same_content(self.cached.as_ref(), &version);
+        let keep_cache = known && !self.passed;
+        self.kernel += 1;
+        self.handles += 1;
+        (self.cached, self.passed) = (Some(version), false);
+        keep_cache
     }
 }
 

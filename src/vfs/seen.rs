@@ -1,5 +1,6 @@
 //! What was seen of released recordings a moment ago: `ls -l` asks twice for the attributes of each
-//! name that it lists, and a player a thousand times for bytes. Neither needs the catalog again.
+//! name that it lists, and a player opens a thousand times for a few bytes. Neither needs the catalog
+//! again, nor a look at the lower directory.
 //!
 //! **Invariant:** what is remembered is given up before a change of it is answered: a copy that
 //! comes back does so under the lock of its directory, whose turns are counted, attributes of
@@ -9,6 +10,7 @@
 use super::Vfs;
 use super::inode::{Inode, Mark, Place, Seen};
 use super::lookup::Found;
+use super::open::stamp;
 use crate::catalog::Op;
 use crate::recording::NodeId;
 use std::sync::atomic::Ordering;
@@ -32,6 +34,7 @@ impl Vfs {
                 mark,
                 at: Instant::now(),
                 generation: row.generation,
+                version: stamp(&row.attr),
                 bare: row.xattrs.is_empty(),
             }),
             _ => None,
