@@ -12,6 +12,7 @@ use aws_sdk_s3::Client;
 use clap::{Parser, ValueEnum};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,8 +24,11 @@ use support::slow_line::SlowLine;
 
 const MIB: usize = 1 << 20;
 const MANY: &str = "many";
-/// Between two measurements: what the one before left to do is not the next one's.
+/// Between two measurements: what the one before left to do is not the next one's. So long nothing
+/// may have come over the line...
 const PAUSE: Duration = Duration::from_millis(500);
+/// ...unless somebody goes on for longer than this.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -40,6 +44,10 @@ struct Arguments {
     /// How often each is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Seconds that one measurement may take. Who takes longer is started anew and left out of the
+    /// case's other rounds.
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -169,19 +177,30 @@ fn main() {
         Line::Thin => ground.line.set(Duration::from_millis(30), 10_000_000 / 8),
     }
     let mut took: BTreeMap<(Case, System), Vec<Cost>> = BTreeMap::new();
+    let patience = Duration::from_secs(arguments.patience);
     for round in 0..arguments.rounds {
         for case in &cases {
             let case = *case;
             for turn in 0..SYSTEMS.len() {
                 let system = SYSTEMS[(turn + round) % SYSTEMS.len()];
+                let costs = took.entry((case, system)).or_default();
+                if costs.iter().any(|cost| cost.time.is_none()) {
+                    continue;
+                }
                 if case == Case::ListMany {
                     ground.restart(system);
                 }
-                std::thread::sleep(PAUSE);
+                if !ground.line.until_idle(PAUSE, PAUSE_MAX) {
+                    println!("{case:?} of {system:?}: somebody still reads over the line");
+                }
                 let before = worked();
-                if let Some(time) = ground.measure(system, case, &scale, round) {
-                    let cost = Cost { time, work: worked().saturating_sub(before) };
-                    took.entry((case, system)).or_default().push(cost);
+                let Some(time) = ground.measure(system, case, &scale, (round, patience)) else {
+                    continue;
+                };
+                costs.push(Cost { time, work: worked().saturating_sub(before) });
+                if time.is_none() {
+                    println!("{case:?} of {system:?}: not done in {patience:?}");
+                    ground.begin_anew(system);
                 }
             }
         }
@@ -192,7 +211,8 @@ fn main() {
 /// What one measurement took.
 #[derive(Clone, Copy)]
 struct Cost {
-    time: Duration,
+    /// None: too long.
+    time: Option<Duration>,
     /// Of all processors, whoever they worked for.
     work: Duration,
 }
@@ -211,17 +231,19 @@ fn worked() -> Duration {
 fn report(line: Line, cases: &[Case], took: &BTreeMap<(Case, System), Vec<Cost>>) {
     println!("line {line:?}; medians in ms, how many times spoolfs, and ms that processors worked");
     for case in cases.iter().copied() {
-        let median = |system, of: fn(&Cost) -> Duration| {
-            let mut all: Vec<_> = took.get(&(case, system))?.iter().map(of).collect();
+        let median = |system, of: fn(&Cost) -> Option<Duration>| {
+            let mut all = took.get(&(case, system))?.iter().map(of).collect::<Option<Vec<_>>>()?;
             all.sort_unstable();
-            Some(all[all.len() / 2].as_secs_f64() * 1000.0)
+            Some(all.get(all.len() / 2)?.as_secs_f64() * 1000.0)
         };
         let time = |system| median(system, |cost| cost.time);
         let own = time(System::Spoolfs).unwrap_or(f64::NAN);
+        let is_over = |system| took.get(&(case, system)).is_some_and(|costs| !costs.is_empty());
         let cells: Vec<String> = SYSTEMS
             .iter()
-            .map(|system| match time(*system).zip(median(*system, |cost| cost.work)) {
+            .map(|system| match time(*system).zip(median(*system, |cost| Some(cost.work))) {
                 Some((ms, work)) => format!("{system:?} {ms:.1} ({:.2}; {work:.0})", ms / own),
+                None if is_over(*system) => format!("{system:?} too long"),
                 None => format!("{system:?} -"),
             })
             .collect();
@@ -291,7 +313,7 @@ impl Ground {
                 let below = self.mounts.values().map(|mount| mount.path(dir(case, round)));
                 let below: Vec<_> = below.inspect(|below| fs::create_dir(below).unwrap()).collect();
                 for n in 0..count {
-                    let bytes = noise((round * 100 + at * 10_000 + n) as u64, len);
+                    let bytes = noise((round * 1000 + at * 10_000 + n) as u64, len);
                     for below in &below {
                         fs::write(below.join(format!("{n}.wav")), &bytes).unwrap();
                     }
@@ -353,6 +375,16 @@ impl Ground {
                 }
             }
             System::Plain => {}
+        }
+    }
+
+    /// After a measurement that was given up: whoever still reads gets an error.
+    fn begin_anew(&mut self, system: System) {
+        if let Some(mount) = self.mounts.get_mut(&system) {
+            mount.kill9();
+            mount.start();
+        } else {
+            self.restart(system);
         }
     }
 
@@ -426,68 +458,91 @@ impl Ground {
         Some(Foreign { child, at, _scratch: scratch })
     }
 
-    fn measure(&self, system: System, case: Case, scale: &Scale, round: usize) -> Option<Duration> {
+    /// None if there is no such system here; what it took, if it was not too long.
+    fn measure(
+        &self,
+        system: System,
+        case: Case,
+        scale: &Scale,
+        (round, patience): (usize, Duration),
+    ) -> Option<Option<Duration>> {
         let name = dir(case, round);
         let (count, len) = scale.files(case);
         if system == System::Plain {
-            return self.plain(case, &name, count);
+            let plain =
+                async { tokio::time::timeout(patience, self.plain(case, &name, count)).await };
+            return Some(self.runtime.block_on(plain).ok());
         }
         let root = match system {
             System::Spoolfs | System::Before => self.mounts.get(&system)?.mountpoint.clone(),
             other => self.foreign.get(&other)?.at.clone(),
         };
         let below = root.join(name);
-        let one = below.join("0.wav");
-        let begin = Instant::now();
-        match case {
-            Case::First8kOf1m | Case::First8kOf60m => read_at(&one, 0),
-            Case::Cat | Case::CatOf1m => {
-                assert!(
-                    Command::new("cat").arg(&one).stdout(Stdio::null()).status().ok()?.success()
-                )
-            }
-            Case::Loop8k => (0..len).step_by(8192).for_each(|at| read_at(&one, at as u64)),
-            Case::Soxi => {
-                let files = (0..count).map(|n| below.join(format!("{n}.wav")));
-                let mut soxi = Command::new("soxi");
-                assert!(soxi.arg("-D").args(files).stdout(Stdio::null()).status().ok()?.success());
-            }
-            Case::List | Case::ListMany => {
-                let out = Command::new("ls").arg("-l").arg(&below).output().ok()?;
-                assert_eq!(out.stdout.split(|b| *b == b'\n').count(), count + 2);
-            }
-        }
-        Some(begin.elapsed())
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let begin = Instant::now();
+            let done = perform(case, &below, count, len);
+            let _given_up = tell.send(done.map(|()| begin.elapsed()));
+        });
+        let done = told.recv_timeout(patience).ok();
+        Some(done.map(|done| done.unwrap_or_else(|error| panic!("{system:?}, {case:?}: {error}"))))
     }
 
     /// The same bytes in one request each; a listing in as many as it takes.
-    fn plain(&self, case: Case, dir: &str, count: usize) -> Option<Duration> {
-        let get = |n: usize, range: Option<&str>| {
+    async fn plain(&self, case: Case, dir: &str, count: usize) -> Duration {
+        let get = async |n: usize, range: Option<&str>| {
             let key = format!("{dir}/{n}.wav");
             let get = self.client.get_object().bucket(&self.bucket).key(key);
             let get = get.set_range(range.map(str::to_owned));
-            self.runtime.block_on(async { get.send().await.unwrap().body.collect().await.unwrap() })
+            drop(get.send().await.unwrap().body.collect().await.unwrap());
         };
         // A connection that is there already, as a mount has.
         if !matches!(case, Case::List | Case::ListMany) {
-            get(0, Some("bytes=0-0"));
+            get(0, Some("bytes=0-0")).await;
         }
         let begin = Instant::now();
         match case {
-            Case::First8kOf1m | Case::First8kOf60m => drop(get(0, Some("bytes=0-8191"))),
-            Case::Cat | Case::CatOf1m | Case::Loop8k => drop(get(0, None)),
-            Case::Soxi => (0..count).for_each(|n| drop(get(n, Some("bytes=0-8191")))),
+            Case::First8kOf1m | Case::First8kOf60m => get(0, Some("bytes=0-8191")).await,
+            Case::Cat | Case::CatOf1m | Case::Loop8k => get(0, None).await,
+            Case::Soxi => {
+                for n in 0..count {
+                    get(n, Some("bytes=0-8191")).await;
+                }
+            }
             Case::List | Case::ListMany => {
                 let list = self.client.list_objects_v2().bucket(&self.bucket);
                 let mut pages =
                     list.prefix(format!("{dir}/")).into_paginator().page_size(1000).send();
-                self.runtime.block_on(async { while pages.next().await.is_some() {} });
+                while pages.next().await.is_some() {}
             }
         }
-        Some(begin.elapsed())
+        begin.elapsed()
     }
 }
 
-fn read_at(path: &Path, at: u64) {
-    File::open(path).unwrap().read_exact_at(&mut [0; 8192], at).unwrap();
+/// What users do in a mount, with the `count` files of `len` bytes in a directory.
+fn perform(case: Case, below: &Path, count: usize, len: usize) -> io::Result<()> {
+    let one = below.join("0.wav");
+    let succeeded = |command: &mut Command| {
+        let status = command.stdout(Stdio::null()).status()?;
+        status.success().then_some(()).ok_or_else(|| io::Error::other(format!("{status}")))
+    };
+    match case {
+        Case::First8kOf1m | Case::First8kOf60m => read_at(&one, 0),
+        Case::Cat | Case::CatOf1m => succeeded(Command::new("cat").arg(&one)),
+        Case::Loop8k => (0..len).step_by(8192).try_for_each(|at| read_at(&one, at as u64)),
+        Case::Soxi => {
+            let files = (0..count).map(|n| below.join(format!("{n}.wav")));
+            succeeded(Command::new("soxi").arg("-D").args(files))
+        }
+        Case::List | Case::ListMany => {
+            let out = Command::new("ls").arg("-l").arg(below).output()?;
+            let lines = out.stdout.iter().filter(|b| **b == b'\n').count();
+            (lines == count + 1).then_some(()).ok_or_else(|| io::Error::other("not all names"))
+        }
+    }
+}
+
+fn read_at(path: &Path, at: u64) -> io::Result<()> {
+    File::open(path)?.read_exact_at(&mut [0; 8192], at)
 }

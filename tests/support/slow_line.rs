@@ -16,6 +16,8 @@ struct Quality {
     rate: AtomicU64,
     /// When the line is free again.
     free: Mutex<Instant>,
+    /// Bytes that came to the client.
+    carried: AtomicU64,
 }
 
 /// The line; its threads end with the process.
@@ -32,7 +34,8 @@ impl SlowLine {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("address"));
         let free = Mutex::new(Instant::now());
-        let quality = Arc::new(Quality { delay: AtomicU64::new(0), rate: AtomicU64::new(0), free });
+        let [delay, rate, carried] = [0; 3].map(AtomicU64::new);
+        let quality = Arc::new(Quality { delay, rate, free, carried });
         let ours = quality.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -51,6 +54,22 @@ impl SlowLine {
 
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
+    }
+
+    /// Waits until nothing has come to the client for so long; not longer than `most`.
+    pub fn until_idle(&self, quiet: Duration, most: Duration) -> bool {
+        let until = Instant::now() + most;
+        let carried = || self.quality.carried.load(Ordering::Relaxed);
+        loop {
+            let before = carried();
+            std::thread::sleep(quiet);
+            if carried() == before {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+        }
     }
 
     /// From now on: time there and back, and bytes a second towards the client (0: any number).
@@ -95,6 +114,9 @@ fn give(
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         if to.write_all(&bytes).is_err() {
             break;
+        }
+        if paced {
+            quality.carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
     }
     let _ended = to.shutdown(Shutdown::Write);
