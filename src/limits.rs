@@ -44,6 +44,8 @@ pub const CATALOG_BALLAST_BYTES: u64 = 8 << 20;
 pub const CATALOG_WAL_ROOM_BYTES: u64 = 12 << 20;
 /// Idle connections that read the catalog.
 pub const CATALOG_READERS_MAX: usize = 8;
+/// Changed nodes that are remembered for who looks after what was made of them.
+pub const CHANGED_NODES_MAX: usize = 65_536;
 /// Transactions that may wait for the catalog thread; one more is answered at once.
 pub const CATALOG_JOBS_MAX: usize = 256;
 /// Longest that a transaction waits while another program locks the catalog.
@@ -399,8 +401,15 @@ pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// When a stored join that a target refused to delete is tried again.
 pub const JOIN_REFUSED_RETRY: Duration = Duration::from_secs(86_400);
-/// Calls whose joins could not be stored or deleted, and wait until they are tried again.
-pub const JOIN_PUT_OFF_MAX: usize = 4096;
+/// Calls whose joins can not be stored yet, or stored joins that can not be deleted, that are
+/// remembered until they are looked at again.
+pub const JOIN_LATER_MAX: usize = 65_536;
+/// When a call that is not over, or not archived, is looked at again; longer each time.
+pub const JOIN_LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The longest of these times.
+pub const JOIN_LOOK_AGAIN_MAX: Duration = Duration::from_secs(3600);
+/// How often all calls and all stored joins are looked at, whether anything was heard of them or not.
+pub const JOIN_SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Longest time that an address given away may be valid: the limit of AWS Signature Version 4.
 pub const SHARED_URL_MAX: Duration = Duration::from_secs(7 * 86_400);

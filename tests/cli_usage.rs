@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use spoolfs::clock::Timestamp;
 use spoolfs::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, HoldsReport,
-    LastError, LinkReport, MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress,
-    ReloadReport, Request, Server, StateCount, StatusReport, TargetReport, TargetState, TrashCount,
-    UploadsReport, Waiting, WirePath,
+    JoinsReport, LastError, LinkReport, MoveReport, ObjectReport, PathFailure, PathReport, Peer,
+    Progress, ReloadReport, Request, Server, StateCount, StatusReport, TargetReport, TargetState,
+    TrashCount, UploadsReport, Waiting, WirePath,
 };
 use spoolfs::recording::{Generation, Sha256, State};
 use std::path::{Path, PathBuf};
@@ -232,6 +232,14 @@ fn status_report() -> StatusReport {
         calls: None,
         trash: TrashCount { files: 5, bytes: 1 << 20 },
         holds: HoldsReport { holds: 2, recordings: 31 },
+        joins: Some(JoinsReport {
+            stored: 700,
+            waiting: 4,
+            failing: 1,
+            leaving: 3,
+            bad: 2,
+            swept: false,
+        }),
     }
 }
 
@@ -426,6 +434,8 @@ fn status_is_readable_by_people_and_programs() {
         "2026/b.wav: target \"main\" does not answer",
         "main  s3://b/p  unreachable: timed out",
         "CATALOG: the catalog can not be written",
+        "Joined calls: 700 stored, 4 not ready to be stored, 3 to be deleted, 1 FAILING, tried again later, \
+         2 found damaged or gone since the start; not all calls were looked at yet\n",
         "Cache: 1.0 GiB of 10.0 GiB",
         "Disk: 5.0 GiB free of 50.0 GiB",
         "A recording closed now is archived.",

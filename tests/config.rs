@@ -134,10 +134,6 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.encrypt_to \"age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pax\" is no X25519 key of age: invalid Bech32 encoding; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
         ),
         (
-            format!("{MINIMAL}[stitched]\narchive = true\n[write_back]\nencrypt_to = [\"{AGE}\"]"),
-            "f.toml:4:1: stitched.archive stores joins that are not sealed, and write_back.encrypt_to is set; leave one of the two out",
-        ),
-        (
             format!("{MINIMAL}[write_back]\nencrypt_to = [\"{AGE}\", \"AGE-SECRET-KEY-1QQ\"]"),
             "f.toml:4:1: write_back.encrypt_to has a secret key in place 2, where its public key belongs; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
         ),
@@ -596,7 +592,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_STITCHED__LAYOUT", "stereo"),
             ("SPOOLFS_STITCHED__RATE", "highest"),
             ("SPOOLFS_STITCHED__RIFF64", "false"),
-            ("SPOOLFS_STITCHED__ARCHIVE", "false"),
+            ("SPOOLFS_STITCHED__ARCHIVE", "true"),
+            ("SPOOLFS_STITCHED__KEEP_EXPIRED", "true"),
             ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
             ("SPOOLFS_WRITE_BACK__COMPRESS", "flac"),
             ("SPOOLFS_WRITE_BACK__COMPRESS_MIN_GAIN", "33%"),
@@ -699,13 +696,10 @@ fn every_key_can_be_set_by_its_variable() {
         layout: spoolfs::stitch::Layout::Stereo,
         rate: spoolfs::stitch::Rate::Highest,
         riff64: false,
-        // True is refused where what is archived is sealed.
-        archive: false,
+        archive: true,
+        keep_expired: true,
     };
     assert_eq!(config.stitched, stitched);
-    assert!(
-        parse(&format!("{MINIMAL}[stitched]\narchive = true")).expect("valid").stitched.archive
-    );
     let require = config.calls.as_ref().unwrap().require_cdr;
     assert_eq!(require, Some(Duration::from_secs(5 * 3600)));
     assert_eq!(config.read.recordings_per_minute, 7);

@@ -15,7 +15,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 
@@ -496,36 +495,18 @@ fn dies_and_starts_again(point: &str) {
     mount.fsck();
 }
 
-/// Several at a time; the first that fails is told, with its point.
 fn each(points: &[String], test: fn(&str)) {
-    let next = Mutex::new(points.iter());
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_A_TIME)
-            .map(|_| {
-                scope.spawn(|| {
-                    loop {
-                        let point = next.lock().unwrap().next();
-                        let Some(point) = point else { return };
-                        let began = Instant::now();
-                        test(point);
-                        println!("{point}: {:.1} s", began.elapsed().as_secs_f64());
-                    }
-                })
-            })
-            .collect();
-        for worker in workers {
-            worker.join().unwrap();
-        }
-    });
+    support::each_of(AT_A_TIME, points, |point| test(point));
 }
 
 fn points() -> Vec<String> {
     let only = std::env::var("SPOOLFS_TEST_POINTS").unwrap_or_default();
     let wanted = |point: &&str| only.is_empty() || only.split(',').any(|o| point.contains(o));
-    // Those of expiry have a suite of their own, and those of the scrub a test; so has a second
-    // death in a row.
+    // Those of expiry and of stored joins have suites of their own, and those of the scrub a test; so
+    // has a second death in a row.
     let elsewhere = |point: &&str| {
         point.starts_with("expiry.")
+            || point.starts_with("joins.")
             || point.starts_with("scrub.")
             || *point == "handover.before_answer"
     };

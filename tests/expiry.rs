@@ -11,7 +11,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 use support::no_mount;
@@ -352,20 +351,7 @@ fn an_expiry_that_is_cut_off_anywhere_leaves_recordings_whole_or_gone() {
     if no_mount("an_expiry_that_is_cut_off_anywhere_leaves_recordings_whole_or_gone") {
         return;
     }
-    let next = Mutex::new(POINTS.iter());
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                loop {
-                    let point = next.lock().unwrap().next();
-                    let Some(point) = point else { return };
-                    let began = Instant::now();
-                    dies_and_goes_on(point);
-                    println!("{point}: {:.1} s", began.elapsed().as_secs_f64());
-                }
-            });
-        }
-    });
+    support::each_of(3, POINTS, |point| dies_and_goes_on(point));
 }
 
 fn in_trash(mount: &Mount) -> Vec<String> {

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use support::chromium;
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
 
@@ -63,6 +64,40 @@ fn who_has_the_address_can_read_the_recording_and_nobody_else() {
     assert!(report["expires_at"].is_string() && report["generation"] == 1, "{report}");
     let said = mount.said();
     assert!(said.contains("an address was given out") && !said.contains("X-Amz"), "{said}");
+}
+
+#[test]
+fn chromium_plays_a_flac_object_by_its_address_and_seeks_in_it() {
+    const NAME: &str = "chromium_plays_a_flac_object_by_its_address_and_seeks_in_it";
+    if support::no_mount(NAME) {
+        return;
+    }
+    let Some(program) = chromium::program(NAME) else { return };
+    let Some(server) = SeaweedFs::start() else { return };
+    let target = Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let write_back = "compress = \"flac\"\n".to_owned();
+    let mount = Setup { target, write_back, ..Setup::default() }.mount();
+    // Two minutes of a tone that rises: seeking is something there.
+    let samples = 120 * 8000u32;
+    let tone = |n: u32| ((f64::from(n) * f64::from(n) / 4e6).sin() * 9000.0) as i16;
+    let mut wav =
+        spoolfs::codec::wav_header(spoolfs::codec::Coding::Pcm16, 8000, 1, u64::from(samples) * 2);
+    wav.extend((0..samples).map(tone).flat_map(i16::to_le_bytes));
+    let path = mount.path("call.wav");
+    std::fs::write(&path, &wav).unwrap();
+    for step in ["archive", "release"] {
+        mount.cli([step.as_ref(), path.as_os_str()]).ok();
+    }
+    let url = mount.cli(["url".as_ref(), path.as_os_str()]).ok().out.trim().to_owned();
+    assert!(url.contains("call.wav.flac?"), "{url}");
+    let played = chromium::plays(&program, &chromium::Media::Address(&url));
+    println!("{played} s by Chromium, 120 s were recorded");
+    assert!((played - 120.0).abs() < 0.01, "{played} s");
 }
 
 #[test]

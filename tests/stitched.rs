@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::chromium;
 use support::databases::{Database, Engine};
 use support::faulty_proxy::{Proxy, Spoil};
 use support::mount::{Mount, Setup, Target};
@@ -282,6 +283,36 @@ fn a_join_of_three_tiers_is_right_and_tells_the_tier_of_each_leg() {
 }
 
 #[test]
+fn chromium_plays_joins_and_seeks_in_them_wherever_their_legs_are() {
+    const NAME: &str = "chromium_plays_joins_and_seeks_in_them_wherever_their_legs_are";
+    if support::no_mount(NAME) {
+        return;
+    }
+    let Some(program) = chromium::program(NAME) else { return };
+    let Some(server) = SeaweedFs::start() else { return };
+    let target = Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let mut mount = prepare(Setup { target, ..Setup::default() });
+    mount.env.push(("SPOOLFS_WRITE_BACK__COMPRESS", "flac".to_owned()));
+    mount.start();
+    copy_legs(&mount);
+    let path = joined(&mount, CALL, 3);
+    let seconds = (expected().len() - 44) as f64 / 16_000.0;
+    for (released, tier) in
+        [(&[][..], "local"), (&[1][..], "in two tiers"), (&[0, 2][..], "released")]
+    {
+        released.iter().for_each(|n| release(&mount, &leg(&mount, *n)));
+        let played = chromium::plays(&program, &chromium::Media::File(&path));
+        println!("{tier}: {played} s by Chromium, {seconds} s were recorded");
+        assert!((played - seconds).abs() < 0.01, "{tier}: {played} s, not {seconds} s");
+    }
+}
+
+#[test]
 fn the_first_8_kib_of_released_legs_are_one_request() {
     if support::no_mount("the_first_8_kib_of_released_legs_are_one_request") {
         return;
@@ -435,6 +466,9 @@ fn joins_can_be_read_and_nothing_else() {
     let path = joined(&mount, CALL, 3);
     let (dir, other) = (mount.path("stitched"), mount.path("other.wav"));
     fs::write(&other, b"x").unwrap();
+    // `ls -l` asks for it once then, and not for each name.
+    let acl = rustix::fs::getxattr(&path, "system.posix_acl_access", &mut [0; 64][..]);
+    refused(acl, Errno::OPNOTSUPP);
     refused(OpenOptions::new().write(true).open(&path), Errno::PERM);
     refused(OpenOptions::new().append(true).open(&path), Errno::PERM);
     refused(File::create(&path), Errno::PERM);

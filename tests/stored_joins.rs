@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
@@ -41,6 +41,8 @@ hold_lift_grace = "0s"
 [stitched]
 archive = true
 "#;
+/// What has expired is kept while another recording of the call is.
+const KEEP: &str = "keep_expired = true\n";
 
 #[track_caller]
 fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
@@ -67,7 +69,10 @@ fn at_once(end: String) -> Setup {
 
 /// A mount with the first call's legs, recorded through it, of which these are known to be of it.
 fn with_call(setup: Setup, legs: &[&str]) -> Mount {
-    let mut mount = setup.prepare();
+    recorded(setup.prepare(), legs)
+}
+
+fn recorded(mut mount: Mount, legs: &[&str]) -> Mount {
     mount.env.push(("SPOOLFS_TEST_CALLS", mount.root.join("calls").display().to_string()));
     write_calls(&mount, legs);
     mount.start();
@@ -167,7 +172,7 @@ fn a_stored_join_follows_its_call_and_goes_with_its_last_leg() {
     if no_mount("a_stored_join_follows_its_call_and_goes_with_its_last_leg") {
         return;
     }
-    let setup = at_once(RULES.into());
+    let setup = at_once(format!("{RULES}{KEEP}"));
     let mut mount = with_call(setup, &LEGS[..2]);
     let first = stored_is(&mount, &LEGS[..2]);
     assert_eq!(first, format!("{CALL}.wav"));
@@ -214,7 +219,7 @@ fn what_a_user_deletes_is_in_no_stored_join() {
         return;
     }
     for mode in ["trash", "delete"] {
-        let end = format!("{RULES}\n[delete]\ndelete_mode = \"{mode}\"\n");
+        let end = format!("{RULES}{KEEP}\n[delete]\ndelete_mode = \"{mode}\"\n");
         let mut mount = with_call(at_once(end), &LEGS);
         stored_is(&mount, &LEGS);
         fs::remove_file(leg(&mount, 1)).unwrap();
@@ -238,17 +243,9 @@ fn a_stored_join_of_a_held_leg_is_not_deleted() {
     if no_mount("a_stored_join_of_a_held_leg_is_not_deleted") {
         return;
     }
-    let setup = at_once(RULES.into());
-    let mut mount = setup.prepare();
+    let mut mount = at_once(RULES.into()).prepare();
     mount.env.push(("SPOOLFS_LOG", "debug".to_owned()));
-    mount.env.push(("SPOOLFS_TEST_CALLS", mount.root.join("calls").display().to_string()));
-    write_calls(&mount, &LEGS[..2]);
-    mount.start();
-    fs::create_dir_all(mount.path(DAY)).unwrap();
-    for name in LEGS {
-        fs::copy(support::fixture("monitor").join(DAY).join(name), mount.path(DAY).join(name))
-            .unwrap();
-    }
+    let mount = recorded(mount, &LEGS[..2]);
     let first = stored_is(&mount, &LEGS[..2]);
     let held = leg(&mount, 0);
     let words = ["hold", "add", "--case", "A", "--reason", "letter"];
@@ -269,7 +266,7 @@ fn stored_joins_are_found_again() {
     if no_mount("stored_joins_are_found_again") {
         return;
     }
-    let mut mount = with_call(at_once(RULES.into()), &LEGS);
+    let mut mount = with_call(at_once(format!("{RULES}{KEEP}")), &LEGS);
     let name = stored_is(&mount, &LEGS);
     let lose = |mount: &mut Mount| {
         mount.stop();
@@ -288,4 +285,280 @@ fn stored_joins_are_found_again() {
     assert_eq!(stored_is(&mount, &LEGS), name);
     days_later(&mut mount, 21);
     eventually(&mount, "the join goes with the last leg", || stored(&mount).is_empty());
+}
+
+#[test]
+fn what_has_expired_is_in_no_stored_join_unless_that_is_wanted() {
+    if no_mount("what_has_expired_is_in_no_stored_join_unless_that_is_wanted") {
+        return;
+    }
+    let mut mount = with_call(at_once(RULES.into()), &LEGS);
+    let first = stored_is(&mount, &LEGS);
+    days_later(&mut mount, 11);
+    // Its name goes, then what it said: before its own objects do, ten minutes later.
+    let second = stored_is(&mount, &LEGS[1..]);
+    assert_ne!(second, first, "no key is written twice");
+    eventually(&mount, "the rest is shown", || shows(&mount, &expected(&LEGS[1..])));
+    let audit = mount.cli(["audit", "show"]).out;
+    assert!(audit.contains("join_deleted") && audit.contains(&first), "{audit}");
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn what_a_hold_keeps_is_kept_when_another_recording_of_the_call_expires() {
+    if no_mount("what_a_hold_keeps_is_kept_when_another_recording_of_the_call_expires") {
+        return;
+    }
+    let mut mount = with_call(at_once(RULES.into()), &LEGS);
+    let first = stored_is(&mount, &LEGS);
+    let held = leg(&mount, 1);
+    let words = ["hold", "add", "--case", "A", "--reason", "letter"];
+    mount.cli(words.iter().map(|w| w.as_ref()).chain([held.as_os_str()])).ok();
+    days_later(&mut mount, 11);
+    eventually(&mount, "the rest is stored beside it", || {
+        let stored = stored(&mount);
+        let has = |legs: &[&str]| stored.iter().any(|(_, bytes)| *bytes == expected(legs));
+        stored.len() == 2 && has(&LEGS) && has(&LEGS[1..])
+    });
+    eventually(&mount, "what has expired is not heard", || shows(&mount, &expected(&LEGS[1..])));
+    assert!(names(&mount).contains(&first));
+    assert_eq!(mount.status()["joins"]["leaving"], 1);
+    mount.cli(["hold", "lift", "--case", "A", "--reason", "settled"]).ok();
+    mount.restart();
+    let second = stored_is(&mount, &LEGS[1..]);
+    assert_ne!(second, first);
+}
+
+/// A mount with a second target, and the call stored in both; where the second one is.
+fn in_two_targets(end: String) -> (Mount, PathBuf) {
+    let write_back = "scrub_every = \"1s\"\n".to_owned();
+    let mount = Setup { end, write_back, archive_after: "0s".into(), ..Setup::default() }.prepare();
+    let second = mount.root.join("second");
+    fs::create_dir(&second).unwrap();
+    let target =
+        format!("\n[[target]]\nname = \"second\"\nurl = \"file://{}\"\n", second.display());
+    let config = fs::read_to_string(&mount.config).unwrap() + &target;
+    fs::write(&mount.config, config).unwrap();
+    let mount = recorded(mount, &LEGS);
+    stored_is(&mount, &LEGS);
+    let copy = second.join(format!("stitched/{CALL}.wav"));
+    eventually(&mount, "both have it", || fs::read(&copy).is_ok_and(|b| b == expected(&LEGS)));
+    (mount, second)
+}
+
+/// Whether a target has these legs joined, in an object that is not spoiled.
+fn has_whole(target: &Path, legs: &[&str]) -> bool {
+    let entries = fs::read_dir(target.join("stitched")).into_iter().flatten().flatten();
+    let wanted = expected(legs);
+    entries.into_iter().any(|entry| fs::read(entry.path()).is_ok_and(|bytes| bytes == wanted))
+}
+
+#[test]
+fn a_stored_join_that_is_damaged_or_gone_is_brought_back() {
+    if no_mount("a_stored_join_that_is_damaged_or_gone_is_brought_back") {
+        return;
+    }
+    let (mut mount, second) = in_two_targets(format!("{RULES}{KEEP}"));
+    let name = format!("{CALL}.wav");
+    // From the recordings.
+    fs::write(mount.target.join("stitched").join(&name), b"noise").unwrap();
+    eventually(&mount, "it is made again", || has_whole(&mount.target, &LEGS));
+    assert_eq!(fs::read(mount.target.join("stitched").join(&name)).unwrap(), b"noise");
+    assert!(mount.status()["joins"]["bad"].as_u64() >= Some(1), "{:#}", mount.status());
+    assert!(mount.cli(["audit", "show"]).out.contains("verification_failed"));
+    // From the other target: what it stands in for can be made no more.
+    days_later(&mut mount, 11);
+    eventually(&mount, "the whole call is heard", || shows(&mount, &expected(&LEGS)));
+    fs::remove_file(second.join("stitched").join(&name)).unwrap();
+    eventually(&mount, "it is brought back", || has_whole(&second, &LEGS));
+    // Nor is what was damaged left behind.
+    days_later(&mut mount, 21);
+    eventually(&mount, "all goes with the last leg", || {
+        let left = fs::read_dir(second.join("stitched")).map_or(0, Iterator::count);
+        stored(&mount).is_empty() && left == 0
+    });
+    mount.stop();
+    mount.fsck();
+}
+
+#[test]
+fn status_tells_what_is_stored_and_what_is_not() {
+    if no_mount("status_tells_what_is_stored_and_what_is_not") {
+        return;
+    }
+    let mount = with_call(at_once(RULES.into()), &LEGS);
+    stored_is(&mount, &LEGS);
+    eventually(&mount, "it is counted", || {
+        let joins = mount.status()["joins"].clone();
+        joins["stored"] == 1 && joins["waiting"] == 0 && joins["swept"] == true
+    });
+    let text = mount.cli(["status"]).out;
+    assert!(text.contains("Joined calls: 1 stored\n"), "{text}");
+    // Nothing can be put there.
+    let calls = mount.root.join("calls");
+    let aside = mount.root.join("aside");
+    fs::rename(&mount.target, &aside).unwrap();
+    fs::write(&mount.target, "in the way").unwrap();
+    let two = format!("{DAY}/{}\t{DAY}/{}", LEGS[0], LEGS[1]);
+    fs::write(calls.with_extension("new"), format!("{CALL}\t{two}\n")).unwrap();
+    fs::rename(calls.with_extension("new"), &calls).unwrap();
+    eventually(&mount, "it waits", || {
+        let joins = mount.status()["joins"].clone();
+        joins["waiting"].as_u64().max(joins["failing"].as_u64()) >= Some(1)
+    });
+    fs::remove_file(&mount.target).unwrap();
+    fs::rename(&aside, &mount.target).unwrap();
+    stored_is(&mount, &LEGS[..2]);
+}
+
+#[test]
+fn what_is_sealed_is_sealed_joined_too() {
+    if no_mount("what_is_sealed_is_sealed_joined_too") {
+        return;
+    }
+    let identity = age::x25519::Identity::generate();
+    let key = identity.to_public().to_string();
+    let mut setup = at_once(format!("{RULES}{KEEP}"));
+    setup.write_back = format!("encrypt_to = [\"{key}\"]\n");
+    let mut mount = setup.prepare();
+    let secret = mount.root.join("identity");
+    use age::secrecy::ExposeSecret;
+    fs::write(&secret, identity.to_string().expose_secret()).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    mount.env.push(("SPOOLFS_READ__IDENTITY_FILE", secret.display().to_string()));
+    mount = recorded(mount, &LEGS);
+    let whole = expected(&LEGS);
+    let sealed = |mount: &Mount| {
+        let stored = stored(mount);
+        let [(name, bytes)] = stored.as_slice() else { return None };
+        is_known(mount, name).then(|| (name.clone(), bytes.clone()))
+    };
+    eventually(&mount, "it is stored", || sealed(&mount).is_some());
+    let (name, bytes) = sealed(&mount).unwrap();
+    assert_eq!(name, format!("{CALL}.wav.age"));
+    assert_eq!(age::decrypt(&identity, &bytes).unwrap(), whole);
+    // It is found again, and read.
+    mount.stop();
+    for suffix in ["", "-wal", "-shm"] {
+        let _not_there = fs::remove_file(mount.state.join(format!("joins.sqlite{suffix}")));
+    }
+    mount.start();
+    days_later(&mut mount, 11);
+    eventually(&mount, "the whole call is heard", || shows(&mount, &whole));
+    assert_eq!(sealed(&mount).map(|(name, _)| name), Some(name));
+    days_later(&mut mount, 21);
+    eventually(&mount, "it goes with the last leg", || stored(&mount).is_empty());
+}
+
+/// What is done while the daemon may die: each step waits for its end, also in the next life.
+struct Lives {
+    mount: Mount,
+    point: &'static str,
+    died: bool,
+}
+
+impl Lives {
+    #[track_caller]
+    fn until(&mut self, what: &str, is: impl Fn(&Mount) -> bool) {
+        let until = Instant::now() + Duration::from_secs(90);
+        while !is(&self.mount) {
+            assert!(
+                Instant::now() < until,
+                "{}, {what}: {:?}\n{}",
+                self.point,
+                names(&self.mount),
+                self.mount.said()
+            );
+            if self.mount.exited().is_some() {
+                self.goes_on();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn goes_on(&mut self) {
+        let said = self.mount.said();
+        assert!(!self.died, "{}: it died twice\n{said}", self.point);
+        assert!(said.contains(&format!("dies at crash point {}", self.point)), "{said}");
+        self.died = true;
+        self.mount.bury();
+        self.mount.env.retain(|(name, _)| *name != "SPOOLFS_CRASH_AT");
+        self.mount.start();
+    }
+
+    /// Another life, whatever comes of it.
+    fn restart(&mut self, ahead: u64) {
+        if self.mount.exited().is_some() {
+            self.goes_on();
+        }
+        self.mount.stop();
+        self.mount.env.retain(|(name, _)| *name != "SPOOLFS_AHEAD");
+        self.mount.env.push(("SPOOLFS_AHEAD", (ahead * 86_400).to_string()));
+        if self.mount.start_or_end().is_err() {
+            self.goes_on();
+        }
+    }
+}
+
+/// Stores, makes anew, brings back, finds again, stands in and deletes.
+fn is_stored_all_the_same(point: &'static str) {
+    let (mut mount, second) = in_two_targets(format!("{RULES}{KEEP}"));
+    mount.env.push(("SPOOLFS_CRASH_AT", point.to_owned()));
+    let mut lives = Lives { mount, point, died: false };
+    lives.restart(0);
+    write_calls(&lives.mount, &LEGS[..2]);
+    let only = |mount: &Mount, legs: &[&str]| {
+        let stored = stored(mount);
+        stored.len() == 1 && stored[0].1 == expected(legs) && is_known(mount, &stored[0].0)
+    };
+    lives.until("it is made anew", |mount| only(mount, &LEGS[..2]));
+    write_calls(&lives.mount, &LEGS);
+    lives.until("and with a late leg", |mount| only(mount, &LEGS));
+    let object = lives.mount.target.join("stitched").join(&names(&lives.mount)[0]);
+    fs::write(&object, b"noise").unwrap();
+    lives.until("it is brought back", |mount| has_whole(&mount.target, &LEGS));
+    // What is damaged is not found again.
+    fs::remove_file(&object).unwrap();
+    if lives.mount.exited().is_some() {
+        lives.goes_on();
+    }
+    lives.mount.stop();
+    for suffix in ["", "-wal", "-shm"] {
+        let _not_there = fs::remove_file(lives.mount.state.join(format!("joins.sqlite{suffix}")));
+    }
+    if lives.mount.start_or_end().is_err() {
+        lives.goes_on();
+    }
+    lives.until("it is found again", |mount| {
+        let known = |name: &String| is_known(mount, name);
+        names(mount).iter().any(known)
+    });
+    lives.restart(11);
+    let expire =
+        |mount: &Mount| mount.cli(["retention", "run", "--now", "--confirm"]).status.success();
+    lives.until("a leg expires", expire);
+    lives.until("the whole call is heard", |mount| shows(mount, &expected(&LEGS)));
+    fs::remove_dir_all(second.join("stitched")).unwrap();
+    lives.until("a copy is brought back", |_| has_whole(&second, &LEGS));
+    lives.restart(21);
+    lives.until("the others expire", expire);
+    lives.until("it goes with the last leg", |mount| stored(mount).is_empty());
+    if lives.mount.exited().is_some() {
+        lives.goes_on();
+    }
+    assert!(lives.died, "{point} was not passed\n{}", lives.mount.said_all());
+    lives.mount.cli(["audit", "verify"]).ok();
+    lives.mount.stop();
+    lives.mount.fsck();
+}
+
+#[test]
+fn a_join_is_stored_and_deleted_wherever_the_daemon_dies() {
+    if no_mount("a_join_is_stored_and_deleted_wherever_the_daemon_dies") {
+        return;
+    }
+    let here = |point: &&&str| point.starts_with("joins.");
+    let points: Vec<_> = spoolfs::faults::POINTS.iter().filter(here).collect();
+    support::each_of(4, &points, |point| is_stored_all_the_same(point));
 }

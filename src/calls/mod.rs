@@ -111,6 +111,15 @@ pub struct Listed {
     pub recordings: usize,
 }
 
+/// Calls of which something was heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Their names, in the order of that.
+    pub calls: Vec<String>,
+    /// To be passed to the next question.
+    pub position: u64,
+}
+
 /// A call with what joining its recordings needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
@@ -383,6 +392,24 @@ impl Calls {
     /// `Unusable`.
     pub fn list_joined(&self, after: u64, at_least: usize, limit: usize) -> Result<Vec<Joined>> {
         self.with(|conn| reads::list_joined(conn, &self.asked(), after, at_least, limit))
+    }
+
+    /// Calls with recordings of which something was heard behind a position, and the position to go
+    /// on with. Behind one that was never reached, as in a cache that was made anew since, there is
+    /// nothing, and it becomes the last.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn heard_after(&self, position: u64, limit: usize) -> Result<Heard> {
+        self.with(|conn| reads::heard_after(conn, position, limit))
+    }
+
+    /// The names of the calls that a recording is of.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn calls_of(&self, node: NodeId) -> Result<Vec<String>> {
+        self.with(|conn| reads::calls_of_node(conn, node))
     }
 
     /// How often the cache was asked.

@@ -6,7 +6,7 @@
 use super::names;
 use super::record::{Call, CallRecord, Facts, Leg, Origin};
 use super::rows::{self, BRIEF, RECORD};
-use super::{Asked, Joined, JoinedLeg, Listed, Recordings};
+use super::{Asked, Heard, Joined, JoinedLeg, Listed, Recordings};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::recording::{NodeId, State};
@@ -74,6 +74,33 @@ pub(super) fn call_of_node(conn: &Connection, node: NodeId) -> Sql<Option<i64>> 
     )?
     .query_row([node.0.cast_signed()], |r| r.get(0))
     .optional()
+}
+
+/// The names of the calls that a recording is of.
+pub(super) fn calls_of_node(conn: &Connection, node: NodeId) -> Sql<Vec<String>> {
+    let limit = limits::CALL_LEGS_MAX as i64;
+    all(conn, CALLS_OF_NODE, params![node.0.cast_signed(), limit], |r| r.get(0))
+}
+
+pub(super) const CALLS_OF_NODE: &str = "SELECT c.name FROM leg l JOIN call c ON c.id = l.call
+    WHERE l.node = ?1 AND c.name <> '' LIMIT ?2";
+
+pub(super) const HEARD_AFTER: &str = "SELECT h.position, c.name FROM heard h
+    JOIN call c ON c.id = h.call WHERE h.position > ?1 ORDER BY h.position LIMIT ?2";
+
+/// Calls of which something was heard behind a position.
+pub(super) fn heard_after(conn: &Connection, position: u64, limit: usize) -> Sql<Heard> {
+    let last: Option<i64> =
+        conn.prepare_cached("SELECT max(position) FROM heard")?.query_row([], |r| r.get(0))?;
+    let last = last.unwrap_or(0).cast_unsigned();
+    if position >= last {
+        return Ok(Heard { calls: Vec::new(), position: last });
+    }
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?));
+    let rows = all(conn, HEARD_AFTER, params![position.cast_signed(), limit], row)?;
+    let position = rows.last().map_or(last, |(position, _)| *position);
+    Ok(Heard { calls: rows.into_iter().map(|(_, name)| name).collect(), position })
 }
 
 /// How much is asked of a call.

@@ -13,11 +13,13 @@ use std::time::Duration;
 pub(super) const FILE: &str = "calls.sqlite";
 
 /// Goes up with every change of what follows.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 // record.origin: 1 call record, 2 name of a recording, 3 channel event; call 0: tied to nothing.
 // ident.live: 0 unknown, 1 channels of this linkedid are there, 2 the last one is gone. Times are
-// nanoseconds since 1970. number.digits is written backwards.
+// nanoseconds since 1970. number.digits is written backwards. heard: calls with recordings in the
+// order in which something was last heard of them. No OR REPLACE in its triggers: what the statement
+// says that fires them goes before what they say.
 const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
@@ -97,6 +99,22 @@ CREATE TABLE leg(
     call INTEGER NOT NULL, node INTEGER NOT NULL, PRIMARY KEY(call, node)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX leg_node ON leg(node);
+
+CREATE TABLE heard(
+    position INTEGER PRIMARY KEY AUTOINCREMENT, call INTEGER NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER leg_heard AFTER INSERT ON leg BEGIN
+    DELETE FROM heard WHERE call = NEW.call;
+    INSERT INTO heard(call) VALUES(NEW.call);
+END;
+CREATE TRIGGER call_heard AFTER UPDATE OF touched ON call
+WHEN EXISTS(SELECT 1 FROM leg WHERE call = NEW.id) BEGIN
+    DELETE FROM heard WHERE call = NEW.id;
+    INSERT INTO heard(call) VALUES(NEW.id);
+END;
+CREATE TRIGGER call_gone AFTER DELETE ON call BEGIN
+    DELETE FROM heard WHERE call = OLD.id;
+END;
 ";
 
 /// Opens the cache for writing, made anew if it is not what it should be. `wanted` names the

@@ -97,7 +97,11 @@ impl Database {
         let result = work(&tx)?;
         tx.finish()?;
         let (wake, committed, tier) = (tx.wake.get(), tx.committed.get(), tx.tier.get());
+        let changed = tx.changed.take();
         sqlite.commit()?;
+        if !changed.is_empty() {
+            self.shared.watched.lock().committed(changed);
+        }
         self.wake |= wake;
         self.committed = committed;
         self.shared.tier.fetch_max(tier, Ordering::SeqCst);

@@ -65,6 +65,7 @@ impl Catalog {
             let Some((since, generation, path)) = gone else { return Ok(false) };
             super::settings::set(tx.conn, &key(id), &since.to_string())?;
             tx.conn.prepare_cached("DELETE FROM trash WHERE node = ?1")?.execute([sql(id.0)])?;
+            tx.changed.borrow_mut().push(id);
             tx.tell_deleted(id, &path, Generation(generation), false, Timestamp(since))?;
             Ok(true)
         })
@@ -107,9 +108,14 @@ impl Catalog {
     /// `Unusable`.
     pub fn object_expired(&self, object: i64) -> Result<()> {
         self.shared.write(false, move |tx| {
-            tx.conn
-                .prepare_cached("UPDATE object SET state = 3, verified_at = NULL WHERE id = ?1")?
-                .execute([object])?;
+            let node: Option<i64> = tx
+                .conn
+                .prepare_cached(
+                    "UPDATE object SET state = 3, verified_at = NULL WHERE id = ?1 RETURNING node",
+                )?
+                .query_row([object], |r| r.get(0))
+                .optional()?;
+            tx.changed.borrow_mut().extend(node.map(|node| NodeId(node.cast_unsigned())));
             tx.conn
                 .prepare_cached("DELETE FROM object_lock WHERE object = ?1")?
                 .execute([object])?;

@@ -5,6 +5,7 @@
 //! log and never waits for SQLite, an fsync or a checkpoint. One thread writes the database.
 
 mod apply;
+mod changed;
 mod database;
 mod due;
 mod encode;
@@ -48,6 +49,7 @@ mod unsynced;
 #[cfg(test)]
 mod tests;
 
+pub use changed::Changed;
 pub use due::Behind;
 pub use error::{CatalogError, Result};
 pub use expired::Marked;

@@ -1,6 +1,7 @@
 //! What the callers and the catalog thread share, and the call path itself.
 
 use super::Options;
+use super::changed::Watched;
 use super::database::Database;
 use super::error::{CatalogError, Result};
 use super::holds::Holds;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub holds: Holds,
     pub trouble: Mutex<Option<String>>,
     pub wake: RwLock<Option<Wake>>,
+    /// Held for a moment, alone.
+    pub watched: Mutex<Watched>,
     pub signal: (Sender<()>, Receiver<()>),
     /// The thread is about to wait, and is to be told of a new effect.
     pub asleep: AtomicBool,
@@ -107,6 +110,7 @@ impl Shared {
             holds: Holds::new(&options.state_dir),
             trouble: Mutex::default(),
             wake: RwLock::default(),
+            watched: Mutex::default(),
             signal: bounded(1),
             asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),

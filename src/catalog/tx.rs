@@ -7,7 +7,7 @@ use super::sql_row::{self, Paths, Stored, kind_code, pairs_text, sql};
 use crate::clock::Timestamp;
 use crate::recording::{Kind, NodeId, State};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// A write transaction under way.
 pub(super) struct Tx<'a> {
@@ -22,6 +22,8 @@ pub(super) struct Tx<'a> {
     pub journal: Cell<u64>,
     /// The engine has something to do after the commit.
     pub wake: Cell<bool>,
+    /// Archived nodes that are changed.
+    pub changed: RefCell<Vec<NodeId>>,
 }
 
 /// A node before and after an operation, and where it was.
@@ -39,7 +41,8 @@ impl<'a> Tx<'a> {
         let number = |r: &rusqlite::Row<'_>, at| r.get(at).map(sql_row::unsigned).map(Cell::new);
         statement.query_row([], |r| {
             let (committed, tier, journal) = (number(r, 0)?, number(r, 1)?, number(r, 2)?);
-            Ok(Tx { conn, now, committed, tier, journal, wake: Cell::new(false) })
+            let (wake, changed) = (Cell::new(false), RefCell::default());
+            Ok(Tx { conn, now, committed, tier, journal, wake, changed })
         })
     }
 
@@ -61,6 +64,9 @@ impl<'a> Tx<'a> {
             return Ok(());
         }
         self.upsert(new)?;
+        if new.objects || old.is_some_and(|o| o.node.objects) {
+            self.changed.borrow_mut().push(new.row.id);
+        }
         let before = old.map(|o| o.node.row.state);
         let state = new.row.state;
         if before != Some(state) || state == State::Closed || new.row.suspect.is_some() {
@@ -138,6 +144,7 @@ impl<'a> Tx<'a> {
 
     /// Removes a node that no object keeps.
     pub(super) fn forget(&self, id: NodeId) -> rusqlite::Result<()> {
+        self.changed.borrow_mut().push(id);
         for text in [
             "DELETE FROM entry WHERE node = ?1",
             "DELETE FROM generation WHERE node = ?1",

@@ -137,6 +137,7 @@ fn troubles(report: &StatusReport) -> String {
         let HoldsReport { holds, recordings } = report.holds;
         text.push_str(&format!("On legal hold: {}, by {holds}\n", files(recordings)));
     }
+    text.push_str(&joins(report));
     text.push_str(match report.disk.pressure {
         DiskPressure::None => "",
         DiskPressure::High => {
@@ -165,6 +166,24 @@ fn troubles(report: &StatusReport) -> String {
     for warning in &report.warnings {
         text.push_str(&format!("Warning: {warning}\n"));
     }
+    text
+}
+
+/// Joins of calls that are stored in the targets.
+fn joins(report: &StatusReport) -> String {
+    let Some(joins) = report.joins else { return String::new() };
+    let mut text = format!("Joined calls: {} stored", joins.stored);
+    for (count, what) in [
+        (joins.waiting, "not ready to be stored"),
+        (joins.leaving, "to be deleted"),
+        (joins.failing, "FAILING, tried again later"),
+        (joins.bad, "found damaged or gone since the start"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text.push_str(if joins.swept { "\n" } else { "; not all calls were looked at yet\n" });
     text
 }
 

@@ -87,10 +87,6 @@ pub(super) fn resolve(
     let delete = super::delete::resolve(&raw.delete, source)?;
     let stitched = super::stitched::resolve(&raw.stitched, source)?;
     let write_back = write_back(raw.write_back, source)?;
-    if stitched.archive && write_back.encrypt_to.is_some() {
-        let message = "stores joins that are not sealed, and write_back.encrypt_to is set";
-        return Err(source.fault("stitched.archive", message, "leave one of the two out"));
-    }
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     let calls = calls::resolve(raw.calls, source, &mut warnings)?;
     let of_mount = OfMount {

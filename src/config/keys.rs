@@ -115,6 +115,7 @@ pub const KEYS: &[Key] = &[
     key("stitched.rate", Kind::Text, "\"8000\""),
     key("stitched.riff64", Kind::Flag, "true"),
     key("stitched.archive", Kind::Flag, "false"),
+    key("stitched.keep_expired", Kind::Flag, "false"),
     key("calls.preset", Kind::Text, ""),
     key("calls.source", Kind::Text, ""),
     key("calls.path", Kind::Text, ""),

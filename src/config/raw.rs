@@ -159,6 +159,7 @@ pub(super) struct RawStitched {
     pub rate: Option<String>,
     pub riff64: Option<bool>,
     pub archive: Option<bool>,
+    pub keep_expired: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -22,6 +22,8 @@ pub struct Stitched {
     pub riff64: bool,
     /// Whether joins of calls that are over are stored in the targets.
     pub archive: bool,
+    /// Whether they keep what a recording said that has expired, while another of the call is kept.
+    pub keep_expired: bool,
 }
 
 /// Rates that a join can be given, in samples a second.
@@ -61,5 +63,6 @@ pub(super) fn resolve(raw: &RawStitched, source: &Source) -> Result<Stitched, Co
         rate,
         riff64: raw.riff64.unwrap_or(true),
         archive: raw.archive.unwrap_or(false),
+        keep_expired: raw.keep_expired.unwrap_or(false),
     })
 }

@@ -3,7 +3,7 @@
 //! collector takes as well. No family names a recording, a number or a person.
 
 use super::calls::CallsReport;
-use super::report::{DiskPressure, StatusReport, TargetState};
+use super::report::{DiskPressure, JoinsReport, StatusReport, TargetState};
 use crate::clock::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{
@@ -139,7 +139,22 @@ impl Page {
         self.gauge("trash_bytes", "Their length.", report.trash.bytes as f64)?;
         self.gauge("legal_holds", "Legal holds.", report.holds.holds as f64)?;
         let held = report.holds.recordings as f64;
-        self.gauge("held_recordings", "Recordings on legal hold.", held)
+        self.gauge("held_recordings", "Recordings on legal hold.", held)?;
+        self.joins(&report.joins.unwrap_or_default())
+    }
+
+    fn joins(&self, joins: &JoinsReport) -> Done {
+        let family = self.gauges("joins", "Stored joins of calls, and calls without.", "state")?;
+        for (state, count) in [
+            ("stored", joins.stored),
+            ("waiting", joins.waiting),
+            ("failing", joins.failing),
+            ("leaving", joins.leaving),
+        ] {
+            family.with_label_values(&[state]).set(count as f64);
+        }
+        let bad = "Objects of stored joins found damaged or gone.";
+        self.count("bad_joins_total", bad, joins.bad)
     }
 
     fn targets(&self, report: &StatusReport) -> Done {

@@ -74,6 +74,9 @@ pub struct StatusReport {
     /// Legal holds.
     #[serde(default)]
     pub holds: HoldsReport,
+    /// Stored joins of calls; nothing if none are, or ever were.
+    #[serde(default)]
+    pub joins: Option<JoinsReport>,
     /// What was done so far.
     #[serde(default)]
     pub counters: Counters,
@@ -104,6 +107,23 @@ pub struct Counters {
     pub gone: u64,
     /// Chunks of the cache on disk that were torn or changed.
     pub cache_dropped: u64,
+}
+
+/// Joins of calls that are stored in the targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinsReport {
+    /// Those that are stored.
+    pub stored: u64,
+    /// Calls whose join is not stored yet, because they, or their recordings, are not ready.
+    pub waiting: u64,
+    /// Calls and stored joins of which the last try failed.
+    pub failing: u64,
+    /// Stored joins that are to be deleted.
+    pub leaving: u64,
+    /// Objects found damaged or gone since the start.
+    pub bad: u64,
+    /// Whether all calls were looked at since the start.
+    pub swept: bool,
 }
 
 /// How much is in the trash.

@@ -9,12 +9,13 @@ use crate::config::{Config, Environment};
 use crate::content;
 use crate::control::{
     Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, Failure, FileSum, Handler,
-    LastError, MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress, ReloadReport,
-    Request, StateCount, StatusReport, TargetName, TargetReport, TargetState, TrashCount,
-    TrashRequest, UploadsReport, VersionReport, Waiting, WirePath, next_recording,
+    JoinsReport, LastError, MoveReport, ObjectReport, PathFailure, PathReport, Peer, Progress,
+    ReloadReport, Request, StateCount, StatusReport, TargetName, TargetReport, TargetState,
+    TrashCount, TrashRequest, UploadsReport, VersionReport, Waiting, WirePath, next_recording,
 };
 use crate::engine::{
-    self, Amount, BadCopy, Command, Drain, Outcome, Pressure, Standing, Status, TargetStatus,
+    self, Amount, BadCopy, Command, Drain, JoinStatus, Outcome, Pressure, Standing, Status,
+    TargetStatus,
 };
 use crate::limits;
 use crate::policy::Rate;
@@ -188,6 +189,7 @@ pub(super) fn status(daemon: &Daemon) -> StatusReport {
         calls: calls::report(daemon),
         trash: TrashCount { files: counts.trash.0, bytes: counts.trash.1 },
         holds: super::holds::status(daemon),
+        joins: engine.joins.map(joins),
         counters: counters(engine.archived, engine.synced, &daemon.content.stats()),
     }
 }
@@ -220,6 +222,11 @@ fn lost(daemon: &Daemon, config: &Config) -> Option<String> {
             config.file.display()
         )
     })
+}
+
+fn joins(status: JoinStatus) -> JoinsReport {
+    let JoinStatus { stored, waiting, failing, leaving, bad, swept } = status;
+    JoinsReport { stored, waiting, failing, leaving, bad, swept }
 }
 
 /// Copies that nothing can replace.

@@ -2,8 +2,8 @@
 
 use crate::calls;
 use crate::catalog::Catalog;
-use crate::recording::ErrorClass;
-use crate::stitch::{CallLeg, Calls, ListedCall, Result, Side, StitchError};
+use crate::recording::{ErrorClass, NodeId};
+use crate::stitch::{CallLeg, Calls, Heard, ListedCall, Result, Side, StitchError};
 use std::sync::Arc;
 
 /// The calls; none if there is no source of them, and then no joins are shown.
@@ -54,6 +54,17 @@ impl Calls for Recorded {
         Ok(page.into_iter().map(of).collect())
     }
 
+    fn heard_after(&self, position: u64, limit: usize) -> Result<Heard> {
+        let heard = self.0.heard_after(position, limit).map_err(unusable)?;
+        let calls = heard.calls.into_iter().map(String::into_bytes).collect();
+        Ok(Heard { calls, position: heard.position })
+    }
+
+    fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+        let calls = self.0.calls_of(node).map_err(unusable)?;
+        Ok(calls.into_iter().map(String::into_bytes).collect())
+    }
+
     fn is_complete(&self, linkedid: &[u8]) -> Result<bool> {
         let Ok(id) = std::str::from_utf8(linkedid) else { return Ok(false) };
         Ok(self.0.legs(id).map_err(unusable)?.is_some_and(|call| call.complete))
@@ -80,7 +91,7 @@ mod written {
     use crate::catalog::Catalog;
     use crate::clock::Timestamp;
     use crate::recording::{ErrorClass, NodeId};
-    use crate::stitch::{CallLeg, Calls, ListedCall, Result, Side, StitchError};
+    use crate::stitch::{CallLeg, Calls, Heard, ListedCall, Result, Side, StitchError};
     use std::path::PathBuf;
     use std::sync::Arc;
 
@@ -91,11 +102,7 @@ mod written {
 
     impl Written {
         fn lines(&self) -> Result<Vec<String>> {
-            let text = std::fs::read_to_string(&self.path).map_err(|e| StitchError {
-                leg: String::new(),
-                detail: e.to_string(),
-                class: ErrorClass::Transient,
-            })?;
+            let text = std::fs::read_to_string(&self.path).map_err(|e| unreadable(&e))?;
             Ok(text.lines().map(str::to_owned).collect())
         }
 
@@ -141,8 +148,32 @@ mod written {
             calls.map(call).collect()
         }
 
+        /// All of them whenever the file was written anew.
+        fn heard_after(&self, position: u64, _limit: usize) -> Result<Heard> {
+            use std::os::unix::fs::MetadataExt;
+            let written = std::fs::metadata(&self.path).map_err(|e| unreadable(&e))?;
+            let last = written.ino() << 20 ^ written.mtime_nsec().cast_unsigned();
+            let calls = match position == last || position == u64::MAX {
+                true => Vec::new(),
+                false => self.after(0, usize::MAX)?.into_iter().map(|(_, id)| id).collect(),
+            };
+            Ok(Heard { calls, position: last })
+        }
+
+        fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+            let all = self.after(0, usize::MAX)?.into_iter();
+            let of = |id: &Vec<u8>| {
+                self.legs(id).is_ok_and(|legs| legs.iter().any(|leg| leg.node == node))
+            };
+            Ok(all.map(|(_, id)| id).filter(of).collect())
+        }
+
         fn is_complete(&self, _linkedid: &[u8]) -> Result<bool> {
             Ok(true)
         }
+    }
+
+    fn unreadable(error: &std::io::Error) -> StitchError {
+        StitchError { leg: String::new(), detail: error.to_string(), class: ErrorClass::Transient }
     }
 }

@@ -402,7 +402,11 @@ fn assemble(
     if let (Some(stitched), Some(stored)) = (&stitched, stored) {
         stitched.keep(stored);
     }
-    engine.keep_joins(stitched.clone().filter(|_| config.stitched.archive))?;
+    engine.keep_joins(engine::JoinOptions {
+        maker: stitched.clone().filter(|_| config.stitched.archive),
+        keep_expired: config.stitched.keep_expired,
+        scrub_every: config.write_back.scrub_every.duration(),
+    })?;
     let deletion = setup::deletion(&config)?;
     let show = |vfs: &Vfs| {
         stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));

@@ -47,7 +47,15 @@ pub(super) fn encode(
     }
     let smaller = smaller(shared, quiet, path, sha256, compress)?;
     match &shared.seal_to {
-        Some(recipients) => seal::seal(shared, quiet, path, sha256, smaller, recipients).map(Some),
+        Some(recipients) => {
+            let size = quiet.stat.version.size;
+            let (file, stored) = match &smaller {
+                Some(Encoded { file, stored }) => (&**file, stored.clone()),
+                None => (&*quiet.file, Stored::plain(size, sha256)),
+            };
+            let open = seal::Opened { file, size, sha256, stored };
+            seal::seal(shared, path, &open, recipients).map(Some)
+        }
         None => Ok(smaller),
     }
 }
@@ -147,9 +155,23 @@ pub(super) fn decoded(
     identities: &Identities,
 ) -> Result<std::result::Result<Sha256, Unreadable>> {
     let mut hasher = Hasher::default();
-    while hasher.len() < size {
+    let mut sink = |bytes: &[u8]| hasher.update(bytes);
+    let read = decode(shared, file, encoding, (size, identities), &mut sink)?;
+    Ok(read.map(|()| hasher.finish().0))
+}
+
+/// The recording of `size` bytes that a file holds, as far as it does, part by part.
+pub(super) fn decode(
+    shared: &Shared,
+    file: &File,
+    encoding: &Encoding,
+    (size, identities): (u64, &Identities),
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<std::result::Result<(), Unreadable>> {
+    let mut at = 0;
+    while at < size {
         shared.check_stop()?;
-        let range = chunk_range(chunk_at(hasher.len()), size);
+        let range = chunk_range(chunk_at(at), size);
         let Range { start, end } = match codec::stored_range(encoding, &range) {
             Ok(place) => place,
             Err(error) => return Ok(Err(error)),
@@ -157,12 +179,13 @@ pub(super) fn decoded(
         let failed = |source| LowerError::Io { path: "what is to be stored".into(), source };
         let stored = read_at(file, start, (end - start) as usize).map_err(failed)?;
         match codec::restored(encoding, &range, stored, identities) {
-            Ok(bytes) if bytes.len() as u64 == range.end - range.start => hasher.update(&bytes),
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => sink(&bytes),
             Ok(_) => break,
             Err(error) => return Ok(Err(error)),
         }
+        at = range.end;
     }
-    Ok(Ok(hasher.finish().0))
+    Ok(Ok(()))
 }
 
 /// Up to so many bytes; fewer only where the file ends.

@@ -1,29 +1,34 @@
 //! Stored joins (docs/STITCHED.md, "Storing joins"): the joins of calls that are over are put into the
-//! targets, made anew after a change, and deleted with the last of their recordings.
+//! targets, made anew after a change, proved from time to time, and deleted when what they hold is not
+//! to be kept.
 //!
 //! **Invariant:** a stored join is deleted only if another took its place, or if the catalog says that
-//! its recordings are deleted, all of them or one by its user; never while one of them is on legal
-//! hold; and only if the object itself says that it is this join.
+//! its recordings are deleted, all of them or one that is not to be kept; never while one of them is on
+//! legal hold; and only if the object itself says that it is this join.
+//!
+//! What is looked at is what was changed: recordings by the catalog's word, calls by that of their
+//! records. Because a word can be lost, everything is looked at too, slowly, at the start and then
+//! every [`limits::JOIN_SWEEP_EVERY`].
 
 mod fate;
 mod given;
+mod later;
+mod look;
+mod make;
 mod objects;
+mod prove;
 
 use super::Engine;
 use super::backoff;
 use super::contain::contained;
 use super::error::{EngineError, Result};
-use super::recall::check_room;
 use super::shared::Shared;
-use super::space::Pressure;
+use crate::catalog::Changed;
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::recording::{NodeId, State};
-use crate::stitch::{Kept, KeptJoin, KeptState, NewJoin, StitchError, Stitched, Whole};
-use fate::Fate;
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
+use crate::recording::NodeId;
+use crate::stitch::{Kept, KeptState, StitchError, Stitched};
+use later::Later;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,16 +40,63 @@ const REST: u32 = 49;
 /// Longest rest at once.
 const REST_MAX: Duration = Duration::from_secs(5);
 
+/// How joins are stored.
+#[derive(Clone, Debug, Default)]
+pub struct JoinOptions {
+    /// Makes those of calls that are over; none: no more are stored.
+    pub maker: Option<Arc<Stitched>>,
+    /// What a recording said may be kept when it expires, while another of its call is kept.
+    pub keep_expired: bool,
+    /// Every object is read once in this time; none: never.
+    pub scrub_every: Option<Duration>,
+}
+
+/// How joins are stored, for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinStatus {
+    /// Joins that are stored.
+    pub stored: u64,
+    /// Complete calls, or nearly, whose join is not: they, or their recordings, are not ready yet.
+    pub waiting: u64,
+    /// Calls and stored joins of which the last try failed.
+    pub failing: u64,
+    /// Stored joins that are to be deleted.
+    pub leaving: u64,
+    /// Objects that were damaged or gone since the start.
+    pub bad: u64,
+    /// All were looked at since the start.
+    pub swept: bool,
+}
+
 impl Engine {
-    /// Looks after the joins that are stored; with a `maker` stores those of calls that are over.
+    /// Looks after the joins that are stored.
     ///
     /// # Errors
     /// `Thread` if it can not be started.
-    pub fn keep_joins(&self, maker: Option<Arc<Stitched>>) -> Result<()> {
+    pub fn keep_joins(&self, options: JoinOptions) -> Result<()> {
         let Some(kept) = self.shared.joins.clone() else { return Ok(()) };
-        let shared = Arc::clone(&self.shared);
-        let keeper = Keeper { shared, kept, maker, put_off: HashMap::new(), stays: HashMap::new() };
+        let keeper = Keeper {
+            shared: Arc::clone(&self.shared),
+            kept,
+            options,
+            changed: Changed::default(),
+            position: u64::MAX,
+            behind: [0; 2],
+            sweep: Sweep::default(),
+            later: Later::default(),
+            stays: Later::default(),
+            bad: 0,
+        };
         self.spawn("joins", move || keeper.run()).map_err(EngineError::Thread)
+    }
+
+    /// How joins are stored; none if they are not.
+    pub(super) fn join_status(&self) -> Option<JoinStatus> {
+        let counts = self.shared.joins.as_ref()?.counts().unwrap_or_default();
+        let known = *self.shared.joined.lock();
+        let JoinStatus { waiting, failing, .. } = known;
+        let (stored, leaving) = (counts.current, counts.old);
+        Some(JoinStatus { stored, leaving, waiting: waiting.max(counts.making), failing, ..known })
     }
 }
 
@@ -59,41 +111,66 @@ fn failed(error: StitchError) -> EngineError {
     EngineError::refused(Path::new(&error.leg), error.detail)
 }
 
-/// What became of a call that was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Made {
-    /// Its join is where it must be.
-    Stored,
-    /// There is nothing to join.
-    Needless,
-    /// It goes on, or a recording can not be had now.
-    NotYet,
+/// How far the look at everything is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sweep {
+    /// What comes next, while it is under way.
+    at: Option<At>,
+    /// When it was begun last; none: never by this daemon.
+    begun: Option<Timestamp>,
+    /// Something was missed: once more, when this one is through.
+    again: bool,
+    /// It was through once.
+    done: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// Stored joins behind this one.
+    Stored(i64),
+    /// Calls behind this cursor.
+    Calls(u64),
 }
 
 struct Keeper {
     shared: Arc<Shared>,
     kept: Arc<Kept>,
-    /// None: no more are stored.
-    maker: Option<Arc<Stitched>>,
-    /// Calls that could not be stored: how often, and until when they are left alone.
-    put_off: HashMap<Vec<u8>, (u32, Timestamp)>,
-    /// The same for stored joins that could not be deleted.
-    stays: HashMap<i64, (u32, Timestamp)>,
+    options: JoinOptions,
+    /// Recordings that are to be looked at.
+    changed: Changed,
+    /// How far call records were listened to.
+    position: u64,
+    /// How far those that are being made, and those to be deleted, were looked at.
+    behind: [i64; 2],
+    sweep: Sweep,
+    /// Calls that are not stored yet.
+    later: Later<Vec<u8>>,
+    /// Stored joins that could not be deleted, or made whole again.
+    stays: Later<i64>,
+    bad: u64,
 }
 
 impl Keeper {
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        // From now on what changes is remembered; all before that the sweep sees.
+        self.changed = shared.catalog.take_changed();
         let mut failures = 0;
         loop {
+            let since = Instant::now();
+            let rest = |more: bool| {
+                let rest = (since.elapsed() * REST).min(REST_MAX);
+                if more { rest } else { rest.max(ROUND) }
+            };
             let wait = match contained("storing joined calls", || self.round()) {
-                Ok(()) => {
+                Ok(more) => {
                     failures = 0;
-                    ROUND
+                    rest(more)
                 }
                 Err(EngineError::Stopping) => return,
                 Err(error) => {
                     failures += 1;
+                    self.sweep.again = true;
                     tracing::debug!(%error, "joined calls are looked after later");
                     backoff::after(failures).max(ROUND)
                 }
@@ -104,152 +181,125 @@ impl Keeper {
         }
     }
 
-    fn round(&mut self) -> Result<()> {
+    /// Looks at a page of each; whether there is more.
+    fn round(&mut self) -> Result<bool> {
         if self.shared.required.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let asked = self.find_again()?;
-        self.look_after_stored()?;
         // What a target has of a call may be more than can be made of what is left of it.
-        if asked { self.store_new() } else { Ok(()) }
+        let maker = match self.find_again()? {
+            true => self.options.maker.clone(),
+            false => None,
+        };
+        let mut more = self.look_at_changed(maker.as_deref())?;
+        for (index, state) in [KeptState::Making, KeptState::Old].into_iter().enumerate() {
+            more |= self.look_at_unfinished(index, state)?;
+        }
+        if let Some(maker) = &maker {
+            more |= self.look_at_heard(maker)?;
+            for call in self.later.due(self.shared.now(), limits::STITCH_PAGE) {
+                self.look_at(maker, &call)?;
+            }
+        }
+        self.prove_some()?;
+        more |= self.sweep(maker.as_deref())?;
+        *self.shared.joined.lock() = JoinStatus {
+            waiting: self.later.waiting() as u64,
+            failing: (self.later.failing() + self.stays.failing()) as u64,
+            bad: self.bad,
+            swept: self.sweep.done,
+            ..JoinStatus::default()
+        };
+        Ok(more)
     }
 
-    /// Lets others have their turn. An error if the engine stops.
-    fn rest(&self, since: Instant) -> Result<()> {
-        let rest = (since.elapsed() * REST).min(REST_MAX);
-        if self.shared.stop.wait(rest) { Err(EngineError::Stopping) } else { Ok(()) }
+    /// Recordings that were changed since.
+    fn look_at_changed(&mut self, maker: Option<&Stitched>) -> Result<bool> {
+        let changed = self.shared.catalog.take_changed();
+        self.changed.nodes.extend(changed.nodes);
+        self.sweep.again |= changed.more || maker.is_none() && self.options.maker.is_some();
+        for _ in 0..limits::STITCH_PAGE {
+            let Some(node) = self.changed.nodes.pop_first() else { return Ok(false) };
+            let joins = self.kept.about(None, &[node]).map_err(failed)?;
+            for join in &joins {
+                self.look_after(join.id)?;
+            }
+            let Some(maker) = maker.filter(|_| joins.is_empty()) else { continue };
+            for call in maker.calls_of(node).map_err(failed)? {
+                self.look_at(maker, &call)?;
+            }
+        }
+        Ok(!self.changed.nodes.is_empty())
     }
 
-    fn look_after_stored(&mut self) -> Result<()> {
-        let mut after = 0;
-        loop {
-            let since = Instant::now();
-            let page = self.kept.after(after, limits::STITCH_PAGE).map_err(failed)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.id;
-            for join in page {
-                self.shared.check_stop()?;
-                match self.look_after(&join) {
-                    Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => {
-                        return Err(error);
+    /// Joins that are being made, or to be deleted.
+    fn look_at_unfinished(&mut self, index: usize, state: KeptState) -> Result<bool> {
+        let Some(behind) = self.behind.get_mut(index) else { return Ok(false) };
+        let page = self.kept.in_state(state, *behind, limits::STITCH_PAGE).map_err(failed)?;
+        let more = page.len() == limits::STITCH_PAGE;
+        *behind = page.last().filter(|_| more).map_or(0, |join| join.id);
+        for join in page {
+            self.look_after(join.id)?;
+        }
+        Ok(more)
+    }
+
+    /// Calls of which something was heard since.
+    fn look_at_heard(&mut self, maker: &Stitched) -> Result<bool> {
+        let heard = maker.heard_after(self.position).map_err(failed)?;
+        let before = std::mem::replace(&mut self.position, heard.position);
+        // Call records were read anew: what was heard in between is not known.
+        self.sweep.again |= heard.position < before && before != u64::MAX;
+        for call in &heard.calls {
+            self.look_at(maker, call)?;
+        }
+        Ok(heard.calls.len() >= limits::STITCH_PAGE)
+    }
+
+    /// A page of everything, if its time has come.
+    fn sweep(&mut self, maker: Option<&Stitched>) -> Result<bool> {
+        let now = self.shared.now();
+        let due = |begun: Timestamp| {
+            // Begun later than now: the clock was moved back.
+            self.sweep.again || begun > now || begun.plus(limits::JOIN_SWEEP_EVERY) <= now
+        };
+        let next = match self.sweep.at {
+            Some(at) => at,
+            None if self.sweep.begun.is_none_or(due) => {
+                self.sweep.again = false;
+                self.sweep.begun = Some(now);
+                At::Stored(0)
+            }
+            None => return Ok(false),
+        };
+        let next = match next {
+            At::Stored(after) => {
+                let page = self.kept.after(after, limits::STITCH_PAGE).map_err(failed)?;
+                let next = page.last().map_or(At::Calls(0), |last| At::Stored(last.id));
+                for join in page {
+                    self.look_after(join.id)?;
+                }
+                Some(next)
+            }
+            At::Calls(cursor) => match (maker, &self.options.maker) {
+                (Some(maker), _) => {
+                    let calls = maker.calls_after(cursor).map_err(failed)?;
+                    for call in &calls {
+                        self.look_at(maker, &call.linkedid)?;
                     }
-                    // What keeps one does not keep the others.
-                    Err(error) => tracing::debug!(%error, "a stored join stays as it is for now"),
-                    Ok(()) => {}
+                    calls.last().map(|last| At::Calls(last.cursor))
                 }
-            }
-            self.rest(since)?;
-        }
-    }
-
-    fn look_after(&mut self, join: &KeptJoin) -> Result<()> {
-        let (kept, id) = (Arc::clone(&self.kept), join.id);
-        if join.state == KeptState::Old {
-            return self.delete(join);
-        }
-        let standings = fate::standings(&self.shared, &kept, join)?;
-        match fate::decide(&standings) {
-            Fate::Unknown => Ok(()),
-            Fate::Whole => self.keep_whole(join),
-            Fate::Shown | Fate::Hidden if join.state == KeptState::Making => {
-                kept.retire(id).map_err(failed)
-            }
-            fate @ (Fate::Shown | Fate::Hidden) => {
-                let shown = fate == Fate::Shown;
-                if join.shown != shown { kept.show(id, shown).map_err(failed) } else { Ok(()) }
-            }
-            Fate::Erased => kept.retire(id).map_err(failed),
-        }
-    }
-
-    /// Deletes what is wanted no more, unless that was tried in vain a moment ago: each time is on
-    /// record.
-    fn delete(&mut self, join: &KeptJoin) -> Result<()> {
-        let now = self.shared.now();
-        let (failures, until) = self.stays.get(&join.id).copied().unwrap_or((0, now));
-        if until > now {
-            return Ok(());
-        }
-        let deleted = objects::delete(&self.shared, &self.kept, join);
-        match &deleted {
-            Ok(()) => drop(self.stays.remove(&join.id)),
-            Err(error) => {
-                // What is locked there stays so for long.
-                let wait = match error.is_refused_object() {
-                    true => limits::JOIN_REFUSED_RETRY,
-                    false => backoff::after(failures + 1),
-                };
-                if self.stays.len() >= limits::JOIN_PUT_OFF_MAX {
-                    self.stays.clear();
+                // A target is waited for.
+                (None, Some(_)) => {
+                    self.sweep.at = Some(At::Calls(cursor));
+                    return Ok(false);
                 }
-                self.stays.insert(join.id, (failures + 1, now.plus(wait)));
-            }
-        }
-        deleted
-    }
-
-    /// No recording of it has expired: it is what would be shown, or is made anew.
-    fn keep_whole(&mut self, join: &KeptJoin) -> Result<()> {
-        let (kept, id) = (Arc::clone(&self.kept), join.id);
-        if join.shown {
-            kept.show(id, false).map_err(failed)?;
-        }
-        let Some(maker) = self.maker.clone() else { return Ok(()) };
-        let now = maker.whole(&join.call, false).map_err(failed)?;
-        let same = now.as_ref().is_some_and(|now| now.plan.digest() == join.plan.digest());
-        match (join.state, same) {
-            (KeptState::Making, false) => kept.retire(id).map_err(failed),
-            (KeptState::Making, true) | (_, false) => match self.make(&maker, &join.call)? {
-                Made::Needless => kept.retire(id).map_err(failed),
-                Made::Stored | Made::NotYet => Ok(()),
+                (None, None) => None,
             },
-            (_, true) => Ok(()),
-        }
-    }
-
-    fn store_new(&mut self) -> Result<()> {
-        let Some(maker) = self.maker.clone() else { return Ok(()) };
-        let mut cursor = 0;
-        loop {
-            let since = Instant::now();
-            let calls = maker.calls_after(cursor).map_err(failed)?;
-            let Some(last) = calls.last() else { return Ok(()) };
-            cursor = last.cursor;
-            for call in calls {
-                self.shared.check_stop()?;
-                let nodes: Vec<NodeId> = call.legs.iter().map(|leg| leg.node).collect();
-                if !self.kept.is_of(&nodes).map_err(failed)? {
-                    self.make(&maker, &call.linkedid)?;
-                }
-            }
-            self.rest(since)?;
-        }
-    }
-
-    /// Stores the join of a call, unless it was tried in vain a moment ago.
-    fn make(&mut self, maker: &Stitched, call: &[u8]) -> Result<Made> {
-        let now = self.shared.now();
-        let (failures, until) = self.put_off.get(call).copied().unwrap_or((0, now));
-        if until > now {
-            return Ok(Made::NotYet);
-        }
-        match make(&self.shared, &self.kept, maker, call) {
-            Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "the join of a call is stored later");
-                if self.put_off.len() >= limits::JOIN_PUT_OFF_MAX {
-                    self.put_off.clear();
-                }
-                let until = now.plus(backoff::after(failures + 1));
-                self.put_off.insert(call.to_vec(), (failures + 1, until));
-                Ok(Made::NotYet)
-            }
-            Ok(Made::Stored) => {
-                self.put_off.remove(call);
-                Ok(Made::Stored)
-            }
-            made => made,
-        }
+        };
+        self.sweep.at = next;
+        self.sweep.done |= next.is_none();
+        Ok(next.is_some())
     }
 
     /// Asks targets once what they have, if it was lost here. Whether all were asked that must have
@@ -269,75 +319,4 @@ impl Keeper {
         }
         Ok(all)
     }
-}
-
-fn make(shared: &Shared, kept: &Kept, maker: &Stitched, call: &[u8]) -> Result<Made> {
-    if shared.uploads_are_off() || shared.space.pressure() != Pressure::None {
-        return Ok(Made::NotYet);
-    }
-    // A join goes to all targets. The configuration allows only one of the two, but rules are in
-    // force sooner than the rest of it.
-    if shared.rules().name_targets() {
-        return Ok(Made::NotYet);
-    }
-    if !maker.is_complete(call).map_err(failed)? {
-        return Ok(Made::NotYet);
-    }
-    let Some(whole) = maker.whole(call, true).map_err(failed)? else { return Ok(Made::NotYet) };
-    if whole.goes_on() || !are_archived(shared, &whole)? {
-        return Ok(Made::NotYet);
-    }
-    if !whole.is_worth_storing() {
-        return Ok(Made::Needless);
-    }
-    let (new, file) = copy(shared, maker, call, whole)?;
-    let id = kept.begin(&new).map_err(failed)?;
-    if !given::give(shared, kept, id, &new, &file)? {
-        return Ok(Made::NotYet);
-    }
-    // Asked after the recordings were: what one of these has, and this one has not, expired meanwhile.
-    for join in kept.replaced_by(id).map_err(failed)? {
-        let fate = fate::decide(&fate::standings(shared, kept, &join)?);
-        if matches!(fate, Fate::Shown | Fate::Hidden) {
-            kept.retire(id).map_err(failed)?;
-            return Ok(Made::NotYet);
-        }
-    }
-    kept.stored(id).map_err(failed)?;
-    Ok(Made::Stored)
-}
-
-/// Whether all of its recordings are archived: of what never was, nothing tells that it is deleted.
-fn are_archived(shared: &Shared, whole: &Whole) -> Result<bool> {
-    for leg in &whole.plan.legs {
-        let row = shared.catalog.node(leg.node)?;
-        if !row.is_some_and(|row| matches!(row.state, State::Archived | State::Released)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The join, in a file without a name.
-fn copy(
-    shared: &Shared,
-    maker: &Stitched,
-    call: &[u8],
-    whole: Whole,
-) -> Result<(NewJoin, Arc<File>)> {
-    check_room(shared, Path::new(".spl/stage"), whole.plan.len())?;
-    let file = shared.lower.scratch()?;
-    let mut out = &file;
-    let mut write = |bytes: &[u8]| {
-        let since = Instant::now();
-        out.write_all(bytes)?;
-        // Half of the disk at most is taken from those who record.
-        match shared.stop.wait(since.elapsed().min(REST_MAX)) {
-            true => Err(std::io::ErrorKind::Interrupted.into()),
-            false => Ok(()),
-        }
-    };
-    let new = maker.copy(call, whole, &mut write);
-    shared.check_stop()?;
-    Ok((new.map_err(failed)?, Arc::new(file)))
 }

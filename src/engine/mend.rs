@@ -140,7 +140,7 @@ fn has_one(shared: &Shared, object: &ObjectRow) -> Result<bool> {
     Ok(all.iter().any(same))
 }
 
-fn is_bad(error: &EngineError) -> bool {
+pub(super) fn is_bad(error: &EngineError) -> bool {
     matches!(error, EngineError::Store(e)
         if matches!(e.kind, StoreErrorKind::NotFound | StoreErrorKind::Corrupt))
 }
@@ -153,10 +153,15 @@ fn find(shared: &Shared, name: &str, object: &ObjectRow) -> Result<Arc<Target>> 
     if target.is_up() { Ok(Arc::clone(target)) } else { Err(target.trouble().into()) }
 }
 
-type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>;
+pub(super) type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>;
 
 /// Reads all of an object and compares its hash.
-fn read(shared: &Shared, target: &Target, object: &ObjectRow, sink: Sink<'_>) -> Result<()> {
+pub(super) fn read(
+    shared: &Shared,
+    target: &Target,
+    object: &ObjectRow,
+    sink: Sink<'_>,
+) -> Result<()> {
     use sha2::Digest;
     let wrong = |detail: String| {
         let what = format!("the object is not what was archived: {detail}");

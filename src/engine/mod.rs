@@ -66,6 +66,7 @@ pub use expiry::Expired;
 pub use explain::Outlook;
 pub use forecast::{Bytes, Doing, Forecast, Sum};
 pub use held::Placed;
+pub use joins::{JoinOptions, JoinStatus};
 pub use known::CallSource;
 pub use scrub::Round;
 pub use snapshot::Snapshots;
@@ -190,6 +191,8 @@ pub struct Status {
     pub next_rate: Option<(Timestamp, Rate)>,
     /// When uploads go on, if there are none now.
     pub opens: Option<Timestamp>,
+    /// How joins are stored; none if they are not.
+    pub joins: Option<JoinStatus>,
 }
 
 #[derive(Debug, Default)]
@@ -268,6 +271,7 @@ impl Engine {
             completions: complete::Completions::default(),
             trash: Mutex::new(()),
             joins,
+            joined: Mutex::default(),
         });
         undecided::settle(&shared);
         if let Err(error) = scrub::load(&shared) {
@@ -568,6 +572,7 @@ impl Engine {
             rate: rules.bandwidth.rate(now, &zone),
             next_rate: rules.bandwidth.next(now, &zone),
             opens: rules.bandwidth.opens(now, &zone),
+            joins: self.join_status(),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::error::{EngineError, Result};
 use super::hash;
 use super::shared::Shared;
 use crate::codec::seal::{self, Identities, Recipients, Sealer};
-use crate::lower::{LowerError, Quiet};
+use crate::lower::LowerError;
 use crate::recording::{Encoding, Sha256, Stored, sealed_bytes};
 use crate::{faults, limits};
 use std::fs::File;
@@ -16,21 +16,27 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
+/// What is to be sealed.
+pub(super) struct Opened<'a> {
+    /// What would be stored otherwise.
+    pub file: &'a File,
+    /// What that is.
+    pub stored: Stored,
+    /// Length of the recording that it is read to be.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+}
+
 /// Seals a recording, or what would be stored of it otherwise.
 pub(super) fn seal(
     shared: &Shared,
-    quiet: &Quiet,
     path: &Path,
-    sha256: Sha256,
-    smaller: Option<Encoded>,
+    open: &Opened<'_>,
     recipients: &Recipients,
 ) -> Result<Encoded> {
     let failed = |source| EngineError::from(LowerError::Io { path: path.into(), source });
-    let size = quiet.stat.version.size;
-    let (from, inner) = match &smaller {
-        Some(Encoded { file, stored }) => (&**file, stored.clone()),
-        None => (&*quiet.file, Stored::plain(size, sha256)),
-    };
+    let Opened { file: from, stored: inner, size, sha256 } = open;
     // One at a time: calls have the processors.
     let _turn = shared.encoding.lock();
     shared.check_stop()?;
@@ -45,14 +51,14 @@ pub(super) fn seal(
     }
     let stored_size = file.metadata().map_err(failed)?.len();
     let start = read_at(&file, 0, limits::SEAL_HEAD_BYTES_MAX as usize).map_err(failed)?;
-    let sealed = seal::sealed(&start, inner.encoding, stored_size)
+    let sealed = seal::sealed(&start, inner.encoding.clone(), stored_size)
         .map_err(|e| wrong(format!("it could not be sealed: {e}")))?;
     if sealed.inner_bytes() != Some(inner.size) {
         return Err(wrong("it could not be sealed: it has another length".to_owned()));
     }
     let encoding = Encoding::from(sealed);
-    match opened(shared, &file, &encoding, size, &own)? {
-        Ok(found) if found == sha256 => {}
+    match opened(shared, &file, &encoding, *size, &own)? {
+        Ok(found) if found == *sha256 => {}
         Ok(found) => {
             let detail =
                 format!("sealed, it would come back with SHA-256 {found}, it has {sha256}");
@@ -66,7 +72,7 @@ pub(super) fn seal(
     Ok(Encoded { file: Arc::new(file), stored })
 }
 
-type Opened = std::result::Result<Sha256, crate::codec::Unreadable>;
+type Found = std::result::Result<Sha256, crate::codec::Unreadable>;
 
 /// The SHA-256 of the recording in a file that was sealed, by the key that reads it later if there is
 /// one here, else by the key that it was just sealed with.
@@ -76,7 +82,7 @@ fn opened(
     encoding: &Encoding,
     size: u64,
     own: &Identities,
-) -> Result<Opened> {
+) -> Result<Found> {
     match decoded(shared, file, encoding, size, &shared.identities)? {
         Err(error) if error.is_locked() => decoded(shared, file, encoding, size, own),
         found => Ok(found),

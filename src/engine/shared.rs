@@ -7,6 +7,7 @@ use super::complete::Completions;
 use super::drain::Drained;
 use super::error::{EngineError, Result};
 use super::expiry::Expiring;
+use super::joins::JoinStatus;
 use super::known::Calls;
 use super::pins::Pins;
 use super::plan::Facts;
@@ -100,6 +101,8 @@ pub(super) struct Shared {
     pub trash: Mutex<()>,
     /// Which joins are stored, if any are to be, or were.
     pub joins: Option<Arc<Kept>>,
+    /// How far that is. Held for a moment, alone.
+    pub joined: Mutex<JoinStatus>,
 }
 
 impl Shared {

@@ -39,11 +39,33 @@ pub trait Calls: Send + Sync {
     /// If the records can not be read now.
     fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>>;
 
+    /// Calls of which something was heard behind a position; behind one that was never reached there
+    /// is nothing, and it becomes the last.
+    ///
+    /// # Errors
+    /// If the records can not be read now.
+    fn heard_after(&self, position: u64, limit: usize) -> Result<Heard>;
+
+    /// The calls that a recording is of.
+    ///
+    /// # Errors
+    /// If the records can not be read now.
+    fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;
+
     /// Whether a call is over, and nothing more is to be expected of it.
     ///
     /// # Errors
     /// If the records can not be read now.
     fn is_complete(&self, linkedid: &[u8]) -> Result<bool>;
+}
+
+/// Calls of which something was heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Their ids, in the order of that; those of one recording among them.
+    pub calls: Vec<Vec<u8>>,
+    /// To be passed to the next question.
+    pub position: u64,
 }
 
 /// A call of a listing.

@@ -3,7 +3,7 @@
 //! A stored join is the bytes that were read of it when all its recordings were there. It is told
 //! by the same plan, so it is the same file: who has it open when a recording expires hears it out.
 
-use super::given::{CallLeg, ListedCall, Tier};
+use super::given::{CallLeg, Heard, ListedCall, Tier};
 use super::kept::{Kept, NewJoin};
 use super::legs::{GROWING, Planned, joined_attr};
 use super::plan::Plan;
@@ -51,6 +51,30 @@ impl Stitched {
     /// If call records can not be read now.
     pub fn calls_after(&self, cursor: u64) -> Result<Vec<ListedCall>> {
         self.calls.with_legs(cursor, limits::STITCH_PAGE)
+    }
+
+    /// The recordings of a call in the order of their time; one that is gone may be among them.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn legs_of(&self, call: &[u8]) -> Result<Vec<CallLeg>> {
+        self.calls.legs(call)
+    }
+
+    /// Calls of which something was heard behind a position.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn heard_after(&self, position: u64) -> Result<Heard> {
+        self.calls.heard_after(position, limits::STITCH_PAGE)
+    }
+
+    /// The calls that a recording is of.
+    ///
+    /// # Errors
+    /// If call records can not be read now.
+    pub fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+        self.calls.calls_of(node)
     }
 
     /// A call as its recordings are now; none if nothing is left of it, or a target would have to be
@@ -109,9 +133,11 @@ impl Stitched {
     /// recordings expired.
     pub(super) fn or_kept(&self, call: &[u8], legs: &[CallLeg], now: Planned) -> Planned {
         let Some(kept) = self.kept.get() else { return now };
-        let Some(join) = kept.standing_in(call, legs.iter().map(|leg| leg.node))? else {
-            return now;
+        let left: Vec<NodeId> = match &now {
+            Ok((plan, _)) => plan.legs.iter().map(|leg| leg.node).collect(),
+            Err(_) => legs.iter().map(|leg| leg.node).collect(),
         };
+        let Some(join) = kept.standing_in(call, &left)? else { return now };
         let left = now.ok().map(|(_, attr)| attr);
         // Who may read it: who might before, and may read what is left of it.
         let rights = joined_attr(std::iter::once(&join.attr).chain(&left));

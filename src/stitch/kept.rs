@@ -5,62 +5,23 @@
 //!
 //! **Invariant:** a key that was ever written down is never given out again.
 
-use super::plan::{Leg, Plan};
-use super::{Result, StitchError};
+use super::Result;
+use super::plan::Plan;
 use crate::catalog::{ObjectRow, ObjectState};
 use crate::clock::Timestamp;
-use crate::recording::{Attr, ChunkHashes, ErrorClass, Generation, NodeId, Sha256, Stored};
+use crate::recording::{Attr, ChunkHashes, Generation, NodeId, Sha256, Stored};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rows::{FILE, Sql, ask, failed, known, many, params, sql};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const FILE: &str = "joins.sqlite";
+mod rows;
+#[cfg(test)]
+mod tests;
+
 /// What targets are asked for under: no inode number and no row of the catalog has these bits.
 const RANGE: u64 = 0b111 << 61;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS stored(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    call BLOB NOT NULL,
-    digest INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    sha256 BLOB NOT NULL,
-    chunks BLOB NOT NULL,
-    plan TEXT NOT NULL,
-    attr TEXT NOT NULL,
-    state INTEGER NOT NULL,
-    shown INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX IF NOT EXISTS stored_state ON stored(state, id);
-CREATE INDEX IF NOT EXISTS stored_call ON stored(call);
-CREATE INDEX IF NOT EXISTS stored_digest ON stored(digest);
-CREATE TABLE IF NOT EXISTS leg(
-    node INTEGER NOT NULL,
-    stored INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    mtime INTEGER NOT NULL,
-    erased INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY(node, stored)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS leg_stored ON leg(stored);
-CREATE TABLE IF NOT EXISTS object(
-    target TEXT NOT NULL,
-    key TEXT NOT NULL,
-    stored INTEGER NOT NULL,
-    state INTEGER NOT NULL,
-    PRIMARY KEY(target, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS object_stored ON object(stored);
-CREATE TABLE IF NOT EXISTS listed(target TEXT PRIMARY KEY) STRICT;
-";
-
-const COLUMNS: &str = "id, call, digest, size, sha256, chunks, plan, attr, state, shown";
-
-/// Those of the same call, or of some of the same recordings, as join ?1.
-const REPLACED: &str = "id <> ?1 AND state < 3 AND
-    (call = (SELECT call FROM stored WHERE id = ?1)
-     OR id IN (SELECT b.stored FROM leg a JOIN leg b ON b.node = a.node WHERE a.stored = ?1))";
 
 /// How far a stored join has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +54,8 @@ pub struct KeptObject {
     pub key: String,
     /// Whether it is there, as far as known.
     pub state: ObjectState,
+    /// What it is: the join, or what that can be read from.
+    pub stored: Stored,
 }
 
 /// A stored join.
@@ -122,6 +85,36 @@ pub struct KeptJoin {
     pub objects: Vec<KeptObject>,
 }
 
+impl KeptJoin {
+    /// One of its objects as the catalog has those of recordings.
+    pub fn row(&self, object: &KeptObject) -> ObjectRow {
+        ObjectRow {
+            id: 0,
+            node: rows::source(self.id),
+            generation: Kept::GENERATION,
+            target: object.target.clone(),
+            key: object.key.clone(),
+            state: object.state,
+            size: self.size,
+            sha256: self.sha256,
+            stored: object.stored.clone(),
+            chunks: self.chunks.clone(),
+            verified_at: None,
+        }
+    }
+}
+
+/// How many joins are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptCounts {
+    /// Some required target lacks them.
+    pub making: u64,
+    /// They are where they must be.
+    pub current: u64,
+    /// They are to be deleted.
+    pub old: u64,
+}
+
 /// A join to be stored.
 #[derive(Clone, Debug)]
 pub struct NewJoin {
@@ -148,8 +141,6 @@ pub struct Kept {
     shown: AtomicBool,
 }
 
-type Sql<T> = rusqlite::Result<T>;
-
 impl Kept {
     /// Whether any were ever stored from here.
     pub fn exists(state_dir: &Path) -> bool {
@@ -163,11 +154,8 @@ impl Kept {
     pub fn open(state_dir: &Path) -> Result<Kept> {
         let path = state_dir.join(FILE);
         let open = || {
-            let connection = Connection::open(&path)?;
-            connection.pragma_update(None, "journal_mode", "wal")?;
-            connection.pragma_update(None, "synchronous", "full")?;
-            connection.execute_batch(SCHEMA)?;
-            let shown = shown(&connection)?;
+            let connection = rows::open(&path)?;
+            let shown = rows::shown(&connection)?;
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             Ok((connection, Connection::open_with_flags(&path, flags)?, shown))
         };
@@ -190,7 +178,7 @@ impl Kept {
             let transaction = connection.unchecked_transaction()?;
             let done = run(&transaction)?;
             transaction.commit()?;
-            self.shown.store(shown(connection)?, Ordering::Release);
+            self.shown.store(rows::shown(connection)?, Ordering::Release);
             Ok(done)
         })
     }
@@ -204,44 +192,43 @@ impl Kept {
         let NewJoin { call, plan, sha256, .. } = new;
         let legs: Vec<KeptLeg> = plan.legs.iter().map(known).collect();
         self.change(|connection| {
-            let Some(id) = same(connection, call, *sha256)? else {
-                return insert(connection, new, &legs);
+            let Some(id) = rows::same(connection, call, *sha256)? else {
+                return rows::insert(connection, new, &legs);
             };
             // What was found again in a target is known in detail from now on.
-            let told = digest_and_text(new);
+            let told = rows::digest_and_text(new);
             connection
                 .prepare_cached(
                     "UPDATE stored SET digest = ?2, plan = ?3, attr = ?4 WHERE id = ?1",
                 )?
                 .execute(params![id, told.0, told.1, told.2])?;
-            set_legs(connection, id, &legs)?;
+            rows::set_legs(connection, id, &legs)?;
             Ok(id)
         })
     }
 
     /// Takes note of a join that a target was found to have: of its recordings is known which they
-    /// are and no more. Of several of a call the youngest counts.
+    /// are and no more. Of several of a call, or of the same recordings, the youngest counts.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn found(&self, new: &NewJoin, nodes: &[NodeId], target: &str, key: &str) -> Result<()> {
+    pub fn found(&self, new: &NewJoin, nodes: &[NodeId], object: &KeptObject) -> Result<()> {
         let leg = |node: &NodeId| KeptLeg { node: *node, content: None, erased: false };
         let legs: Vec<KeptLeg> = nodes.iter().map(leg).collect();
         self.change(|connection| {
-            let id = match same(connection, &new.call, new.sha256)? {
+            let id = match rows::same(connection, &new.call, new.sha256)? {
                 Some(id) => id,
-                None => insert(connection, new, &legs)?,
+                None => rows::insert(connection, new, &legs)?,
             };
-            connection
-                .prepare_cached("INSERT OR IGNORE INTO object VALUES(?1, ?2, ?3, 2)")?
-                .execute(params![target, key, id])?;
-            let text = format!("SELECT {COLUMNS} FROM stored WHERE call = ?1 AND state < 3");
-            let all = many(connection, &text, [&new.call])?;
-            let youngest = all.iter().max_by_key(|join| (join.attr.mtime, join.size, join.id));
-            if let Some(youngest) = youngest {
-                replace(connection, youngest.id)?;
+            let object = KeptObject { state: ObjectState::Verified, ..object.clone() };
+            rows::take_key(connection, id, &object)?;
+            let mut all = many(connection, ask::REPLACED, [id])?;
+            all.extend(many(connection, ask::BY_ID, [id])?);
+            let age = |join: &&KeptJoin| (join.attr.mtime, join.legs.len(), join.size, join.id);
+            match all.iter().max_by_key(age) {
+                Some(youngest) => rows::replace(connection, youngest.id),
+                None => Ok(()),
             }
-            Ok(())
         })
     }
 
@@ -250,20 +237,23 @@ impl Kept {
     ///
     /// # Errors
     /// It can not be used, or all are taken.
-    pub fn assign(&self, id: i64, target: &str, keys: &[String]) -> Result<(KeptObject, bool)> {
+    pub fn assign(
+        &self,
+        id: i64,
+        target: &str,
+        keys: &[String],
+        stored: &Stored,
+    ) -> Result<(KeptObject, bool)> {
         self.change(|connection| {
-            let has = objects(connection, id)?;
+            let has = rows::objects(connection, id)?;
             let usable = |o: &KeptObject| o.target == target && o.state != ObjectState::Abandoned;
             if let Some(object) = has.into_iter().find(usable) {
                 return Ok((object, true));
             }
             for key in keys {
-                let taken = connection
-                    .prepare_cached("INSERT OR IGNORE INTO object VALUES(?1, ?2, ?3, 1)")?
-                    .execute(params![target, key, id])?;
-                if taken == 1 {
-                    let (target, key) = (target.to_owned(), key.clone());
-                    let object = KeptObject { target, key, state: ObjectState::Assigned };
+                let (target, key, stored) = (target.to_owned(), key.clone(), stored.clone());
+                let object = KeptObject { target, key, state: ObjectState::Assigned, stored };
+                if rows::take_key(connection, id, &object)? {
                     return Ok((object, false));
                 }
             }
@@ -271,22 +261,15 @@ impl Kept {
         })
     }
 
-    /// What is known of an object: that it is right, or (`Abandoned`) that it is not there, or another's.
+    /// What is known of an object now: that it is right, or (`Abandoned`) that it is not there, or
+    /// another's.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn note(&self, object: &KeptObject, state: ObjectState) -> Result<()> {
-        let state = match state {
-            ObjectState::Assigned => 1,
-            ObjectState::Verified => 2,
-            ObjectState::Abandoned => 3,
-        };
-        self.change(|connection| {
-            connection
-                .prepare_cached("UPDATE object SET state = ?3 WHERE target = ?1 AND key = ?2")?
-                .execute(params![object.target, object.key, state])?;
-            Ok(())
-        })
+    pub fn note(&self, object: &KeptObject, state: ObjectState, now: Timestamp) -> Result<()> {
+        let text = "UPDATE object SET state = ?3, proved = ?4 WHERE target = ?1 AND key = ?2";
+        let row = params![object.target, object.key, rows::state(state), now.0];
+        self.change(|connection| connection.prepare_cached(text)?.execute(row)).map(drop)
     }
 
     /// What would give way to a join.
@@ -294,8 +277,7 @@ impl Kept {
     /// # Errors
     /// It can not be used.
     pub fn replaced_by(&self, id: i64) -> Result<Vec<KeptJoin>> {
-        let text = format!("SELECT {COLUMNS} FROM stored WHERE {REPLACED}");
-        self.with(|connection| many(connection, &text, [id]))
+        self.with(|connection| many(connection, ask::REPLACED, [id]))
     }
 
     /// A join is where it must be: those of the same recordings or the same call give way to it.
@@ -303,7 +285,7 @@ impl Kept {
     /// # Errors
     /// It can not be used.
     pub fn stored(&self, id: i64) -> Result<()> {
-        self.change(|connection| replace(connection, id))
+        self.change(|connection| rows::replace(connection, id))
     }
 
     /// The objects of a join are to be deleted.
@@ -351,75 +333,118 @@ impl Kept {
         })
     }
 
+    /// A stored join as it is now; none if it is forgotten.
+    ///
+    /// # Errors
+    /// It can not be used.
+    pub fn join(&self, id: i64) -> Result<Option<KeptJoin>> {
+        self.with(|connection| Ok(many(connection, ask::BY_ID, [id])?.pop()))
+    }
+
     /// Stored joins in the order of their numbers, behind one.
     ///
     /// # Errors
     /// It can not be used.
     pub fn after(&self, id: i64, limit: usize) -> Result<Vec<KeptJoin>> {
-        let text = format!("SELECT {COLUMNS} FROM stored WHERE id > ?1 ORDER BY id LIMIT ?2");
-        self.with(|connection| many(connection, &text, params![id, limit as i64]))
+        self.with(|connection| many(connection, ask::AFTER, params![id, limit as i64]))
     }
 
-    /// Whether a join of any of these recordings is stored, or about to be.
+    /// The same of those that have come so far.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn is_of(&self, nodes: &[NodeId]) -> Result<bool> {
+    pub fn in_state(&self, state: KeptState, id: i64, limit: usize) -> Result<Vec<KeptJoin>> {
+        let these = params![rows::how_far(state), id, limit as i64];
+        self.with(|connection| many(connection, ask::IN_STATE, these))
+    }
+
+    /// Those that are stored, or about to be, of a call or of any of these recordings.
+    ///
+    /// # Errors
+    /// It can not be used.
+    pub fn about(&self, call: Option<&[u8]>, nodes: &[NodeId]) -> Result<Vec<KeptJoin>> {
         self.with(|connection| {
+            let mut joins = match call {
+                Some(call) => many(connection, ask::OF_CALL, [call])?,
+                None => Vec::new(),
+            };
             for node in nodes {
-                let text = "SELECT 1 FROM leg l JOIN stored s ON s.id = l.stored
-                            WHERE l.node = ?1 AND s.state < 3 LIMIT 1";
-                if connection.prepare_cached(text)?.exists([sql(*node)])? {
-                    return Ok(true);
-                }
+                joins.extend(many(connection, ask::OF_NODE, [sql(*node)])?);
             }
-            Ok(false)
+            joins.sort_by_key(|join| join.id);
+            joins.dedup_by_key(|join| join.id);
+            Ok(joins)
         })
     }
 
-    /// The join that stands in for recordings of a call that have expired, by its id and by those of
-    /// its recordings that are left.
+    /// How many are stored.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn standing_in(
-        &self,
-        call: &[u8],
-        nodes: impl Iterator<Item = NodeId>,
-    ) -> Result<Option<KeptJoin>> {
+    pub fn counts(&self) -> Result<KeptCounts> {
+        self.read(|connection| {
+            let mut counts = KeptCounts::default();
+            let mut statement = connection.prepare_cached(ask::COUNT)?;
+            let rows =
+                statement.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?)))?;
+            for row in rows {
+                let (state, count) = row?;
+                *match state {
+                    1 => &mut counts.making,
+                    2 => &mut counts.current,
+                    _ => &mut counts.old,
+                } = count.cast_unsigned();
+            }
+            Ok(counts)
+        })
+    }
+
+    /// Joins of which a target's object was not proved since then, those first that were not for
+    /// longest.
+    ///
+    /// # Errors
+    /// It can not be used.
+    pub fn unproved(&self, target: &str, since: Timestamp, limit: usize) -> Result<Vec<KeptJoin>> {
+        self.with(|connection| {
+            let these = params![target, since.0, limit as i64];
+            let mut statement = connection.prepare_cached(ask::DUE)?;
+            let ids: Vec<i64> =
+                statement.query_map(these, |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+            let joins = ids.iter().map(|id| many(connection, ask::BY_ID, [id]));
+            Ok(joins.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
+        })
+    }
+
+    /// The join that stands in for recordings of a call that have expired: that of its id, or one
+    /// that has all of its recordings that are left, under whatever id it was stored.
+    ///
+    /// # Errors
+    /// It can not be used.
+    pub fn standing_in(&self, call: &[u8], left: &[NodeId]) -> Result<Option<KeptJoin>> {
         if !self.shown.load(Ordering::Acquire) {
             return Ok(None);
         }
         self.read(|connection| {
-            let text = format!("SELECT {COLUMNS} FROM stored WHERE call = ?1 AND shown = 1");
-            if let Some(join) = many(connection, &text, [call])?.pop() {
+            if let Some(join) = many(connection, ask::SHOWN_OF_CALL, [call])?.pop() {
                 return Ok(Some(join));
             }
-            let text = format!(
-                "SELECT {COLUMNS} FROM stored WHERE shown = 1
-                 AND id IN (SELECT stored FROM leg WHERE node = ?1)"
-            );
-            for node in nodes {
-                if let Some(join) = many(connection, &text, [sql(node)])?.pop() {
-                    return Ok(Some(join));
-                }
-            }
-            Ok(None)
+            let Some(first) = left.first() else { return Ok(None) };
+            let has = |join: &KeptJoin, node: &NodeId| join.legs.iter().any(|l| l.node == *node);
+            let some = many(connection, ask::SHOWN_OF_NODE, [sql(*first)])?;
+            Ok(some.into_iter().find(|join| left.iter().all(|node| has(join, node))))
         })
     }
 
     /// What a stored join is asked for under, by what tells it from every other; none if it is not
     /// stored.
     pub fn source_of(&self, digest: u64, size: u64) -> Option<NodeId> {
-        let text = "SELECT id FROM stored WHERE digest = ?1 AND size = ?2 AND state >= 2
-                    ORDER BY state LIMIT 1";
         let id: Option<i64> = self
             .read(|connection| {
                 let row = params![digest.cast_signed(), size.cast_signed()];
-                connection.prepare_cached(text)?.query_row(row, |r| r.get(0)).optional()
+                connection.prepare_cached(ask::SOURCE)?.query_row(row, |r| r.get(0)).optional()
             })
             .unwrap_or_default();
-        id.map(source)
+        id.map(rows::source)
     }
 
     /// What a stored join has in the place of a generation: it never changes.
@@ -435,26 +460,10 @@ impl Kept {
     /// # Errors
     /// It can not be used.
     pub fn objects_of(&self, id: NodeId) -> Result<Vec<ObjectRow>> {
-        let text = format!("SELECT {COLUMNS} FROM stored WHERE id = ?1");
-        let found =
-            self.read(|connection| many(connection, &text, [(id.0 & !RANGE).cast_signed()]))?;
-        let Some(KeptJoin { size, sha256, chunks, objects, .. }) = found.into_iter().next() else {
-            return Ok(Vec::new());
-        };
-        let row = |(number, object): (i64, KeptObject)| ObjectRow {
-            id: number,
-            node: id,
-            generation: Kept::GENERATION,
-            target: object.target,
-            key: object.key,
-            state: object.state,
-            size,
-            sha256,
-            stored: Stored::plain(size, sha256),
-            chunks: chunks.clone(),
-            verified_at: None,
-        };
-        Ok((0..).zip(objects).map(row).collect())
+        let number = (id.0 & !RANGE).cast_signed();
+        let found = self.read(|connection| many(connection, ask::BY_ID, [number]))?;
+        let rows = found.first().map(|join| join.objects.iter().map(|object| join.row(object)));
+        Ok(rows.map(Iterator::collect).unwrap_or_default())
     }
 
     /// Whether a target was asked which joins it has.
@@ -482,245 +491,5 @@ impl Kept {
     pub fn knows(&self, target: &str, key: &str) -> Result<bool> {
         let text = "SELECT 1 FROM object WHERE target = ?1 AND key = ?2";
         self.with(|connection| connection.prepare_cached(text)?.exists([target, key]))
-    }
-}
-
-/// What targets are asked for a stored join under.
-fn source(id: i64) -> NodeId {
-    NodeId(RANGE | id.cast_unsigned())
-}
-
-/// What is written down of a join: what tells it from others, what it is made of, what it shows.
-fn digest_and_text(new: &NewJoin) -> (i64, String, String) {
-    // These types have nothing that JSON can not say.
-    let plan = serde_json::to_string(&new.plan).unwrap_or_default();
-    let attr = serde_json::to_string(&new.attr).unwrap_or_default();
-    (new.plan.digest().cast_signed(), plan, attr)
-}
-
-fn known(leg: &Leg) -> KeptLeg {
-    KeptLeg { node: leg.node, content: Some((leg.size, leg.mtime)), erased: false }
-}
-
-fn same(connection: &Connection, call: &[u8], sha256: Sha256) -> Sql<Option<i64>> {
-    let text = "SELECT id FROM stored WHERE call = ?1 AND sha256 = ?2 AND state < 3";
-    connection.prepare_cached(text)?.query_row(params![call, sha256.0], |r| r.get(0)).optional()
-}
-
-fn insert(connection: &Connection, new: &NewJoin, legs: &[KeptLeg]) -> Sql<i64> {
-    let (digest, plan, attr) = digest_and_text(new);
-    let (size, chunks) = (new.plan.len().cast_signed(), new.chunks.to_bytes());
-    connection
-        .prepare_cached(
-            "INSERT INTO stored(call, digest, size, sha256, chunks, plan, attr, state)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
-        )?
-        .execute(params![new.call, digest, size, new.sha256.0, chunks, plan, attr])?;
-    let id = connection.last_insert_rowid();
-    set_legs(connection, id, legs)?;
-    Ok(id)
-}
-
-fn set_legs(connection: &Connection, id: i64, legs: &[KeptLeg]) -> Sql<()> {
-    connection.prepare_cached("DELETE FROM leg WHERE stored = ?1")?.execute([id])?;
-    for leg in legs {
-        let (size, mtime) = leg.content.map_or((-1, 0), |(size, at)| (size.cast_signed(), at.0));
-        connection
-            .prepare_cached("INSERT OR IGNORE INTO leg VALUES(?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![sql(leg.node), id, size, mtime, leg.erased])?;
-    }
-    Ok(())
-}
-
-/// Those of the same recordings or the same call give way to this one.
-fn replace(connection: &Connection, id: i64) -> Sql<()> {
-    let text = format!("UPDATE stored SET state = 3, shown = 0 WHERE {REPLACED}");
-    connection.prepare_cached(&text)?.execute([id])?;
-    connection.prepare_cached("UPDATE stored SET state = 2 WHERE id = ?1")?.execute([id])?;
-    Ok(())
-}
-
-fn sql(node: NodeId) -> i64 {
-    node.0.cast_signed()
-}
-
-fn shown(connection: &Connection) -> Sql<bool> {
-    connection.prepare_cached("SELECT 1 FROM stored WHERE shown = 1 LIMIT 1")?.exists([])
-}
-
-fn failed(path: &Path, error: &rusqlite::Error) -> StitchError {
-    let detail = format!("which joins are stored can not be told now: {error}");
-    StitchError { leg: path.display().to_string(), detail, class: ErrorClass::Transient }
-}
-
-fn many(connection: &Connection, text: &str, of: impl rusqlite::Params) -> Sql<Vec<KeptJoin>> {
-    let mut statement = connection.prepare_cached(text)?;
-    let rows: Vec<Option<KeptJoin>> = statement.query_map(of, join)?.collect::<Sql<_>>()?;
-    let mut joins = Vec::with_capacity(rows.len());
-    for mut join in rows.into_iter().flatten() {
-        join.legs = legs(connection, join.id)?;
-        join.objects = objects(connection, join.id)?;
-        joins.push(join);
-    }
-    Ok(joins)
-}
-
-/// One that can not be understood is passed over: it stays where it is.
-fn join(row: &Row<'_>) -> Sql<Option<KeptJoin>> {
-    let (plan, attr): (String, String) = (row.get(6)?, row.get(7)?);
-    let (plan, attr) = (serde_json::from_str(&plan), serde_json::from_str(&attr));
-    let chunks = ChunkHashes::from_bytes(&row.get::<_, Vec<u8>>(5)?);
-    let (Ok(plan), Ok(attr), Some(chunks)) = (plan, attr, chunks) else { return Ok(None) };
-    let state = match row.get::<_, i64>(8)? {
-        1 => KeptState::Making,
-        2 => KeptState::Current,
-        _ => KeptState::Old,
-    };
-    Ok(Some(KeptJoin {
-        id: row.get(0)?,
-        call: row.get(1)?,
-        size: row.get::<_, i64>(3)?.cast_unsigned(),
-        sha256: Sha256(row.get(4)?),
-        chunks,
-        plan,
-        attr,
-        state,
-        shown: row.get(9)?,
-        legs: Vec::new(),
-        objects: Vec::new(),
-    }))
-}
-
-fn legs(connection: &Connection, id: i64) -> Sql<Vec<KeptLeg>> {
-    let text = "SELECT node, size, mtime, erased FROM leg WHERE stored = ?1";
-    let leg = |row: &Row<'_>| {
-        let (size, mtime): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok(KeptLeg {
-            node: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
-            content: (size >= 0).then_some((size.cast_unsigned(), Timestamp(mtime))),
-            erased: row.get(3)?,
-        })
-    };
-    connection.prepare_cached(text)?.query_map([id], leg)?.collect()
-}
-
-fn objects(connection: &Connection, id: i64) -> Sql<Vec<KeptObject>> {
-    let text = "SELECT target, key, state FROM object WHERE stored = ?1";
-    let object = |row: &Row<'_>| {
-        let state = match row.get::<_, i64>(2)? {
-            1 => ObjectState::Assigned,
-            2 => ObjectState::Verified,
-            _ => ObjectState::Abandoned,
-        };
-        Ok(KeptObject { target: row.get(0)?, key: row.get(1)?, state })
-    };
-    connection.prepare_cached(text)?.query_map([id], object)?.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::plan::Options;
-    use super::*;
-    use crate::codec::{Audio, Coding};
-    use crate::recording::Kind;
-
-    fn join(call: &str, nodes: &[u64]) -> NewJoin {
-        let leg = |node: &u64| Leg {
-            node: NodeId(*node),
-            path: format!("{node}.wav"),
-            size: 100,
-            mtime: Timestamp(5),
-            start: None,
-            side: None,
-            audio: Ok(Audio {
-                coding: Coding::Pcm16,
-                rate: 8000,
-                channels: 1,
-                at: 44,
-                samples: 28,
-                frames: None,
-            }),
-        };
-        let plan = Plan::new(nodes.iter().map(leg).collect(), &Options::default());
-        let attr = Attr {
-            kind: Kind::File,
-            mode: 0o440,
-            uid: 1,
-            gid: 1,
-            size: plan.len(),
-            mtime: Timestamp(5),
-            atime: Timestamp(5),
-            ctime: Timestamp(5),
-            nlink: 1,
-            rdev: 0,
-            blocks: 1,
-            special: 0,
-        };
-        let sha256 = Sha256::of(format!("{nodes:?}").as_bytes());
-        NewJoin { call: call.into(), plan, attr, sha256, chunks: ChunkHashes(vec![sha256]) }
-    }
-
-    fn states(kept: &Kept) -> Vec<(i64, KeptState)> {
-        kept.after(0, 100).unwrap().iter().map(|join| (join.id, join.state)).collect()
-    }
-
-    #[test]
-    fn a_key_is_given_out_once_and_a_call_has_one_join() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = ["a".to_owned(), "b".to_owned()];
-        let kept = Kept::open(dir.path()).unwrap();
-        let (first, of) = (join("1.1", &[1, 2]), [NodeId(1), NodeId(3)]);
-        let id = kept.begin(&first).unwrap();
-        let (object, before) = kept.assign(id, "one", &keys).unwrap();
-        assert_eq!((object.key.as_str(), before), ("a", false));
-        assert_eq!(kept.assign(id, "one", &keys).unwrap(), (object.clone(), true));
-        assert_eq!(kept.source_of(first.plan.digest(), first.plan.len()), None, "it is not stored");
-        kept.note(&object, ObjectState::Verified).unwrap();
-        kept.stored(id).unwrap();
-        assert_eq!(kept.begin(&first).unwrap(), id, "it is the same");
-
-        // A late leg.
-        let later = join("1.1", &[1, 2, 3]);
-        let new = kept.begin(&later).unwrap();
-        assert_eq!(kept.assign(new, "one", &keys).unwrap().0.key, "b");
-        kept.assign(new, "two", &keys).unwrap();
-        kept.stored(new).unwrap();
-        assert_eq!(states(&kept), [(id, KeptState::Old), (new, KeptState::Current)]);
-        kept.forget(id).unwrap();
-        drop(kept);
-
-        let kept = Kept::open(dir.path()).unwrap();
-        assert_eq!(states(&kept), [(new, KeptState::Current)]);
-        assert!(kept.is_of(&of).unwrap() && !kept.is_of(&[NodeId(4)]).unwrap());
-        let other = kept.begin(&join("2.1", &[7, 8])).unwrap();
-        assert!(kept.assign(other, "one", &keys).is_err(), "keys stay taken");
-
-        assert!(kept.standing_in(b"1.1", of.into_iter()).unwrap().is_none());
-        kept.show(new, true).unwrap();
-        assert_eq!(kept.standing_in(b"1.1", [].into_iter()).unwrap().unwrap().id, new);
-        assert_eq!(kept.standing_in(b"x", of.into_iter()).unwrap().unwrap().plan, later.plan);
-        let source = kept.source_of(later.plan.digest(), later.plan.len()).unwrap();
-        assert!(Kept::owns(source) && kept.objects_of(source).unwrap().len() == 2);
-        kept.erased(&[NodeId(2)], true).unwrap();
-        let legs = kept.after(0, 1).unwrap().remove(0).legs;
-        assert_eq!(legs.iter().map(|leg| leg.erased).collect::<Vec<_>>(), [false, true, false]);
-    }
-
-    #[test]
-    fn what_was_found_again_is_known_in_detail_when_it_is_made_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let kept = Kept::open(dir.path()).unwrap();
-        let (real, of) = (join("1.1", &[1, 2]), [NodeId(1), NodeId(2)]);
-        let seen = NewJoin { plan: join("1.1", &[1]).plan, ..real.clone() };
-        kept.found(&seen, &of, "one", "a").unwrap();
-        kept.found(&seen, &of, "two", "a").unwrap();
-        let found = kept.after(0, 10).unwrap();
-        assert_eq!((found.len(), found[0].state), (1, KeptState::Current));
-        assert!(found[0].legs.iter().all(|leg| leg.content.is_none()) && found[0].legs.len() == 2);
-        assert_eq!(kept.begin(&real).unwrap(), found[0].id);
-        let known = kept.after(0, 10).unwrap().remove(0);
-        assert_eq!((known.plan, known.objects.len()), (real.plan, 2));
-        assert!(known.legs.iter().all(|leg| leg.content == Some((100, Timestamp(5)))));
-        assert!(kept.knows("two", "a").unwrap() && !kept.knows("two", "b").unwrap());
     }
 }

@@ -143,8 +143,8 @@ fn seen_as(next: u64, linkedid: &[u8], planned: Planned) -> Option<Seen> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::{
-        CallLeg, Calls, Leg, ListedCall, Looked, Named, Options, Recordings, Setting, Source,
-        Standing, StitchError, Tier,
+        CallLeg, Calls, Heard as HeardCalls, Leg, ListedCall, Looked, Named, Options, Recordings,
+        Setting, Source, Standing, StitchError, Tier,
     };
     use super::*;
     use crate::clock::Timestamp;
@@ -241,6 +241,14 @@ pub(super) mod tests {
             calls
         }
 
+        fn heard_after(&self, position: u64, _: usize) -> Result<HeardCalls> {
+            Ok(HeardCalls { calls: Vec::new(), position })
+        }
+
+        fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+            Ok(vec![(node.0 / 2).to_string().into_bytes()])
+        }
+
         fn is_complete(&self, _: &[u8]) -> Result<bool> {
             Ok(true)
         }
@@ -301,6 +309,14 @@ pub(super) mod tests {
 
         fn with_legs(&self, cursor: u64, limit: usize) -> Result<Vec<ListedCall>> {
             (**self).with_legs(cursor, limit)
+        }
+
+        fn heard_after(&self, position: u64, limit: usize) -> Result<HeardCalls> {
+            (**self).heard_after(position, limit)
+        }
+
+        fn calls_of(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
+            (**self).calls_of(node)
         }
 
         fn is_complete(&self, linkedid: &[u8]) -> Result<bool> {

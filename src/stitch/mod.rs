@@ -22,9 +22,9 @@ mod service;
 mod tests;
 mod watch;
 
-pub use given::{CallLeg, Calls, ListedCall, Named, Recordings, Source, Standing, Tier};
+pub use given::{CallLeg, Calls, Heard, ListedCall, Named, Recordings, Source, Standing, Tier};
 pub use keeping::{Sink, Whole};
-pub use kept::{Kept, KeptJoin, KeptLeg, KeptObject, KeptState, NewJoin};
+pub use kept::{Kept, KeptCounts, KeptJoin, KeptLeg, KeptObject, KeptState, NewJoin};
 pub use name::{file_name, is_hashed, linkedid};
 pub use plan::{Form, LargeFiles, Layout, Leg, Options, Placed, Plan, Rate, Side};
 pub use read::{Join, LegReader};

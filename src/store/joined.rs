@@ -4,10 +4,11 @@
 use super::ObjectMeta;
 use super::meta::{
     FORMAT, FORMAT_PLAIN, FORMAT_VERSION, LabelError, MTIME, NODE, SHA256, SIZE, ascii, digest,
-    invalid, number, text,
+    invalid, number, stored, stored_fields, text,
 };
 use crate::clock::Timestamp;
-use crate::recording::{NodeId, Sha256};
+use crate::recording::{NodeId, Sha256, Stored};
+use std::path::Path;
 
 const CALL: &str = "spoolfs-call";
 const LEGS: &str = "spoolfs-legs";
@@ -32,6 +33,8 @@ pub struct JoinLabel {
     pub mtime: Timestamp,
     /// Who may read it: mode, owner, group.
     pub access: (u32, u32, u32),
+    /// What is stored of it.
+    pub stored: Stored,
 }
 
 impl JoinLabel {
@@ -40,8 +43,8 @@ impl JoinLabel {
         let field = |name: &str, value: String| (name.to_owned(), value);
         let legs: Vec<String> = self.legs.iter().map(|leg| leg.0.to_string()).collect();
         let (mode, uid, gid) = self.access;
-        let user = vec![
-            field(FORMAT, FORMAT_PLAIN.to_string()),
+        let mut user = vec![
+            field(FORMAT, self.stored.encoding.format().to_string()),
             field(NODE, ascii(&super::key::node_component(&self.node))),
             field(CALL, ascii(&super::key::encode(&self.call))),
             field(LEGS, legs.join(",")),
@@ -50,8 +53,10 @@ impl JoinLabel {
             field(MTIME, self.mtime.0.to_string()),
             field(ACCESS, format!("{mode:o},{uid},{gid}")),
         ];
+        user.extend(stored_fields(&self.stored));
         let bytes: usize = user.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let content_type = "audio/wav".to_owned();
+        let name = format!("join.wav{}", super::key::suffix(&self.stored.encoding));
+        let content_type = super::meta::content_type(Path::new(&name)).to_owned();
         (bytes <= BYTES_MAX).then_some(ObjectMeta { content_type, user, storage_class: None })
     }
 
@@ -74,12 +79,18 @@ impl JoinLabel {
         let legs = words.split(',').map(|leg| leg.parse().map(NodeId));
         let legs = legs.collect::<Result<_, _>>().map_err(|_| invalid(LEGS, words))?;
         let words = text(user, ACCESS)?;
+        let (size, sha256) = (number(user, SIZE)?, digest(user, SHA256)?);
+        let stored = match format {
+            FORMAT_PLAIN => Stored::plain(size, sha256),
+            _ => stored(user)?,
+        };
         Ok(JoinLabel {
             node,
             call: decoded(CALL)?,
             legs,
-            sha256: digest(user, SHA256)?,
-            size: number(user, SIZE)?,
+            sha256,
+            size,
+            stored,
             mtime: Timestamp(number(user, MTIME)?),
             access: access(words).ok_or_else(|| invalid(ACCESS, words))?,
         })
@@ -95,6 +106,7 @@ fn access(words: &str) -> Option<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recording::Encoding;
 
     #[test]
     fn what_a_stored_join_says_of_itself_is_read_again() {
@@ -106,12 +118,19 @@ mod tests {
             size: u64::MAX,
             mtime: Timestamp(-5),
             access: (0o440, 100, 101),
+            stored: Stored::plain(u64::MAX, Sha256::of(b"x")),
         };
         for call in [&b"1795228029.1"[..], b"a/b %\n", "b\u{fc}ro".as_bytes(), &[0xff; 149]] {
             let meta = label(call, 3).to_meta().unwrap();
             assert!(meta.user.iter().all(|(name, value)| name.is_ascii() && value.is_ascii()));
             assert_eq!(JoinLabel::from_user(&meta.user).unwrap(), label(call, 3));
         }
+        let encoding = Encoding::parse("age", 1000).unwrap();
+        let stored = Stored { encoding, size: 1000, sha256: Sha256::of(b"sealed") };
+        let sealed = JoinLabel { stored, ..label(b"1.1", 3) };
+        let meta = sealed.to_meta().unwrap();
+        assert_eq!(meta.content_type, "application/octet-stream");
+        assert_eq!(JoinLabel::from_user(&meta.user), Ok(sealed));
         assert!(label(b"1.1", 100).to_meta().is_some());
         assert_eq!(label(b"1.1", 300).to_meta(), None);
         let mut user = label(b"1.1", 1).to_meta().unwrap().user;

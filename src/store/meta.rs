@@ -82,7 +82,6 @@ impl Label {
     /// As it is written beside the object of the recording at `path`.
     pub fn to_meta(&self, path: &Path) -> ObjectMeta {
         let field = |name: &str, value: String| (name.to_owned(), value);
-        let plain = self.stored.is_plain();
         let mut user = vec![
             field(FORMAT, self.stored.encoding.format().to_string()),
             field(NODE, ascii(&super::key::node_component(&self.node))),
@@ -92,11 +91,7 @@ impl Label {
             field(SIZE, self.size.to_string()),
             field(MTIME, self.mtime.0.to_string()),
         ];
-        if !plain {
-            user.push(field(ENCODING, self.stored.encoding.label()));
-            user.push(field(STORED_SHA256, self.stored.sha256.to_string()));
-            user.push(field(STORED_SIZE, self.stored.size.to_string()));
-        }
+        user.extend(stored_fields(&self.stored));
         let path = super::key::object_path(path, &self.stored.encoding);
         ObjectMeta { content_type: content_type(&path).to_owned(), user, storage_class: None }
     }
@@ -131,7 +126,20 @@ impl Label {
     }
 }
 
-fn stored(user: &[(String, String)]) -> Result<Stored, LabelError> {
+/// What is said of bytes that are not the recording's.
+pub(super) fn stored_fields(stored: &Stored) -> Vec<(String, String)> {
+    if stored.is_plain() {
+        return Vec::new();
+    }
+    let field = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        field(ENCODING, stored.encoding.label()),
+        field(STORED_SHA256, stored.sha256.to_string()),
+        field(STORED_SIZE, stored.size.to_string()),
+    ]
+}
+
+pub(super) fn stored(user: &[(String, String)]) -> Result<Stored, LabelError> {
     let (words, size) = (text(user, ENCODING)?, number(user, STORED_SIZE)?);
     let encoding = Encoding::parse(words, size).map_err(|_| invalid(ENCODING, words))?;
     Ok(Stored { encoding, size, sha256: digest(user, STORED_SHA256)? })

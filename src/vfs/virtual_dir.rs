@@ -193,8 +193,8 @@ impl Vfs {
     }
 
     pub(super) fn xattr_virtual(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
-        // As everywhere: `ls -l` asks for it once then, and not for each name.
-        if key == LABEL {
+        // `ls -l` asks for these once then, and not for each name.
+        if key == LABEL || key.starts_with(b"system.posix_acl_") {
             return Err(Errno::OPNOTSUPP.into());
         }
         let what = key.strip_prefix(b"user.spoolfs.").ok_or(Errno::NODATA)?;

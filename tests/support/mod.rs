@@ -1,6 +1,7 @@
 //! What the integration tests share. Each test binary takes the parts it needs.
 #![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
+pub mod chromium;
 pub mod databases;
 pub mod differential;
 pub mod faulty_proxy;
@@ -75,4 +76,26 @@ pub fn fixtures(folder: &str) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Several at a time; the first that fails is told.
+pub fn each_of<T: Sync + std::fmt::Debug>(at_a_time: usize, all: &[T], test: impl Fn(&T) + Sync) {
+    let next = std::sync::Mutex::new(all.iter());
+    let work = || {
+        loop {
+            let one = next.lock().expect("nobody panics with it").next();
+            let Some(one) = one else { return };
+            let began = std::time::Instant::now();
+            test(one);
+            println!("{one:?}: {:.1} s", began.elapsed().as_secs_f64());
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
 }

@@ -259,6 +259,60 @@ fn a_record_that_changes_is_the_same_record() {
 }
 
 #[test]
+fn calls_are_told_in_the_order_in_which_they_were_heard_of() {
+    let place = Place::new();
+    let file = |node: u64, id: &str| Recording {
+        node: NodeId(node),
+        path: format!("{id}.wav").into_bytes(),
+        at: Timestamp::from_parts(1_795_228_040, 0),
+    };
+    let path = place.dir.path().join("calls.sqlite");
+    let conn = schema::open(&path, "x").expect("open");
+    let patterns = Pattern::usual();
+    let write = |record: Option<CallRecord>, named: Option<Recording>| {
+        let writer = ingest::Writer {
+            conn: &conn,
+            now: at(60),
+            patterns: &patterns,
+            zone: &Zone::utc(),
+            refused: Default::default(),
+        };
+        if let Some(record) = &record {
+            writer.record(record).expect("record");
+        }
+        if let Some(named) = &named {
+            writer.recording(named).expect("recording");
+        }
+    };
+    let heard = |position: u64| reads::heard_after(&conn, position, 10).expect("ask");
+    assert_eq!(heard(u64::MAX), Heard::default(), "nothing was heard yet");
+    write(Some(row("1.1", "1.1", 1, 0, "1.1.wav")), None);
+    assert_eq!(heard(0), Heard::default(), "it has no recording");
+    write(None, Some(file(1, "1.1")));
+    write(Some(row("2.1", "2.1", 1, 0, "2.1.wav")), Some(file(2, "2.1")));
+    let first = heard(0);
+    assert_eq!(first.calls, ["1.1", "2.1"]);
+    assert_eq!(heard(first.position), Heard { calls: Vec::new(), ..first.clone() });
+    // A late record of the first, and a late recording of the second.
+    write(Some(row("1.2", "1.1", 2, 5, "")), None);
+    write(Some(row("2.2", "2.1", 2, 5, "2.2.wav")), Some(file(3, "2.2")));
+    assert_eq!(heard(first.position).calls, ["1.1", "2.1"]);
+    // They become one.
+    let last = heard(0).position;
+    write(Some(row("1.1", "2.1", 3, 9, "")), None);
+    assert_eq!(heard(last).calls.len(), 1);
+    assert_eq!(heard(0).calls, heard(last).calls);
+    assert_eq!(heard(1 << 40).position, heard(0).position, "never reached: the last");
+    assert_eq!(reads::calls_of_node(&conn, NodeId(3)).expect("ask"), heard(0).calls);
+    for text in [reads::HEARD_AFTER, reads::CALLS_OF_NODE] {
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {text}")).expect(text);
+        let lines: Vec<String> =
+            statement.query_map([1, 1], |r| r.get(3)).and_then(Iterator::collect).expect("a plan");
+        assert!(lines.iter().all(|line| line.starts_with("SEARCH")), "{lines:?}");
+    }
+}
+
+#[test]
 fn regression_a_new_id_does_not_look_through_all_recordings() {
     let place = Place::new();
     let conn = schema::open(&place.dir.path().join("calls.sqlite"), "x").expect("open");

@@ -37,12 +37,17 @@ pub(super) enum Fate {
     Erased,
 }
 
-/// The recordings of a call are kept as long as the one that is kept longest: so long one hears them all.
-pub(super) fn decide(legs: &[Standing]) -> Fate {
+/// What has expired is kept by no stored join, unless that is wanted (`keep_expired`); what its user
+/// deleted never is. Then the call is heard as long as one of its recordings is kept.
+pub(super) fn decide(legs: &[Standing], keep_expired: bool) -> Fate {
     use Standing::{Deleted, Erased, Expired, There, Unknown};
     let any = |standing: Standing| legs.contains(&standing);
-    if any(Erased) {
+    if any(Erased) || any(Expired) && !keep_expired {
         return Fate::Erased;
+    }
+    // It may have expired in a catalog that is lost.
+    if any(Unknown) && !keep_expired {
+        return if any(There) || any(Deleted) { Fate::Hidden } else { Fate::Unknown };
     }
     match (any(There), any(Deleted), any(Expired), any(Unknown)) {
         (false, false, true, _) => Fate::Erased,
@@ -101,25 +106,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stored_join_is_kept_as_long_as_one_of_its_recordings_and_never_against_its_user() {
+    fn a_stored_join_keeps_what_has_expired_only_if_that_is_wanted_and_nothing_against_its_user() {
         use Standing::{Deleted, Erased, Expired, There, Unknown};
-        for (legs, fate) in [
-            (vec![There, There], Fate::Whole),
-            (vec![There, Deleted], Fate::Whole),
-            (vec![Deleted, Deleted], Fate::Whole),
-            (vec![There, Expired], Fate::Shown),
-            (vec![There, Unknown], Fate::Shown),
-            (vec![There, Expired, Deleted], Fate::Hidden),
-            (vec![Expired, Deleted], Fate::Hidden),
-            (vec![Deleted, Unknown], Fate::Hidden),
-            (vec![Expired, Expired], Fate::Erased),
-            (vec![Expired, Unknown], Fate::Erased),
-            (vec![There, There, Erased], Fate::Erased),
-            (vec![There, Expired, Erased], Fate::Erased),
-            (vec![Unknown, Unknown], Fate::Unknown),
-            (vec![], Fate::Unknown),
+        for (legs, kept, else_) in [
+            (vec![There, There], Fate::Whole, Fate::Whole),
+            (vec![There, Deleted], Fate::Whole, Fate::Whole),
+            (vec![Deleted, Deleted], Fate::Whole, Fate::Whole),
+            (vec![There, Expired], Fate::Shown, Fate::Erased),
+            (vec![There, Unknown], Fate::Shown, Fate::Hidden),
+            (vec![There, Expired, Deleted], Fate::Hidden, Fate::Erased),
+            (vec![Expired, Deleted], Fate::Hidden, Fate::Erased),
+            (vec![Deleted, Unknown], Fate::Hidden, Fate::Hidden),
+            (vec![Expired, Expired], Fate::Erased, Fate::Erased),
+            (vec![Expired, Unknown], Fate::Erased, Fate::Erased),
+            (vec![There, There, Erased], Fate::Erased, Fate::Erased),
+            (vec![There, Expired, Erased], Fate::Erased, Fate::Erased),
+            (vec![Unknown, Unknown], Fate::Unknown, Fate::Unknown),
+            (vec![], Fate::Unknown, Fate::Unknown),
         ] {
-            assert_eq!(decide(&legs), fate, "{legs:?}");
+            assert_eq!(decide(&legs, true), kept, "{legs:?}");
+            assert_eq!(decide(&legs, false), else_, "{legs:?}");
         }
     }
 }

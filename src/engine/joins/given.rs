@@ -6,36 +6,54 @@ use crate::engine::error::{EngineError, Result};
 use crate::engine::shared::Shared;
 use crate::engine::snapshot::ask;
 use crate::engine::target::Target;
-use crate::stitch::{Kept, KeptObject, NewJoin, Stitched};
+use crate::faults;
+use crate::recording::{Attr, NodeId, Sha256, Stored};
+use crate::stitch::{Kept, KeptObject, Stitched};
 use crate::store::joined::JoinLabel;
 use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+/// What targets are given.
+pub(super) struct Gift<'a> {
+    /// The call.
+    pub call: &'a [u8],
+    /// The recordings that the join was made of.
+    pub legs: Vec<NodeId>,
+    /// What `stat` shows of it.
+    pub attr: &'a Attr,
+    /// What is put into the targets.
+    pub file: Arc<File>,
+    /// What that is.
+    pub stored: Stored,
+}
+
 /// Sees to it that every target has it that can be had; whether all have it that must.
 pub(super) fn give(
     shared: &Shared,
     kept: &Kept,
     id: i64,
-    new: &NewJoin,
-    file: &Arc<File>,
+    gift: &Gift<'_>,
+    sha256: Sha256,
 ) -> Result<bool> {
-    let (name, node) = (Stitched::name_of(&new.call), shared.catalog.identity().node);
+    let (name, node) = (Stitched::name_of(gift.call), shared.catalog.identity().node);
+    let name = format!("{name}{}", key::suffix(&gift.stored.encoding));
     let label = JoinLabel {
         node,
-        call: new.call.clone(),
-        legs: new.plan.legs.iter().map(|leg| leg.node).collect(),
-        sha256: new.sha256,
-        size: new.plan.len(),
-        mtime: new.plan.mtime(),
-        access: (new.attr.mode, new.attr.uid, new.attr.gid),
+        call: gift.call.to_vec(),
+        legs: gift.legs.clone(),
+        sha256,
+        size: gift.attr.size,
+        mtime: gift.attr.mtime,
+        access: (gift.attr.mode, gift.attr.uid, gift.attr.gid),
+        stored: gift.stored.clone(),
     };
     let Some(meta) = label.to_meta() else {
         let why = "it has more recordings than the object of its join could tell of";
         return Err(EngineError::refused(Path::new(&name), why));
     };
-    let one = One { shared, kept, id, name: &name, new, file, meta: &meta };
+    let one = One { shared, kept, id, name: &name, gift, meta: &meta };
     let mut all = true;
     for target in &shared.targets {
         match one.to(target) {
@@ -55,8 +73,7 @@ struct One<'a> {
     kept: &'a Kept,
     id: i64,
     name: &'a str,
-    new: &'a NewJoin,
-    file: &'a Arc<File>,
+    gift: &'a Gift<'a>,
     meta: &'a ObjectMeta,
 }
 
@@ -73,15 +90,20 @@ impl One<'_> {
         let numbers = [None, Some(fastrand::u64(..)), Some(fastrand::u64(..))];
         let keys = numbers.map(|number| key::joined(prefix, self.name, number));
         for _ in &keys {
-            let (object, left_over) =
-                self.kept.assign(self.id, target.name(), &keys).map_err(failed)?;
+            let assigned = self.kept.assign(self.id, target.name(), &keys, &self.gift.stored);
+            let (object, left_over) = assigned.map_err(failed)?;
+            faults::point("joins.after_key");
             if object.state == ObjectState::Verified {
                 return Ok(());
             }
-            if self.put(target, &object, left_over)? {
-                return self.kept.note(&object, ObjectState::Verified).map_err(failed);
+            let has = self.put(target, &object, left_over)?;
+            let state = if has { ObjectState::Verified } else { ObjectState::Abandoned };
+            faults::point("joins.after_proof");
+            self.kept.note(&object, state, self.shared.now()).map_err(failed)?;
+            faults::point("joins.after_note");
+            if has {
+                return Ok(());
             }
-            self.kept.note(&object, ObjectState::Abandoned).map_err(failed)?;
         }
         let why = "every key that was tried has another object";
         Err(EngineError::refused(Path::new(self.name), why))
@@ -92,11 +114,15 @@ impl One<'_> {
         if left_over && let Some(right) = self.is_right(target, object)? {
             return Ok(right);
         }
-        let (size, sha256) = (self.new.plan.len(), self.new.sha256);
+        let Stored { size, sha256, .. } = self.gift.stored;
+        // What was sealed another time has other bytes, which may be under way to this key.
+        if object.stored != self.gift.stored {
+            return Ok(false);
+        }
         if !self.shared.keep_pace(size) {
             return Err(EngineError::Stopping);
         }
-        let body = Body::File { file: Arc::clone(self.file), len: size };
+        let body = Body::File { file: Arc::clone(&self.gift.file), len: size };
         let class = target.store.storage_class().cloned();
         let meta = ObjectMeta { storage_class: class, ..self.meta.clone() };
         let put = target.store.put(&object.key, body, sha256, &meta);
@@ -104,13 +130,14 @@ impl One<'_> {
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
             other => other?,
         }
+        faults::point("joins.after_put");
         // What is in the way may be no object: in a directory, a file where the key needs a folder.
         Ok(self.is_right(target, object)?.unwrap_or(false))
     }
 
     /// Whether an object is the join; none if there is none.
     fn is_right(&self, target: &Target, object: &KeptObject) -> Result<Option<bool>> {
-        let (size, sha256) = (self.new.plan.len(), self.new.sha256);
+        let Stored { size, sha256, .. } = object.stored;
         let proof = store::verify(&*target.store, &object.key, size, sha256);
         match ask(self.shared, target, proof) {
             Ok(_) => Ok(Some(true)),

@@ -4,28 +4,42 @@ use super::failed;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::ObjectState;
 use crate::codec;
+use crate::engine::encode;
 use crate::engine::error::{EngineError, Result};
+use crate::engine::recall::check_room;
 use crate::engine::shared::Shared;
 use crate::engine::snapshot::ask;
 use crate::engine::target::Target;
-use crate::limits;
-use crate::recording::{Attr, Hasher, Kind};
+use crate::lower::LowerError;
+use crate::recording::{Attr, Encoding, Hasher, Kind, Stored};
 use crate::stitch::{self, Kept, KeptJoin, KeptObject, Leg, NewJoin, Plan};
 use crate::store::joined::JoinLabel;
 use crate::store::{StoreErrorKind, key};
+use crate::{faults, limits};
 use bytes::Bytes;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
 /// Deletes the objects of a join that is wanted no more, unless one of its recordings is on legal hold.
 pub(super) fn delete(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<()> {
     for object in &join.objects {
-        if object.state != ObjectState::Abandoned {
-            delete_one(shared, join, object)?;
-            kept.note(object, ObjectState::Abandoned).map_err(failed)?;
+        let given_up = object.state == ObjectState::Abandoned;
+        let there = shared.targets.iter().any(|target| target.name() == object.target);
+        // What was damaged is there still; if not, that costs a question.
+        if given_up && !there {
+            continue;
+        }
+        delete_one(shared, join, object)?;
+        if !given_up {
+            kept.note(object, ObjectState::Abandoned, shared.now()).map_err(failed)?;
+            faults::point("joins.after_emptied");
         }
     }
-    kept.forget(join.id).map_err(failed)
+    kept.forget(join.id).map_err(failed)?;
+    faults::point("joins.after_forget");
+    Ok(())
 }
 
 fn delete_one(shared: &Shared, join: &KeptJoin, object: &KeptObject) -> Result<()> {
@@ -51,11 +65,13 @@ fn delete_one(shared: &Shared, join: &KeptJoin, object: &KeptObject) -> Result<(
     let entry = Entry::new(event).because("another took its place, or its recordings are deleted");
     let on_record = |error| refused(&format!("it can not be put on record: {error}"));
     shared.audit.record_synced(entry).map_err(on_record)?;
+    faults::point("joins.after_record");
     {
         let _no_hold_comes = shared.catalog.no_holds_change();
         free()?;
         ask(shared, target, target.store.delete(&object.key))?;
     }
+    faults::point("joins.after_delete");
     if is_there(shared, join, target, object)? {
         return Err(refused("it is still there after it was deleted"));
     }
@@ -102,6 +118,7 @@ pub(super) fn find_again(shared: &Shared, kept: &Kept, target: &Target) -> Resul
             shared.check_stop()?;
             if !kept.knows(target.name(), &listed.key).map_err(failed)? {
                 found(shared, kept, target, &listed.key)?;
+                faults::point("joins.after_found");
             }
         }
         // Others have the target for as long.
@@ -119,31 +136,39 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<()>
         // Another machine's, or none of ours.
         Ok(_) | Err(_) => return Ok(()),
     };
-    let Some(new) = read(shared, target, key, &label)? else {
-        tracing::warn!(key, "a stored join is not what it says, and is left alone");
+    let Some((new, stored)) = read(shared, target, key, &label)? else {
+        tracing::warn!(
+            key,
+            "a stored join is not what it says, or can not be opened: it is left alone"
+        );
         return Ok(());
     };
-    kept.found(&new, &label.legs, target.name(), key).map_err(failed)?;
-    tracing::info!(target = target.name(), key, "a stored join was found again");
+    let (name, key) = (target.name().to_owned(), key.to_owned());
+    let object = KeptObject { target: name, key, state: ObjectState::Verified, stored };
+    kept.found(&new, &label.legs, &object).map_err(failed)?;
+    tracing::info!(target = target.name(), key = object.key, "a stored join was found again");
     Ok(())
 }
 
 /// All of an object, read and compared with what it says.
-fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Result<Option<NewJoin>> {
+fn read(
+    shared: &Shared,
+    target: &Target,
+    key: &str,
+    label: &JoinLabel,
+) -> Result<Option<(NewJoin, Stored)>> {
+    let Some((file, stored)) = fetched(shared, target, key, label)? else { return Ok(None) };
     let (mut hasher, mut head) = (Hasher::default(), Vec::new());
-    while hasher.len() < label.size {
-        let range = hasher.len()..label.size.min(hasher.len() + limits::READ_BACK_BYTES);
-        let bytes = ask(shared, target, target.store.get(key, range))?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        if head.is_empty() {
+    let mut sink = |bytes: &[u8]| {
+        if hasher.is_empty() {
             head = bytes.to_vec();
         }
-        hasher.update(&bytes);
-        if !shared.keep_pace(bytes.len() as u64) {
-            return Err(EngineError::Stopping);
-        }
+        hasher.update(bytes);
+    };
+    let of = (label.size, &shared.identities);
+    if let Err(error) = encode::decode(shared, &file, &stored.encoding, of, &mut sink)? {
+        tracing::warn!(%error, key, "a stored join can not be read");
+        return Ok(None);
     }
     let (sha256, chunks) = hasher.finish();
     let name = stitch::Stitched::name_of(&label.call);
@@ -184,5 +209,48 @@ fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Resul
         ctime: label.mtime,
         special: 0,
     };
-    Ok(Some(NewJoin { call: label.call.clone(), plan, attr, sha256, chunks }))
+    Ok(Some((NewJoin { call: label.call.clone(), plan, attr, sha256, chunks }, stored)))
+}
+
+/// An object in a file without a name, and what it is in detail; none if it is not what it says.
+fn fetched(
+    shared: &Shared,
+    target: &Target,
+    key: &str,
+    label: &JoinLabel,
+) -> Result<Option<(File, Stored)>> {
+    let size = label.stored.size;
+    check_room(shared, Path::new(key), size)?;
+    let file = shared.lower.scratch()?;
+    let mut hasher = Hasher::default();
+    while hasher.len() < size {
+        let range = hasher.len()..size.min(hasher.len() + limits::READ_BACK_BYTES);
+        let bytes = ask(shared, target, target.store.get(key, range))?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let io = |source| LowerError::Io { path: key.into(), source };
+        file.write_all_at(&bytes, hasher.len()).map_err(io)?;
+        hasher.update(&bytes);
+        if !shared.keep_pace(bytes.len() as u64) {
+            return Err(EngineError::Stopping);
+        }
+    }
+    if hasher.finish().0 != label.stored.sha256 {
+        return Ok(None);
+    }
+    let encoding = match &label.stored.encoding {
+        Encoding::Plain => Encoding::Plain,
+        Encoding::Sealed(sealed) => {
+            let io = |source| LowerError::Io { path: key.into(), source };
+            let start = encode::read_at(&file, 0, limits::SEAL_HEAD_BYTES_MAX as usize);
+            let inner = sealed.inner().clone();
+            match codec::seal::sealed(&start.map_err(io)?, inner, size) {
+                Ok(sealed) => sealed.into(),
+                Err(_none_of_age) => return Ok(None),
+            }
+        }
+        Encoding::Patched(_) | Encoding::Flac(_) => return Ok(None),
+    };
+    Ok(Some((file, Stored { encoding, ..label.stored.clone() })))
 }

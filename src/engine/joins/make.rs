@@ -1,0 +1,120 @@
+//! Making the join of a call and storing it.
+
+use super::fate::{self, Fate};
+use super::{REST_MAX, failed, given};
+use crate::engine::error::Result;
+use crate::engine::recall::check_room;
+use crate::engine::seal;
+use crate::engine::shared::Shared;
+use crate::engine::space::Pressure;
+use crate::faults;
+use crate::recording::{State, Stored};
+use crate::stitch::{Kept, NewJoin, Stitched, Whole};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What became of a call that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// Its join is where it must be.
+    Stored,
+    /// There is nothing to join.
+    Needless,
+    /// It goes on, or a recording can not be had now.
+    NotYet,
+}
+
+/// Stores the join of a call, if it is over.
+pub(super) fn make(
+    shared: &Shared,
+    kept: &Kept,
+    maker: &Stitched,
+    (call, keep_expired): (&[u8], bool),
+) -> Result<Made> {
+    if shared.uploads_are_off() || shared.space.pressure() != Pressure::None {
+        return Ok(Made::NotYet);
+    }
+    // A join goes to all targets. The configuration allows only one of the two, but rules are in
+    // force sooner than the rest of it.
+    if shared.rules().name_targets() {
+        return Ok(Made::NotYet);
+    }
+    if !maker.is_complete(call).map_err(failed)? {
+        return Ok(Made::NotYet);
+    }
+    let Some(whole) = maker.whole(call, true).map_err(failed)? else { return Ok(Made::NotYet) };
+    if whole.goes_on() || !are_archived(shared, &whole)? {
+        return Ok(Made::NotYet);
+    }
+    if !whole.is_worth_storing() {
+        return Ok(Made::Needless);
+    }
+    let (new, file) = copy(shared, maker, call, whole)?;
+    let (file, stored) = sealed(shared, &new, file)?;
+    let id = kept.begin(&new).map_err(failed)?;
+    faults::point("joins.after_begin");
+    let legs = new.plan.legs.iter().map(|leg| leg.node).collect();
+    let gift = given::Gift { call: &new.call, legs, attr: &new.attr, file, stored };
+    if !given::give(shared, kept, id, &gift, new.sha256)? {
+        return Ok(Made::NotYet);
+    }
+    // Asked after the recordings were: what one of these has, and this one has not, expired meanwhile.
+    for join in kept.replaced_by(id).map_err(failed)? {
+        let fate = fate::decide(&fate::standings(shared, kept, &join)?, keep_expired);
+        if matches!(fate, Fate::Shown | Fate::Hidden) {
+            kept.retire(id).map_err(failed)?;
+            return Ok(Made::NotYet);
+        }
+    }
+    kept.stored(id).map_err(failed)?;
+    faults::point("joins.after_stored");
+    Ok(Made::Stored)
+}
+
+/// Whether all of its recordings are archived: of what never was, nothing tells that it is deleted.
+fn are_archived(shared: &Shared, whole: &Whole) -> Result<bool> {
+    for leg in &whole.plan.legs {
+        let row = shared.catalog.node(leg.node)?;
+        if !row.is_some_and(|row| matches!(row.state, State::Archived | State::Released)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What targets are given: the join, sealed if recordings are.
+fn sealed(shared: &Shared, new: &NewJoin, file: Arc<File>) -> Result<(Arc<File>, Stored)> {
+    let plain = Stored::plain(new.plan.len(), new.sha256);
+    let Some(recipients) = &shared.seal_to else { return Ok((file, plain)) };
+    let name = Stitched::name_of(&new.call);
+    let from = seal::Opened { file: &file, size: plain.size, sha256: new.sha256, stored: plain };
+    let sealed = seal::seal(shared, Path::new(&name), &from, recipients)?;
+    Ok((sealed.file, sealed.stored))
+}
+
+/// The join, in a file without a name.
+fn copy(
+    shared: &Shared,
+    maker: &Stitched,
+    call: &[u8],
+    whole: Whole,
+) -> Result<(NewJoin, Arc<File>)> {
+    check_room(shared, Path::new(".spl/stage"), whole.plan.len())?;
+    let file = shared.lower.scratch()?;
+    let mut out = &file;
+    let mut write = |bytes: &[u8]| {
+        let since = Instant::now();
+        out.write_all(bytes)?;
+        // Half of the disk at most is taken from those who record.
+        match shared.stop.wait(since.elapsed().min(REST_MAX)) {
+            true => Err(std::io::ErrorKind::Interrupted.into()),
+            false => Ok(()),
+        }
+    };
+    let new = maker.copy(call, whole, &mut write);
+    shared.check_stop()?;
+    Ok((new.map_err(failed)?, Arc::new(file)))
+}
