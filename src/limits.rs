@@ -191,22 +191,24 @@ pub const LIST_PAGE_MAX: usize = 1000;
 pub const READ_BACK_BYTES: u64 = 4 << 20;
 /// Longest journal segment that is read.
 pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// Longest wait for a connection to an S3 service.
-pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the answer to an S3 request, beside the time its body takes.
-pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a connection to a target's service.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to a request to one, beside the time its body takes.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line slower than this counts as down.
-pub const S3_SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
-/// Idle connections kept to an S3 service.
-pub const S3_IDLE_CONNECTIONS: usize = 16;
-/// S3 clients kept by one target, one for each runtime that uses it.
-pub const S3_CLIENTS: usize = 4;
+pub const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
+/// Idle connections kept to one.
+pub const IDLE_CONNECTIONS: usize = 16;
+/// Clients kept by one target, one for each runtime that uses it.
+pub const CLIENTS: usize = 4;
 /// Uploads in parts whose expected checksum is remembered until they are verified.
 pub const S3_COMPOSITES: u64 = 256;
 /// Pages of unfinished uploads looked through at one start.
 pub const ORPHAN_PAGES_MAX: usize = 100;
 /// Longest answer accepted from a service that ignores ranges.
 pub const WHOLE_ANSWER_BYTES_MAX: u64 = 8 << 20;
+/// Listings of Azure that can be gone on with where they ended, for each target.
+pub const OPEN_LISTINGS: usize = 8;
 /// Pages without a row that are passed over in one listing.
 pub const EMPTY_PAGES_MAX: usize = 100;
 /// Longest wait for a read of a released recording, unless configured.

@@ -4,7 +4,7 @@
 pub fn start() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SPOOLFS_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,fuser=warn,reqsign_core=error"));
     let _already_started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -428,13 +428,38 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         ),
         (
             target("name = \"a\"\nurl = \"ftp://b\""),
-            "f.toml:5:1: target 1: url \"ftp://b\" is of no known kind; write s3://bucket/prefix \
-             or file:///directory",
+            "f.toml:5:1: target 1: url \"ftp://b\" is of no known kind; write s3://bucket/prefix, \
+             gs://bucket/prefix, az://container/prefix or file:///directory",
         ),
         (
-            target("name = \"a\"\nurl = \"gs://b\""),
-            "f.toml:5:1: target 1: url gs:// is not available in this version; write \
-             s3://bucket/prefix or file:///directory",
+            target("name = \"a\"\nurl = \"gs:///prefix\""),
+            "f.toml:5:1: target 1: url \"gs:///prefix\": missing bucket; write \
+             gs://bucket/prefix",
+        ),
+        (
+            target("name = \"a\"\nurl = \"az://\""),
+            "f.toml:5:1: target 1: url \"az://\": missing container; write az://container/prefix",
+        ),
+        (
+            target("name = \"a\"\nurl = \"gs://b\"\naccess_key_id = \"k\""),
+            "f.toml:6:1: target 1: access_key_id means nothing for a gs:// target; set \
+             credentials_file; for an HMAC key write s3:// and endpoint = \
+             \"https://storage.googleapis.com\"",
+        ),
+        (
+            target("name = \"a\"\nurl = \"s3://b\"\ncredentials_file = \"/k.json\""),
+            "f.toml:6:1: target 1: credentials_file means nothing for an s3:// target; remove \
+             it",
+        ),
+        (
+            target("name = \"a\"\nurl = \"gs://b\"\ncredentials_file = \"k.json\""),
+            "f.toml:6:1: target 1: credentials_file \"k.json\" is not an absolute path; begin it \
+             with a slash",
+        ),
+        (
+            target("name = \"a\"\nurl = \"az://b\"\nsecret_access_key = \"k\""),
+            "f.toml:3:3: target 1: access_key_id is missing; set it to the name of the storage \
+             account",
         ),
         (
             target("name = \"a\"\nurl = \"file://srv/a\""),
@@ -443,8 +468,8 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         ),
         (
             target("name = \"a\"\nurl = \"bucket\""),
-            "f.toml:5:1: target 1: url \"bucket\" is not a URL; write s3://bucket/prefix or \
-             file:///directory",
+            "f.toml:5:1: target 1: url \"bucket\" is not a URL; write s3://bucket/prefix, \
+             gs://bucket/prefix, az://container/prefix or file:///directory",
         ),
         (
             target("name = \"a\"\nurl = \"s3://b\"\nendpoint = \"http://s3.example.com\""),
@@ -724,6 +749,25 @@ fn keys_may_come_from_a_command() {
 }
 
 #[test]
+fn targets_in_clouds_name_their_account_or_its_file() {
+    let google = [
+        ("SPOOLFS_TARGET__0__NAME", "g"),
+        ("SPOOLFS_TARGET__0__URL", "gs://b/p"),
+        ("SPOOLFS_TARGET__0__CREDENTIALS_FILE", "/etc/g.json"),
+    ];
+    let target = parse_with(MINIMAL, &google).expect("valid").targets.remove(0);
+    assert_eq!(target.scheme, Scheme::Google);
+    assert_eq!(target.credentials_file.as_deref(), Some(Path::new("/etc/g.json")));
+    let azure = target_lines("az://c/p", "access_key_id = \"account\"");
+    let target = parse(&azure).expect("its key may be in the environment").targets.remove(0);
+    assert_eq!((target.scheme, target.access_key_id.as_deref()), (Scheme::Azure, Some("account")));
+}
+
+fn target_lines(url: &str, more: &str) -> String {
+    target(&format!("name = \"a\"\nurl = \"{url}\"\n{more}"))
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_is_named_in_errors() {
     let text = format!("{MINIMAL}[write_back]\narchive_after = \"5m\"\n");
     let set = |n, v| parse_with(&text, &[(n, v)]);
@@ -885,8 +929,16 @@ fn the_annotated_example_is_valid_and_mentions_every_key_with_its_default() {
     let in_force = |line: &str| assignment(line).or_else(|| table(line));
     let all: String =
         example.lines().map(|l| in_force(l).unwrap_or_else(|| l.to_owned()) + "\n").collect();
-    let s3 = all.replace("file:///srv/recordings-archive", "s3://bucket/prefix");
-    parse(&s3).expect("with every line in force");
+    // Which target has which of the keys depends on its kind.
+    let of = |url: &str, without: &[&str]| {
+        let all = all.replace("file:///srv/recordings-archive", url);
+        let kept = all.lines().filter(|line| !without.iter().any(|key| line.starts_with(key)));
+        kept.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    parse(&of("s3://bucket/prefix", &["credentials_file"])).expect("with every line in force");
+    parse(&of("az://container/prefix", &["credentials_file"])).expect("of Azure");
+    let keys = ["access_key_id", "secret_access_key"];
+    parse(&of("gs://bucket/prefix", &keys)).expect("of Google");
     for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap_or_default();
         // Two tables may have a key of one name.

@@ -1,4 +1,5 @@
-//! What every target must do alike: the model in memory, a directory, and a real S3 server.
+//! What every target must do alike: the model in memory, a directory, a real S3 server, and the
+//! emulators of Azure and Google.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use support::emulators::{Emulator, Kind};
 use support::seaweedfs::SeaweedFs;
 
 /// An empty target, and what keeps it alive.
@@ -44,6 +46,20 @@ fn seaweedfs() -> Option<Subject> {
     Some(Subject { store, _alive: Box::new(server) })
 }
 
+fn azurite() -> Option<Subject> {
+    emulated(Kind::Azure)
+}
+
+fn fake_gcs() -> Option<Subject> {
+    emulated(Kind::Google)
+}
+
+fn emulated(kind: Kind) -> Option<Subject> {
+    let server = Emulator::shared(kind)?;
+    let store = open(&server.target(&format!("{}/calls/é+ 1", server.new_bucket()))).unwrap();
+    Some(Subject { store, _alive: Box::new(server) })
+}
+
 macro_rules! contract {
     ($($subject:ident)*; $cases:tt) => { $(contract!(@one $subject $cases);)* };
     (@one $subject:ident [$($case:ident)*]) => {
@@ -57,21 +73,42 @@ macro_rules! contract {
     };
 }
 
-contract!(memory file seaweedfs; [
-    what_is_put_comes_back
-    ranges_end_where_the_object_ends
-    a_listing_is_complete_and_in_order
-    a_deleted_object_is_not_found
-    a_taken_key_is_not_written
-    a_body_that_is_not_what_was_meant_is_not_stored
-    a_body_that_can_not_be_read_is_not_the_targets_fault
-    long_and_odd_keys_are_kept_exactly
-    a_large_object_goes_and_comes_back
-    of_many_writers_of_a_key_one_wins
-    of_many_writers_of_a_large_object_one_wins
-    what_was_written_is_proved
-    an_archive_is_founded_once
-]);
+/// As one test: Azurite takes seconds to start.
+macro_rules! contract_in_one_go {
+    ($subject:ident; [$($case:ident)*]) => {
+        #[tokio::test]
+        async fn every_case_on_azurite() {
+            let Some(_keeps_it_running) = $subject() else { return };
+            $(
+                println!("{}", stringify!($case));
+                cases::$case($subject().unwrap().store).await;
+            )*
+        }
+    };
+}
+
+macro_rules! every_case {
+    ($macro:ident $($subject:ident)*) => {
+        $macro!($($subject)*; [
+            what_is_put_comes_back
+            ranges_end_where_the_object_ends
+            a_listing_is_complete_and_in_order
+            a_deleted_object_is_not_found
+            a_taken_key_is_not_written
+            a_body_that_is_not_what_was_meant_is_not_stored
+            a_body_that_can_not_be_read_is_not_the_targets_fault
+            long_and_odd_keys_are_kept_exactly
+            a_large_object_goes_and_comes_back
+            of_many_writers_of_a_key_one_wins
+            of_many_writers_of_a_large_object_one_wins
+            what_was_written_is_proved
+            an_archive_is_founded_once
+        ]);
+    };
+}
+
+every_case!(contract memory file seaweedfs fake_gcs);
+every_case!(contract_in_one_go azurite);
 
 fn key(store: &dyn Store, rest: &str) -> String {
     format!("{}{rest}", store.prefix())
@@ -417,22 +454,29 @@ async fn a_dead_port_is_unreachable_and_never_not_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let store = open(&TargetOptions {
-        name: "dead".into(),
-        url: "s3://calls".into(),
-        endpoint: Some(format!("http://127.0.0.1:{port}")),
-        access_key_id: Some("k".into()),
-        secret_access_key: Some(Secret::new("hunter2")),
-        ..TargetOptions::default()
-    })
-    .unwrap();
-    let begin = Instant::now();
-    for error in every_error(&*store).await {
-        assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");
-        assert!(error.to_string().contains("refused"), "{error}");
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    for (url, keys) in [
+        ("s3://calls", Some(("k", "aHVudGVyMg=="))),
+        ("az://calls", Some(("k", "aHVudGVyMg=="))),
+        ("gs://calls", None),
+    ] {
+        let store = open(&TargetOptions {
+            name: "dead".into(),
+            url: url.into(),
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            access_key_id: keys.map(|(id, _)| id.into()),
+            secret_access_key: keys.map(|(_, secret)| Secret::new(secret)),
+            ..TargetOptions::default()
+        })
+        .unwrap();
+        assert!(!format!("{store:?}").contains("aHVudGVyMg"), "{url}");
+        let begin = Instant::now();
+        for error in every_error(&*store).await {
+            assert_eq!(error.kind, StoreErrorKind::Unreachable, "{url}: {error}");
+            assert!(error.to_string().contains("refused"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("aHVudGVyMg"));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{url}: it was tried again inside");
     }
-    assert!(begin.elapsed() < Duration::from_secs(5), "it was tried again inside");
 }
 
 #[tokio::test]
@@ -465,6 +509,49 @@ async fn a_missing_bucket_is_not_a_missing_object() {
     ] {
         assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
         assert!(error.hint.contains("bucket"), "{error}");
+    }
+}
+
+/// What Azurite shows beside the contract, in one go as well.
+#[tokio::test]
+async fn of_azure_a_wrong_key_a_missing_container_and_a_deleted_place_in_a_listing() {
+    let Some(server) = Emulator::shared(Kind::Azure) else { return };
+    let url = server.new_bucket();
+    let wrong =
+        TargetOptions { secret_access_key: Some(Secret::new("d3Jvbmc=")), ..server.target(&url) };
+    for error in every_error(&*open(&wrong).unwrap()).await {
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+        assert!(error.hint.contains("secret_access_key"), "{error}");
+        assert!(!error.to_string().contains("d3Jvbmc"), "{error}");
+    }
+    missing(&server.target("az://no-such-container")).await;
+    let store = open(&server.target(&url)).unwrap();
+    for key in ["a", "c", "d"] {
+        put(&*store, key, &noise(1, 1)).await.unwrap();
+    }
+    let rows = store.list("", "b").await.unwrap();
+    assert_eq!(rows.iter().map(|row| &*row.key).collect::<Vec<_>>(), ["c", "d"]);
+    // The fields of metadata are C# identifiers there.
+    let meta = ObjectMeta {
+        content_type: "audio/wav".into(),
+        user: vec![("spoolfs-node".into(), "pbx".into())],
+    };
+    store.put("m", Body::Bytes(noise(1, 1)), Sha256::of(&noise(1, 1)), &meta).await.unwrap();
+    assert_eq!(store.head("m").await.unwrap().user, meta.user);
+}
+
+#[tokio::test]
+async fn of_google_a_missing_bucket_is_not_a_missing_object() {
+    let Some(server) = Emulator::shared(Kind::Google) else { return };
+    missing(&server.target("gs://no-such-bucket")).await;
+}
+
+/// Of a bucket or container that is not there no object is "not found".
+async fn missing(options: &TargetOptions) {
+    let store = open(options).unwrap();
+    for error in every_error(&*store).await {
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+        assert!(error.hint.contains("correct `url`"), "{error}");
     }
 }
 
@@ -546,14 +633,19 @@ async fn without_checksum_headers_everything_is_read_back() {
 #[test]
 fn a_store_outlives_the_runtime_that_used_it_first() {
     let Some(server) = SeaweedFs::shared() else { return };
-    let store = open(&server.target("s3", &format!("s3://{}/", server.new_bucket()))).unwrap();
+    outlives(&*open(&server.target("s3", &format!("s3://{}/", server.new_bucket()))).unwrap());
+    let Some(server) = Emulator::shared(Kind::Google) else { return };
+    outlives(&*open(&server.target(&server.new_bucket())).unwrap());
+}
+
+fn outlives(store: &dyn Store) {
     let mut idle = Vec::new();
     for i in 0..6 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let begin = Instant::now();
         runtime.block_on(async {
             let k = format!("n/{i}");
-            put(&*store, &k, &noise(i, 100)).await.unwrap();
+            put(store, &k, &noise(i, 100)).await.unwrap();
             assert_eq!(store.get(&k, 0..100).await.unwrap(), noise(i, 100));
         });
         assert!(begin.elapsed() < Duration::from_secs(5));

@@ -70,6 +70,7 @@ pub const KEYS: &[Key] = &[
     key("target.region", Kind::Text, ""),
     key("target.access_key_id", Kind::Text, ""),
     key("target.secret_access_key", Kind::Text, ""),
+    key("target.credentials_file", Kind::Text, ""),
     key("target.required", Kind::Flag, "true"),
     key("target.allow_http", Kind::Flag, "false"),
     key("target.price_per_gb_month", Kind::Text, ""),

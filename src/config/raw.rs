@@ -44,6 +44,7 @@ pub(super) struct RawTarget {
     pub region: Option<String>,
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<Secret>,
+    pub credentials_file: Option<String>,
     pub required: Option<bool>,
     pub allow_http: Option<bool>,
     pub price_per_gb_month: Option<Money>,

@@ -15,6 +15,10 @@ use url::{Host, Url};
 pub enum Scheme {
     /// `s3://bucket/prefix`.
     S3,
+    /// `az://container/prefix`: Azure Blob Storage.
+    Azure,
+    /// `gs://bucket/prefix`: Google Cloud Storage.
+    Google,
     /// `file:///directory`.
     File,
 }
@@ -26,16 +30,18 @@ pub struct Target {
     pub name: String,
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// `s3://bucket/prefix` or `file:///directory`.
+    /// As it is written: scheme, bucket, prefix.
     pub url: String,
-    /// Where the S3 service is, unless it is Amazon's.
+    /// Where the service is, unless it is Amazon's or the cloud's own.
     pub endpoint: Option<String>,
-    /// Its region.
+    /// Region of an S3 bucket.
     pub region: Option<String>,
-    /// The key, unless the usual `AWS_*` environment has it.
+    /// The key, or Azure's storage account, unless the usual environment has it.
     pub access_key_id: Option<String>,
     /// Its secret.
     pub secret_access_key: Option<Secret>,
+    /// Google's credentials, unless the usual environment names them.
+    pub credentials_file: Option<PathBuf>,
     /// Whether it must hold a recording before that may be released.
     pub required: bool,
     /// Whether an endpoint beyond this machine may be spoken to without encryption.
@@ -48,6 +54,17 @@ pub struct Target {
     pub sse: Option<Sse>,
 }
 
+impl Scheme {
+    fn with_article(self) -> &'static str {
+        match self {
+            Scheme::S3 => "an s3://",
+            Scheme::Azure => "an az://",
+            Scheme::Google => "a gs://",
+            Scheme::File => "a file://",
+        }
+    }
+}
+
 impl Target {
     /// The directory of a `file://` target.
     pub fn directory(&self) -> Option<PathBuf> {
@@ -57,43 +74,42 @@ impl Target {
 
 /// Judges one target; `index` is its place in the file.
 pub(super) fn resolve(
-    raw: RawTarget,
+    mut raw: RawTarget,
     index: usize,
     source: &Source,
 ) -> Result<Target, ConfigError> {
     let at = |key: &str| format!("target.{index}.{key}");
     let sse = sse(&raw, &at, source)?;
-    let name = raw.name.ok_or_else(|| {
+    let name = raw.name.take().ok_or_else(|| {
         source.fault(&at("name"), "is missing", "give the target a name, such as name = \"main\"")
     })?;
     super::check::word(source, &at("name"), &name)?;
-    let url = raw.url.ok_or_else(|| {
+    let url = raw.url.take().ok_or_else(|| {
         source.fault(&at("url"), "is missing", "set url = \"s3://bucket/prefix\"")
     })?;
     let scheme = scheme(&url, &at("url"), source)?;
-    if scheme == Scheme::File {
-        let s3_only = [
-            ("endpoint", raw.endpoint.is_some()),
-            ("region", raw.region.is_some()),
-            ("access_key_id", raw.access_key_id.is_some()),
-            ("secret_access_key", raw.secret_access_key.is_some()),
-            ("storage_class", raw.storage_class.is_some()),
-            ("sse", raw.sse.is_some()),
-        ];
-        if let Some((key, _)) = s3_only.into_iter().find(|(_, given)| *given) {
-            return Err(source.fault(&at(key), "means nothing for a file:// target", "remove it"));
-        }
+    if let Some((key, cure)) = out_of_place(scheme, &raw) {
+        let message = format_args!("means nothing for {} target", scheme.with_article());
+        return Err(source.fault(&at(key), message, cure));
     }
     match (&raw.access_key_id, &raw.secret_access_key) {
-        (Some(_), None) => {
+        // Of Azure it is the account, whose key or identity the environment may have.
+        (Some(_), None) if scheme != Scheme::Azure => {
             let cure = "set both, or neither and use the AWS_* environment";
             return Err(source.fault(&at("secret_access_key"), "is missing", cure));
         }
         (None, Some(_)) => {
-            let cure = "set both, or neither and use the AWS_* environment";
+            let cure = match scheme {
+                Scheme::Azure => "set it to the name of the storage account",
+                _ => "set both, or neither and use the AWS_* environment",
+            };
             return Err(source.fault(&at("access_key_id"), "is missing", cure));
         }
         _ => {}
+    }
+    if let Some(file) = raw.credentials_file.as_ref().filter(|file| !file.starts_with('/')) {
+        let message = format_args!("{file:?} is not an absolute path");
+        return Err(source.fault(&at("credentials_file"), message, "begin it with a slash"));
     }
     let allow_http = raw.allow_http.unwrap_or(false);
     if let Some(endpoint) = &raw.endpoint {
@@ -107,6 +123,7 @@ pub(super) fn resolve(
         region: raw.region,
         access_key_id: raw.access_key_id,
         secret_access_key: raw.secret_access_key,
+        credentials_file: raw.credentials_file.map(PathBuf::from),
         required: raw.required.unwrap_or(true),
         allow_http,
         price: raw.price_per_gb_month,
@@ -158,8 +175,42 @@ fn sse(
     }
 }
 
+/// A key that this kind of target has no use for, and what to do instead.
+fn out_of_place(scheme: Scheme, raw: &RawTarget) -> Option<(&'static str, &'static str)> {
+    const HMAC: &str = "set credentials_file; for an HMAC key write s3:// and endpoint = \
+                        \"https://storage.googleapis.com\"";
+    const S3_ALONE: &[Scheme] = &[Scheme::File, Scheme::Azure, Scheme::Google];
+    let keys: [(&str, bool, &[Scheme], &str); 7] = [
+        ("endpoint", raw.endpoint.is_some(), &[Scheme::File], "remove it"),
+        ("region", raw.region.is_some(), &[Scheme::File], "remove it"),
+        (
+            "access_key_id",
+            raw.access_key_id.is_some(),
+            &[Scheme::File, Scheme::Google],
+            if scheme == Scheme::Google { HMAC } else { "remove it" },
+        ),
+        (
+            "secret_access_key",
+            raw.secret_access_key.is_some(),
+            &[Scheme::File, Scheme::Google],
+            if scheme == Scheme::Google { HMAC } else { "remove it" },
+        ),
+        (
+            "credentials_file",
+            raw.credentials_file.is_some(),
+            &[Scheme::File, Scheme::S3, Scheme::Azure],
+            "remove it",
+        ),
+        ("storage_class", raw.storage_class.is_some(), S3_ALONE, "remove it"),
+        ("sse", raw.sse.is_some(), S3_ALONE, "remove it"),
+    ];
+    let found = keys.into_iter().find(|(_, given, of, _)| *given && of.contains(&scheme));
+    found.map(|(key, _, _, cure)| (key, cure))
+}
+
 fn scheme(text: &str, key: &str, source: &Source) -> Result<Scheme, ConfigError> {
-    let forms = "write s3://bucket/prefix or file:///directory";
+    let forms = "write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or \
+                 file:///directory";
     let url = Url::parse(text)
         .map_err(|_| source.fault(key, format_args!("{text:?} is not a URL"), forms))?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -171,21 +222,19 @@ fn scheme(text: &str, key: &str, source: &Source) -> Result<Scheme, ConfigError>
         return Err(source.fault(key, message, forms));
     }
     match url.scheme() {
-        "s3" if url.host_str().is_none_or(str::is_empty) => Err(source.fault(
-            key,
-            format_args!("{text:?}: missing bucket"),
-            "write s3://bucket/prefix",
-        )),
+        known @ ("s3" | "gs" | "az") if url.host_str().is_none_or(str::is_empty) => {
+            let what = if known == "az" { "container" } else { "bucket" };
+            let message = format_args!("{text:?}: missing {what}");
+            Err(source.fault(key, message, format!("write {known}://{what}/prefix")))
+        }
         "s3" => Ok(Scheme::S3),
+        "gs" => Ok(Scheme::Google),
+        "az" => Ok(Scheme::Azure),
         "file" if url.to_file_path().is_err() => {
             let message = format_args!("{text:?} names no local directory");
             Err(source.fault(key, message, "write three slashes, as in file:///srv/archive"))
         }
         "file" => Ok(Scheme::File),
-        known @ ("gs" | "az") => {
-            let message = format_args!("{known}:// is not available in this version");
-            Err(source.fault(key, message, forms))
-        }
         _ => Err(source.fault(key, format_args!("{text:?} is of no known kind"), forms)),
     }
 }

@@ -48,6 +48,7 @@ pub fn target(target: &Target) -> TargetOptions {
         region: target.region.clone(),
         access_key_id: target.access_key_id.clone(),
         secret_access_key: target.secret_access_key.as_ref().map(|s| Secret::new(s.expose())),
+        credentials_file: target.credentials_file.clone(),
         allow_http: target.allow_http,
         storage_class: target.storage_class.clone(),
         sse: target.sse.clone(),

@@ -4,7 +4,12 @@
 //! write's success is never taken as proof: `verify` is.
 
 pub mod audit;
+mod body;
+pub mod cloud;
+mod endpoint;
+mod fault;
 pub mod file;
+mod in_flight;
 pub mod joined;
 pub mod journal;
 pub mod key;
@@ -17,6 +22,7 @@ pub mod s3;
 pub mod snapshot;
 mod target;
 
+pub use body::Body;
 pub use lock::{LegalHold, Locks, Retention};
 pub use proof::verify;
 pub use target::{Secret, TargetOptions, open};
@@ -26,40 +32,9 @@ use crate::policy::StorageClass;
 use crate::recording::{ErrorClass, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
-
-/// The bytes of an object to be written.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// In memory.
-    Bytes(Bytes),
-    /// The first `len` bytes of a file, read by position; it may be read more than once.
-    File {
-        /// The file.
-        file: Arc<File>,
-        /// How many of its bytes.
-        len: u64,
-    },
-}
-
-impl Body {
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        match self {
-            Body::Bytes(b) => b.len() as u64,
-            Body::File { len, .. } => *len,
-        }
-    }
-
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// What is written beside the bytes (docs/FORMAT.md, "Object metadata"): plain ASCII, together at
 /// most 2,000 bytes.

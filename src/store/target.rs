@@ -1,5 +1,6 @@
 //! From the options of one target to a store.
 
+use super::cloud::{self, Cloud, CloudStore};
 use super::file::FileStore;
 use super::key::PREFIX_BYTES_MAX;
 use super::s3::{self, S3Store};
@@ -42,16 +43,19 @@ impl From<String> for Secret {
 pub struct TargetOptions {
     /// Its name.
     pub name: String,
-    /// `s3://bucket/prefix` or `file:///directory`.
+    /// `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix` or `file:///directory`.
     pub url: String,
-    /// Address of the S3 service; none: Amazon's for the region.
+    /// Address of the service; none: Amazon's for the region, or the cloud's own.
     pub endpoint: Option<String>,
-    /// Region of the bucket; none: from the environment, else `us-east-1`.
+    /// Region of an S3 bucket; none: from the environment, else `us-east-1`.
     pub region: Option<String>,
-    /// Access key; none: the usual chain (environment, profile files, container, instance role).
+    /// S3: access key; none: the usual chain (environment, profile files, container, instance
+    /// role). Azure: name of the storage account.
     pub access_key_id: Option<String>,
-    /// The secret that belongs to the access key.
+    /// The secret that belongs to the access key; Azure: key of the storage account.
     pub secret_access_key: Option<Secret>,
+    /// Google: file with the credentials.
+    pub credentials_file: Option<PathBuf>,
     /// Permits an `http://` endpoint that is not on this machine.
     pub allow_http: bool,
     /// The storage class of recordings, unless their rule has another; none: the service's.
@@ -62,6 +66,8 @@ pub struct TargetOptions {
     pub sse: Option<s3::Sse>,
 }
 
+const FORMS: &str = "write `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///directory`";
+
 /// Makes the store of a target. Nothing is contacted yet, and no runtime is needed.
 ///
 /// # Errors
@@ -71,10 +77,7 @@ pub fn open(options: &TargetOptions) -> Result<Arc<dyn Store>> {
     let url = match Url::parse(&options.url) {
         Ok(url) => url,
         Err(e) => {
-            return refuse(
-                format!("not a URL ({e})"),
-                "write `s3://bucket/prefix` or `file:///directory`",
-            );
+            return refuse(format!("not a URL ({e})"), FORMS);
         }
     };
     if url.query().is_some() || url.fragment().is_some() {
@@ -92,14 +95,9 @@ pub fn open(options: &TargetOptions) -> Result<Arc<dyn Store>> {
     match url.scheme() {
         "file" => open_file(options, &url),
         "s3" => open_s3(options, &url),
-        scheme @ ("gs" | "az") => refuse(
-            format!("`{scheme}://` targets are not built yet"),
-            "use `s3://` (Google Cloud Storage answers it with an HMAC key) or `file://`",
-        ),
-        scheme => refuse(
-            format!("`{scheme}://` is no kind of target"),
-            "write `s3://bucket/prefix` or `file:///directory`",
-        ),
+        "az" => open_cloud(options, &url, Cloud::Azure),
+        "gs" => open_cloud(options, &url, Cloud::Google),
+        scheme => refuse(format!("`{scheme}://` is no kind of target"), FORMS),
     }
 }
 
@@ -118,19 +116,7 @@ fn open_file(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
 }
 
 fn open_s3(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
-    let bucket = url.host_str().unwrap_or_default().to_owned();
-    if bucket.is_empty() {
-        return Err(refused(
-            options,
-            "there is no bucket in the URL".into(),
-            "write `s3://bucket/prefix`",
-        ));
-    }
-    // Not the parsed path: `Url` percent-encodes what is meant as it stands.
-    let rest = options.url.split_once("://").map_or("", |(_, rest)| rest);
-    let path = rest.split_once('/').map_or("", |(_, path)| path).trim_matches('/');
-    let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-    check_prefix(options, &prefix)?;
+    let (bucket, prefix) = bucket_and_prefix(options, url, "write `s3://bucket/prefix`")?;
     let store = S3Store::new(s3::Options {
         name: options.name.clone(),
         endpoint: options.endpoint.clone(),
@@ -145,6 +131,47 @@ fn open_s3(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
         sse: options.sse.clone(),
     })?;
     Ok(Arc::new(store))
+}
+
+fn open_cloud(options: &TargetOptions, url: &Url, cloud: Cloud) -> Result<Arc<dyn Store>> {
+    let form = match cloud {
+        Cloud::Azure => "write `az://container/prefix`",
+        Cloud::Google => "write `gs://bucket/prefix`",
+    };
+    let (bucket, prefix) = bucket_and_prefix(options, url, form)?;
+    if cloud == Cloud::Google && options.access_key_id.is_some() {
+        return Err(refused(
+            options,
+            "`gs://` takes no access key".into(),
+            "set `credentials_file`; with an HMAC key write `s3://` and the endpoint \
+             `https://storage.googleapis.com`",
+        ));
+    }
+    let store = CloudStore::new(cloud::Options {
+        name: options.name.clone(),
+        cloud,
+        endpoint: options.endpoint.clone(),
+        bucket,
+        prefix,
+        account: options.access_key_id.clone(),
+        account_key: options.secret_access_key.clone(),
+        credentials_file: options.credentials_file.clone(),
+        allow_http: options.allow_http,
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// Not the parsed path: `Url` percent-encodes what is meant as it stands.
+fn bucket_and_prefix(options: &TargetOptions, url: &Url, form: &str) -> Result<(String, String)> {
+    let bucket = url.host_str().unwrap_or_default().to_owned();
+    if bucket.is_empty() {
+        return Err(refused(options, "there is no bucket in the URL".into(), form));
+    }
+    let rest = options.url.split_once("://").map_or("", |(_, rest)| rest);
+    let path = rest.split_once('/').map_or("", |(_, path)| path).trim_matches('/');
+    let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+    check_prefix(options, &prefix)?;
+    Ok((bucket, prefix))
 }
 
 fn check_prefix(options: &TargetOptions, prefix: &str) -> Result<()> {
@@ -207,8 +234,8 @@ mod tests {
         for url in [
             "calls",
             "s3:///x",
-            "gs://b",
-            "az://b",
+            "gs:///x",
+            "az:///x",
             "ftp://b/",
             "file:///",
             "file://nas/share",
@@ -223,8 +250,9 @@ mod tests {
             assert_eq!(error.kind, StoreErrorKind::Unsupported, "{url}");
             assert!(!error.hint.is_empty(), "{url}");
         }
-        let text = open(&options("gs://b")).unwrap_err().to_string();
-        assert!(text.contains("not built yet"), "{text}");
+        let keyed = TargetOptions { access_key_id: Some("AK".into()), ..options("gs://b") };
+        let error = open(&keyed).unwrap_err();
+        assert!(error.hint.contains("HMAC"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod chromium;
 pub mod databases;
 pub mod differential;
+pub mod emulators;
 pub mod faulty_proxy;
 pub mod faulty_store;
 pub mod lossy_disk;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 
 /// Why a test on a mount cannot run here, if it cannot.
 ///
-/// `scripts/test` names in SPOOLFS_TEST_REQUIRE what must be possible ("mount", "databases"), so that
+/// `scripts/test` names in SPOOLFS_TEST_REQUIRE what must be possible ("mount", "databases", "clouds"), so that
 /// nothing is skipped there by a mistake in this very check.
 pub fn no_mount(test: &str) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
@@ -44,7 +45,7 @@ pub fn tool(test: &str, variable: &str) -> Option<PathBuf> {
 }
 
 /// Says past any capturing of output that a test does not run, or fails where it must run.
-fn skip(test: &str, what: &str, reason: &str) {
+pub(crate) fn skip(test: &str, what: &str, reason: &str) {
     let required = std::env::var("SPOOLFS_TEST_REQUIRE").unwrap_or_default();
     assert!(
         !required.split(',').any(|one| one == what),

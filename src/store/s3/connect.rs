@@ -2,7 +2,7 @@
 
 use super::Options;
 use crate::limits;
-use crate::store::{Result, StoreError, StoreErrorKind};
+use crate::store::{Result, StoreError, StoreErrorKind, endpoint};
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::imds;
@@ -19,7 +19,6 @@ use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use std::time::Duration;
-use url::{Host, Url};
 
 /// The region when nothing names one: Cloudflare R2 and most other services accept it.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -36,30 +35,8 @@ pub(super) fn check(options: &Options) -> Result<()> {
         ));
     }
     let Some(endpoint) = &options.endpoint else { return Ok(()) };
-    let url = Url::parse(endpoint).ok().filter(|u| u.host().is_some());
-    match url.as_ref().map(|u| (u.scheme(), u)) {
-        Some(("https", _)) => Ok(()),
-        Some(("http", url)) if options.allow_http || is_loopback(url) => Ok(()),
-        Some(("http", _)) => Err(refused(
-            options,
-            "recordings would cross the network unencrypted",
-            "use an `https://` endpoint, or set `allow_http = true` if the network is trusted",
-        )),
-        _ => Err(refused(
-            options,
-            &format!("the endpoint {endpoint:?} is no address"),
-            "write it like `https://s3.example.org`",
-        )),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
+    endpoint::check(endpoint, options.allow_http)
+        .map_err(|unusable| refused(options, &unusable.detail, unusable.hint))
 }
 
 /// Makes the client. Without configured keys the usual places are asked for them at the first
@@ -91,9 +68,7 @@ pub(super) async fn connect(options: &Options) -> Client {
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder().connect_timeout(limits::S3_CONNECT_TIMEOUT).build(),
-        )
+        .timeout_config(TimeoutConfig::builder().connect_timeout(limits::CONNECT_TIMEOUT).build())
         .force_path_style(options.endpoint.is_some() || options.bucket.contains('.'));
     if let Some(endpoint) = &options.endpoint {
         config = config.endpoint_url(endpoint);
@@ -104,7 +79,7 @@ pub(super) async fn connect(options: &Options) -> Client {
 fn http_client() -> SharedHttpClient {
     HttpBuilder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .pool_max_idle_per_host(limits::S3_IDLE_CONNECTIONS)
+        .pool_max_idle_per_host(limits::IDLE_CONNECTIONS)
         .build_https()
 }
 

@@ -1,46 +1,12 @@
 //! What an answer of a server, or its absence, means to us.
 
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::StoreErrorKind;
+use crate::store::fault::{Fault, NETWORK, root_cause};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use StoreErrorKind::{Corrupt, Denied, Exists, Frozen, NotFound, Unreachable, Unsupported};
 
-/// A failed call: its status and code, if the server answered.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) kind: StoreErrorKind,
-    /// HTTP status; 0 without an answer.
-    pub(super) status: u16,
-    pub(super) code: String,
-    detail: String,
-    hint: &'static str,
-}
-
-impl Fault {
-    /// A fault found on our side.
-    pub(super) fn own(kind: StoreErrorKind, detail: impl Into<String>) -> Fault {
-        Fault { kind, status: 0, code: String::new(), detail: detail.into(), hint: "" }
-    }
-
-    /// The same, with what to do about it.
-    pub(super) fn advice(self, hint: &'static str) -> Fault {
-        Fault { hint, ..self }
-    }
-
-    /// No answer within the time set for the call.
-    pub(super) fn timeout(after: std::time::Duration) -> Fault {
-        let detail = format!("no answer within {} s", after.as_secs());
-        Fault { hint: NETWORK, ..Fault::own(Unreachable, detail) }
-    }
-
-    /// With the words that `StoreError` adds.
-    pub(super) fn into_error(self, target: &str, operation: &'static str, key: &str) -> StoreError {
-        StoreError::new(self.kind, target, operation, key, self.detail).hint(self.hint)
-    }
-}
-
-const NETWORK: &str = "check `endpoint` and the network; it is tried again";
 const KEYS: &str = "check `access_key_id` and `secret_access_key`, and what they permit on the \
                     bucket (PutObject, GetObject, ListBucket, DeleteObject, AbortMultipartUpload; for legal \
                     holds GetObjectLegalHold, PutObjectLegalHold, GetObjectTagging, PutObjectTagging; for `worm` GetObjectRetention, \
@@ -90,15 +56,6 @@ where
         }
         _ => Fault { hint: NETWORK, ..Fault::own(Unreachable, root_cause(error)) },
     }
-}
-
-/// The innermost error: "Connection refused" rather than "dispatch failure".
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 fn from_answer(status: u16, code: String, message: &str) -> Fault {

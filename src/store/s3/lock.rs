@@ -1,9 +1,9 @@
 //! S3 Object Lock: legal holds and retention periods on versions of objects.
 
-use super::fault::Fault;
 use super::{S3Store, call};
 use crate::clock::Timestamp;
 use crate::policy::WormMode;
+use crate::store::fault::Fault;
 use crate::store::{LegalHold, Locks, Retention, StoreErrorKind};
 use aws_sdk_s3::types::{
     ObjectLockEnabled, ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention,

@@ -12,6 +12,8 @@ mod read;
 mod sse;
 mod uploads;
 
+use super::fault::Fault;
+use super::in_flight::InFlight;
 use super::{
     Body, Capabilities, Head, LegalHold, Listed, Locks, ObjectMeta, Result, Retention, Secret,
     Store, StoreErrorKind,
@@ -24,9 +26,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use bytes::Bytes;
-use fault::Fault;
-use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub struct S3Store {
     clients: tokio::sync::Mutex<HashMap<Id, Client>>,
     found: OnceLock<Capabilities>,
     /// Keys being uploaded in parts now.
-    in_flight: Mutex<HashSet<String>>,
+    in_flight: InFlight,
     parts: moka::sync::Cache<String, put::Composite>,
 }
 
@@ -109,7 +109,7 @@ impl S3Store {
             options,
             clients: tokio::sync::Mutex::default(),
             found: OnceLock::new(),
-            in_flight: Mutex::default(),
+            in_flight: InFlight::default(),
             parts: moka::sync::Cache::new(limits::S3_COMPOSITES),
         })
     }
@@ -121,7 +121,7 @@ impl S3Store {
             return client.clone();
         }
         let client = connect::connect(&self.options).await;
-        if clients.len() >= limits::S3_CLIENTS {
+        if clients.len() >= limits::CLIENTS {
             clients.clear();
         }
         clients.insert(runtime, client.clone());
@@ -156,7 +156,7 @@ where
 
 /// How long a request with a body of this length may take.
 fn patience(bytes: u64) -> Duration {
-    limits::S3_REQUEST_TIMEOUT + Duration::from_secs(bytes / limits::S3_SLOWEST_BYTES_PER_SECOND)
+    limits::REQUEST_TIMEOUT + Duration::from_secs(bytes / limits::SLOWEST_BYTES_PER_SECOND)
 }
 
 #[async_trait]

@@ -1,9 +1,9 @@
 //! What a server does rather than what it says: five of eight accept bytes with a wrong checksum,
 //! four overwrite in spite of `If-None-Match`.
 
-use super::fault::Fault;
 use super::{PutChecksum, S3Store};
 use crate::recording::Sha256;
+use crate::store::fault::Fault;
 use crate::store::{Capabilities, ObjectMeta, Result, StoreErrorKind, marker};
 use bytes::Bytes;
 

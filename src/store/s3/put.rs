@@ -1,9 +1,10 @@
 //! Writing an object: in one request, or in parts.
 
-use super::fault::Fault;
 use super::{PutChecksum, S3Store, call};
 use crate::limits;
 use crate::recording::Sha256;
+use crate::store::body::{changed, part_size};
+use crate::store::fault::Fault;
 use crate::store::{Body, ObjectMeta, StoreErrorKind};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, StorageClass};
@@ -11,12 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::Digest;
-use std::os::unix::fs::FileExt;
 
 type Answer<T> = Result<T, Fault>;
-
-/// Most parts of an upload (S3's limit).
-const PARTS_MAX: u64 = 10_000;
 
 /// What an upload in parts must be found to be: the checksum over the parts' checksums as S3
 /// writes it, and the digest of the whole that was read at the same time.
@@ -24,15 +21,6 @@ const PARTS_MAX: u64 = 10_000;
 pub(super) struct Composite {
     pub(super) checksum: String,
     pub(super) whole: Sha256,
-}
-
-/// Takes a key out of `in_flight`, also when the upload is dropped half-way.
-struct InFlight<'a>(&'a S3Store, &'a str);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.lock().remove(self.1);
-    }
 }
 
 impl S3Store {
@@ -60,7 +48,7 @@ impl S3Store {
         sha256: Sha256,
         meta: &ObjectMeta,
     ) -> Answer<()> {
-        let bytes = region(&body, 0, body.len()).await?;
+        let bytes = body.region(0, body.len()).await?;
         if Sha256::of(&bytes) != sha256 {
             return Err(changed());
         }
@@ -110,10 +98,7 @@ impl S3Store {
     ) -> Answer<()> {
         // Whether the condition is heeded when parts are completed was not tried by `probe`.
         self.must_be_free(key).await?;
-        if !self.in_flight.lock().insert(key.to_owned()) {
-            return Err(Fault::own(StoreErrorKind::Exists, "the key is being written now"));
-        }
-        let _in_flight = InFlight(self, key);
+        let _in_flight = self.in_flight.begin(key)?;
         let upload = self.create_upload(key, meta).await?;
         let done = self.send_parts(key, &upload, &body, sha256).await;
         if done.is_err()
@@ -151,7 +136,7 @@ impl S3Store {
         let mut parts = Vec::new();
         let mut offset = 0;
         while offset < len {
-            let bytes = region(body, offset, size.min(len - offset)).await?;
+            let bytes = body.region(offset, size.min(len - offset)).await?;
             offset += bytes.len() as u64;
             whole.update(&bytes);
             let digest = Sha256::of(&bytes);
@@ -230,54 +215,4 @@ fn class(meta: &ObjectMeta) -> Option<StorageClass> {
 
 fn content_type(meta: &ObjectMeta) -> Option<String> {
     (!meta.content_type.is_empty()).then(|| meta.content_type.clone())
-}
-
-fn changed() -> Fault {
-    Fault::own(StoreErrorKind::Corrupt, "the file changed while it was read")
-}
-
-/// The size of all parts but the last: the same for all (R2 wants that), and few enough.
-fn part_size(len: u64) -> u64 {
-    limits::PART_BYTES.max(len.div_ceil(PARTS_MAX).next_multiple_of(1 << 20))
-}
-
-/// `len` bytes of a body from `offset` on, in memory.
-async fn region(body: &Body, offset: u64, len: u64) -> Answer<Bytes> {
-    let size = usize::try_from(len).unwrap_or(usize::MAX);
-    match body {
-        Body::Bytes(bytes) => {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            Ok(bytes.slice(start..start.saturating_add(size).min(bytes.len())))
-        }
-        Body::File { file, .. } => {
-            let file = file.clone();
-            let read = tokio::task::spawn_blocking(move || {
-                let mut bytes = vec![0; size];
-                file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
-            });
-            match read.await {
-                Ok(Ok(bytes)) => Ok(bytes),
-                Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(changed()),
-                Ok(Err(e)) => {
-                    let what = format!("the local file can not be read: {e}");
-                    Err(Fault::own(StoreErrorKind::Unreadable, what))
-                }
-                Err(_) => Err(Fault::own(StoreErrorKind::Unreachable, "the daemon is stopping")),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_uniform_and_never_too_many() {
-        assert_eq!(part_size(9 << 20), limits::PART_BYTES);
-        for len in [80 << 30, 100 << 30, 5 << 40] {
-            let size = part_size(len);
-            assert!(len.div_ceil(size) <= PARTS_MAX && size.is_multiple_of(1 << 20), "{len}");
-        }
-    }
 }

@@ -1,9 +1,9 @@
 //! Asking a bucket: head, ranged get, list, delete.
 
-use super::fault::Fault;
 use super::{PutChecksum, S3Store, call, patience};
 use crate::limits;
 use crate::recording::Sha256;
+use crate::store::fault::Fault;
 use crate::store::{Head, Listed, StoreErrorKind};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -93,7 +93,9 @@ impl S3Store {
         let timeout = patience(promised);
         let mut came = 0;
         let pass_on = async {
-            while let Some(part) = answer.body.try_next().await.map_err(|e| broken_off(&e))? {
+            while let Some(part) =
+                answer.body.try_next().await.map_err(|e| Fault::broken_off(&e))?
+            {
                 came += part.len() as u64;
                 if parts.send(part).await.is_err() {
                     // Who listens no more needs nothing more.
@@ -104,7 +106,7 @@ impl S3Store {
         };
         let whole =
             tokio::time::timeout(timeout, pass_on).await.map_err(|_| Fault::timeout(timeout))??;
-        if whole && came != promised { Err(short(came, promised)) } else { Ok(()) }
+        if whole && came != promised { Err(Fault::short(came, promised)) } else { Ok(()) }
     }
 
     /// Asks for a range; none if there is nothing in it.
@@ -136,11 +138,11 @@ impl S3Store {
         let timeout = patience(promised);
         let collected = match tokio::time::timeout(timeout, answer.body.collect()).await {
             Ok(Ok(collected)) => collected.into_bytes(),
-            Ok(Err(e)) => return Err(broken_off(&e)),
+            Ok(Err(e)) => return Err(Fault::broken_off(&e)),
             Err(_) => return Err(Fault::timeout(timeout)),
         };
         if promised != collected.len() as u64 {
-            return Err(short(collected.len() as u64, promised));
+            return Err(Fault::short(collected.len() as u64, promised));
         }
         if partial {
             return Ok(collected);
@@ -202,13 +204,4 @@ fn promised(answer: &GetObjectOutput, most: u64) -> Answer<u64> {
         let what = "the service does not answer with the range that was asked for";
         Fault::own(StoreErrorKind::Unsupported, what)
     })
-}
-
-fn broken_off(error: &dyn std::error::Error) -> Fault {
-    Fault::own(StoreErrorKind::Unreachable, format!("the answer broke off: {error}"))
-}
-
-fn short(came: u64, promised: u64) -> Fault {
-    let what = format!("{came} bytes came, {promised} were promised");
-    Fault::own(StoreErrorKind::Corrupt, what)
 }

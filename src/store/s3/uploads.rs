@@ -1,9 +1,9 @@
 //! Uploads in parts that nobody will finish.
 
-use super::fault::Fault;
 use super::{S3Store, call};
 use crate::limits;
 use crate::store::StoreErrorKind;
+use crate::store::fault::Fault;
 
 impl S3Store {
     /// Ends those below `prefix` that this store is not working on. A node has one daemon, so
@@ -26,7 +26,7 @@ impl S3Store {
             };
             for upload in page.uploads() {
                 let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
-                if key.starts_with(prefix) && !self.in_flight.lock().contains(key) {
+                if key.starts_with(prefix) && !self.in_flight.contains(key) {
                     match self.abort(key, id).await {
                         Err(f) if f.kind == StoreErrorKind::NotFound => {}
                         answer => answer?,
