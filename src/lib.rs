@@ -13,6 +13,7 @@ pub mod fuse;
 
 pub mod engine;
 pub mod fsck;
+pub mod fscrypt;
 pub mod rebuild;
 pub mod vfs;
 
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod clock;
 pub mod faults;
 pub mod limits;
+pub mod private_file;
 pub mod recording;
 pub mod sys;
 pub mod telemetry;

@@ -31,6 +31,13 @@ pub const SYNC_CLAIM_WAIT: Duration = Duration::from_secs(2);
 pub const SYNCED_DIRS_MAX: usize = 4096;
 /// Pause after what can not be synced now.
 pub const SYNC_REST: Duration = Duration::from_secs(1);
+/// Times of files that are older than this are not those of a change that goes on: file systems stamp
+/// with the time of the last tick of the kernel's clock.
+pub const SETUP_STAMP_AGE: Duration = Duration::from_millis(50);
+/// How often and how long apart `setup-encryption` looks whether files are still being written.
+pub const SETUP_BUSY_LOOKS: u32 = 60;
+/// See there.
+pub const SETUP_BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Files that a report of a command names of each kind; the others are counted.
 pub const REPORT_PATHS_MAX: usize = 10_000;
 /// Log records applied in one catalog transaction.

@@ -17,13 +17,22 @@ use source::{Source, test_names};
 const ROWS: &[Row] = &[
     Row { rooms: &["main", "lib", "cli", "daemon"], apart: false },
     Row { rooms: &["fuse", "control", "http", "config"], apart: false },
-    Row { rooms: &["vfs", "engine", "fsck", "rebuild"], apart: true },
+    Row { rooms: &["vfs", "engine", "fsck", "fscrypt", "rebuild"], apart: true },
     Row { rooms: &["stitch"], apart: true },
     Row { rooms: &["content"], apart: true },
     Row { rooms: &["audit", "lower", "catalog", "store", "calls"], apart: true },
     Row { rooms: &["policy", "codec"], apart: true },
     Row {
-        rooms: &["recording", "clock", "faults", "limits", "units", "telemetry", "sys"],
+        rooms: &[
+            "recording",
+            "clock",
+            "faults",
+            "limits",
+            "private_file",
+            "units",
+            "telemetry",
+            "sys",
+        ],
         apart: false,
     },
 ];
@@ -51,6 +60,7 @@ const REMOVAL: &[Exception] = &[
     ("cli/import/", "sources that are archived, when told to"),
     ("cli/keeper/", "its own socket"),
     ("daemon/alarm.rs", "its own note"),
+    ("fscrypt/", "what was moved and seen to be there"),
     ("vfs/noted.rs", "notes of listings, in the runtime directory"),
 ];
 

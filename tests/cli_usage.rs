@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "mount",
     "status",
     "archive",
@@ -42,6 +42,7 @@ const COMMANDS: [&str; 26] = [
     "hold lift",
     "retention plan",
     "retention run",
+    "setup-encryption",
 ];
 
 /// A configuration in a directory of its own.

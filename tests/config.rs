@@ -142,6 +142,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.encrypt_to has a key of the kind \"ssh-rsa\", which nothing is sealed to; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
         ),
         (
+            format!("{MINIMAL}[encryption]\nlocal_key_file = \"/var/lib/spoolfs/x/key\""),
+            "f.toml:4:1: encryption.local_key_file \"/var/lib/spoolfs/x/key\" lies in a directory that it is \
+             to open; keep it elsewhere, such as in /etc/spoolfs",
+        ),
+        (
             format!("{MINIMAL}[read]\nidentity_file = \"key\""),
             "f.toml:4:1: read.identity_file \"key\" is not an absolute path; begin it with \"/\"",
         ),
@@ -672,6 +677,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__STORAGE_CLASS", "GLACIER_IR"),
             ("SPOOLFS_POLICY__0__COMPRESS", "none"),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
+            ("SPOOLFS_ENCRYPTION__REQUIRE_LOCAL_ENCRYPTION", "true"),
+            ("SPOOLFS_ENCRYPTION__LOCAL_KEY_FILE", "/local.key"),
         ],
     )
     .expect("from the environment alone");
@@ -732,6 +739,9 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.holds.lift_grace, Duration::from_secs(3 * 86_400));
     assert!(config.holds.four_eyes);
     assert_eq!(config.metrics, Some("[::1]:9779".parse().expect("an address")));
+    let encryption =
+        spoolfs::config::Encryption { required: true, key_file: Some(PathBuf::from("/local.key")) };
+    assert_eq!(config.encryption, encryption);
     assert_eq!(config.runtime_dir, Path::new("/run/x"));
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
     assert!(!format!("{config:?}").contains("hunter2"));

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use support::ext4::Ext4;
 use support::mount::{Mount, Setup};
 
 fn xattr(path: &Path, name: &str) -> Option<String> {
@@ -1060,34 +1061,6 @@ fn writing_cutting_and_giving_away_take_setuid_away() {
     }
 }
 
-/// An ext4 file system in a file, mounted over a directory until dropped.
-struct Ext4(std::path::PathBuf);
-
-impl Ext4 {
-    /// None, said aloud, where there are no loop devices.
-    fn new(image: &Path, over: &Path, reserved_percent: u8) -> Option<Ext4> {
-        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
-            let out = std::process::Command::new(program).args(arguments).output();
-            out.is_ok_and(|out| out.status.success())
-        };
-        fs::File::create(image).unwrap().set_len(64 << 20).unwrap();
-        let percent = reserved_percent.to_string();
-        let made =
-            run("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), percent.as_ref(), image.as_ref()])
-                && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), over.as_ref()]);
-        if !made {
-            eprintln!("SKIPPED: no ext4 can be mounted from a file here");
-        }
-        made.then(|| Ext4(over.to_owned()))
-    }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
 #[test]
 fn root_s_reserve_is_root_s() {
     if support::no_mount("root_s_reserve_is_root_s") {
@@ -1097,7 +1070,9 @@ fn root_s_reserve_is_root_s() {
         let top = format!("passthrough = \"{mode}\"\n");
         let mut mount = Setup { top, ..Setup::default() }.prepare();
         let over = mount.mountpoint.clone();
-        let Some(_disk) = Ext4::new(&mount.root.join("image"), &over, 25) else { return };
+        let Some(_disk) = Ext4::new(&mount.root.join("image"), &over, 64, &["-m", "25"]) else {
+            return;
+        };
         for dir in [&mount.root, &over] {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
         }

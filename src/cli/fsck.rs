@@ -51,6 +51,7 @@ fn check(context: &Context, arguments: &Arguments) -> Result<Report, Exit> {
             config.mountpoint.display()
         )));
     }
+    crate::daemon::encryption::open(config, None).map_err(|e| Exit::Usage(e.to_string()))?;
     let mut targets = Vec::new();
     for target in &config.targets {
         let opened = store::open(&crate::daemon::target_options(target));

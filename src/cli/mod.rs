@@ -27,6 +27,7 @@ mod recall;
 mod release;
 mod reload;
 mod retention;
+mod setup_encryption;
 mod status;
 mod stitch;
 mod trash;
@@ -120,6 +121,9 @@ enum Command {
     /// Delete what the rules let expire.
     #[command(after_help = retention::EXAMPLES)]
     Retention(retention::Arguments),
+    /// Encrypt recordings, state and cache on the local disk, and move what is there in.
+    #[command(after_help = setup_encryption::EXAMPLES)]
+    SetupEncryption(setup_encryption::Arguments),
     /// Make the running spoolfs read its configuration again.
     #[command(after_help = reload::EXAMPLES)]
     Reload(reload::Arguments),
@@ -156,6 +160,7 @@ impl Command {
             Command::Rebuild(a) => &a.common,
             Command::Audit(a) => a.common(),
             Command::Retention(a) => a.common(),
+            Command::SetupEncryption(a) => &a.common,
             Command::Reload(a) => &a.common,
             Command::Bypass(a) => &a.common,
             Command::Keeper(_) | Command::KeeperStage(_) => return false,
@@ -186,6 +191,7 @@ impl Command {
             Command::Rebuild(a) => rebuild::run(a),
             Command::Audit(a) => audit::run(a),
             Command::Retention(a) => retention::run(a),
+            Command::SetupEncryption(a) => setup_encryption::run(a),
             Command::Reload(a) => reload::run(a),
             Command::Bypass(a) => bypass::run(a),
             Command::Keeper(a) => keeper::run(a),

@@ -52,6 +52,8 @@ pub(super) fn resolve(
     {
         outside_the_mount(source, key, dir, &mountpoint)?;
     }
+    let encryption =
+        super::encryption::resolve(raw.encryption, source, &mountpoint, [&state_dir, &cache.dir])?;
     let node = raw.node.clone();
     if let Some(node) = &node {
         word(source, "node", node)?;
@@ -134,6 +136,7 @@ pub(super) fn resolve(
                 .max_delete_per_day
                 .unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT)),
         },
+        encryption,
         warnings,
     })
 }
@@ -179,7 +182,7 @@ fn mountpoint(raw: &Raw, source: &Source, overrides: &Overrides) -> Result<PathB
     Ok(path)
 }
 
-fn absolute(source: &Source, key: &str, path: &Path) -> Result<()> {
+pub(super) fn absolute(source: &Source, key: &str, path: &Path) -> Result<()> {
     if path.is_absolute() {
         return Ok(());
     }
@@ -187,7 +190,12 @@ fn absolute(source: &Source, key: &str, path: &Path) -> Result<()> {
     Err(source.fault(key, message, "begin it with \"/\""))
 }
 
-fn outside_the_mount(source: &Source, key: &str, dir: &Path, mountpoint: &Path) -> Result<()> {
+pub(super) fn outside_the_mount(
+    source: &Source,
+    key: &str,
+    dir: &Path,
+    mountpoint: &Path,
+) -> Result<()> {
     if !beneath(dir, mountpoint) {
         return Ok(());
     }

@@ -12,6 +12,8 @@ pub struct Essentials {
     pub mountpoint: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
+    /// The key of the local disk's encryption.
+    pub local_key_file: Option<PathBuf>,
 }
 
 impl Essentials {
@@ -27,6 +29,8 @@ impl Essentials {
             mountpoint: variable("SPOOLFS_MOUNTPOINT").or(from_file.mountpoint),
             state_dir: variable("SPOOLFS_STATE_DIR").or(from_file.state_dir),
             runtime_dir: variable("SPOOLFS_RUNTIME_DIR").or(from_file.runtime_dir),
+            local_key_file: variable("SPOOLFS_ENCRYPTION__LOCAL_KEY_FILE")
+                .or(from_file.local_key_file),
         };
         match text {
             Err(error) if all.mountpoint.is_none() => Err(error),
@@ -36,13 +40,18 @@ impl Essentials {
 
     fn of(text: &str) -> Essentials {
         let table = toml::from_str(text).unwrap_or_else(|_| line_by_line(text));
-        let path = |key: &str| {
+        let path_in = |table: &Table, key: &str| {
             table.get(key).and_then(Value::as_str).filter(|p| p.starts_with('/')).map(PathBuf::from)
         };
+        let path = |key: &str| path_in(&table, key);
+        let encryption = table.get("encryption").and_then(Value::as_table);
         Essentials {
             mountpoint: path("mountpoint"),
             state_dir: path("state_dir"),
             runtime_dir: path("runtime_dir"),
+            local_key_file: encryption
+                .and_then(|table| path_in(table, "local_key_file"))
+                .or_else(|| path("local_key_file")),
         }
     }
 
@@ -53,10 +62,12 @@ impl Essentials {
     }
 }
 
-/// What the lines above the first table say, each by itself.
+/// What the lines above the first table say, each by itself, and the one line of another table
+/// that is needed; there is no other of its name.
 fn line_by_line(text: &str) -> Table {
     let top = text.lines().take_while(|line| !line.trim_start().starts_with('['));
-    top.filter_map(|line| toml::from_str::<Table>(line).ok()).flatten().collect()
+    let key = text.lines().filter(|line| line.trim_start().starts_with("local_key_file"));
+    top.chain(key).filter_map(|line| toml::from_str::<Table>(line).ok()).flatten().collect()
 }
 
 #[cfg(test)]
@@ -76,6 +87,17 @@ mod tests {
         for text in ["", "[x]\nmountpoint = \"/srv\"", "mountpoint = 3", "mountpoint = \"srv\""] {
             assert_eq!(Essentials::of(text).mountpoint, None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_key_of_the_disk_is_found_in_a_broken_file_too() {
+        for text in [
+            "[encryption]\nlocal_key_file = \"/etc/key\"",
+            "node = pbx 1\n[encryption]\nlocal_key_file = \"/etc/key\" # here",
+        ] {
+            assert_eq!(Essentials::of(text).local_key_file, Some("/etc/key".into()), "{text}");
+        }
+        assert_eq!(Essentials::of("[encryption]").local_key_file, None);
     }
 
     #[test]

@@ -163,6 +163,8 @@ pub const KEYS: &[Key] = &[
     key("policy.compress", Kind::Text, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
+    key("encryption.require_local_encryption", Kind::Flag, "false"),
+    key("encryption.local_key_file", Kind::Text, ""),
 ];
 
 /// What a path of the file names.

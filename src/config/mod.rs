@@ -7,6 +7,7 @@
 mod calls;
 mod check;
 mod delete;
+mod encryption;
 mod environment;
 mod error;
 mod essentials;
@@ -20,6 +21,7 @@ mod target;
 
 pub use calls::Calls;
 pub use delete::Delete;
+pub use encryption::Encryption;
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use essentials::Essentials;
@@ -192,6 +194,8 @@ pub struct Config {
     pub retention: Retention,
     /// Rules for some of the recordings, in order: the first that fits wins.
     pub policies: Vec<Policy>,
+    /// Encryption of the local disk.
+    pub encryption: Encryption,
     /// What is legal but probably not meant, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -265,6 +269,7 @@ impl Config {
             ("target", self.targets != new.targets),
             ("space.reserve", self.space.reserve != new.space.reserve),
             ("cache", self.cache != new.cache),
+            ("encryption", self.encryption != new.encryption),
             ("read", self.read != new.read),
             ("stitched", self.stitched != new.stitched),
             ("calls", self.calls != new.calls),

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub policy: Vec<RawPolicy>,
     pub retention: RawRetention,
     pub metrics: RawMetrics,
+    pub encryption: RawEncryption,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -186,4 +187,11 @@ pub(super) struct RawCalls {
     pub same_account: Option<bool>,
     pub require_cdr: Option<bool>,
     pub require_cdr_for: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawEncryption {
+    pub require_local_encryption: Option<bool>,
+    pub local_key_file: Option<PathBuf>,
 }

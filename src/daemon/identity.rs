@@ -2,10 +2,8 @@
 
 use crate::codec::seal::Identities;
 use crate::config::Config;
-use crate::limits;
-use std::fs::File;
+use crate::{limits, private_file};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -148,28 +146,8 @@ fn secret(from: impl Read) -> std::io::Result<Zeroizing<Vec<u8>>> {
 }
 
 fn load(path: &Path) -> Result<Identities, String> {
-    let name = path.display();
-    let unreadable = |e: std::io::Error| format!("identity_file {name} can not be read: {e}");
-    let file = File::open(path).map_err(unreadable)?;
-    let stat = file.metadata().map_err(unreadable)?;
-    if !stat.is_file() {
-        return Err(format!("identity_file {name} is no file"));
-    }
-    let (mode, own) = (stat.mode() & 0o7777, rustix::process::geteuid().as_raw());
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "identity_file {name} has mode {mode:04o}, so that others may read it: chmod 400 {name}"
-        ));
-    }
-    if stat.uid() != 0 && stat.uid() != own {
-        let uid = stat.uid();
-        return Err(format!("identity_file {name} belongs to user {uid}: chown root {name}"));
-    }
-    let text = secret(file).map_err(unreadable)?;
-    if text.len() as u64 > limits::IDENTITY_BYTES_MAX {
-        return Err(format!("identity_file {name} is too long to be one"));
-    }
-    let from = format!("identity_file {name}");
+    let text = private_file::read("identity_file", path, limits::IDENTITY_BYTES_MAX)?;
+    let from = format!("identity_file {}", path.display());
     Identities::parse(&text, &from).map_err(|why| format!("{from}: {why}"))
 }
 

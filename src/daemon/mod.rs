@@ -6,6 +6,7 @@ pub(crate) mod calls;
 mod catch;
 mod commands;
 mod drain;
+pub mod encryption;
 mod ground;
 mod handover;
 mod holds;
@@ -55,7 +56,7 @@ use parking_lot::{Mutex, RwLock};
 use signals::{Ending, Signals};
 use std::error::Error;
 use std::fs::{DirBuilder, Permissions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -255,12 +256,14 @@ fn outside(config: &Config) -> Vec<(&'static str, PathBuf)> {
     outside
 }
 
-/// Whether the configured directory can be worked on, with nothing mounted over it.
+/// Whether the configured directory can be worked on, with nothing mounted over it; the kernel is
+/// given the key of what is encrypted.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub fn check_ground(config: &Config) -> std::result::Result<(), GroundError> {
-    ground::inspect(&config.mountpoint, &outside(config))
+pub fn check_ground(config: &Config) -> Result<()> {
+    ground::inspect(&config.mountpoint, &outside(config))?;
+    Ok(encryption::open(config, None)?)
 }
 
 /// What is known of the mount before there is a file system.
@@ -300,6 +303,7 @@ fn assemble(
     if kept.is_none() {
         ground::inspect(&config.mountpoint, &outside(&config))?;
     }
+    encryption::open(&config, kept.as_ref().map(|kept| kept.lower.as_fd()))?;
     let clock: SharedClock = Arc::new(SystemClock);
     let rules = setup::rules(&config)?;
     let stores = config

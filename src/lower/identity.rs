@@ -29,6 +29,14 @@ pub fn decode(value: &[u8], lower_ino: u64) -> Option<NodeId> {
     ours.then(|| NodeId(u64::from_le_bytes(*id)))
 }
 
+/// What becomes of an extended attribute of the file with inode number `from` on a copy that is to
+/// take its place: `None` if it is no identity, else the identity of the copy, if the file had one
+/// that was its own.
+pub fn of_copy(name: &[u8], value: &[u8], from: u64, to: u64) -> Option<Option<[u8; LEN]>> {
+    let identity = name == XATTR.as_bytes();
+    identity.then(|| decode(value, from).map(|id| encode(id, to)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ mod trash;
 pub use dir::{
     Dir, DirStream, SetTime, StreamEntry, Times, identify_file, set_times, stat_file, visible_xattr,
 };
+pub use identity::{XATTR as IDENTITY, of_copy as identity_of_copy};
 pub use inspect::{Inspection, Room, is_as_released, partial_of};
 pub use partial::{Live, Partial, PartialChange};
 pub use pinned::Pinned;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod flac;
+pub mod fscrypt;
 pub mod fuse;
 pub mod gsm;
 mod handover;

@@ -5,6 +5,7 @@ pub mod chromium;
 pub mod databases;
 pub mod differential;
 pub mod emulators;
+pub mod ext4;
 pub mod faulty_proxy;
 pub mod faulty_store;
 pub mod lossy_disk;

@@ -12,6 +12,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Essentials;
 use crate::daemon::alarm::Alarm;
 use crate::daemon::settled;
+use crate::fscrypt::Place;
 use service::{Decision, End, Failures};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
         raise(&essentials, &alarm);
         loudly(&in_words(&report));
     }
+    unlock(&report.mountpoint, &essentials);
     if arguments.common.json {
         output::json(&report);
     } else if detached == 0 {
@@ -68,6 +70,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
             .map_err(|e| Exit::failed(format!("{unit} can not be kept from starting: {e}")))?;
     }
     Ok(())
+}
+
+/// Calls can be recorded into an encrypted directory only when the kernel has its key. Our mount is
+/// gone, so that nobody has to be waited for.
+fn unlock(mountpoint: &Path, essentials: &Essentials) {
+    let unlocked = Place::at("the recordings directory", mountpoint)
+        .and_then(|place| place.unlock(essentials.local_key_file.as_deref()));
+    match unlocked {
+        Ok(true) => output::note("spoolfs: the kernel was given the key of the local disk\n"),
+        Ok(false) => {}
+        Err(refused) => loudly(&format!("CALLS CAN NOT BE RECORDED: {refused}")),
+    }
 }
 
 /// What the end of the daemon means for calls.

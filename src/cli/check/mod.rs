@@ -3,6 +3,7 @@
 //! **Invariant:** whatever it makes, it takes away; it needs no daemon and disturbs none.
 
 mod disk;
+mod encryption;
 mod local;
 mod sealing;
 mod targets;
@@ -119,6 +120,7 @@ fn examine(config: &Config) -> Vec<Finding> {
         findings.extend(told(config));
     }
     findings.extend(sealing::examine(config));
+    findings.extend(encryption::examine(config, running));
     findings.extend(local::examine(config, running));
     findings.extend(targets::examine(config));
     findings
