@@ -204,7 +204,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line slower than this counts as down.
 pub const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
-/// Idle connections kept to one.
+/// Idle connections kept to the service of a target.
 pub const IDLE_CONNECTIONS: usize = 16;
 /// Clients kept by one target, one for each runtime that uses it.
 pub const CLIENTS: usize = 4;

@@ -40,6 +40,7 @@ async fn put(store: &dyn Store, key: &str) -> Result<(), StoreErrorKind> {
     let meta = ObjectMeta {
         content_type: "audio/wav".into(),
         user: vec![("spoolfs-id".into(), "7".into())],
+        ..ObjectMeta::default()
     };
     store.put(key, body, Sha256::of(AUDIO), &meta).await.map_err(|e| e.kind)
 }

@@ -152,13 +152,13 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         ),
         (
             format!("{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"aes\""),
-            "f.toml:6:1: target.0.sse \"aes\" is no way to encrypt; write \"s3\", \"kms\" or \"none\"",
+            "f.toml:6:1: target 1: sse \"aes\" is no way to encrypt; write \"s3\", \"kms\" or \"none\"",
         ),
         (
             format!(
                 "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"s3\"\nsse_kms_key_id = \"k\""
             ),
-            "f.toml:7:1: target.0.sse_kms_key_id means nothing without sse = \"kms\"; remove it",
+            "f.toml:7:1: target 1: sse_kms_key_id means nothing without sse = \"kms\"; remove it",
         ),
         (
             format!("{MINIMAL}[read]\nidentity_command = [\"vault\", \"x\"]"),

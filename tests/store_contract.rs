@@ -535,6 +535,7 @@ async fn of_azure_a_wrong_key_a_missing_container_and_a_deleted_place_in_a_listi
     let meta = ObjectMeta {
         content_type: "audio/wav".into(),
         user: vec![("spoolfs-node".into(), "pbx".into())],
+        ..ObjectMeta::default()
     };
     store.put("m", Body::Bytes(noise(1, 1)), Sha256::of(&noise(1, 1)), &meta).await.unwrap();
     assert_eq!(store.head("m").await.unwrap().user, meta.user);

@@ -129,10 +129,9 @@ mod tests {
     #[test]
     fn regression_a_stream_that_has_ended_does_not_end_the_next_one() {
         let (streams, key, count) = (Streams::default(), (NodeId(1), Generation(1)), 100);
-        let first = streams.open(key, &[leg(0)], count).unwrap();
+        let mut first = streams.open(key, &[leg(0)], count).unwrap();
         assert!(streams.open(key, &[leg(1)], count).is_none(), "one at a time");
         assert!(streams.go_on(key, vec![leg(1)]).is_none(), "it was taken");
-        let mut first = first;
         first.close();
         let second = streams.open(key, &[leg(2)], count).unwrap();
         assert_eq!(first.rest().len(), 1, "what was added is not lost");

@@ -29,10 +29,10 @@ pub use protocol::{
     Failure, PROTOCOL, PathFailure, Progress, Request, Response, VersionReport, WirePath,
 };
 pub use report::{
-    Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, EraseReport, FileSum, JoinsReport,
-    LastError, LinkReport, MoveReport, ObjectReport, PathReport, PlanReport, ReloadReport,
-    RetentionReport, RulePlan, StateCount, StatusReport, TargetCost, TargetReport, TargetState,
-    TrashCount, UploadsReport, UrlReport, Waiting,
+    Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, EraseReport, FileSum,
+    JoinsReport, LastError, LinkReport, MoveReport, ObjectReport, PathReport, PlanReport,
+    ReloadReport, RetentionReport, RulePlan, StateCount, StatusReport, TargetCost, TargetReport,
+    TargetState, TrashCount, UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use trash::{TrashItem, TrashReport, TrashRequest, TrashedReport};

@@ -282,6 +282,9 @@ fn some_rule_locks_if_any_does() {
     assert!(!of(&[treatment(1, 1, None)]).has_worm());
     let one = of(&[treatment(1, 1, None), locking]);
     assert!(one.has_worm() && one.hurried().has_worm());
+}
+
+#[test]
 fn what_is_not_known_goes_to_the_targets_of_all_that_it_could_be() {
     let mut rules = rules();
     for (rule, names) in rules.policies.iter_mut().zip([&["vault"][..], &["main", "abroad"]]) {

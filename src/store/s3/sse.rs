@@ -3,9 +3,9 @@
 //! **Invariant:** what was to be encrypted there and was not is no success: a service that does not know
 //! the headers passes them over, and stores the object as it is.
 
-use super::fault::Fault;
 use super::{S3Store, Sse};
 use crate::store::StoreErrorKind;
+use crate::store::fault::Fault;
 use aws_sdk_s3::types::ServerSideEncryption;
 
 impl Sse {
