@@ -15,9 +15,19 @@ pub fn places(config: &Config, lower: Option<BorrowedFd<'_>>) -> Result<Vec<Plac
         Some(dir) => Place::open(what, path, dir)?,
         None => Place::at(what, path)?,
     };
+    let mut places = vec![lower];
+    places.extend(own_places(config)?);
+    Ok(places)
+}
+
+/// Those of them that no mount covers.
+///
+/// # Errors
+/// As [`places`].
+pub fn own_places(config: &Config) -> Result<[Place; 2], Refused> {
     let state = Place::at("the state directory", &config.state_dir)?;
     let cache = Place::at("the cache directory", &config.cache.dir)?;
-    Ok(vec![lower, state, cache])
+    Ok([state, cache])
 }
 
 /// Gives the kernel the key of what is encrypted, and refuses what is not, if the configuration
@@ -67,7 +77,7 @@ fn unfinished(config: &Config) {
 
 /// What an administrator must know although all is well now: whether what is encrypted will be open
 /// after the next start of the machine.
-pub fn warning(config: &Config, lower: Option<BorrowedFd<'_>>) -> Option<String> {
+fn warning(config: &Config, lower: Option<BorrowedFd<'_>>) -> Option<String> {
     let unlocked = |place: &Place| matches!(place.standing(), Ok(Standing::Unlocked(_)));
     if !places(config, lower).ok()?.iter().any(unlocked) {
         return None;

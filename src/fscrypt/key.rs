@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// What the configuration calls its file.
 const KEY: &str = "local_key_file";
 /// The name of a systemd credential that is taken if the configuration names no file.
-pub const CREDENTIAL: &str = "local-key";
+const CREDENTIAL: &str = "local-key";
 
 /// A key: 64 random bytes. Overwritten when it is dropped.
 pub struct LocalKey {

@@ -13,7 +13,7 @@ mod setup;
 mod tree;
 
 pub use disk::Tables;
-pub use key::{CREDENTIAL, LocalKey};
+pub use key::LocalKey;
 pub use setup::{Holds, Move, SetupError, Stage, Tell};
 
 use crate::sys::fscrypt::{self as kernel, KeyName, Policy};

@@ -8,15 +8,18 @@ use crate::fscrypt::{LocalKey, Place, Refused, Standing, Tables};
 const WHAT: &str = "local encryption";
 
 pub(super) fn examine(config: &Config, running: bool) -> Vec<Finding> {
-    let places = match encryption::places(config, None) {
+    // For the recordings directory the mount would answer.
+    let places = match running {
+        true => encryption::own_places(config).map(Vec::from),
+        false => encryption::places(config, None),
+    };
+    let places = match places {
         Ok(places) => places,
         Err(refused) => return vec![failed(&refused)],
     };
-    // Of a directory that is mounted over the mount would answer.
-    let seen: Vec<&Place> = places.iter().skip(usize::from(running)).collect();
-    let mut findings: Vec<Finding> = seen.iter().map(|place| one(config, place)).collect();
-    let fscrypt = |place: &&Place| !matches!(place.standing(), Ok(Standing::Plain));
-    if seen.iter().any(fscrypt) {
+    let mut findings: Vec<Finding> = places.iter().map(|place| one(config, place)).collect();
+    let fscrypt = |place: &Place| !matches!(place.standing(), Ok(Standing::Plain));
+    if places.iter().any(fscrypt) {
         findings.push(key(config));
     }
     findings
