@@ -2,7 +2,7 @@
 
 use super::{Cloud, Options};
 use crate::store::StoreErrorKind::{
-    self, Corrupt, Denied, Exists, NotFound, Unreachable, Unsupported,
+    self, Corrupt, Denied, Exists, Frozen, NotFound, Unreachable, Unsupported,
 };
 use crate::store::fault::{Fault, NETWORK, root_cause};
 use std::error::Error;
@@ -143,9 +143,10 @@ fn azure(status: u16, code: &str) -> (StoreErrorKind, &'static str) {
         (_, "ContainerNotFound") => (Unsupported, "make the container, or correct `url`"),
         (404, _) => (NotFound, ""),
         (_, "BlobAlreadyExists" | "UnauthorizedBlobOverwrite" | "ConditionNotMet") => (Exists, ""),
-        (_, "BlobArchived" | "BlobBeingRehydrated") => {
-            (Unsupported, "bring the blob back from the archive tier first")
-        }
+        (_, "BlobArchived" | "BlobBeingRehydrated") => (
+            Frozen,
+            "bring the blob back from the archive tier (`az storage blob set-tier`), and try again when that is through",
+        ),
         (_, "BlobImmutableDueToPolicy" | "LeaseIdMissing" | "SnapshotsPresent") => {
             (Denied, "a policy, a lease or a snapshot protects the blob")
         }
@@ -207,7 +208,7 @@ mod tests {
             (400, "InvalidAuthenticationInfo", Denied),
             (412, "LeaseIdMissing", Denied),
             (409, "BlobImmutableDueToPolicy", Denied),
-            (409, "BlobArchived", Unsupported),
+            (409, "BlobArchived", Frozen),
             (409, "ContainerBeingDeleted", Unreachable),
             (400, "InvalidBlockList", Unreachable),
             (400, "Md5Mismatch", Corrupt),
