@@ -222,6 +222,8 @@ mod tests {
         }
         assert!(!Words::new(&["*"]).unwrap().fit(""), "what is not there fits nothing");
         assert!(!Words::default().fit("x"));
+        assert_eq!(Words::new(&["a"]), Words::new(&["a"]));
+        assert_ne!(Words::new(&["a"]), Words::new(&["b"]));
         for bad in ["", "["] {
             assert!(Words::new(&["a", bad]).unwrap_err().to_string().contains("pattern"));
         }

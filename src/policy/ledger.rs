@@ -321,6 +321,7 @@ mod tests {
     fn who_reaches_the_cap_is_stopped_until_somebody_confirms() {
         let mut one = ledger();
         delete(&mut one, 499, 100);
+        assert_eq!(ask(&mut one.clone(), 1, 100), Ok(()), "it fills the cap exactly");
         let full = Err(Halt::Capped { deleted: 499, cap: 500 });
         assert_eq!(ask(&mut one, 2, 100), full);
         // Also what would have fitted, and the day after.
@@ -354,6 +355,16 @@ mod tests {
         one.confirm(at(100));
         one.stayed(300, at(100));
         assert!(one.may(201, at(101), 10_000, 5, at(101)).is_err());
+        // What was due later was counted, and what was due before was not.
+        let mut other = ledger();
+        other.confirm(at(100));
+        delete(&mut other, 300, 101);
+        delete(&mut other, 100, 101);
+        let mut before = other.clone();
+        before.stayed(300, at(99));
+        assert!(ask(&mut before, 400, 102).is_err());
+        other.stayed(300, at(101));
+        assert_eq!(ask(&mut other, 400, 102), Ok(()));
     }
 
     #[test]

@@ -288,6 +288,12 @@ mod tests {
     }
 
     #[test]
+    fn the_same_patterns_are_the_same() {
+        assert_eq!(Patterns::new(&["*.wav"]), Patterns::new(&["*.wav"]));
+        assert_ne!(Patterns::new(&["*.wav"]), Patterns::new(&["*.mp3"]));
+    }
+
+    #[test]
     fn exclude_beats_include_and_says_so() {
         let verdict = rules(&["*.wav"], &["tmp/**"]).for_path(Path::new("tmp/a.wav"));
         assert!(!verdict.archive);

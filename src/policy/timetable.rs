@@ -405,7 +405,11 @@ mod tests {
     #[test]
     fn one_rate_is_for_the_whole_day() {
         let noon = at("2026-11-21T12:00:00Z");
-        for (text, rate) in [("2MiB", Rate::Limit(2 << 20)), ("unlimited", Rate::Unlimited)] {
+        for (text, rate) in [
+            ("2MiB", Rate::Limit(2 << 20)),
+            ("1KiB", Rate::Limit(1024)),
+            ("unlimited", Rate::Unlimited),
+        ] {
             assert_eq!(table(text).rate(noon, &TimeZone::UTC), rate);
             assert_eq!(table(text).next(noon, &TimeZone::UTC), None);
             assert_eq!(table(text).to_string(), text);
