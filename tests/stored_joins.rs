@@ -3,6 +3,7 @@
 
 mod support;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -365,7 +366,7 @@ fn a_stored_join_that_is_damaged_or_gone_is_brought_back() {
     fs::write(mount.target.join("stitched").join(&name), b"noise").unwrap();
     eventually(&mount, "it is made again", || has_whole(&mount.target, &LEGS));
     assert_eq!(fs::read(mount.target.join("stitched").join(&name)).unwrap(), b"noise");
-    assert!(mount.status()["joins"]["bad"].as_u64() >= Some(1), "{:#}", mount.status());
+    eventually(&mount, "it is told", || mount.status()["joins"]["bad"].as_u64() >= Some(1));
     assert!(mount.cli(["audit", "show"]).out.contains("verification_failed"));
     // From the other target: what it stands in for can be made no more.
     days_later(&mut mount, 11);
@@ -487,14 +488,35 @@ impl Lives {
         self.mount.start();
     }
 
-    /// Another life, whatever comes of it.
-    fn restart(&mut self, ahead: u64) {
-        if self.mount.exited().is_some() {
-            self.goes_on();
+    /// Ends, in good order or by dying at that moment.
+    fn ends(&mut self) {
+        if self.mount.exited().is_none() {
+            kill_process(self.mount.pid(), Signal::TERM).unwrap();
         }
-        self.mount.stop();
+        let until = Instant::now() + Duration::from_secs(30);
+        let status = loop {
+            if let Some(status) = self.mount.exited() {
+                break status;
+            }
+            assert!(Instant::now() < until, "{}: it does not end", self.point);
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        if !status.success() {
+            self.goes_on();
+            return self.ends();
+        }
+        self.mount.forget_dead();
+    }
+
+    /// Another life, so many days later.
+    fn restart(&mut self, ahead: u64) {
+        self.ends();
         self.mount.env.retain(|(name, _)| *name != "SPOOLFS_AHEAD");
         self.mount.env.push(("SPOOLFS_AHEAD", (ahead * 86_400).to_string()));
+        self.start();
+    }
+
+    fn start(&mut self) {
         if self.mount.start_or_end().is_err() {
             self.goes_on();
         }
@@ -520,16 +542,11 @@ fn is_stored_all_the_same(point: &'static str) {
     lives.until("it is brought back", |mount| has_whole(&mount.target, &LEGS));
     // What is damaged is not found again.
     fs::remove_file(&object).unwrap();
-    if lives.mount.exited().is_some() {
-        lives.goes_on();
-    }
-    lives.mount.stop();
+    lives.ends();
     for suffix in ["", "-wal", "-shm"] {
         let _not_there = fs::remove_file(lives.mount.state.join(format!("joins.sqlite{suffix}")));
     }
-    if lives.mount.start_or_end().is_err() {
-        lives.goes_on();
-    }
+    lives.start();
     lives.until("it is found again", |mount| {
         let known = |name: &String| is_known(mount, name);
         names(mount).iter().any(known)
@@ -544,12 +561,10 @@ fn is_stored_all_the_same(point: &'static str) {
     lives.restart(21);
     lives.until("the others expire", expire);
     lives.until("it goes with the last leg", |mount| stored(mount).is_empty());
-    if lives.mount.exited().is_some() {
-        lives.goes_on();
-    }
+    lives.restart(21);
     assert!(lives.died, "{point} was not passed\n{}", lives.mount.said_all());
     lives.mount.cli(["audit", "verify"]).ok();
-    lives.mount.stop();
+    lives.ends();
     lives.mount.fsck();
 }
 
