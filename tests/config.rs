@@ -622,7 +622,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_STITCHED__LAYOUT", "stereo"),
             ("SPOOLFS_STITCHED__RATE", "highest"),
             ("SPOOLFS_STITCHED__RIFF64", "false"),
-            ("SPOOLFS_STITCHED__ARCHIVE", "true"),
+            ("SPOOLFS_STITCHED__ARCHIVE", "false"),
             ("SPOOLFS_STITCHED__KEEP_EXPIRED", "true"),
             ("SPOOLFS_READ__RECORDINGS_PER_MINUTE", "7"),
             ("SPOOLFS_WRITE_BACK__COMPRESS", "flac"),
@@ -728,10 +728,13 @@ fn every_key_can_be_set_by_its_variable() {
         layout: spoolfs::stitch::Layout::Stereo,
         rate: spoolfs::stitch::Rate::Highest,
         riff64: false,
-        archive: true,
+        // True is refused where a rule names targets.
+        archive: false,
         keep_expired: true,
     };
     assert_eq!(config.stitched, stitched);
+    let stored = parse(&format!("{MINIMAL}[stitched]\narchive = true"));
+    assert!(stored.expect("valid").stitched.archive);
     let require = config.calls.as_ref().unwrap().require_cdr;
     assert_eq!(require, Some(Duration::from_secs(5 * 3600)));
     assert_eq!(config.read.recordings_per_minute, 7);
@@ -946,8 +949,10 @@ fn the_annotated_example_is_valid_and_mentions_every_key_with_its_default() {
         kept.map(|line| format!("{line}\n")).collect::<String>()
     };
     parse(&of("s3://bucket/prefix", &["credentials_file"])).expect("with every line in force");
-    parse(&of("az://container/prefix", &["credentials_file"])).expect("of Azure");
-    let keys = ["access_key_id", "secret_access_key"];
+    let s3_only = ["storage_class", "sse"];
+    let keys = [&["credentials_file"][..], &s3_only].concat();
+    parse(&of("az://container/prefix", &keys)).expect("of Azure");
+    let keys = [&["access_key_id", "secret_access_key"][..], &s3_only].concat();
     parse(&of("gs://bucket/prefix", &keys)).expect("of Google");
     for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap_or_default();
