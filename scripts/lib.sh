@@ -7,6 +7,7 @@ SEAWEEDFS=4.48
 RCLONE=1.75.2
 AZURITE=3.37.0
 FAKE_GCS=0.1.1
+MUTANTS=27.1.0
 TOOLS=${SPOOLFS_TEST_TOOLS:-$PWD/target/tools}
 
 say() { printf '%s\n' "$@"; }

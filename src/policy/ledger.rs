@@ -237,6 +237,15 @@ mod tests {
         assert_eq!(ask(&mut one, 1, 151), Err(Halt::Changed { until: at(152) }));
         one.waive();
         assert_eq!(ask(&mut one, 1, 81), Ok(()));
+        // What was deleted in a day, and a clock that leapt, have nothing to do with the rules.
+        let mut other = ledger();
+        delete(&mut other, 500, 100);
+        assert!(!other.look(at(100)) && other.rules("b", at(100)));
+        other.waive();
+        assert_eq!(ask(&mut other, 1, 101), Err(Halt::Capped { deleted: 500, cap: 500 }));
+        assert!(other.look(at(126)) && other.rules("c", at(126)));
+        other.waive();
+        assert_eq!(other.halted(at(127)), Some(Halt::Leapt { until: at(198) }));
         // What was waived was those rules.
         assert!(one.rules("c", at(82)));
         assert!(ask(&mut one, 1, 83).is_err());

@@ -257,6 +257,9 @@ mod tests {
         assert_eq!(hurried.archive_after, Some(Duration::ZERO));
         assert_eq!(hurried.treatment().keep_for(false), Some(Duration::ZERO));
         assert_eq!(hurried.treatment().keep_for(true), None);
+        let waiting = Rules { require_cdr: Some(Duration::from_secs(1)), ..Rules::default() };
+        assert_eq!(waiting.hurried().require_cdr, None);
+        assert_eq!(waiting.hurried().adopt_keep_local, Some(Duration::ZERO));
         assert_eq!(hurried.settle, usual.settle);
         assert_eq!(hurried.bandwidth.to_string(), "08:00,2MiB 18:00,2MiB");
         let never = Rules { archive_after: None, ..usual };

@@ -397,6 +397,12 @@ fn calls_are_asked_for_only_where_it_depends_on_them() {
     assert!(asks(vec![plain("b/*"), asking("a/*")], "a/x"));
     let all = policy("c", Matches { campaign: sales(), ..none() }, treatment(1, 1, None));
     assert!(asks(vec![all], "x"));
+    // Which rule it is depends on nothing, and when it expires on the end of the call.
+    for from in ExpireFrom::ALL {
+        let matches = Matches { path: path("a/*"), ..none() };
+        let one = policy("e", matches, treatment(1, 1, expiry(1, from)));
+        assert_eq!(asks(vec![one], "a/x"), from == ExpireFrom::CallEnd, "{from:?}");
+    }
 }
 
 #[test]
