@@ -203,8 +203,13 @@ mod cases {
             (5000..6000, 0..0),
             (7..7, 0..0),
         ] {
-            let got = store.get(&key, range.clone()).await.unwrap();
-            assert_eq!(got, bytes.slice(want), "{range:?}");
+            let mut got = store.get(&key, range.clone()).await;
+            // fake-gcs-server closes the connection behind each 416, which the next one may find
+            // out too late. Who reads asks again then, as `content::fetch` does.
+            if got.as_ref().is_err_and(|e| e.kind == StoreErrorKind::Unreachable) {
+                got = store.get(&key, range.clone()).await;
+            }
+            assert_eq!(got.unwrap(), bytes.slice(want), "{range:?}");
         }
     }
 
