@@ -4,15 +4,18 @@ mod support;
 
 use age::secrecy::ExposeSecret;
 use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use spoolfs::codec::{Coding, wav_header};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::mount::{Mount, Setup};
 use support::run::run;
+use support::seaweedfs::SeaweedFs;
 
 /// A secret key, and its public one.
 fn pair() -> (String, String) {
@@ -169,6 +172,124 @@ fn sealed_recordings_are_what_they_were() {
     }
     mount.stop();
     mount.fsck();
+}
+
+/// The table of docs/SECURITY.md: 64 bytes of audio, a number that is in a name, and two secrets are
+/// looked for in everything that is kept.
+#[test]
+fn what_is_known_is_found_only_where_the_documents_say() {
+    const TEST: &str = "what_is_known_is_found_only_where_the_documents_say";
+    const NUMBER: &[u8] = b"15551234567";
+    if support::no_mount(TEST) {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let bytes = call(1_300_000, 1);
+    let audio = &bytes[200_000..200_064];
+    for (compress, seal) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mode = format!("compress {compress}, seal {seal}");
+        let (secret, public) = pair();
+        let bucket = server.new_bucket();
+        let cloud = format!(
+            "\n[[target]]\nname = \"cloud\"\nurl = \"s3://{bucket}/pbx\"\nendpoint = \"{}\"\n\
+             region = \"us-east-1\"\naccess_key_id = \"{}\"\nsecret_access_key = \"{}\"\n",
+            server.endpoint(),
+            SeaweedFs::ACCESS_KEY,
+            SeaweedFs::SECRET_KEY,
+        );
+        let mut mount = Setup { end: cloud, ..Setup::default() }.prepare();
+        mount.env.push(("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "1s".to_owned()));
+        if compress {
+            mount.env.push(("SPOOLFS_WRITE_BACK__COMPRESS", "flac".to_owned()));
+        }
+        if seal {
+            let key = key_file(&mount, "identity", &secret);
+            mount.env.push(("SPOOLFS_WRITE_BACK__ENCRYPT_TO", public));
+            use_key(&mut mount, Some(&key));
+        }
+        mount.start();
+        let path = mount.path("out-15551234567-1.wav");
+        fs::write(&path, &bytes).unwrap();
+        release(&mount, &path);
+        mount.restart();
+        let file = File::open(&path).unwrap();
+        let mut part = vec![0; 100_000];
+        file.read_exact_at(&mut part, 150_000).unwrap();
+        assert!(part == bytes[150_000..250_000]);
+        drop(file);
+        assert!(fs::read(&path).unwrap() == bytes);
+        // The disk cache is written behind the reads.
+        let until = Instant::now() + Duration::from_secs(30);
+        while !compress && !seal && found_below(&mount.state, audio).is_none() {
+            assert!(Instant::now() < until, "{mode}: the cache holds nothing");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        mount.stop();
+        let told = mount.root.join("told");
+        fetch_all(&server, &bucket, &told);
+        for target in [&mount.target, &told] {
+            let holds = |what| found_below(target, what).is_some();
+            assert_eq!(holds(audio), !compress && !seal, "{mode}: audio in {}", target.display());
+            assert_eq!(holds(NUMBER), !seal, "{mode}: the number in {}", target.display());
+        }
+        assert_eq!(found_below(&mount.mountpoint, audio), None, "{mode}: it is released");
+        assert!(found_below(&mount.state, NUMBER).is_some(), "{mode}: the catalog has names");
+        let cached = found_below(&mount.state, audio).is_some();
+        assert_eq!(cached, !compress && !seal, "{mode}: the cache");
+        for place in [&mount.mountpoint, &mount.state, &mount.target, &told, &mount.runtime] {
+            for secret in [secret.as_bytes(), SeaweedFs::SECRET_KEY.as_bytes()] {
+                assert_eq!(found_below(place, secret), None, "{mode}");
+            }
+        }
+        let said = mount.said_all();
+        assert!(!said.contains(&secret) && !said.contains(SeaweedFs::SECRET_KEY), "{mode}");
+    }
+}
+
+/// All objects of a bucket, as files without their names.
+fn fetch_all(server: &SeaweedFs, bucket: &str, dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = server.client();
+        let listed = client.list_objects_v2().bucket(bucket).send().await.unwrap();
+        assert_eq!(listed.is_truncated(), Some(false));
+        for (n, object) in listed.contents().iter().enumerate() {
+            let got = client.get_object().bucket(bucket).key(object.key().unwrap()).send().await;
+            let bytes = got.unwrap().body.collect().await.unwrap().into_bytes();
+            fs::write(dir.join(n.to_string()), bytes).unwrap();
+        }
+        assert!(listed.contents().len() > 3, "too little to look into");
+    });
+}
+
+#[test]
+fn a_daemon_that_dies_leaves_no_core_dump() {
+    if support::no_mount("a_daemon_that_dies_leaves_no_core_dump") {
+        return;
+    }
+    let limit = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: limit, maximum: limit }).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = Command::new("sleep").arg("600").current_dir(&dir).spawn().unwrap();
+    kill_process(Pid::from_child(&other), Signal::ABORT).unwrap();
+    if !other.wait().unwrap().core_dumped() {
+        support::skip("a_daemon_that_dies_leaves_no_core_dump", "core", "this machine makes none");
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    kill_process(mount.pid(), Signal::ABORT).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        match mount.exited() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < until, "it goes on"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+    assert!(!status.core_dumped(), "all its memory is on the disk");
+    mount.bury();
 }
 
 #[test]

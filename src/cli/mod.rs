@@ -202,6 +202,9 @@ impl Command {
 
 /// Runs the command given on the command line.
 pub fn main() -> ExitCode {
+    if let Err(e) = crate::sys::forbid_core_dumps() {
+        eprintln!("spoolfs: a core dump of this process would have its keys: {e}");
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => {

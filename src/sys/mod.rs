@@ -92,6 +92,17 @@ pub fn ignore_sigio() {
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
 }
 
+/// Nothing of the memory of this process, which has keys in it, gets into a core dump, whatever
+/// `ulimit -c` and `kernel.core_pattern` say (PR_SET_DUMPABLE(2const)). Who may trace every process
+/// can still take one (`gcore`).
+///
+/// # Errors
+/// None that Linux knows; what the system call says.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// Sets the umask of the process to 0: modes come from the callers of the file system.
 pub fn clear_umask() {
     // SAFETY: umask only swaps a number in the process and can not fail.
