@@ -49,10 +49,12 @@ pub enum Case {
     Blackhole,
     /// Recordings are closed, and synced to the disk, all the time.
     Sync,
+    /// Many recordings are encoded as FLAC and archived.
+    Encode,
 }
 
 impl Case {
-    pub const ALL: [Case; 11] = [
+    pub const ALL: [Case; 12] = [
         Case::Small500,
         Case::Small1000,
         Case::Large500,
@@ -64,6 +66,7 @@ impl Case {
         Case::List,
         Case::Blackhole,
         Case::Sync,
+        Case::Encode,
     ];
 
     fn measure(self, dir: &Path, scale: &Scale) -> Result<Vec<Taken>> {
@@ -88,7 +91,7 @@ impl Case {
             }
             Case::Create => create_close_stat(dir, scale),
             Case::Read => read_parts(dir, scale),
-            Case::List | Case::Blackhole | Case::Sync => Ok(Vec::new()),
+            Case::List | Case::Blackhole | Case::Sync | Case::Encode => Ok(Vec::new()),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod blackhole;
 mod cases;
+mod encoding;
 mod names;
 mod report;
 mod syncing;
@@ -59,7 +60,7 @@ pub struct Scale {
     pub calls: usize,
     /// Names that are listed.
     pub names: usize,
-    /// Recordings that wait for a target.
+    /// Recordings that wait to be archived.
     pub waiting: usize,
 }
 
@@ -128,6 +129,7 @@ fn main() -> ExitCode {
             match case {
                 Case::List => names::run(&ground, &wanted, &scale, &mut results),
                 Case::Sync => syncing::run(&ground, &wanted, &scale, &mut results),
+                Case::Encode => encoding::run(&ground, &wanted, &scale, &mut results),
                 Case::Blackhole => blackhole::run(&ground, &wanted, &scale, &mut results),
                 _ => cases::run(case, &ground, &wanted, &scale, &mut results),
             }

@@ -172,6 +172,7 @@ impl Results {
                 for (ill, well, what) in [
                     ("silent", "answering", "with a silent target, of that with a good one"),
                     ("synced", "unsynced", "with `sync_after`, of that without"),
+                    ("as FLAC", "not due", "while others are encoded, of that without"),
                 ] {
                     if let Some(row) = table.row(&format!("{system}, {ill}"))
                         && let Some(well) = table.row(&format!("{system}, {well}"))

@@ -64,6 +64,8 @@ impl std::fmt::Display for System {
 pub enum Far {
     /// The S3 server, or a directory if there is none.
     Answers,
+    /// A directory.
+    Directory,
     /// It takes connections and never says a word.
     Silent(String),
 }
@@ -116,6 +118,7 @@ impl<'s> Ground<'s> {
         let Some(server) = self.server else { return Target::Directory };
         let (endpoint, bucket) = match far {
             Far::Answers => (server.endpoint(), server.new_bucket()),
+            Far::Directory => return Target::Directory,
             Far::Silent(endpoint) => (endpoint.clone(), "nothing".into()),
         };
         Target::S3 {
