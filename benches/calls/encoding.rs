@@ -3,8 +3,8 @@
 
 use crate::Scale;
 use crate::report::{Results, Taken};
-use crate::support::{fixture, fixtures};
 use crate::support::mount::Mount;
+use crate::support::{fixture, fixtures};
 use crate::systems::{Far, Ground, System, cpu_of, daemon_of, wait_until_quiet};
 use crate::writers::Recording;
 use spoolfs::codec::{Coding, wav_header};
@@ -72,7 +72,9 @@ fn once(
 fn make_waiting(dir: &Path, count: usize) -> std::io::Result<()> {
     let mut speech = Vec::new();
     for path in fixtures("monitor") {
-        speech.extend_from_slice(std::fs::read(fixture("monitor").join(path))?.get(44..).unwrap_or_default());
+        speech.extend_from_slice(
+            std::fs::read(fixture("monitor").join(path))?.get(44..).unwrap_or_default(),
+        );
     }
     speech.truncate(speech.len() / 2 * 2);
     std::fs::create_dir(dir)?;

@@ -13,7 +13,7 @@ use super::{trash, worm};
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
 use crate::policy::{Compress, StorageClass};
-use crate::recording::{Generation, LowerVersion, NodeId, Sha256, State, Stored};
+use crate::recording::{ErrorClass, Generation, LowerVersion, NodeId, Sha256, State, Stored};
 use crate::store::{
     self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, key, meta::Label,
 };
@@ -214,21 +214,15 @@ fn to_target(shared: &Shared, job: &Job, target: &Arc<Target>) -> Result<bool> {
         return Err(target.trouble().into());
     }
     let outcome = put_under_a_free_key(shared, job, target, assigned.is_some());
-    match &outcome {
-        Ok(_) => target.worked(),
-        Err(error) if error.is_target_down() => {
-            job.keep(shared);
-            target.failed(error.to_string(), shared.now());
-        }
-        Err(error)
-            if error.is_refused_object()
-                && target.denied(job.id, &error.to_string(), shared.now()) =>
-        {
-            return Err(target.trouble().into());
-        }
-        Err(_) => {}
+    // What the target spoiled is made anew, everything else sent again.
+    if outcome.as_ref().is_err_and(|e| e.class() != ErrorClass::Corrupt) {
+        job.keep(shared);
     }
-    outcome
+    let is_down = target.was_given(job.id, &outcome, shared.now());
+    match &outcome {
+        Err(error) if is_down && !error.is_target_down() => Err(target.trouble().into()),
+        _ => outcome,
+    }
 }
 
 /// `left_over`: a key was assigned in an earlier try, whose outcome is not known.

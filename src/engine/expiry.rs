@@ -69,12 +69,19 @@ pub struct Expired {
 
 /// Deletes what expires until the engine stops.
 pub(super) fn run(shared: &Shared) {
+    let mut told = String::new();
     loop {
-        let step = || step(shared);
-        if let Err(error) = contained("deleting what expired", step)
-            && !matches!(error, EngineError::Stopping)
-        {
-            tracing::debug!(%error, "what expired is deleted later");
+        match contained("deleting what expired", || step(shared)) {
+            Ok(()) => told.clear(),
+            Err(EngineError::Stopping) => {}
+            Err(error) => {
+                // It is tried again at once, and said once.
+                let why = error.to_string();
+                if why != told {
+                    tracing::warn!(%error, "nothing that expired is deleted for now");
+                }
+                told = why;
+            }
         }
         if shared.stop.wait(POLL) {
             return;

@@ -102,6 +102,9 @@ pub(super) fn look(shared: &Shared) -> Change {
         }
     };
     let change = shared.space.update(usage.percent(), marks);
+    if shared.space.pressure() != Pressure::None {
+        shared.unsent.give_way();
+    }
     if shared.space.pressure() != Pressure::None
         && let Ok(device) = shared.lower.device()
     {

@@ -1,8 +1,9 @@
-//! Bringing released recordings to targets that their rule wants them in and that lack them: their
-//! bytes come from another target. What is still local is brought by `fill`.
+//! Bringing released recordings to targets that must hold them and do not: their bytes come from
+//! another target. What is still local is brought by `fill`.
 //!
-//! All are looked at after the rules changed, and once a day, since what is known of calls changes,
-//! too. Where no rule names targets there is nothing to do.
+//! All are looked at when the rules or the required targets are others than they were when nothing
+//! lacked, over restarts, too; and where rules name targets once a day, since what is known of calls
+//! changes.
 
 use super::backoff;
 use super::contain::contained;
@@ -22,6 +23,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const EVERY: Duration = Duration::from_secs(86_400);
 /// Longest rest after a page.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// All are looked at again no sooner than after so many times what it took.
+const REST_TIMES: u32 = 20;
+/// Setting of the catalog: for which rules and required targets nothing lacked.
+const SETTLED: &str = "targets.settled";
 
 /// Until the engine stops.
 pub(super) fn run(shared: &Shared) {
@@ -31,12 +36,24 @@ pub(super) fn run(shared: &Shared) {
     while !shared.stop.wait(LOOK) {
         let configured = Arc::clone(&shared.configured.read());
         let same = rules.as_ref().is_some_and(|known| Arc::ptr_eq(known, &configured));
-        let waits = same && next > shared.now();
-        if waits || !configured.name_targets() || is_not_the_time(shared) {
+        if (same && next > shared.now()) || is_not_the_time(shared) {
             continue;
         }
+        let digest = configured.targets_digest(&shared.required);
+        let names = configured.name_targets();
         rules = Some(configured);
-        next = match contained("bringing recordings to more targets", || sweep(shared)) {
+        let began = Instant::now();
+        let swept = contained("bringing recordings to more targets", || {
+            if !names && shared.catalog.setting(SETTLED)?.as_deref() == Some(&*digest) {
+                return Ok(true);
+            }
+            let all = sweep(shared)?;
+            if all {
+                shared.catalog.set_setting(SETTLED, &digest)?;
+            }
+            Ok(all)
+        });
+        next = match swept {
             Ok(true) => {
                 failures = 0;
                 shared.now().plus(EVERY)
@@ -45,7 +62,8 @@ pub(super) fn run(shared: &Shared) {
             failed => {
                 failures += 1;
                 tracing::debug!(?failed, "some targets lack recordings; it is tried again");
-                shared.now().plus(backoff::after(failures))
+                let rest = began.elapsed().saturating_mul(REST_TIMES);
+                shared.now().plus(backoff::after(failures).max(rest.min(EVERY)))
             }
         };
     }
@@ -57,11 +75,11 @@ fn is_not_the_time(shared: &Shared) -> bool {
 
 /// Looks at all released recordings. Whether none is left that a target lacks.
 fn sweep(shared: &Shared) -> Result<bool> {
-    let (mut after, mut all) = (NodeId(0), true);
+    let (mut after, mut lacking, mut why) = (NodeId(0), 0_u64, None);
     loop {
         let began = Instant::now();
         let page = shared.catalog.files(after, limits::PLAN_PAGE_ROWS)?;
-        let Some(last) = page.last() else { return Ok(all) };
+        let Some(last) = page.last() else { break };
         after = *last;
         for id in page {
             shared.check_stop()?;
@@ -69,13 +87,14 @@ fn sweep(shared: &Shared) -> Result<bool> {
                 return Ok(false);
             }
             match one(shared, id) {
-                Ok(done) => all &= done,
+                Ok(true) => {}
+                Ok(false) => lacking += 1,
                 Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => {
                     return Err(error);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a target lacks a recording that its rule wants there");
-                    all = false;
+                    lacking += 1;
+                    why.get_or_insert(error);
                 }
             }
         }
@@ -84,21 +103,43 @@ fn sweep(shared: &Shared) -> Result<bool> {
             return Err(EngineError::Stopping);
         }
     }
+    if let Some(error) = why {
+        tracing::warn!(%error, lacking, "released recordings lack a target that must hold them");
+    }
+    Ok(lacking == 0)
 }
 
+/// Whether no target lacks it now.
 fn one(shared: &Shared, id: NodeId) -> Result<bool> {
     if shared.catalog.node(id)?.is_none_or(|row| row.state != State::Released) {
         return Ok(true);
     }
     let Some(it) = shared.candidate(id)?.filter(|it| !it.trashed) else { return Ok(true) };
-    if shared.lacking(&it, &shared.targets_of(&it)?.must)?.is_empty() {
+    let must = shared.targets_of(&it)?.must;
+    let lacking = shared.lacking(&it, &must)?;
+    // A copy is not taken back when it turns out whose rule it is.
+    let may_stay = lacking.len() < must.len() && !shared.is_rule_known(&it);
+    if lacking.is_empty() || may_stay {
         return Ok(true);
     }
-    let Some(_claim) = shared.claims.try_claim(&[id]) else { return Ok(false) };
-    match shared.candidate(id)? {
-        Some(it) if it.row.state == State::Released => bring(shared, &it).map(|()| true),
-        _ => Ok(false),
+    let is_early = it.not_before.is_some_and(|time| time > shared.now());
+    if is_early || lacking.iter().all(|target| !target.is_up()) {
+        return Ok(false);
     }
+    let Some(_claim) = shared.claims.try_claim(&[id]) else { return Ok(false) };
+    let Some(it) = shared.candidate(id)?.filter(|it| it.row.state == State::Released) else {
+        return Ok(false);
+    };
+    match bring(shared, &it) {
+        Ok(()) if it.not_before.is_some() => shared.catalog.succeeded(id)?,
+        Ok(()) => {}
+        Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => return Err(error),
+        Err(error) => {
+            shared.note_failure(id, &error);
+            return Err(error);
+        }
+    }
+    Ok(true)
 }
 
 /// Brings a released recording to all targets that must hold it. The caller has a claim on it.
@@ -107,14 +148,20 @@ fn one(shared: &Shared, id: NodeId) -> Result<bool> {
 /// A target is down or refuses it; no target can give it; `Catalog`, `Stopping`.
 pub(super) fn bring(shared: &Shared, it: &Candidate) -> Result<()> {
     let wanted = shared.targets_of(it)?;
+    let mut failed = Ok(());
     for target in shared.lacking(it, &wanted.must)? {
         if !target.is_up() {
-            return Err(target.trouble().into());
+            failed = Err(target.trouble().into());
+            continue;
         }
-        mend::give(shared, it, target)?;
-        if shared.catalog.is_held(it.row.id) {
-            target.locks.look(&[it.row.id]);
+        let given = mend::give(shared, it, target);
+        target.was_given(it.row.id, &given, shared.now());
+        match given {
+            Ok(()) if shared.catalog.is_held(it.row.id) => target.locks.look(&[it.row.id]),
+            Ok(()) => {}
+            Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => return Err(error),
+            Err(error) => failed = Err(error),
         }
     }
-    Ok(())
+    failed
 }

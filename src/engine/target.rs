@@ -1,6 +1,7 @@
 //! A target as the engine sees it: whether it may be written to, and when to ask again.
 
 use super::backoff;
+use super::error::{EngineError, Result};
 use super::locks::Queue;
 use crate::clock::Timestamp;
 use crate::limits;
@@ -165,9 +166,27 @@ impl Target {
         health.denied.clear();
     }
 
+    /// It was given a recording. Tells whether it counts as down for what came of it.
+    pub fn was_given<T>(&self, id: NodeId, outcome: &Result<T>, now: Timestamp) -> bool {
+        match outcome {
+            Ok(_) => self.worked(),
+            // Where the bytes come from can fail, too.
+            Err(EngineError::Store(e)) if e.target != self.name() => {}
+            Err(error) if error.is_target_down() => {
+                self.failed(error.to_string(), now);
+                return true;
+            }
+            Err(error) if error.is_refused_object() => {
+                return self.denied(id, &error.to_string(), now);
+            }
+            Err(_) => {}
+        }
+        false
+    }
+
     /// It refused a recording or spoiled it. Several in a row are its own fault.
     /// Tells whether it counts as down now.
-    pub fn denied(&self, id: NodeId, error: &str, now: Timestamp) -> bool {
+    fn denied(&self, id: NodeId, error: &str, now: Timestamp) -> bool {
         let several = {
             let mut health = self.health.lock();
             if !health.denied.contains(&id) && health.denied.len() < limits::DENIED_MAX {

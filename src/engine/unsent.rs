@@ -39,6 +39,11 @@ impl Unsent {
         }
     }
 
+    /// Lets everything go: the disk is too full.
+    pub fn give_way(&self) {
+        self.kept.lock().clear();
+    }
+
     /// What was made of a version, if it is remembered.
     pub fn take(&self, version: Version, pressure: Pressure) -> Option<Arc<Encoded>> {
         let mut kept = self.kept.lock();

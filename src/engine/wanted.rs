@@ -54,6 +54,12 @@ impl Shared {
         lacks.map_or(true, |lacking| !lacking.is_empty())
     }
 
+    /// Whether it is known for sure which targets its rule names.
+    pub fn is_rule_known(&self, it: &Candidate) -> bool {
+        let rules = self.rules();
+        !rules.name_targets() || self.facts(&rules).chosen(it).is_sure()
+    }
+
     /// Whether no target must hold it.
     pub fn must_be_nowhere(&self, it: &Candidate) -> bool {
         let rules = self.rules();

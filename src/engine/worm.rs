@@ -20,7 +20,9 @@ pub(super) fn wanted(shared: &Shared, it: &Candidate) -> Option<Retention> {
         return None;
     }
     let worm = shared.facts(&rules).chosen(it).treatment.worm?;
-    let until = plan::closed_at(it).max(it.row.attr.mtime).plus(worm.after);
+    // Anybody can give it a time in the future, and some locks are not taken back.
+    let changed = it.row.attr.mtime.min(shared.now());
+    let until = plan::closed_at(it).max(changed).plus(worm.after);
     // Targets know whole seconds.
     let until = Timestamp::from_parts(until.secs().saturating_add(1), 0);
     (until > shared.now()).then_some(Retention { until, mode: worm.mode })

@@ -406,6 +406,17 @@ impl Rules {
         self.policies.iter().any(|p| !p.treatment.targets.are_usual())
     }
 
+    /// Changes whenever a recording may belong in other targets; `required`: those that the mount
+    /// demands.
+    pub fn targets_digest(&self, required: &[String]) -> String {
+        let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.targets);
+        let rules: String = match self.name_targets() {
+            true => self.policies.iter().map(rule).collect(),
+            false => String::new(),
+        };
+        Sha256::of(format!("{rules}{required:?}").as_bytes()).to_string()
+    }
+
     /// Changes whenever another recording may expire, or at another time; not with names.
     pub fn expiry_digest(&self) -> String {
         let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.expire);

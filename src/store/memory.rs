@@ -118,6 +118,11 @@ impl MemoryStore {
         state.faults.entry(operation).or_default().extend(vec![(part, fault); n]);
     }
 
+    /// Takes back what is set to fail.
+    pub fn fail_no_more(&self) {
+        self.state.lock().faults.clear();
+    }
+
     /// Makes every call fail as unreachable, until it is set back.
     pub fn set_down(&self, down: bool) {
         self.state.lock().down = down;

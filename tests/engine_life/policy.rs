@@ -10,6 +10,7 @@ use spoolfs::policy::{
     CallFacts, Compress, Matches, Patterns, Policy, Rules, StorageClass, Targets, Treatment, Words,
 };
 use spoolfs::recording::{NodeId, State};
+use spoolfs::store::memory::{Fault, Operation};
 use spoolfs::units::Percent;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -361,6 +362,78 @@ fn what_is_released_is_copied_to_the_targets_that_its_rule_wants_now() {
     world.until("the catalog knows", verified);
     assert_eq!((world.state(id), world.state(usual)), (State::Released, State::Released));
     assert!(!world.explain("a.wav").contains("does not yet"), "{}", world.explain("a.wav"));
+}
+
+#[test]
+fn regression_what_is_released_is_brought_back_when_the_last_rule_with_targets_is_gone() {
+    let mut world = two_targets(vec![of_path("second", "*.wav", in_targets(&["two"]))]);
+    let id = world.released("a.wav", &audio(900, 1));
+    assert!(!has(&world, 0, "a.wav"));
+    // No rule names a target any more, and it is found out at a start.
+    world.rules.policies.clear();
+    world.restart();
+    world.until("the required target has it", || has(&world, 0, "a.wav"));
+    assert_eq!(world.state(id), State::Released);
+    // Once nothing lacks, nobody looks at all recordings again, until what is required changes.
+    world.until("that is remembered", || {
+        world.catalog().setting("targets.settled").unwrap().is_some()
+    });
+    world.required = vec!["one".into(), "two".into()];
+    world.released("b.wav", &audio(900, 2));
+    let lacked = !has(&world, 1, "b.wav");
+    world.restart();
+    world.until("the other one has it", || has(&world, 1, "b.wav"));
+    assert!(has(&world, 0, "b.wav") && has(&world, 1, "a.wav"), "{lacked}");
+}
+
+#[test]
+fn regression_a_target_that_refuses_copies_does_not_cost_a_download_of_each_again_and_again() {
+    const RECORDINGS: u8 = 20;
+    let world = two_targets(vec![of_path("first", "*.wav", in_targets(&["one"]))]);
+    for n in 0..RECORDINGS {
+        world.released(&format!("call-{n}.wav"), &audio(900, n));
+    }
+    world.stores[1].fail_next_of("call-", Operation::Put, 100_000, Fault::Denied);
+    let before = world.stores[0].calls(Operation::Get);
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("both", "*.wav", in_targets(&["one", "two"]))];
+    world.engine().reload(rules);
+    // It is taken for down after a few, and the others are not even fetched.
+    world.until("it counts as down", || {
+        world.engine().status().targets[1].standing == Standing::Down
+    });
+    let fetched = world.stores[0].calls(Operation::Get) - before;
+    assert!(fetched < u64::from(RECORDINGS) / 2, "{fetched} downloads");
+    world.stores[1].fail_no_more();
+    world.until("all are there", || {
+        world.pass(100);
+        (0..RECORDINGS).all(|n| has(&world, 1, &format!("call-{n}.wav")))
+    });
+}
+
+/// Nobody takes a copy back when it turns out whose rule it is.
+#[test]
+fn regression_what_is_released_is_not_copied_everywhere_while_call_records_can_not_be_asked() {
+    let mut world = World::with(&["one", "two"]);
+    let told = Arc::new(Told::default());
+    world.calls = Some(told.clone());
+    world.required = vec!["one".into()];
+    world.rules.policies =
+        vec![campaign("SALES", in_targets(&["one"])), campaign("DISPUTES", in_targets(&["two"]))];
+    for (path, name) in [("sales.wav", "SALES"), ("disputes.wav", "DISPUTES")] {
+        told.tell(path, of_campaign(name));
+    }
+    world.start();
+    for path in ["sales.wav", "disputes.wav"] {
+        world.released(path, &audio(900, 1));
+    }
+    *told.broken.lock() = Some("the database is locked".into());
+    world.restart();
+    world.until("all are looked at", || {
+        world.catalog().setting("targets.settled").unwrap().is_some()
+    });
+    assert!(has(&world, 0, "sales.wav") && !has(&world, 1, "sales.wav"));
+    assert!(has(&world, 1, "disputes.wav") && !has(&world, 0, "disputes.wav"));
 }
 
 #[test]

@@ -433,9 +433,15 @@ fn what_is_sealed_again_is_never_written_over_what_may_have_arrived() {
 /// Each try made another file, which needed another key, and the rows of all of them stayed.
 #[test]
 fn regression_a_target_that_fails_again_and_again_costs_no_keys() {
+    for fault in [Fault::Unreachable, Fault::Denied] {
+        no_keys_are_spent(fault);
+    }
+}
+
+fn no_keys_are_spent(fault: Fault) {
     let world = sealing(&["one"], FLAC);
     world.until_standing(Standing::Up);
-    world.store().fail_next_of("p/pbx/", Operation::Put, 4, Fault::Unreachable);
+    world.store().fail_next_of("p/pbx/", Operation::Put, 4, fault);
     let id = world.record("a.wav", &call(10));
     world.until("it is archived in the end", || {
         world.pass(120);

@@ -75,6 +75,22 @@ fn each_content_is_locked_for_the_time_of_its_rule_or_the_longest_that_it_could_
 }
 
 #[test]
+fn regression_a_time_in_the_future_makes_no_lock_longer() {
+    let (world, _) = world(vec![locking("all", path("*.wav"), 90, WormMode::Compliance)]);
+    let (id, file) = world.begin("a.wav", &audio(900, 1));
+    let far = std::time::UNIX_EPOCH + Duration::from_secs(200 * 365 * DAY);
+    file.set_modified(far).unwrap();
+    drop(file);
+    world.close("a.wav", id);
+    world.pass(400);
+    world.until_state(id, State::Archived);
+    assert!(world.row(id).attr.mtime > world.now(), "it has that time");
+    let found = locks(&world, id).pop().flatten().expect("a lock");
+    let latest = world.now().plus(Duration::from_secs(90 * DAY + 1));
+    assert!(found.until <= latest, "{found:?}");
+}
+
+#[test]
 fn nothing_counts_as_archived_before_its_lock_was_seen() {
     let (world, _) = world(vec![locking("all", path("*.wav"), 90, WormMode::Governance)]);
     world.store().fail_next(Operation::Retain, 2, Fault::Denied);

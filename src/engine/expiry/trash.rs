@@ -60,10 +60,9 @@ pub(super) fn erase(
             let (id, path, at) = (row.row.id, row.path.clone(), row.at);
             let term = Term { rule: DELETED.to_owned(), after: Duration::ZERO, at };
             let outcome = match shared.claims.try_claim(&[id]) {
-                Some(_claim) => {
-                    joins::erased(shared, &[id])?;
+                Some(_claim) => joins::erased(shared, &[id]).and_then(|()| {
                     take(shared, state, rules, vec![candidate(row)], (&term, Some(at)), now)
-                }
+                }),
                 None => Err(EngineError::refused(&path, "something else is being done with it")),
             };
             total.add(or_kept(outcome)?);
