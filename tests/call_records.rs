@@ -90,6 +90,14 @@ fn find_and_gaps_answer_from_real_records_with_and_without_a_daemon() {
     let released = json(&mount, &["find", "--state", "released"], 0);
     assert_eq!(kinds(&released["recordings"]), ["external"]);
     assert_eq!(released["recordings"][0]["state"], "released");
+    let at = |path: &str| {
+        let path = mount.path(path).display().to_string();
+        kinds(&json(&mount, &["find", "--number", "2079460001", &path], 0)["recordings"])
+    };
+    assert_eq!(
+        (at(external), at("2026/11"), at("2026/1")),
+        (vec!["external".into()], all.map(String::from).to_vec(), vec![])
+    );
 
     let day = ["--from", "2026-11-20", "--to", "2026-11-22"];
     let mut gaps = vec!["gaps"];
@@ -203,12 +211,75 @@ fn a_database_that_hangs_keeps_no_recording_from_the_archive() {
 }
 
 #[test]
+fn without_call_records_find_answers_by_state_time_and_path() {
+    if no_mount("without_call_records_find_answers_by_state_time_and_path") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    for path in fixtures("monitor") {
+        let to = mount.path(&path);
+        std::fs::create_dir_all(to.parent().expect("a parent")).expect("mkdir");
+        std::fs::copy(fixture("monitor").join(&path), to).expect("copy");
+    }
+    std::fs::write(mount.path("2026/notes.txt"), b"no recording").expect("a file");
+    let newest = "2026/11/21/out-7-8-20261121-031500-1795230900.1.wav";
+    std::fs::write(mount.path(newest), b"RIFF").expect("a recording");
+    let old = "2026/11/21/external-3001-02079460001-20261121-022709-1795228029.1.wav";
+    let path = mount.path(old).display().to_string();
+    eventually("it is released", || {
+        mount.cli(["archive", &path]).ok();
+        mount.cli(["release", &path]).status.success()
+            && json(&mount, &["status", &path], 0)["state"] == "released"
+    });
+    let names = |mount: &Mount, arguments: &[&str]| -> Vec<String> {
+        let found = json(mount, &[&["find"], arguments].concat(), 0);
+        let path = |one: &Value| one["path"].as_str().expect("a path").to_owned();
+        found["recordings"].as_array().expect("a list").iter().map(path).collect()
+    };
+    let mut every: Vec<String> =
+        fixtures("monitor").iter().map(|path| path.display().to_string()).collect();
+    every.push(newest.to_owned());
+    let began = |path: &String| path.rsplit('-').nth(1).expect("a time").to_owned();
+    let answers = |mount: &Mount| {
+        let one_hour = ["--from", "2026-11-21 02:00", "--to", "2026-11-21 03:00"];
+        let below = mount.path("2026/11/21").display().to_string();
+        let nothing = mount.path("2026/1").display().to_string();
+        [
+            names(mount, &[]),
+            names(mount, &["--state", "released"]),
+            names(mount, &one_hour),
+            names(mount, &[&below, "--limit", "2"]),
+            names(mount, &[&nothing]),
+            names(mount, &[&path, "--from", "2026-11-22"]),
+        ]
+    };
+    let running = answers(&mount);
+    let [all, released, hour, below, nothing, later] = &running;
+    assert_eq!(released, &[old]);
+    assert!(all.is_sorted_by_key(|path| std::cmp::Reverse(began(path))), "{all:?}");
+    assert_eq!(below, &all[..2]);
+    assert_eq!((all[0].as_str(), &all[1..]), (newest, hour.as_slice()));
+    assert!(nothing.is_empty() && later.is_empty());
+    let mut sorted = all.clone();
+    sorted.sort();
+    every.sort();
+    assert_eq!(sorted, every);
+    assert!(mount.cli(["find", "--limit", "2"]).ok().out.contains("There are more"));
+    mount.stop();
+    assert_eq!(answers(&mount), running, "what the daemon left says the same");
+}
+
+#[test]
 fn without_a_source_find_says_what_to_set() {
     let mount = Setup::default().prepare();
-    let ran = mount.cli(["find", "--number", "1"]);
-    assert_eq!(ran.status.code(), Some(1));
-    let want = "spoolfs: no call records are configured: set calls.preset or calls.source in ";
-    assert!(ran.err.starts_with(want), "{}", ran.err);
+    for asked in [&["--number", "1"][..], &["--calls", "--state", "closed"]] {
+        let ran = mount.cli([&["find"], asked].concat());
+        assert_eq!(ran.status.code(), Some(1));
+        let want = "spoolfs: no call records are configured: set calls.preset or calls.source in ";
+        assert!(ran.err.starts_with(want), "{}", ran.err);
+        let rest = format!("without call records {} finds nothing", asked[0]);
+        assert!(ran.err.contains(&rest), "{}", ran.err);
+    }
     let ran = mount.cli(["find", "--from", "soon"]);
     assert_eq!(ran.status.code(), Some(2));
     let mount = setup("source = \"filename\"").prepare();

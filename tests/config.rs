@@ -735,6 +735,10 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.stitched, stitched);
     let stored = parse(&format!("{MINIMAL}[stitched]\narchive = true"));
     assert!(stored.expect("valid").stitched.archive);
+    let listed = |text: &str| parse(&format!("{MINIMAL}{text}")).expect("valid").stitched.listed;
+    let vicidial = "[calls]\npreset = \"vicidial\"\n";
+    assert!(listed("") && listed("[calls]\npreset = \"freepbx\"\n") && !listed(vicidial));
+    assert!(listed(&format!("{vicidial}[stitched]\nlisted = true")));
     let require = config.calls.as_ref().unwrap().require_cdr;
     assert_eq!(require, Some(Duration::from_secs(5 * 3600)));
     assert_eq!(config.read.recordings_per_minute, 7);

@@ -26,7 +26,7 @@ pub use error::{CallsError, Result};
 pub use fields::{Field, Text};
 pub use find::{Filter, Found, Gaps};
 pub use ingest::{CelEvent, Recording};
-pub use names::{Pattern, PatternError, USUAL as USUAL_NAMES, is_audio};
+pub use names::{Pattern, PatternError, USUAL as USUAL_NAMES, is_audio, record as said_by_name};
 pub use record::{Call, CallRecord, Facts, Leg, Origin};
 pub use source::{BadRow, Columns, Engine, From, Server, Source, Wanted};
 pub use time::Zone;

@@ -196,7 +196,7 @@ pub(super) fn stem_of(path: &[u8]) -> Vec<u8> {
 }
 
 /// What a name says; `at`: when the recording was closed, for names that say no time.
-pub(super) fn record(patterns: &[Pattern], zone: &Zone, path: &[u8], at: Timestamp) -> CallRecord {
+pub fn record(patterns: &[Pattern], zone: &Zone, path: &[u8], at: Timestamp) -> CallRecord {
     let stem = stem_of(path);
     let name = String::from_utf8_lossy(&stem);
     let mut record = CallRecord { origin: Origin::Name, ..CallRecord::default() };

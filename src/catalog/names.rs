@@ -185,7 +185,19 @@ impl Glimpse {
     /// # Errors
     /// `Unusable`.
     pub fn standing(&self, id: NodeId) -> Result<Option<(State, PathBuf)>> {
-        standing(&self.conn.lock(), id).map_err(|error| CatalogError::Unusable {
+        self.said(standing(&self.conn.lock(), id))
+    }
+
+    /// As [`Catalog::names_after`].
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn names_after(&self, cursor: u64, limit: usize) -> Result<NamesPage> {
+        self.said(names_after(&self.conn.lock(), cursor, limit))
+    }
+
+    fn said<T>(&self, answer: rusqlite::Result<T>) -> Result<T> {
+        answer.map_err(|error| CatalogError::Unusable {
             path: self.path.clone(),
             reason: error.to_string(),
         })

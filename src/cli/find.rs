@@ -5,9 +5,10 @@ use super::{Context, Exit, output};
 use crate::calls::Zone;
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::control::{CallReport, FindQuery, FindReport, FoundReport, Request, utc};
-use crate::daemon::calls as asked;
+use crate::daemon::{calls as asked, find_left};
 use crate::limits;
 use crate::recording::State;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -15,9 +16,12 @@ pub(super) const EXAMPLES: &str = "Examples:
   spoolfs find --agent 2001 --from 2026-11-21 --state released
   spoolfs find --linkedid 1795228029.1 --calls
   spoolfs find --campaign SALES --from \"2026-11-21 08:00\" --to \"2026-11-21 12:00\" --json
+  spoolfs find --state closed /var/spool/asterisk/monitor/2026/11
 
 Times are those of this machine. All that is given must fit. A number of five digits or more is
-compared by its end. Needs call records: [calls] in the configuration.";
+compared by its end. --number, --campaign, --agent, --linkedid and --calls need call records:
+[calls] in the configuration. Without them a recording began when its name says, or else when it was
+last written to.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -44,6 +48,9 @@ pub(super) struct Arguments {
     /// Only recordings in this state
     #[arg(long, value_parser = ["recording", "closed", "archived", "released"])]
     state: Option<String>,
+    /// Only recordings in or below this directory, or this one; several: in any of them
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// A row for each call, its longest leg first
     #[arg(long)]
     calls: bool,
@@ -65,13 +72,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
         to,
         linkedid: arguments.linkedid.clone(),
         state: arguments.state.as_ref().and_then(word),
+        paths: context.all_relative(&arguments.paths)?,
         calls: arguments.calls,
         limit: arguments.limit,
     };
     let request = Request::Find { query: query.clone() };
     let report: FindReport = context.ask_or(&request, |config| {
         let clock: SharedClock = Arc::new(SystemClock);
-        asked::find(&asked::left(config, &clock)?, &query)
+        match config.calls {
+            Some(_) => asked::find(&asked::left(config, &clock)?, &query),
+            None => find_left(config, &clock, &query),
+        }
     })?;
     if context.json {
         output::json(&report);

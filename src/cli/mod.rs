@@ -91,7 +91,7 @@ enum Command {
     /// Write the joined recordings of a call to a file.
     #[command(after_help = stitch::EXAMPLES)]
     Stitch(stitch::Arguments),
-    /// Find recordings, or calls, by what the PBX knows of them.
+    /// Find recordings, or calls, by where and when they are and what the PBX knows of them.
     #[command(after_help = find::EXAMPLES)]
     Find(find::Arguments),
     /// Show answered calls without a recording, and recordings without a call.

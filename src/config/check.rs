@@ -87,7 +87,7 @@ pub(super) fn resolve(
     let holds = hold_times(&raw.holds, source)?;
     let space = space(&raw.space, source)?;
     let delete = super::delete::resolve(&raw.delete, source)?;
-    let stitched = super::stitched::resolve(&raw.stitched, source)?;
+    let stitched = super::stitched::resolve(&raw.stitched, raw.calls.preset.as_deref(), source)?;
     let write_back = write_back(raw.write_back, source)?;
     let targets = targets(raw.target, source, &mountpoint, &state_dir)?;
     let calls = calls::resolve(raw.calls, source, &mut warnings)?;

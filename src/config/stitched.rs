@@ -29,7 +29,11 @@ pub struct Stitched {
 /// Rates that a join can be given, in samples a second.
 const RATES: [u32; 6] = [8_000, 12_000, 16_000, 24_000, 32_000, 48_000];
 
-pub(super) fn resolve(raw: &RawStitched, source: &Source) -> Result<Stitched, ConfigError> {
+pub(super) fn resolve(
+    raw: &RawStitched,
+    preset: Option<&str>,
+    source: &Source,
+) -> Result<Stitched, ConfigError> {
     let directory = raw.directory.clone().unwrap_or_else(|| "stitched".to_owned());
     super::check::word(source, "stitched.directory", &directory)?;
     let layout = match raw.layout.as_deref() {
@@ -58,7 +62,8 @@ pub(super) fn resolve(raw: &RawStitched, source: &Source) -> Result<Stitched, Co
     Ok(Stitched {
         enabled: raw.enabled.unwrap_or(true),
         directory,
-        listed: raw.listed.unwrap_or(true),
+        // VICIdial's scripts move directories of long names out of the one they look through.
+        listed: raw.listed.unwrap_or(preset != Some("vicidial")),
         layout,
         rate,
         riff64: raw.riff64.unwrap_or(true),

@@ -5,8 +5,9 @@ use super::utc;
 use crate::clock::Timestamp;
 use crate::recording::State;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
-/// What `find` looks for. All that is given must fit.
+/// What `find` looks for. All that is given must fit, of `paths` one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FindQuery {
@@ -26,10 +27,20 @@ pub struct FindQuery {
     pub linkedid: Option<String>,
     /// State of the recording.
     pub state: Option<State>,
+    /// Only recordings at or below one of these; none: all.
+    #[serde(default)]
+    pub paths: Vec<WirePath>,
     /// Calls instead of recordings.
     pub calls: bool,
     /// At most so many.
     pub limit: u64,
+}
+
+impl FindQuery {
+    /// Whether a path relative to the mount is at or below one of those asked for.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|wanted| path.starts_with(&wanted.0))
+    }
 }
 
 /// `find`.

@@ -2,8 +2,8 @@
 
 use super::Daemon;
 use crate::calls::{self, Call, Calls, Facts, Filter, Page, Recording, Recordings};
-use crate::catalog::{Catalog, Glimpse};
-use crate::clock::SharedClock;
+use crate::catalog::{Catalog, Glimpse, NodeRow};
+use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
 use crate::control::{
     CallReport, CallsReport, CallsSource, Failure, FindQuery, FindReport, FoundReport, GapsReport,
@@ -24,7 +24,7 @@ impl Recordings for Live {
         let page = self.0.names_after(cursor, limit).map_err(|e| e.to_string())?;
         let of = |row: crate::catalog::NamedRow| Recording {
             node: row.row.id,
-            at: row.row.closed_at.unwrap_or(row.row.attr.mtime).min(row.row.attr.mtime),
+            at: last_written(&row.row),
             path: row.path.into_os_string().into_vec(),
         };
         let recordings = page.rows.into_iter().map(of).collect();
@@ -34,6 +34,11 @@ impl Recordings for Live {
     fn standing(&self, node: NodeId) -> Result<Option<(State, PathBuf)>, String> {
         self.0.standing(node).map_err(|e| e.to_string())
     }
+}
+
+/// When a recording was written to last; a file that was copied here is older than its close.
+pub(super) fn last_written(row: &NodeRow) -> Timestamp {
+    row.closed_at.unwrap_or(row.attr.mtime).min(row.attr.mtime)
 }
 
 /// The catalog that a daemon left.
@@ -85,7 +90,7 @@ pub fn left(config: &Config, clock: &SharedClock) -> Result<Calls, Failure> {
     Calls::look(&options, Some(Arc::new(Left(glimpse)))).map_err(|e| Failure::new(e.to_string()))
 }
 
-fn not_configured(config: &Config) -> Failure {
+pub(super) fn not_configured(config: &Config) -> Failure {
     Failure::new(format!(
         "no call records are configured: set calls.preset or calls.source in {} and restart spoolfs",
         config.file.display()
@@ -114,10 +119,12 @@ pub fn find(calls: &Calls, query: &FindQuery) -> Result<FindReport, Failure> {
         linkedid: query.linkedid.clone(),
     };
     let limit = query.limit.min(limits::CALL_ANSWER_MAX as u64) as usize;
+    let of_state = |state: Option<State>| query.state.is_none_or(|wanted| state == Some(wanted));
     let mut report = FindReport::default();
     let result = if query.calls {
         calls.find_calls(&filter, &mut |call| {
-            let fits = query.state.is_none_or(|s| call.legs.iter().any(|l| l.state == Some(s)));
+            let fits = call.legs.iter().any(|l| query.is_at(&l.path) && of_state(l.state))
+                || query.paths.is_empty() && query.state.is_none();
             if fits && report.calls.len() == limit {
                 report.more = true;
             } else if fits {
@@ -132,7 +139,7 @@ pub fn find(calls: &Calls, query: &FindQuery) -> Result<FindReport, Failure> {
                 Ok(Some((state, path))) => (Some(state), path),
                 Err(_) => (None, found.path),
             };
-            let fits = query.state.is_none_or(|wanted| state == Some(wanted));
+            let fits = of_state(state) && query.is_at(&path);
             if fits && report.recordings.len() == limit {
                 report.more = true;
             } else if fits {
@@ -145,7 +152,11 @@ pub fn find(calls: &Calls, query: &FindQuery) -> Result<FindReport, Failure> {
     Ok(report)
 }
 
-fn found_report(path: PathBuf, state: Option<State>, facts: Option<Facts>) -> FoundReport {
+pub(super) fn found_report(
+    path: PathBuf,
+    state: Option<State>,
+    facts: Option<Facts>,
+) -> FoundReport {
     let (linkedid, matched) =
         facts.as_ref().map_or_else(Default::default, |f| (f.linkedid.clone(), f.matched));
     let record = facts.map(|f| f.record).unwrap_or_default();
@@ -205,11 +216,7 @@ fn call_report(call: &Call) -> CallReport {
 ///
 /// # Errors
 /// The call records can not be read now.
-pub fn gaps(
-    calls: &Calls,
-    from: crate::clock::Timestamp,
-    to: crate::clock::Timestamp,
-) -> Result<GapsReport, Failure> {
+pub fn gaps(calls: &Calls, from: Timestamp, to: Timestamp) -> Result<GapsReport, Failure> {
     let gaps = calls.gaps(from, to, limits::CALL_ANSWER_MAX);
     let gaps = gaps.map_err(|e| Failure::new(e.to_string()))?;
     let missing = |(linkedid, record): (String, calls::CallRecord)| MissingReport {

@@ -75,6 +75,9 @@ impl Handler for Commands {
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, (&path.0, seconds, target.as_deref()), peer)?)
             }
+            Request::Find { query } if daemon.calls.is_none() => {
+                json(&super::named::find(daemon, &query)?)
+            }
             Request::Find { query } => json(&calls::find(&*calls::fresh(daemon)?, &query)?),
             Request::Gaps { from, to } => json(&calls::gaps(&*calls::fresh(daemon)?, from, to)?),
             Request::Trash(TrashRequest::List { paths, limit }) => {

@@ -17,6 +17,7 @@ mod lifting;
 mod link;
 mod locks;
 mod metrics;
+mod named;
 pub(crate) mod notify;
 mod record;
 mod refused;
@@ -31,6 +32,7 @@ mod watchdog;
 
 pub use ground::GroundError;
 pub use identity::identities;
+pub use named::find_left;
 pub use setup::target as target_options;
 
 use crate::audit::{self, Audit};
