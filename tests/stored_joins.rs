@@ -54,13 +54,33 @@ fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Calls as the daemon's test source reads them.
 fn write_calls(mount: &Mount, legs: &[&str]) {
-    let legs: Vec<String> = legs.iter().map(|leg| format!("{DAY}/{leg}")).collect();
+    write_several(mount, &[(CALL, legs)]);
+}
+
+/// Calls as the daemon's test source reads them.
+fn write_several(mount: &Mount, calls: &[(&str, &[&str])]) {
+    let line = |(call, legs): &(&str, &[&str])| {
+        let legs: Vec<String> = legs.iter().map(|leg| format!("{DAY}/{leg}")).collect();
+        format!("{call}\t{}\n", legs.join("\t"))
+    };
     let path = mount.root.join("calls");
     // In one step: it is read at any moment.
-    fs::write(path.with_extension("new"), format!("{CALL}\t{}\n", legs.join("\t"))).unwrap();
+    fs::write(path.with_extension("new"), calls.iter().map(line).collect::<String>()).unwrap();
     fs::rename(path.with_extension("new"), path).unwrap();
+}
+
+/// The file that tells which joins are stored is lost.
+fn lose(mount: &mut Mount) {
+    mount.stop();
+    forget_stored(mount);
+    mount.start();
+}
+
+fn forget_stored(mount: &Mount) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _not_there = fs::remove_file(mount.state.join(format!("joins.sqlite{suffix}")));
+    }
 }
 
 /// What is recorded is archived at once.
@@ -269,13 +289,6 @@ fn stored_joins_are_found_again() {
     }
     let mut mount = with_call(at_once(format!("{RULES}{KEEP}")), &LEGS);
     let name = stored_is(&mount, &LEGS);
-    let lose = |mount: &mut Mount| {
-        mount.stop();
-        for suffix in ["", "-wal", "-shm"] {
-            let _not_there = fs::remove_file(mount.state.join(format!("joins.sqlite{suffix}")));
-        }
-        mount.start();
-    };
     lose(&mut mount);
     assert_eq!(stored_is(&mount, &LEGS), name, "it is found again and not stored anew");
     days_later(&mut mount, 11);
@@ -286,6 +299,57 @@ fn stored_joins_are_found_again() {
     assert_eq!(stored_is(&mount, &LEGS), name);
     days_later(&mut mount, 21);
     eventually(&mount, "the join goes with the last leg", || stored(&mount).is_empty());
+}
+
+#[test]
+fn regression_what_is_damaged_is_not_left_behind_when_joins_sqlite_is_lost() {
+    if no_mount("regression_what_is_damaged_is_not_left_behind_when_joins_sqlite_is_lost") {
+        return;
+    }
+    let mut mount = with_call(at_once(format!("{RULES}{KEEP}")), &LEGS);
+    let first = stored_is(&mount, &LEGS);
+    let damage = |mount: &mut Mount, name: &str| {
+        fs::write(mount.target.join("stitched").join(name), b"noise").unwrap();
+        lose(mount);
+        eventually(mount, "it is told", || mount.status()["joins"]["bad"] == 1);
+    };
+    damage(&mut mount, &first);
+    let second = stored_is(&mount, &LEGS);
+    assert_ne!(second, first, "no key is written twice");
+    assert!(mount.cli(["audit", "show"]).out.contains("verification_failed"));
+    // Of what can be made no more it is all that is left; then it goes as the join would.
+    days_later(&mut mount, 11);
+    damage(&mut mount, &second);
+    eventually(&mount, "the rest is heard", || shows(&mount, &expected(&LEGS[1..])));
+    eventually(&mount, "all is looked at", || mount.status()["joins"]["swept"] == true);
+    assert_eq!(names(&mount), [second]);
+    days_later(&mut mount, 21);
+    eventually(&mount, "it goes with the last leg", || stored(&mount).is_empty());
+}
+
+#[test]
+fn calls_that_share_a_recording_are_each_stored() {
+    if no_mount("calls_that_share_a_recording_are_each_stored") {
+        return;
+    }
+    let mut mount = with_call(at_once(RULES.into()), &LEGS[..2]);
+    stored_is(&mount, &LEGS[..2]);
+    let other = "1795228032.23";
+    write_several(&mount, &[(CALL, &LEGS[..2]), (other, &LEGS[1..])]);
+    let both = [CALL, other].map(|call| format!("{call}.wav"));
+    let each = |mount: &Mount| {
+        let stored = stored(mount);
+        let bytes: Vec<_> = stored.iter().map(|(_, bytes)| bytes.clone()).collect();
+        names(mount) == both
+            && bytes == [expected(&LEGS[..2]), expected(&LEGS[1..])]
+            && names(mount).iter().all(|name| is_known(mount, name))
+    };
+    eventually(&mount, "each is stored", || each(&mount));
+    lose(&mut mount);
+    eventually(&mount, "each is found again", || each(&mount));
+    // Now they are one call.
+    write_several(&mount, &[(CALL, &LEGS), (other, &LEGS)]);
+    stored_is(&mount, &LEGS);
 }
 
 #[test]
@@ -440,11 +504,7 @@ fn what_is_sealed_is_sealed_joined_too() {
     assert_eq!(name, format!("{CALL}.wav.age"));
     assert_eq!(age::decrypt(&identity, &bytes).unwrap(), whole);
     // It is found again, and read.
-    mount.stop();
-    for suffix in ["", "-wal", "-shm"] {
-        let _not_there = fs::remove_file(mount.state.join(format!("joins.sqlite{suffix}")));
-    }
-    mount.start();
+    lose(&mut mount);
     days_later(&mut mount, 11);
     eventually(&mount, "the whole call is heard", || shows(&mount, &whole));
     assert_eq!(sealed(&mount).map(|(name, _)| name), Some(name));
@@ -540,12 +600,8 @@ fn is_stored_all_the_same(point: &'static str) {
     let object = lives.mount.target.join("stitched").join(&names(&lives.mount)[0]);
     fs::write(&object, b"noise").unwrap();
     lives.until("it is brought back", |mount| has_whole(&mount.target, &LEGS));
-    // What is damaged is not found again.
-    fs::remove_file(&object).unwrap();
     lives.ends();
-    for suffix in ["", "-wal", "-shm"] {
-        let _not_there = fs::remove_file(lives.mount.state.join(format!("joins.sqlite{suffix}")));
-    }
+    forget_stored(&lives.mount);
     lives.start();
     lives.until("it is found again", |mount| {
         let known = |name: &String| is_known(mount, name);

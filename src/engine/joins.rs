@@ -224,9 +224,11 @@ impl Keeper {
             for join in &joins {
                 self.look_after(join.id)?;
             }
-            let Some(maker) = maker.filter(|_| joins.is_empty()) else { continue };
+            let Some(maker) = maker else { continue };
             for call in maker.calls_of(node).map_err(failed)? {
-                self.look_at(maker, &call)?;
+                if !joins.iter().any(|join| join.call == call) {
+                    self.look_at(maker, &call)?;
+                }
             }
         }
         Ok(!self.changed.nodes.is_empty())
@@ -311,7 +313,7 @@ impl Keeper {
                 continue;
             }
             if target.is_up() {
-                objects::find_again(&self.shared, &self.kept, target)?;
+                self.bad += objects::find_again(&self.shared, &self.kept, target)?;
                 self.kept.was_listed(target.name()).map_err(failed)?;
             } else {
                 all &= !target.required;

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod again;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,11 @@ pub struct KeptJoin {
 }
 
 impl KeptJoin {
+    /// Whether nothing is known of it but that a target has a damaged object.
+    pub fn only_damaged(&self) -> bool {
+        self.chunks.0.is_empty()
+    }
+
     /// One of its objects as the catalog has those of recordings.
     pub fn row(&self, object: &KeptObject) -> ObjectRow {
         ObjectRow {
@@ -196,39 +202,9 @@ impl Kept {
                 return rows::insert(connection, new, &legs);
             };
             // What was found again in a target is known in detail from now on.
-            let told = rows::digest_and_text(new);
-            connection
-                .prepare_cached(
-                    "UPDATE stored SET digest = ?2, plan = ?3, attr = ?4 WHERE id = ?1",
-                )?
-                .execute(params![id, told.0, told.1, told.2])?;
+            rows::tell(connection, id, new)?;
             rows::set_legs(connection, id, &legs)?;
             Ok(id)
-        })
-    }
-
-    /// Takes note of a join that a target was found to have: of its recordings is known which they
-    /// are and no more. Of several of a call, or of the same recordings, the youngest counts.
-    ///
-    /// # Errors
-    /// It can not be used.
-    pub fn found(&self, new: &NewJoin, nodes: &[NodeId], object: &KeptObject) -> Result<()> {
-        let leg = |node: &NodeId| KeptLeg { node: *node, content: None, erased: false };
-        let legs: Vec<KeptLeg> = nodes.iter().map(leg).collect();
-        self.change(|connection| {
-            let id = match rows::same(connection, &new.call, new.sha256)? {
-                Some(id) => id,
-                None => rows::insert(connection, new, &legs)?,
-            };
-            let object = KeptObject { state: ObjectState::Verified, ..object.clone() };
-            rows::take_key(connection, id, &object)?;
-            let mut all = many(connection, ask::REPLACED, [id])?;
-            all.extend(many(connection, ask::BY_ID, [id])?);
-            let age = |join: &&KeptJoin| (join.attr.mtime, join.legs.len(), join.size, join.id);
-            match all.iter().max_by_key(age) {
-                Some(youngest) => rows::replace(connection, youngest.id),
-                None => Ok(()),
-            }
         })
     }
 
@@ -272,20 +248,25 @@ impl Kept {
         self.change(|connection| connection.prepare_cached(text)?.execute(row)).map(drop)
     }
 
-    /// What would give way to a join.
+    /// Those of the same call as a join, or of some of the same recordings.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn replaced_by(&self, id: i64) -> Result<Vec<KeptJoin>> {
-        self.with(|connection| many(connection, ask::REPLACED, [id]))
+    pub fn beside(&self, id: i64) -> Result<Vec<KeptJoin>> {
+        self.with(|connection| many(connection, ask::BESIDE, [id]))
     }
 
-    /// A join is where it must be: those of the same recordings or the same call give way to it.
+    /// A join is where it must be, and these give way to it.
     ///
     /// # Errors
     /// It can not be used.
-    pub fn stored(&self, id: i64) -> Result<()> {
-        self.change(|connection| rows::replace(connection, id))
+    pub fn stored(&self, id: i64, instead_of: &[i64]) -> Result<()> {
+        self.change(|connection| {
+            for old in instead_of {
+                rows::set_state(connection, *old, KeptState::Old)?;
+            }
+            rows::set_state(connection, id, KeptState::Current)
+        })
     }
 
     /// The objects of a join are to be deleted.
@@ -293,8 +274,7 @@ impl Kept {
     /// # Errors
     /// It can not be used.
     pub fn retire(&self, id: i64) -> Result<()> {
-        let text = "UPDATE stored SET state = 3, shown = 0 WHERE id = ?1";
-        self.change(|connection| connection.prepare_cached(text)?.execute([id])).map(drop)
+        self.change(|connection| rows::set_state(connection, id, KeptState::Old))
     }
 
     /// Nothing of a join is left in any target. Its keys stay taken.
@@ -464,32 +444,5 @@ impl Kept {
         let found = self.read(|connection| many(connection, ask::BY_ID, [number]))?;
         let rows = found.first().map(|join| join.objects.iter().map(|object| join.row(object)));
         Ok(rows.map(Iterator::collect).unwrap_or_default())
-    }
-
-    /// Whether a target was asked which joins it has.
-    ///
-    /// # Errors
-    /// It can not be used.
-    pub fn is_listed(&self, target: &str) -> Result<bool> {
-        let text = "SELECT 1 FROM listed WHERE target = ?1";
-        self.with(|connection| connection.prepare_cached(text)?.exists([target]))
-    }
-
-    /// It was.
-    ///
-    /// # Errors
-    /// It can not be used.
-    pub fn was_listed(&self, target: &str) -> Result<()> {
-        let text = "INSERT OR IGNORE INTO listed VALUES(?1)";
-        self.change(|connection| connection.prepare_cached(text)?.execute([target])).map(drop)
-    }
-
-    /// Whether a key of a target is known.
-    ///
-    /// # Errors
-    /// It can not be used.
-    pub fn knows(&self, target: &str, key: &str) -> Result<bool> {
-        let text = "SELECT 1 FROM object WHERE target = ?1 AND key = ?2";
-        self.with(|connection| connection.prepare_cached(text)?.exists([target, key]))
     }
 }

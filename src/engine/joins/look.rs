@@ -1,7 +1,7 @@
 //! What becomes of a stored join, and of a call without one.
 
 use super::fate::{self, Fate};
-use super::make::{Made, make};
+use super::make::{Made, is_of, legs_of, make};
 use super::{Keeper, failed, objects};
 use crate::engine::error::{EngineError, Result};
 use crate::recording::NodeId;
@@ -28,11 +28,15 @@ impl Keeper {
     /// Looks at a call: at what is stored of it, or whether it is to be.
     pub(super) fn look_at(&mut self, maker: &Stitched, call: &Vec<u8>) -> Result<()> {
         self.shared.check_stop()?;
-        let legs = maker.legs_of(call).map_err(failed)?;
-        let nodes: Vec<NodeId> = legs.iter().map(|leg| leg.node).collect();
-        let joins = self.kept.about(Some(call), &nodes).map_err(failed)?;
-        if !joins.is_empty() {
-            return joins.iter().try_for_each(|join| self.look_after(join.id));
+        let legs = legs_of(maker, call)?;
+        let nodes: Vec<NodeId> = legs.iter().copied().collect();
+        let mut has_one = false;
+        for join in self.kept.about(Some(call), &nodes).map_err(failed)? {
+            self.look_after(join.id)?;
+            has_one |= is_of(maker, &join, call, &legs)?;
+        }
+        if has_one {
+            return Ok(());
         }
         if nodes.len() < 2 {
             self.later.done(call);
@@ -50,6 +54,8 @@ impl Keeper {
         match fate::decide(&standings, self.options.keep_expired) {
             Fate::Unknown => Ok(()),
             Fate::Whole => self.keep_whole(join),
+            // Damaged as it is, nothing else is left of what has expired.
+            Fate::Shown | Fate::Hidden if join.only_damaged() => Ok(()),
             Fate::Shown | Fate::Hidden if join.state == KeptState::Making => self.retire(join),
             fate @ (Fate::Shown | Fate::Hidden) => {
                 self.show(join, fate == Fate::Shown)?;

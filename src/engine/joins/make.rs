@@ -8,8 +8,9 @@ use crate::engine::seal;
 use crate::engine::shared::Shared;
 use crate::engine::space::Pressure;
 use crate::faults;
-use crate::recording::{State, Stored};
-use crate::stitch::{Kept, NewJoin, Stitched, Whole};
+use crate::recording::{NodeId, State, Stored};
+use crate::stitch::{Kept, KeptJoin, NewJoin, Stitched, Whole};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -61,17 +62,44 @@ pub(super) fn make(
     if !given::give(shared, kept, id, &gift, new.sha256)? {
         return Ok(Made::NotYet);
     }
+    let of_call = legs_of(maker, call)?;
+    let mut instead_of = Vec::new();
     // Asked after the recordings were: what one of these has, and this one has not, expired meanwhile.
-    for join in kept.replaced_by(id).map_err(failed)? {
+    for join in kept.beside(id).map_err(failed)? {
+        if !is_of(maker, &join, call, &of_call)? {
+            continue;
+        }
         let fate = fate::decide(&fate::standings(shared, kept, &join)?, keep_expired);
         if matches!(fate, Fate::Shown | Fate::Hidden) {
             kept.retire(id).map_err(failed)?;
             return Ok(Made::NotYet);
         }
+        instead_of.push(join.id);
     }
-    kept.stored(id).map_err(failed)?;
+    kept.stored(id, &instead_of).map_err(failed)?;
     faults::point("joins.after_stored");
     Ok(Made::Stored)
+}
+
+/// The recordings of a call.
+pub(super) fn legs_of(maker: &Stitched, call: &[u8]) -> Result<BTreeSet<NodeId>> {
+    Ok(maker.legs_of(call).map_err(failed)?.into_iter().map(|leg| leg.node).collect())
+}
+
+/// Whether a stored join is of this call, also if it has another id: that of a call which became one
+/// with it, and is known as that by now or not known any more. A call that only shares a recording with
+/// it has a join of its own.
+pub(super) fn is_of(
+    maker: &Stitched,
+    join: &KeptJoin,
+    call: &[u8],
+    legs: &BTreeSet<NodeId>,
+) -> Result<bool> {
+    if join.call == call {
+        return Ok(true);
+    }
+    let others = legs_of(maker, &join.call)?;
+    Ok(others.is_empty() || others == *legs)
 }
 
 /// Whether all of its recordings are archived: of what never was, nothing tells that it is deleted.

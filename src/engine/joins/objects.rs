@@ -3,7 +3,7 @@
 use super::failed;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::ObjectState;
-use crate::codec;
+use crate::codec::{self, Audio};
 use crate::engine::encode;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::recall::check_room;
@@ -11,7 +11,7 @@ use crate::engine::shared::Shared;
 use crate::engine::snapshot::ask;
 use crate::engine::target::Target;
 use crate::lower::LowerError;
-use crate::recording::{Attr, Encoding, Hasher, Kind, Stored};
+use crate::recording::{Attr, ChunkHashes, Encoding, Hasher, Kind, NodeId, Stored};
 use crate::stitch::{self, Kept, KeptJoin, KeptObject, Leg, NewJoin, Plan};
 use crate::store::joined::JoinLabel;
 use crate::store::{StoreErrorKind, key};
@@ -106,18 +106,19 @@ fn is_there(
 
 /// Takes note of the joins of this machine that a target has. What they were made of in detail is not
 /// known any more: while all their recordings are there they are made anew, and found to be the same.
-pub(super) fn find_again(shared: &Shared, kept: &Kept, target: &Target) -> Result<()> {
+/// How many objects are damaged.
+pub(super) fn find_again(shared: &Shared, kept: &Kept, target: &Target) -> Result<u64> {
     let prefix = format!("{}{}", target.store.prefix(), key::JOINED);
-    let mut after = String::new();
+    let (mut after, mut damaged) = (String::new(), 0);
     loop {
         let page = ask(shared, target, target.store.list(&prefix, &after))?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { return Ok(damaged) };
         after.clone_from(&last.key);
         let since = Instant::now();
         for listed in page {
             shared.check_stop()?;
             if !kept.knows(target.name(), &listed.key).map_err(failed)? {
-                found(shared, kept, target, &listed.key)?;
+                damaged += u64::from(found(shared, kept, target, &listed.key)?);
                 faults::point("joins.after_found");
             }
         }
@@ -126,74 +127,75 @@ pub(super) fn find_again(shared: &Shared, kept: &Kept, target: &Target) -> Resul
     }
 }
 
-fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<()> {
+/// Takes note of an object, if it says that it is a join of this machine; whether it is damaged.
+fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<bool> {
     let head = match ask(shared, target, target.store.head(key)) {
-        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(()),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(false),
         head => head?,
     };
     let label = match JoinLabel::from_user(&head.user) {
         Ok(label) if label.node == shared.catalog.identity().node => label,
         // Another machine's, or none of ours.
-        Ok(_) | Err(_) => return Ok(()),
+        Ok(_) | Err(_) => return Ok(false),
     };
-    let Some((new, stored)) = read(shared, target, key, &label)? else {
-        tracing::warn!(
-            key,
-            "a stored join is not what it says, or can not be opened: it is left alone"
-        );
-        return Ok(());
+    let mut read = read(shared, target, key, &label)?;
+    if matches!(read, Read::Damaged) {
+        // A wrong answer may have come from the way; a wrong object stays wrong.
+        read = self::read(shared, target, key, &label)?;
+    }
+    let object = |state, stored| {
+        let (target, key) = (target.name().to_owned(), key.to_owned());
+        KeptObject { target, key, state, stored }
     };
-    let (name, key) = (target.name().to_owned(), key.to_owned());
-    let object = KeptObject { target: name, key, state: ObjectState::Verified, stored };
-    kept.found(&new, &label.legs, &object).map_err(failed)?;
-    tracing::info!(target = target.name(), key = object.key, "a stored join was found again");
-    Ok(())
+    match read {
+        Read::Join(new, stored) => {
+            let object = object(ObjectState::Verified, stored);
+            kept.found(&new, &label.legs, &object).map_err(failed)?;
+            tracing::info!(target = target.name(), key, "a stored join was found again");
+            Ok(false)
+        }
+        Read::Damaged => {
+            let reason = "it was found again, and is not what it says";
+            tracing::error!(key, reason, "a stored join is damaged");
+            let (at, said) = (target.name().to_owned(), Clear::key(key));
+            let entry = Entry::new(Event::VerificationFailed { target: at, key: said });
+            shared.audit.record(entry.why(reason));
+            let object = object(ObjectState::Abandoned, label.stored.clone());
+            kept.found_damaged(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
+            Ok(true)
+        }
+        Read::Closed => {
+            tracing::warn!(key, "a stored join can not be opened: it is left alone");
+            Ok(false)
+        }
+    }
 }
 
-/// All of an object, read and compared with what it says.
-fn read(
-    shared: &Shared,
-    target: &Target,
-    key: &str,
-    label: &JoinLabel,
-) -> Result<Option<(NewJoin, Stored)>> {
-    let Some((file, stored)) = fetched(shared, target, key, label)? else { return Ok(None) };
-    let (mut hasher, mut head) = (Hasher::default(), Vec::new());
-    let mut sink = |bytes: &[u8]| {
-        if hasher.is_empty() {
-            head = bytes.to_vec();
-        }
-        hasher.update(bytes);
+/// What an object is that says that it is a join.
+enum Read {
+    /// That join.
+    Join(Box<NewJoin>, Stored),
+    /// Other bytes than those that were put there.
+    Damaged,
+    /// It can not be told: there is no key that opens it, or it is gone.
+    Closed,
+}
+
+/// A join by what its object says. Without its audio nothing can be read by its plan.
+fn join_of(label: &JoinLabel, heard: Option<(Audio, ChunkHashes)>) -> NewJoin {
+    let (audio, chunks) = match heard {
+        Some((audio, chunks)) => (Ok(audio), chunks),
+        None => (Err("its object is damaged".to_owned()), ChunkHashes(Vec::new())),
     };
-    let of = (label.size, &shared.identities);
-    if let Err(error) = encode::decode(shared, &file, &stored.encoding, of, &mut sink)? {
-        tracing::warn!(%error, key, "a stored join can not be read");
-        return Ok(None);
-    }
-    let (sha256, chunks) = hasher.finish();
-    let name = stitch::Stitched::name_of(&label.call);
-    let mut within = |at: u64, len: usize| {
-        let from = usize::try_from(at).unwrap_or(usize::MAX).min(head.len());
-        let part = head.get(from..from.saturating_add(len).min(head.len())).unwrap_or(&[]);
-        Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(part))
-    };
-    let Ok(Ok(audio)) = codec::probe(name.as_bytes(), label.size, &mut within) else {
-        return Ok(None);
-    };
-    let Some(first) = label.legs.first() else { return Ok(None) };
     let leg = Leg {
-        node: *first,
-        path: name,
+        node: label.legs.first().copied().unwrap_or(NodeId::ROOT),
+        path: stitch::Stitched::name_of(&label.call),
         size: label.size,
         mtime: label.mtime,
         start: None,
         side: None,
-        audio: Ok(audio),
+        audio,
     };
-    let plan = Plan::new(vec![leg], &stitch::Options::default());
-    if sha256 != label.sha256 || plan.len() != label.size {
-        return Ok(None);
-    }
     let (mode, uid, gid) = label.access;
     let attr = Attr {
         kind: Kind::File,
@@ -209,16 +211,58 @@ fn read(
         ctime: label.mtime,
         special: 0,
     };
-    Ok(Some((NewJoin { call: label.call.clone(), plan, attr, sha256, chunks }, stored)))
+    let plan = Plan::new(vec![leg], &stitch::Options::default());
+    NewJoin { call: label.call.clone(), plan, attr, sha256: label.sha256, chunks }
 }
 
-/// An object in a file without a name, and what it is in detail; none if it is not what it says.
-fn fetched(
-    shared: &Shared,
-    target: &Target,
-    key: &str,
-    label: &JoinLabel,
-) -> Result<Option<(File, Stored)>> {
+/// All of an object, read and compared with what it says.
+fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Result<Read> {
+    let (file, stored) = match fetched(shared, target, key, label)? {
+        Fetched::Right(file, stored) => (file, stored),
+        Fetched::Wrong => return Ok(Read::Damaged),
+        Fetched::Strange => return Ok(Read::Closed),
+    };
+    let (mut hasher, mut head) = (Hasher::default(), Vec::new());
+    let mut sink = |bytes: &[u8]| {
+        if hasher.is_empty() {
+            head = bytes.to_vec();
+        }
+        hasher.update(bytes);
+    };
+    let of = (label.size, &shared.identities);
+    if let Err(error) = encode::decode(shared, &file, &stored.encoding, of, &mut sink)? {
+        tracing::warn!(%error, key, "a stored join can not be read");
+        return Ok(Read::Closed);
+    }
+    let (sha256, chunks) = hasher.finish();
+    let name = stitch::Stitched::name_of(&label.call);
+    let mut within = |at: u64, len: usize| {
+        let from = usize::try_from(at).unwrap_or(usize::MAX).min(head.len());
+        let part = head.get(from..from.saturating_add(len).min(head.len())).unwrap_or(&[]);
+        Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(part))
+    };
+    let Ok(Ok(audio)) = codec::probe(name.as_bytes(), label.size, &mut within) else {
+        return Ok(Read::Closed);
+    };
+    let new = join_of(label, Some((audio, chunks)));
+    if label.legs.is_empty() || sha256 != label.sha256 || new.plan.len() != label.size {
+        return Ok(Read::Closed);
+    }
+    Ok(Read::Join(Box::new(new), stored))
+}
+
+/// The bytes of an object.
+enum Fetched {
+    /// Those that were put there, and what they are.
+    Right(File, Stored),
+    /// Others.
+    Wrong,
+    /// Those that were put there, but nothing that is put there.
+    Strange,
+}
+
+/// An object in a file without a name.
+fn fetched(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Result<Fetched> {
     let size = label.stored.size;
     check_room(shared, Path::new(key), size)?;
     let file = shared.lower.scratch()?;
@@ -227,7 +271,7 @@ fn fetched(
         let range = hasher.len()..size.min(hasher.len() + limits::READ_BACK_BYTES);
         let bytes = ask(shared, target, target.store.get(key, range))?;
         if bytes.is_empty() {
-            return Ok(None);
+            return Ok(Fetched::Wrong);
         }
         let io = |source| LowerError::Io { path: key.into(), source };
         file.write_all_at(&bytes, hasher.len()).map_err(io)?;
@@ -237,7 +281,7 @@ fn fetched(
         }
     }
     if hasher.finish().0 != label.stored.sha256 {
-        return Ok(None);
+        return Ok(Fetched::Wrong);
     }
     let encoding = match &label.stored.encoding {
         Encoding::Plain => Encoding::Plain,
@@ -247,10 +291,10 @@ fn fetched(
             let inner = sealed.inner().clone();
             match codec::seal::sealed(&start.map_err(io)?, inner, size) {
                 Ok(sealed) => sealed.into(),
-                Err(_none_of_age) => return Ok(None),
+                Err(_none_of_age) => return Ok(Fetched::Strange),
             }
         }
-        Encoding::Patched(_) | Encoding::Flac(_) => return Ok(None),
+        Encoding::Patched(_) | Encoding::Flac(_) => return Ok(Fetched::Strange),
     };
-    Ok(Some((file, Stored { encoding, ..label.stored.clone() })))
+    Ok(Fetched::Right(file, Stored { encoding, ..label.stored.clone() }))
 }

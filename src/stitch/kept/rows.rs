@@ -74,7 +74,7 @@ pub(super) mod ask {
     pub(in super::super) const SHOWN_OF_NODE: &str =
         "s.id IN (SELECT l.stored FROM leg l WHERE l.node = ?1) AND +s.shown = 1";
     /// Those of the same call, or of some of the same recordings, as join ?1.
-    pub(in super::super) const REPLACED: &str = "s.id IN (
+    pub(in super::super) const BESIDE: &str = "s.id IN (
         SELECT o.id FROM stored o WHERE o.call = (SELECT call FROM stored WHERE id = ?1)
         UNION SELECT b.stored FROM leg a JOIN leg b ON b.node = a.node WHERE a.stored = ?1)
         AND s.id <> ?1 AND +s.state < 3";
@@ -158,12 +158,29 @@ pub(super) fn set_legs(connection: &Connection, id: i64, legs: &[KeptLeg]) -> Sq
     Ok(())
 }
 
-/// Those of the same recordings or the same call give way to this one.
-pub(super) fn replace(connection: &Connection, id: i64) -> Sql<()> {
-    let text = format!("UPDATE stored AS s SET state = 3, shown = 0 WHERE {}", ask::REPLACED);
-    connection.prepare_cached(&text)?.execute([id])?;
-    connection.prepare_cached("UPDATE stored SET state = 2 WHERE id = ?1")?.execute([id])?;
-    Ok(())
+/// What is known of a join by now.
+pub(super) fn tell(connection: &Connection, id: i64, new: &NewJoin) -> Sql<()> {
+    let (digest, plan, attr) = digest_and_text(new);
+    let (size, chunks) = (new.plan.len().cast_signed(), new.chunks.to_bytes());
+    connection
+        .prepare_cached(
+            "UPDATE stored SET digest = ?2, plan = ?3, attr = ?4, size = ?5, chunks = ?6
+             WHERE id = ?1",
+        )?
+        .execute(params![id, digest, plan, attr, size, chunks])
+        .map(drop)
+}
+
+/// Whether no more is known of a join than that a target has a damaged object.
+pub(super) fn only_damaged(connection: &Connection, id: i64) -> Sql<bool> {
+    let text = "SELECT 1 FROM stored WHERE id = ?1 AND length(chunks) = 0";
+    connection.prepare_cached(text)?.exists([id])
+}
+
+/// How far a join has come; what is to be deleted stands in for nothing.
+pub(super) fn set_state(connection: &Connection, id: i64, state: KeptState) -> Sql<()> {
+    let text = "UPDATE stored SET state = ?2, shown = shown AND ?2 < 3 WHERE id = ?1";
+    connection.prepare_cached(text)?.execute(params![id, how_far(state)]).map(drop)
 }
 
 /// Takes a key of a target, unless it was ever taken; whether it did.

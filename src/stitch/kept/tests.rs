@@ -56,7 +56,7 @@ fn a_key_is_given_out_once_and_a_call_has_one_join() {
     assert_eq!(kept.assign(id, "one", &keys, &plain).unwrap(), (object.clone(), true));
     assert_eq!(kept.source_of(first.plan.digest(), first.plan.len()), None, "it is not stored");
     kept.note(&object, ObjectState::Verified, Timestamp(1)).unwrap();
-    kept.stored(id).unwrap();
+    kept.stored(id, &[]).unwrap();
     assert_eq!(kept.begin(&first).unwrap(), id, "it is the same");
 
     // A late leg.
@@ -64,7 +64,7 @@ fn a_key_is_given_out_once_and_a_call_has_one_join() {
     let new = kept.begin(&later).unwrap();
     assert_eq!(kept.assign(new, "one", &keys, &plain).unwrap().0.key, "b");
     kept.assign(new, "two", &keys, &plain).unwrap();
-    kept.stored(new).unwrap();
+    kept.stored(new, &[id]).unwrap();
     assert_eq!(states(&kept), [(id, KeptState::Old), (new, KeptState::Current)]);
     kept.forget(id).unwrap();
     drop(kept);
@@ -137,11 +137,53 @@ fn regression_of_joins_found_again_that_share_recordings_the_youngest_counts() {
 }
 
 #[test]
+fn of_joins_found_again_that_share_a_recording_each_has_its_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = Kept::open(dir.path()).unwrap();
+    for (call, nodes, key) in [("1.1", [1, 2], "a"), ("2.1", [2, 3], "b")] {
+        let new = join(call, &nodes);
+        kept.found(&new, &nodes.map(NodeId), &object("one", key, &new)).unwrap();
+    }
+    assert_eq!(kept.in_state(KeptState::Current, 0, 10).unwrap().len(), 2);
+    let mut later = join("2.1", &[3, 4]);
+    later.attr.mtime = Timestamp(6);
+    kept.found(&later, &[NodeId(3), NodeId(4)], &object("one", "c", &later)).unwrap();
+    let calls: Vec<_> = kept.in_state(KeptState::Old, 0, 10).unwrap();
+    assert_eq!(calls.iter().map(|join| join.objects[0].key.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_damaged_object_is_of_its_join_whichever_is_found_first() {
+    let (real, of) = (join("1.1", &[1, 2]), [NodeId(1), NodeId(2)]);
+    let damaged =
+        NewJoin { plan: join("1.1", &[1]).plan, chunks: ChunkHashes(Vec::new()), ..real.clone() };
+    for damaged_first in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::open(dir.path()).unwrap();
+        for step in [damaged_first, !damaged_first] {
+            match step {
+                true => kept.found_damaged(&damaged, &of, &object("one", "a", &real)).unwrap(),
+                false => kept.found(&real, &of, &object("two", "b", &real)).unwrap(),
+            }
+            let all = kept.after(0, 10).unwrap();
+            assert_eq!(all.len(), 1);
+            let only_damaged = step && damaged_first;
+            assert_eq!(all[0].only_damaged(), only_damaged);
+            assert_eq!(all[0].state == KeptState::Making, only_damaged);
+        }
+        let found = kept.after(0, 10).unwrap().remove(0);
+        assert_eq!((found.plan, found.size), (real.plan.clone(), real.plan.len()));
+        let states: Vec<_> = found.objects.iter().map(|o| (o.key.as_str(), o.state)).collect();
+        assert_eq!(states, [("a", ObjectState::Abandoned), ("b", ObjectState::Verified)]);
+    }
+}
+
+#[test]
 fn regression_a_join_stands_in_for_no_call_that_only_shares_a_recording() {
     let dir = tempfile::tempdir().unwrap();
     let kept = Kept::open(dir.path()).unwrap();
     let id = kept.begin(&join("1.1", &[1, 2])).unwrap();
-    kept.stored(id).unwrap();
+    kept.stored(id, &[]).unwrap();
     kept.show(id, true).unwrap();
     let shows = |nodes: &[u64]| {
         let left: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
@@ -224,7 +266,7 @@ fn every_question_goes_by_an_index() {
         ask::BY_ID,
         ask::SHOWN_OF_CALL,
         ask::SHOWN_OF_NODE,
-        ask::REPLACED,
+        ask::BESIDE,
     ];
     let joins = joins.map(|which| format!("SELECT s.id, s.chunks FROM stored s WHERE {which}"));
     let others = [ask::DUE, ask::SOURCE, ask::SAME, ask::SHOWN, ask::COUNT].map(str::to_owned);
