@@ -144,7 +144,7 @@ fn any_leg(random: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
     let noise = |random: &mut fastrand::Rng, len| {
         std::iter::repeat_with(|| random.u8(..)).take(len).collect()
     };
-    match random.u8(..12) {
+    match random.u8(..16) {
         0 | 1 => ("a.wav", wav(Coding::Pcm16, 8_000, 1, samples, random)),
         2 => ("a.wav16", wav(Coding::Pcm16, 16_000, 1, samples, random)),
         3 => ("a.wav", wav(Coding::Pcm8, 8_000, 1, samples, random)),
@@ -155,6 +155,18 @@ fn any_leg(random: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
         8 => ("a.WAV", fixture("formats/in-3001-02079460001-20261121-022738-1795228058.0.WAV")),
         9 => ("a.wav", b"no audio at all".to_vec()),
         10 => ("a.g722", noise(random, samples)),
+        11 => ("a.wav", wav(Coding::Pcm16, 48_000, 1, samples, random)),
+        12 => {
+            let coding = [Coding::Pcm24, Coding::Pcm32][random.usize(..2)];
+            ("a.wav", wav(coding, [8_000, 32_000][random.usize(..2)], 1, samples, random))
+        }
+        13 => {
+            // 7: mu-law, 6: A-law (WAVE_FORMAT_MULAW, WAVE_FORMAT_ALAW).
+            let mut bytes = wav(Coding::Pcm8, 8_000, 1, samples, random);
+            bytes[20] = random.u8(6..8);
+            ("a.wav", bytes)
+        }
+        14 => (["a.alaw", "a.sln", "a.sln16"][random.usize(..3)], noise(random, samples)),
         _ => {
             // Its writer died.
             let mut bytes = wav(Coding::Pcm16, 8_000, 1, samples, random);
