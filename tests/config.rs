@@ -142,6 +142,10 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: write_back.encrypt_to has a key of the kind \"ssh-rsa\", which nothing is sealed to; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
         ),
         (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\nencrypt_to = [\"ssh-rsa AAAA\"]"),
+            "f.toml:5:1: policy 1: encrypt_to has a key of the kind \"ssh-rsa\", which nothing is sealed to; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
+        ),
+        (
             format!("{MINIMAL}[encryption]\nlocal_key_file = \"/var/lib/spoolfs/x/key\""),
             "f.toml:4:1: encryption.local_key_file \"/var/lib/spoolfs/x/key\" lies in a directory that it is \
              to open; keep it elsewhere, such as in /etc/spoolfs",
@@ -676,6 +680,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__DELETE_MODE", "refuse"),
             ("SPOOLFS_POLICY__0__STORAGE_CLASS", "GLACIER_IR"),
             ("SPOOLFS_POLICY__0__COMPRESS", "none"),
+            ("SPOOLFS_POLICY__0__ENCRYPT_TO", AGE),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
             ("SPOOLFS_ENCRYPTION__REQUIRE_LOCAL_ENCRYPTION", "true"),
             ("SPOOLFS_ENCRYPTION__LOCAL_KEY_FILE", "/local.key"),
@@ -713,8 +718,8 @@ fn every_key_can_be_set_by_its_variable() {
     assert!(config.write_back.repair_headers);
     let min_gain = spoolfs::units::Percent(33);
     assert_eq!(config.write_back.compress, Some(spoolfs::policy::Compress::Flac { min_gain }));
-    let to = spoolfs::codec::seal::Recipients::parse(&[AGE.to_owned()]).expect("a key");
-    assert_eq!(config.write_back.encrypt_to, to);
+    let to = spoolfs::policy::SealTo::new(&[AGE]);
+    assert_eq!((&config.write_back.encrypt_to, &rule.treatment.seal_to), (&to, &to));
     assert_eq!(config.read.identity_file.as_deref(), Some(Path::new("/key")));
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
@@ -1059,4 +1064,33 @@ fn the_unit_hides_no_mount_and_keeps_its_promises() {
     // The unit's directories are those that the program expects for its instance.
     let config = parse("mountpoint = \"/srv/rec\"\nstate_dir = \"/var/lib/spoolfs/x\"\n");
     assert_eq!(config.expect("fine").runtime_dir, PathBuf::from("/run/spoolfs/x"));
+}
+
+#[test]
+fn a_rule_seals_to_its_own_keys_or_not_at_all_and_all_together_are_bounded() {
+    let key = || age::x25519::Identity::generate().to_public().to_string();
+    let list = |keys: &[String]| format!("{keys:?}");
+    let (mount, own) = ([key()], [key(), key()]);
+    let text = format!(
+        "{MINIMAL}[write_back]\nencrypt_to = {}\n\
+         [[policy]]\nname = \"own\"\npath = [\"a\"]\nencrypt_to = {}\n\
+         [[policy]]\nname = \"plain\"\npath = [\"b\"]\nencrypt_to = []\n\
+         [[policy]]\nname = \"usual\"\npath = [\"c\"]\n",
+        list(&mount),
+        list(&own)
+    );
+    let config = parse(&text).expect("it is right");
+    let to = |keys: &[String]| spoolfs::policy::SealTo::new(keys);
+    let rules: Vec<_> = config.policies.iter().map(|p| p.treatment.seal_to.clone()).collect();
+    assert_eq!(rules, [to(&own), None, to(&mount)]);
+    let places: Vec<String> = config.sealed_to().into_iter().map(|(place, _)| place).collect();
+    assert_eq!(places, ["[write_back]", "policy \"own\""]);
+    let many: Vec<String> = std::iter::repeat_with(key).take(20).collect();
+    let text = format!(
+        "{MINIMAL}[write_back]\nencrypt_to = {}\n[[policy]]\nname = \"a\"\nencrypt_to = {}\n",
+        list(&mount),
+        list(&many)
+    );
+    let error = parse(&text).expect_err("too many").to_string();
+    assert!(error.contains("more than 20 different keys of all rules; use fewer"), "{error}");
 }

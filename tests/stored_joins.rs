@@ -633,3 +633,34 @@ fn a_join_is_stored_and_deleted_wherever_the_daemon_dies() {
     let points: Vec<_> = spoolfs::faults::POINTS.iter().filter(here).collect();
     support::each_of(4, &points, |point| is_stored_all_the_same(point));
 }
+
+/// Who has the key to one leg must not hear the other of the join.
+#[test]
+fn a_join_of_legs_that_are_sealed_for_different_keys_is_not_stored() {
+    if no_mount("a_join_of_legs_that_are_sealed_for_different_keys_is_not_stored") {
+        return;
+    }
+    let key = age::x25519::Identity::generate().to_public().to_string();
+    let sealed = format!("encrypt_to = [\"{key}\"]\n");
+    let rule = "[[policy]]\nname = \"one\"\npath = [\"2026/11/21/external-*\"]\n";
+    let mut mount =
+        with_call(at_once(format!("{rule}{sealed}[stitched]\narchive = true\n")), &LEGS);
+    eventually(&mount, "all are archived", || {
+        let states = mount.status()["states"].clone();
+        let archived = |s: &Value| s["state"] == "archived" && s["files"] == LEGS.len();
+        states.as_array().is_some_and(|states| states.iter().any(archived))
+    });
+    mount.stop();
+    mount.start();
+    eventually(&mount, "all was looked at", || {
+        let joins = &mount.status()["joins"];
+        joins["swept"] == true && joins["waiting"] == 0
+    });
+    assert_eq!(names(&mount), [""; 0]);
+    // It was nothing else.
+    mount.stop();
+    let config = fs::read_to_string(&mount.config).unwrap();
+    fs::write(&mount.config, config.replace(&sealed, "")).unwrap();
+    mount.start();
+    stored_is(&mount, &LEGS);
+}

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::codec::seal::Recipients;
 use crate::limits;
-use crate::policy::{Compress, Timetable};
+use crate::policy::{Compress, SealTo, Timetable};
 use crate::recording::Sha256;
 use crate::units::{Age, Percent, Span, duration_text};
 use std::net::SocketAddr;
@@ -274,6 +274,15 @@ pub(super) fn compress(
     }
 }
 
+/// Whom recordings are sealed to, as written under `key`.
+pub(super) fn seal_to(words: &[String], key: &str, source: &Source) -> Result<Option<SealTo>> {
+    Recipients::parse(words).map_err(|error| {
+        let cure = "write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]";
+        source.fault(key, error, cure)
+    })?;
+    Ok(SealTo::new(words))
+}
+
 fn read_timeout(span: Option<Span>, source: &Source) -> Result<Duration> {
     let timeout = span.map_or(Duration::from_secs(15), |s| s.0);
     within(source, "read.read_timeout", timeout, Duration::from_millis(100)..=10 * MINUTE)
@@ -327,10 +336,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
     let interval = raw.journal_interval.map_or(MINUTE, |s| s.0);
     let min_gain = raw.compress_min_gain.unwrap_or(Percent(10));
     let compress = compress(raw.compress.as_deref(), min_gain, "write_back.compress", source)?;
-    let encrypt_to = Recipients::parse(&raw.encrypt_to).map_err(|error| {
-        let cure = "write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]";
-        source.fault("write_back.encrypt_to", error, cure)
-    })?;
+    let encrypt_to = seal_to(&raw.encrypt_to, "write_back.encrypt_to", source)?;
     Ok(WriteBack {
         archive_after: raw.archive_after.unwrap_or(Age::For(5 * MINUTE)),
         keep_local: raw.keep_local.unwrap_or(Age::For(DAY)),

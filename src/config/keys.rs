@@ -161,6 +161,7 @@ pub const KEYS: &[Key] = &[
     key("policy.delete_mode", Kind::Text, ""),
     key("policy.storage_class", Kind::Text, ""),
     key("policy.compress", Kind::Text, ""),
+    key("policy.encrypt_to", Kind::List, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
     key("encryption.require_local_encryption", Kind::Flag, "false"),

@@ -31,7 +31,7 @@ pub use stitched::Stitched;
 pub use target::{Scheme, Target};
 
 use crate::codec::seal::Recipients;
-use crate::policy::{Compress, Policy, Timetable};
+use crate::policy::{Compress, Policy, SealTo, Timetable};
 use crate::units::{Age, Percent};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ pub struct WriteBack {
     /// What would become smaller by less is stored as it is.
     pub compress_min_gain: Percent,
     /// Recordings are sealed to these; none: they are not.
-    pub encrypt_to: Option<Recipients>,
+    pub encrypt_to: Option<SealTo>,
     /// Each target gets a snapshot of the catalog once in this time.
     pub snapshot_every: Age,
     /// How many snapshots a target keeps.
@@ -257,6 +257,22 @@ impl Config {
         self.targets.iter().any(|t| t.required) || self.policies.iter().any(of_rule)
     }
 
+    /// Everything that recordings are sealed to, each once, with the place that says so.
+    pub fn sealed_to(&self) -> Vec<(String, Recipients)> {
+        let mount = ("[write_back]".to_owned(), &self.write_back.encrypt_to);
+        let rules = self.policies.iter();
+        let rules = rules.map(|p| (format!("policy {:?}", p.name), &p.treatment.seal_to));
+        let mut all: Vec<(String, &SealTo)> = Vec::new();
+        for (place, to) in std::iter::once(mount).chain(rules) {
+            if let Some(to) = to.as_ref().filter(|to| all.iter().all(|(_, other)| other != to)) {
+                all.push((place, to));
+            }
+        }
+        // They were seen to be keys when this was read.
+        let keys = |to: &SealTo| Recipients::parse(&to.keys()).ok().flatten();
+        all.into_iter().filter_map(|(place, to)| Some((place, keys(to)?))).collect()
+    }
+
     /// The keys whose change takes effect only at the next start.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<String> {
         let fixed = [
@@ -292,7 +308,6 @@ impl Config {
                 "write_back.repair_headers",
                 self.write_back.repair_headers != new.write_back.repair_headers,
             ),
-            ("write_back.encrypt_to", self.write_back.encrypt_to != new.write_back.encrypt_to),
         ];
         fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect()
     }

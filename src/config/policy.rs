@@ -75,6 +75,15 @@ pub(super) fn resolve(
                 policy.name, all.name
             ));
         }
+        // What may be of several rules is sealed to the keys of all these.
+        let rules = policies.iter().chain([&policy]).map(|p| &p.treatment.seal_to);
+        let keys = rules.chain([&mount.write_back.encrypt_to]).flatten();
+        let keys = keys.cloned().reduce(|all, keys| all.and(&keys));
+        if keys.is_some_and(|keys| keys.keys().len() > limits::SEAL_RECIPIENTS_MAX) {
+            let most = limits::SEAL_RECIPIENTS_MAX;
+            let message = format_args!("makes more than {most} different keys of all rules");
+            return Err(at.fault("encrypt_to", message, "use fewer keys"));
+        }
         policies.push(policy);
     }
     Ok(policies)
@@ -127,6 +136,13 @@ fn one(raw: RawPolicy, at: &Place<'_>, mount: &OfMount<'_>) -> Result<Policy> {
             Some(word) => {
                 let key = format!("policy.{}.compress", at.index);
                 super::check::compress(Some(&word), write_back.compress_min_gain, &key, at.source)?
+            }
+        },
+        seal_to: match raw.encrypt_to {
+            None => write_back.encrypt_to.clone(),
+            Some(words) => {
+                let key = format!("policy.{}.encrypt_to", at.index);
+                super::check::seal_to(&words, &key, at.source)?
             }
         },
     };

@@ -82,6 +82,7 @@ pub(super) struct RawPolicy {
     pub delete_mode: Option<String>,
     pub storage_class: Option<String>,
     pub compress: Option<String>,
+    pub encrypt_to: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -71,16 +71,23 @@ pub(super) fn identities_or_none(config: &Config) -> Identities {
 
 /// Tells whether they are of use.
 fn tell(config: &Config, identities: &Identities) {
-    let Some(recipients) = &config.write_back.encrypt_to else { return };
+    let sealed = config.sealed_to();
+    if sealed.is_empty() {
+        return;
+    }
     if identities.is_empty() {
         tracing::info!("recordings are sealed, and can not be read here once they are released");
-    } else if !identities.open_what_is_for(recipients) {
-        let keys = &*identities.told();
-        tracing::warn!(
-            keys,
-            "no key in it opens what is sealed to encrypt_to: what is archived from now on can \
-             not be read here once it is released"
-        );
+        return;
+    }
+    for (place, to) in sealed {
+        if !identities.open_what_is_for(&to) {
+            let keys = &*identities.told();
+            tracing::warn!(
+                keys,
+                "no key in it opens what is sealed to encrypt_to of {place}: what is archived so \
+                 from now on can not be read here once it is released"
+            );
+        }
     }
 }
 

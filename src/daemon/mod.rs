@@ -364,7 +364,6 @@ fn assemble(
                 uploads: config.write_back.uploads,
                 scrub_every: config.write_back.scrub_every.duration(),
                 repair_headers: config.write_back.repair_headers,
-                seal_to: config.write_back.encrypt_to.clone(),
                 identities,
                 snapshots: config.write_back.snapshot_every.duration().map(|every| {
                     engine::Snapshots { every, keep: config.write_back.snapshot_keep }

@@ -128,9 +128,9 @@ fn head_text(node: &str, head: &Head, now: Timestamp) -> Vec<u8> {
 /// Puts what is not there yet, sealed if what is archived is. What is there was put by us, and then
 /// we died.
 fn put(shared: &Shared, target: &Target, key: &str, bytes: Vec<u8>, kind: &str) -> Result<()> {
-    let (key, bytes, kind) = match &shared.seal_to {
+    let (key, bytes, kind) = match shared.told_to()? {
         Some(to) => {
-            let sealed = seal::seal_all(to, &bytes);
+            let sealed = seal::seal_all(&to, &bytes);
             let sealed = sealed.map_err(|e| EngineError::refused(Path::new(key), e.to_string()))?;
             (&*key::sealed(key), sealed, "application/octet-stream")
         }

@@ -4,15 +4,16 @@
 //! was left under; and a recording counts as archived only if exactly the hashed version was
 //! proved in every required target and is still what is there.
 
-use super::encode::{self, Encoded};
+use super::encode::{self, Encoded, How};
 use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
 use super::shared::Shared;
 use super::target::Target;
+use super::unsent::Version;
 use super::{trash, worm};
 use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
-use crate::policy::{Compress, StorageClass};
+use crate::policy::StorageClass;
 use crate::recording::{ErrorClass, Generation, LowerVersion, NodeId, Sha256, State, Stored};
 use crate::store::{
     self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, key, meta::Label,
@@ -48,8 +49,8 @@ struct Job {
     archived: bool,
     /// The lock that its rule asks for.
     worm: Option<Retention>,
-    /// How its rule wants it stored smaller.
-    compress: Option<Compress>,
+    /// How its rule wants it stored.
+    how: How,
     /// The storage class that its rule has for its objects.
     class: Option<StorageClass>,
     /// What a target is given instead of its bytes; made when the first one lacks it.
@@ -61,19 +62,17 @@ impl Job {
         if self.encoded.get().is_none() {
             let encoded = match shared.unsent.take(self.version(), shared.space.pressure()) {
                 Some(made_before) => Some(made_before),
-                None => {
-                    encode::encode(shared, &self.quiet, &self.path, self.sha256, self.compress)?
-                        .map(Arc::new)
-                }
+                None => encode::encode(shared, &self.quiet, &self.path, self.sha256, &self.how)?
+                    .map(Arc::new),
             };
             let _not_set_before = self.encoded.set(encoded);
         }
         Ok(self.encoded.get().and_then(Option::as_deref))
     }
 
-    /// What it was made of.
-    fn version(&self) -> (NodeId, Generation, LowerVersion) {
-        (self.id, self.generation, self.hashed)
+    /// What it was made of, and how.
+    fn version(&self) -> Version {
+        (self.id, self.generation, self.hashed, self.how.clone())
     }
 
     /// What was made to be sent is sent the next time.
@@ -169,7 +168,7 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
     let archived = row.state == State::Archived;
     let (encoded, class) = (OnceCell::new(), shared.class_of(it));
     let worm = worm::wanted(shared, it);
-    let compress = shared.compress_of(it);
+    let how = How { compress: shared.compress_of(it), seal_to: shared.seal_to_of(it) };
     Ok(Some(Job {
         id,
         path,
@@ -180,7 +179,7 @@ fn prepare(shared: &Shared, it: &Candidate) -> Result<Option<Job>> {
         quiet,
         archived,
         worm,
-        compress,
+        how,
         class,
         encoded,
     }))

@@ -6,12 +6,13 @@
 
 use super::error::{EngineError, Result};
 use super::shared::Shared;
+use super::wanted::recipients;
 use super::workers::be_nice;
 use super::{hash, seal};
 use crate::codec::seal::Identities;
 use crate::codec::{self, Unreadable};
 use crate::lower::{LowerError, Quiet};
-use crate::policy::Compress;
+use crate::policy::{Compress, SealTo};
 use crate::recording::{Encoding, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav};
 use crate::{faults, units::Percent};
 use bytes::Bytes;
@@ -21,6 +22,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How a recording is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct How {
+    /// How smaller; none: as it is.
+    pub compress: Option<Compress>,
+    /// Whom it is sealed to; none: it is not.
+    pub seal_to: Option<SealTo>,
+}
 
 /// Bytes to be stored instead of the recording's own.
 #[derive(Debug)]
@@ -40,14 +50,15 @@ pub(super) fn encode(
     quiet: &Quiet,
     path: &Path,
     sha256: Sha256,
-    compress: Option<Compress>,
+    how: &How,
 ) -> Result<Option<Encoded>> {
-    if compress.is_some() || shared.seal_to.is_some() {
+    if how.compress.is_some() || how.seal_to.is_some() {
         be_nice();
     }
-    let smaller = smaller(shared, quiet, path, sha256, compress)?;
-    match &shared.seal_to {
-        Some(recipients) => {
+    let smaller = smaller(shared, quiet, path, sha256, how.compress)?;
+    match &how.seal_to {
+        Some(to) => {
+            let recipients = &recipients(to)?;
             let size = quiet.stat.version.size;
             let (file, stored) = match &smaller {
                 Some(Encoded { file, stored }) => (&**file, stored.clone()),

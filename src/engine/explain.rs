@@ -229,6 +229,13 @@ fn targets(shared: &Shared, it: &Candidate, facts: Facts<'_>) -> Result<Vec<Stri
             None => "By its rule it is archived as it is, not as FLAC.".into(),
         });
     }
+    if facts.rules.name_sealing() && it.row.state == State::Closed {
+        out.push(match facts.chosen(it).treatment.seal_to.map_or(0, |to| to.keys().len()) {
+            0 => "By its rule it is archived unsealed.".into(),
+            1 => "By its rule it is archived sealed, to one key.".into(),
+            keys => format!("By its rule it is archived sealed, to {keys} keys."),
+        });
+    }
     let wanted = match shared.targets_of(it) {
         Ok(wanted) => wanted,
         Err(error) => {

@@ -227,8 +227,8 @@ impl Keeper {
 
     /// A segment as it is put. What is sealed is other bytes each time: so each is written down first.
     fn shipment(&self, segment: &Segment) -> Result<Shipment> {
-        let to = self.shared.seal_to.as_ref();
-        let shipment = segment.shipment(self.target.store.prefix(), to).map_err(|e| {
+        let to = self.shared.told_to()?;
+        let shipment = segment.shipment(self.target.store.prefix(), to.as_ref()).map_err(|e| {
             super::EngineError::refused("a journal segment".as_ref(), e.to_string())
         })?;
         if to.is_some() {

@@ -77,7 +77,7 @@ pub use trash::Trashed;
 use crate::audit::Audit;
 use crate::catalog::{Catalog, Hold, NewHold};
 use crate::clock::{SharedClock, Timestamp};
-use crate::codec::seal::{Identities, Recipients};
+use crate::codec::seal::Identities;
 use crate::content::Content;
 use crate::limits;
 use crate::lower::Lower;
@@ -118,8 +118,6 @@ pub struct Options {
     pub snapshots: Option<Snapshots>,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
-    /// Recordings are sealed to these; none: they are not.
-    pub seal_to: Option<Recipients>,
     /// What opens sealed recordings.
     pub identities: Identities,
     /// Bytes of the lower file system that a recall leaves free, for calls in progress.
@@ -246,7 +244,6 @@ impl Engine {
             rules: RwLock::new(rules),
             space: space::Space::default(),
             repair_headers: options.repair_headers,
-            seal_to: options.seal_to,
             identities: options.identities,
             encoding: Mutex::new(()),
             unsent: unsent::Unsent::default(),

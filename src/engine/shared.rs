@@ -19,7 +19,7 @@ use super::{Activity, backoff};
 use crate::audit::Audit;
 use crate::catalog::{Candidate, Catalog, NodeRow, TrashRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
-use crate::codec::seal::{Identities, Recipients};
+use crate::codec::seal::Identities;
 use crate::content::Content;
 use crate::lower::Lower;
 use crate::policy::Rules;
@@ -54,9 +54,7 @@ pub(super) struct Shared {
     pub space: Space,
     /// The archived copy of a cut call is given the sizes that its header lacks.
     pub repair_headers: bool,
-    /// Whom recordings are sealed to; none: they are not sealed.
-    pub seal_to: Option<Recipients>,
-    /// What opens them.
+    /// What opens sealed recordings.
     pub identities: Identities,
     /// Held while one is encoded: all of them together take one processor at most.
     pub encoding: Mutex<()>,

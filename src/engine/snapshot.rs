@@ -201,6 +201,7 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
     let file = shared.lower.scratch()?;
     // Shorter than the database, as a rule; what is too long for the disk fails by itself.
     check_room(shared, Path::new(".spl/stage"), shared.catalog.database_bytes())?;
+    let to = shared.told_to()?;
     let begin = |summary: &crate::catalog::Summary| {
         // After everything that is in it.
         let now = shared.now();
@@ -211,7 +212,7 @@ fn make(shared: &Shared) -> Result<Option<Made>> {
         let header = if summary.holds { header.with_holds() } else { header };
         let header = if summary.sealed { header.with_sealed() } else { header };
         let file = BufWriter::new(file.try_clone()?);
-        let sink = match &shared.seal_to {
+        let sink = match &to {
             Some(to) => Sink::Sealed(Box::new(Sealer::begin(to, file)?)),
             None => Sink::Plain(file),
         };

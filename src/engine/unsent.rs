@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** it costs the disk no more than `UNSENT_BYTES_MAX`, and nothing where that is too full.
 
-use super::encode::Encoded;
+use super::encode::{Encoded, How};
 use super::space::Pressure;
 use crate::limits::{UNSENT_BYTES_MAX, UNSENT_MAX};
 use crate::recording::{Generation, LowerVersion, NodeId};
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What something was made of.
-type Version = (NodeId, Generation, LowerVersion);
+/// What something was made of, and how: other rules make it anew.
+pub(super) type Version = (NodeId, Generation, LowerVersion, How);
 
 /// See the module.
 #[derive(Debug, Default)]

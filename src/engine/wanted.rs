@@ -4,7 +4,9 @@ use super::error::{EngineError, Result};
 use super::shared::Shared;
 use super::target::Target;
 use crate::catalog::{Candidate, ObjectRow, ObjectState};
-use crate::policy::{Compress, StorageClass};
+use crate::codec::seal::Recipients;
+use crate::policy::{Compress, SealTo, StorageClass};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The targets of a recording.
@@ -19,6 +21,16 @@ pub(super) struct Wanted<'a> {
 
 fn is_in(names: &[String], target: &Target) -> bool {
     names.iter().any(|name| name == target.name())
+}
+
+/// The keys themselves.
+///
+/// # Errors
+/// `Refused`: they are none. The configuration was looked at, so that can not be.
+pub(super) fn recipients(to: &SealTo) -> Result<Recipients> {
+    let bad = |why: String| EngineError::refused(Path::new("encrypt_to"), why);
+    let keys = Recipients::parse(&to.keys()).map_err(|error| bad(error.to_string()))?;
+    keys.ok_or_else(|| bad("names no key".to_owned()))
 }
 
 impl Shared {
@@ -73,6 +85,23 @@ impl Shared {
             return rules.compress;
         }
         self.facts(&rules).chosen(it).treatment.compress
+    }
+
+    /// Whom the rule of this moment wants a recording sealed to; none: it is not to be sealed.
+    pub fn seal_to_of(&self, it: &Candidate) -> Option<SealTo> {
+        let rules = self.rules();
+        if !rules.name_sealing() {
+            return rules.seal_to.clone();
+        }
+        self.facts(&rules).chosen(it).treatment.seal_to
+    }
+
+    /// Whom what a target is told is sealed to; none: it is not sealed.
+    ///
+    /// # Errors
+    /// As [`recipients`].
+    pub fn told_to(&self) -> Result<Option<Recipients>> {
+        self.rules().told_to().as_ref().map(recipients).transpose()
     }
 
     /// The storage class that its rule of this moment has for the objects of a recording; none:

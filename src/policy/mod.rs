@@ -8,6 +8,7 @@ mod compress;
 mod deletion;
 mod ledger;
 mod rule;
+mod seal;
 mod targets;
 mod timetable;
 
@@ -17,6 +18,7 @@ pub use compress::Compress;
 pub use deletion::{Bytes, DeleteMode, Departure, Leaving, YOUNG, departure};
 pub use ledger::{CHANGED_FOR, Halt, Ledger, cap};
 pub use rule::{Chosen, ExpireFrom, Expiry, Matches, Policy, Treatment, Worm, WormMode};
+pub use seal::SealTo;
 pub use targets::Targets;
 pub use timetable::{Rate, Timetable, TimetableError};
 
@@ -162,6 +164,8 @@ pub struct Rules {
     pub max_delete_per_day: u8,
     /// How recordings are stored smaller; none: as they are.
     pub compress: Option<Compress>,
+    /// Whom recordings are sealed to; none: they are not sealed.
+    pub seal_to: Option<SealTo>,
     /// What a deletion does.
     pub delete_mode: DeleteMode,
     /// What users deleted stays in the trash at least so long; `None`: for ever.
@@ -188,6 +192,7 @@ impl Default for Rules {
             bandwidth: Timetable::default(),
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
             compress: None,
+            seal_to: None,
             delete_mode: DeleteMode::default(),
             trash_keep: Some(limits::TRASH_KEEP),
             require_cdr: None,

@@ -2,11 +2,12 @@
 //!
 //! **Invariant:** the first rule that fits wins. Where it is not known yet which one that is, each
 //! time is the safest that any of those that could be it has: archived at the earliest, kept the
-//! longest, expired the latest. It goes to all targets that any of those wants, and a deletion
-//! does what loses the least.
+//! longest, expired the latest. It goes to all targets that any of those wants, a deletion
+//! does what loses the least, and if any of them seals it is sealed, to the keys of all these.
 
 use super::call::{CallFacts, Direction, Numbers, Sure, Words};
-use super::{Compress, DeleteMode, Patterns, Rules, StorageClass, Targets, most_available};
+use super::seal::union;
+use super::{Compress, DeleteMode, Patterns, Rules, SealTo, StorageClass, Targets, most_available};
 use crate::clock::Timestamp;
 use crate::recording::Sha256;
 use std::path::Path;
@@ -99,6 +100,8 @@ pub struct Treatment {
     pub storage_class: Option<StorageClass>,
     /// How it is stored smaller; none: as it is.
     pub compress: Option<Compress>,
+    /// Whom it is sealed to; none: it is not sealed.
+    pub seal_to: Option<SealTo>,
 }
 
 impl Treatment {
@@ -323,6 +326,7 @@ impl Rules {
             adopt_keep_local: self.adopt_keep_local,
             delete_mode: self.delete_mode,
             compress: self.compress,
+            seal_to: self.seal_to.clone(),
             ..Treatment::default()
         }
     }
@@ -383,6 +387,18 @@ impl Rules {
     /// Whether any rule has a way of its own to store recordings.
     pub fn name_compression(&self) -> bool {
         self.policies.iter().any(|p| p.treatment.compress != self.compress)
+    }
+
+    /// Whether any rule seals otherwise than the mount does.
+    pub fn name_sealing(&self) -> bool {
+        self.policies.iter().any(|p| p.treatment.seal_to != self.seal_to)
+    }
+
+    /// Whom everything is sealed to that tells of all recordings: the keys of the mount, or where
+    /// it has none those of all rules. `None`: nothing is sealed at all.
+    pub fn told_to(&self) -> Option<SealTo> {
+        let of_rules = || union(self.policies.iter().map(|p| &p.treatment.seal_to));
+        self.seal_to.clone().or_else(of_rules)
     }
 
     /// Whether any rule has a storage class of its own.
@@ -463,6 +479,7 @@ fn safest(all: &[Treatment]) -> Option<Treatment> {
         storage_class: most_available(&classes),
         // As it is, a recording can be used without any tool.
         compress: first.compress.filter(|_| all.iter().all(|t| t.compress == first.compress)),
+        seal_to: union(all.iter().map(|t| &t.seal_to)),
     })
 }
 

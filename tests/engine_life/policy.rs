@@ -1,13 +1,16 @@
 //! `[[policy]]`: each recording in the times of its own rule.
 
 use crate::outage::off_now;
+use crate::sealed::pair;
 use crate::world::{World, audio};
 use parking_lot::Mutex;
 use spoolfs::catalog::ObjectState;
 use spoolfs::clock::Timestamp;
+use spoolfs::codec::seal::{Identities, open_all};
 use spoolfs::engine::{CallSource, Command, Outcome, Standing};
 use spoolfs::policy::{
-    CallFacts, Compress, Matches, Patterns, Policy, Rules, StorageClass, Targets, Treatment, Words,
+    CallFacts, Compress, Matches, Patterns, Policy, Rules, SealTo, StorageClass, Targets,
+    Treatment, Words,
 };
 use spoolfs::recording::{NodeId, State};
 use spoolfs::store::memory::{Fault, Operation};
@@ -553,4 +556,80 @@ fn each_recording_is_stored_as_its_rule_says() {
     world.pass(400);
     world.until_state(later, State::Archived);
     assert!(world.keys().contains(&"p/pbx/later.wav.flac".to_owned()));
+}
+
+/// The usual times, sealed to these.
+fn sealed_to(to: &SealTo) -> Treatment {
+    Treatment { seal_to: Some(to.clone()), ..treatment(HOUR / 12, HOUR) }
+}
+
+#[test]
+fn each_recording_is_sealed_to_the_keys_of_its_rule() {
+    let ((health, health_key), (cards, cards_key)) = (pair(), pair());
+    let (world, told) = world(vec![
+        of_path("public", "public.wav", treatment(HOUR / 12, HOUR)),
+        campaign("HEALTH", sealed_to(&health)),
+        campaign("CARDS", sealed_to(&cards)),
+    ]);
+    told.tell("health.wav", of_campaign("HEALTH"));
+    told.tell("other.wav", of_campaign("SALES"));
+    let names = ["health.wav", "other.wav", "public.wav", "unsure.wav"];
+    let ids = names.map(|name| world.record(name, &audio(90_000, 1)));
+    world.pass(400);
+    ids.iter().for_each(|id| world.until_state(*id, State::Archived));
+    // Of what may be of several rules no one's secret is told, and each of them can open it.
+    let sealed =
+        ["p/pbx/health.wav.age", "p/pbx/other.wav", "p/pbx/public.wav", "p/pbx/unsure.wav.age"];
+    assert_eq!(world.keys(), sealed);
+    let opens = |key: &str, with: &Identities| open_all(&world.object(key), with).is_ok();
+    for (key, by_health, by_cards) in [(sealed[0], true, false), (sealed[3], true, true)] {
+        assert_eq!(
+            (opens(key, &health_key), opens(key, &cards_key)),
+            (by_health, by_cards),
+            "{key}"
+        );
+    }
+    // Who may hear some recordings only is told of all; but nobody else is.
+    world.until_told();
+    let mut told_of = world.store().keys();
+    told_of.retain(|key| key.contains("/.spoolfs/journal/"));
+    assert!(!told_of.is_empty());
+    for key in &told_of {
+        assert!(
+            key.ends_with(".age") && opens(key, &health_key) && opens(key, &cards_key),
+            "{key}"
+        );
+    }
+    // A reload is in force for what is archived next.
+    let mut rules = world.rules.clone();
+    rules.policies = vec![of_path("plain", "plain.wav", treatment(HOUR / 12, HOUR))];
+    rules.seal_to = Some(cards);
+    world.engine().reload(rules);
+    let later = ["later.wav", "plain.wav"].map(|name| world.record(name, &audio(90_000, 1)));
+    world.pass(400);
+    later.iter().for_each(|id| world.until_state(*id, State::Archived));
+    assert!(world.keys().contains(&"p/pbx/plain.wav".to_owned()), "{:?}", world.keys());
+    assert!(opens("p/pbx/later.wav.age", &cards_key) && !opens("p/pbx/later.wav.age", &health_key));
+}
+
+#[test]
+fn what_failed_to_be_sent_is_not_sent_as_an_earlier_rule_said() {
+    let (to, key) = pair();
+    let (world, _told) = world(Vec::new());
+    let mut rules =
+        Rules { compress: Some(Compress::Flac { min_gain: Percent(10) }), ..world.rules.clone() };
+    world.engine().reload(rules.clone());
+    world.store().fail_next_of("p/pbx/", Operation::Put, 1, Fault::Unreachable);
+    rules.seal_to = Some(to);
+    let id = world.record("a.wav", &silence());
+    world.pass(400);
+    world.until("the target failed", || {
+        let tried = !world.catalog().objects(id, None).unwrap().is_empty();
+        tried && world.engine().status().targets[0].standing != Standing::Up
+    });
+    world.engine().reload(rules);
+    world.pass(400);
+    world.until_state(id, State::Archived);
+    assert_eq!(world.keys(), ["p/pbx/a.wav.flac.age"]);
+    assert!(open_all(&world.object("p/pbx/a.wav.flac.age"), &key).is_ok());
 }

@@ -7,7 +7,7 @@ use spoolfs::catalog::{Digest, ObjectRow, ObjectState};
 use spoolfs::codec::seal::{Identities, Recipients};
 use spoolfs::codec::{Coding, wav_header};
 use spoolfs::engine::{Command, Outcome, Snapshots, Standing};
-use spoolfs::policy::Compress;
+use spoolfs::policy::{Compress, SealTo};
 use spoolfs::rebuild::RebuildError;
 use spoolfs::recording::{Encoding, Hasher, NodeId, Sha256, State};
 use spoolfs::store::Store;
@@ -21,11 +21,11 @@ use std::time::Duration;
 const FLAC: Option<Compress> = Some(Compress::Flac { min_gain: Percent(10) });
 
 /// A public key, and what opens what is sealed to it.
-fn pair() -> (Recipients, Identities) {
+pub fn pair() -> (SealTo, Identities) {
     let key = age::x25519::Identity::generate();
     let public = [key.to_public().to_string()];
     let secret = Identities::parse(key.to_string().expose_secret().as_bytes(), "a test");
-    (Recipients::parse(&public).unwrap().unwrap(), secret.unwrap())
+    (SealTo::new(&public).unwrap(), secret.unwrap())
 }
 
 fn sealing(targets: &[&str], compress: Option<Compress>) -> World {
@@ -339,7 +339,8 @@ fn a_sealed_segment_of_another_life_begins_a_new_epoch() {
     };
     let lines = vec![r#"{"seq":1,"at":"1.0","kind":"pinned","id":1,"path":"x"}"#.to_owned()];
     let segment = Segment::new(&author, 1, 1, 1, lines).unwrap();
-    let shipment = segment.shipment("p/", world.seal_to.as_ref()).unwrap();
+    let to = Recipients::parse(&world.seal_to.as_ref().unwrap().keys()).unwrap();
+    let shipment = segment.shipment("p/", to.as_ref()).unwrap();
     world.runtime.block_on(journal::ship(world.store(), &shipment, true)).unwrap();
     world.pass(100_001);
     world.until("shipped", || {

@@ -4,14 +4,14 @@
 use spoolfs::audit::Audit;
 use spoolfs::catalog::{self, Catalog, CatalogError, NodeRow, Op};
 use spoolfs::clock::{Clock, ManualClock, SystemClock};
-use spoolfs::codec::seal::{Identities, Recipients};
+use spoolfs::codec::seal::Identities;
 use spoolfs::content::{self, Content};
 use spoolfs::engine::{
     CallSource, Command, Engine, Options, Outcome, Parts, Progress, Snapshots, Standing, Summary,
 };
 use spoolfs::fsck;
 use spoolfs::lower::Lower;
-use spoolfs::policy::{Compress, Marks, Rules};
+use spoolfs::policy::{Compress, Marks, Rules, SealTo};
 use spoolfs::rebuild;
 use spoolfs::recording::{Kind, NodeId, State};
 use spoolfs::store::Store;
@@ -43,7 +43,7 @@ pub struct World {
     pub reserve: u64,
     pub repair_headers: bool,
     pub compress: Option<Compress>,
-    pub seal_to: Option<Recipients>,
+    pub seal_to: Option<SealTo>,
     pub identities: Identities,
     pub snapshots: Option<Snapshots>,
     /// Call records.
@@ -150,7 +150,11 @@ impl World {
             self.clock.clone(),
         );
         let options = Options {
-            rules: Rules { compress: self.compress, ..self.rules.clone() },
+            rules: Rules {
+                compress: self.compress,
+                seal_to: self.seal_to.clone(),
+                ..self.rules.clone()
+            },
             required: self.required.clone(),
             archive_name: self.archive_name.clone(),
             journal_interval: self.journal_interval,
@@ -158,7 +162,6 @@ impl World {
             scrub_every: self.scrub_every,
             reserve: self.reserve,
             repair_headers: self.repair_headers,
-            seal_to: self.seal_to.clone(),
             identities: self.identities.clone(),
             snapshots: self.snapshots,
         };

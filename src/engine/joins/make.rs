@@ -7,7 +7,9 @@ use crate::engine::recall::check_room;
 use crate::engine::seal;
 use crate::engine::shared::Shared;
 use crate::engine::space::Pressure;
+use crate::engine::wanted::recipients;
 use crate::faults;
+use crate::policy::SealTo;
 use crate::recording::{NodeId, State, Stored};
 use crate::stitch::{Kept, KeptJoin, NewJoin, Stitched, Whole};
 use std::collections::BTreeSet;
@@ -53,8 +55,10 @@ pub(super) fn make(
     if !whole.is_worth_storing() {
         return Ok(Made::Needless);
     }
+    // Who may hear one leg need not be meant to hear the other.
+    let Some(to) = sealed_to(shared, &whole)? else { return Ok(Made::Needless) };
     let (new, file) = copy(shared, maker, call, whole)?;
-    let (file, stored) = sealed(shared, &new, file)?;
+    let (file, stored) = sealed(shared, &new, file, to.as_ref())?;
     let id = kept.begin(&new).map_err(failed)?;
     faults::point("joins.after_begin");
     let legs = new.plan.legs.iter().map(|leg| leg.node).collect();
@@ -113,10 +117,30 @@ fn are_archived(shared: &Shared, whole: &Whole) -> Result<bool> {
     Ok(true)
 }
 
-/// What targets are given: the join, sealed if recordings are.
-fn sealed(shared: &Shared, new: &NewJoin, file: Arc<File>) -> Result<(Arc<File>, Stored)> {
+/// Whom the rules want all of its recordings sealed to, if anybody; `None`: not all to the same.
+fn sealed_to(shared: &Shared, whole: &Whole) -> Result<Option<Option<SealTo>>> {
+    let mut all: Option<Option<SealTo>> = None;
+    for leg in &whole.plan.legs {
+        let Some(it) = shared.candidate(leg.node)? else { continue };
+        let to = shared.seal_to_of(&it);
+        if all.as_ref().is_some_and(|all| *all != to) {
+            return Ok(None);
+        }
+        all = Some(to);
+    }
+    Ok(Some(all.flatten()))
+}
+
+/// What targets are given: the join, sealed if its recordings are.
+fn sealed(
+    shared: &Shared,
+    new: &NewJoin,
+    file: Arc<File>,
+    to: Option<&SealTo>,
+) -> Result<(Arc<File>, Stored)> {
     let plain = Stored::plain(new.plan.len(), new.sha256);
-    let Some(recipients) = &shared.seal_to else { return Ok((file, plain)) };
+    let Some(to) = to else { return Ok((file, plain)) };
+    let recipients = &recipients(to)?;
     let name = Stitched::name_of(&new.call);
     let from = seal::Opened { file: &file, size: plain.size, sha256: new.sha256, stored: plain };
     let sealed = seal::seal(shared, Path::new(&name), &from, recipients)?;
