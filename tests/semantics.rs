@@ -13,27 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::ext4::Ext4;
+use support::look::{state, wait_for_state, xattr};
 use support::mount::{Mount, Setup};
-
-fn xattr(path: &Path, name: &str) -> Option<String> {
-    let mut value = vec![0; 4096];
-    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
-    value.truncate(len);
-    String::from_utf8(value).ok()
-}
-
-fn state(path: &Path) -> String {
-    xattr(path, "user.spoolfs.state").unwrap_or_default()
-}
-
-#[track_caller]
-fn wait_for_state(path: &Path, wanted: &str) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while state(path) != wanted {
-        assert!(Instant::now() < until, "{path:?} is {:?}, not {wanted}", state(path));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 #[track_caller]
 fn command(mount: &Mount, what: &str, path: &Path) {

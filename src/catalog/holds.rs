@@ -51,6 +51,8 @@ struct Known {
     cases: BTreeMap<u64, String>,
     /// Held, and perhaps not archived yet.
     unarchived: BTreeSet<NodeId>,
+    /// Held and not archived, because it is to be archived nowhere.
+    nowhere: BTreeSet<NodeId>,
 }
 
 impl Default for Holds {
@@ -68,6 +70,8 @@ struct Mark {
     lifted_at: Option<Timestamp>,
     /// The last close; `None` while somebody writes to it, or if that is not known.
     closed_at: Option<Timestamp>,
+    /// How often it was opened or closed since it is known here.
+    turns: u32,
 }
 
 /// A recording to be held, and its last close.
@@ -173,20 +177,42 @@ impl Holds {
         self.known.read().nodes.values().filter(|mark| !mark.holds.is_empty()).count()
     }
 
-    /// Recordings that are held, closed, and may not be archived yet: those behind `after`.
-    pub fn unarchived(&self, after: NodeId, limit: usize) -> Vec<NodeId> {
+    /// Recordings that are held, closed, and may not be archived yet: those behind `after`, each with
+    /// the turn that it is at.
+    pub fn unarchived(&self, after: NodeId, limit: usize) -> Vec<(NodeId, u32)> {
         if self.is_empty() {
             return Vec::new();
         }
         let known = self.known.read();
-        let closed = |id: &&NodeId| known.nodes.get(id).is_some_and(|m| m.closed_at.is_some());
+        let closed = |id: &NodeId| {
+            let mark = known.nodes.get(id).filter(|mark| mark.closed_at.is_some());
+            mark.map(|mark| (*id, mark.turns))
+        };
         let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        known.unarchived.range(behind).filter(closed).take(limit).copied().collect()
+        known.unarchived.range(behind).filter_map(closed).take(limit).collect()
     }
 
-    /// A held recording is archived, or can not be.
-    pub fn is_archived(&self, id: NodeId) {
-        self.known.write().unarchived.remove(&id);
+    /// Whether a recording is held, and what it is now may not be archived. Waits for nothing.
+    pub fn may_lack_archive(&self, id: NodeId) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let known = self.known.read();
+        known.unarchived.contains(&id) || known.nowhere.contains(&id)
+    }
+
+    /// A held recording is archived, or, `nowhere`, not going to be, as it was at this turn.
+    pub fn is_archived(&self, (id, turn): (NodeId, u32), nowhere: bool) {
+        let known = &mut *self.known.write();
+        if known.nodes.get(&id).is_some_and(|mark| mark.turns != turn) {
+            // Opened or closed meanwhile: it is another content.
+            return;
+        }
+        known.unarchived.remove(&id);
+        match nowhere {
+            true => known.nowhere.insert(id),
+            false => known.nowhere.remove(&id),
+        };
     }
 
     // ---- changes ----------------------------------------------------------------------------
@@ -210,6 +236,7 @@ impl Holds {
         let known = &mut *self.known.write();
         if let Some(mark) = known.nodes.get_mut(&id) {
             mark.closed_at = closed_at;
+            mark.turns = mark.turns.wrapping_add(1);
             if !mark.holds.is_empty() {
                 known.unarchived.insert(id);
             }
@@ -265,6 +292,7 @@ impl Holds {
             let Some(mark) = known.nodes.get_mut(&id) else { continue };
             if mark.holds.remove(&hold) && mark.holds.is_empty() {
                 known.unarchived.remove(&id);
+                known.nowhere.remove(&id);
                 mark.lifted_at = lifted.or(mark.lifted_at);
                 if mark.lifted_at.is_none() {
                     known.nodes.remove(&id);

@@ -38,7 +38,8 @@ pub(super) fn hold(
         return Err(EngineError::refused(path, "there is no recording to be held; nothing is"));
     }
     let ids = with_groups(shared, &found.files)?;
-    let id = shared.catalog.put_hold(new, &ids)?;
+    let all = [&ids[..], &before(shared, &ids)?].concat();
+    let id = shared.catalog.put_hold(new, &all)?;
     let mut placed = Placed { id, missing: found.missing, ..Placed::default() };
     placed.archive(shared, &ids, progress)?;
     Ok(placed)
@@ -57,6 +58,19 @@ pub(super) fn with_groups(shared: &Shared, files: &[NodeId]) -> Result<Vec<NodeI
         }
     }
     Ok(all.into_iter().collect())
+}
+
+/// What is in the trash and had the path that one of these has: what it was before it was written to
+/// again, or what another one was.
+pub(super) fn before(shared: &Shared, files: &[NodeId]) -> Result<Vec<NodeId>> {
+    let mut all = Vec::new();
+    for id in files {
+        let Some(it) = shared.candidate(*id)?.filter(|it| !it.trashed) else { continue };
+        let dir = it.path.parent().unwrap_or(Path::new(""));
+        let beside = shared.catalog.trash_beside(dir, &it.stem.0)?;
+        all.extend(beside.iter().filter(|row| row.path == it.path).map(|row| row.row.id));
+    }
+    Ok(all)
 }
 
 impl Placed {

@@ -31,6 +31,7 @@ mod hash;
 mod held;
 mod joins;
 mod keeper;
+mod kept;
 mod known;
 mod locks;
 mod mend;
@@ -329,6 +330,8 @@ impl Engine {
         self.spawn("expiry", move || expiry::run(&expirer))?;
         let keeper = Arc::clone(shared);
         self.spawn("trash", move || trash::run(&keeper))?;
+        let keeper = Arc::clone(shared);
+        self.spawn("kept", move || kept::run(&keeper))?;
         let spreader = Arc::clone(shared);
         self.spawn("spread", move || spread::run(&spreader))?;
         let walker = Arc::clone(shared);
@@ -465,7 +468,8 @@ impl Engine {
     /// # Errors
     /// `Catalog`.
     pub fn hold_also(&self, hold: &Hold, ids: &[NodeId], provisional: bool) -> Result<usize> {
-        let ids = held::with_groups(&self.shared, ids)?;
+        let mut ids = held::with_groups(&self.shared, ids)?;
+        ids.extend(held::before(&self.shared, &ids)?);
         let count = self.shared.catalog.hold_also(hold, &ids, provisional)?;
         if count > 0 {
             self.shared.targets.iter().for_each(|t| t.locks.look(&ids));

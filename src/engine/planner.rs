@@ -243,11 +243,11 @@ impl Planner {
         let rules = self.shared.rules();
         let facts = self.shared.facts(&rules);
         let page = facts.holds.unarchived(self.held, limits::HELD_ROWS);
-        self.held = page.get(limits::HELD_ROWS - 1).copied().unwrap_or(NodeId(0));
+        self.held = page.get(limits::HELD_ROWS - 1).map_or(NodeId(0), |(id, _)| *id);
         let targets_are_up = self.shared.needed_targets().iter().any(|t| t.is_up());
-        for id in page.into_iter().filter(|id| !self.is_busy(*id)) {
+        for (id, turn) in page.into_iter().filter(|(id, _)| !self.is_busy(*id)) {
             let Some(it) = self.shared.candidate(id)? else {
-                facts.holds.is_archived(id);
+                facts.holds.is_archived((id, turn), false);
                 continue;
             };
             match (it.row.state, plan::next(&it, &[], facts)) {
@@ -262,7 +262,7 @@ impl Planner {
                 }
                 (State::Closed, Action::Wait { .. }) => {}
                 // Archived, empty, or there is no target.
-                _ => facts.holds.is_archived(id),
+                (state, _) => facts.holds.is_archived((id, turn), state == State::Closed),
             }
         }
         Ok(())

@@ -340,6 +340,18 @@ impl Look<'_> {
             self.findings.repairable(Some(Cure::Leftovers));
         }
         self.partials()?;
+        for (name, stat) in self.lower.private(Room::Kept)? {
+            if name.ends_with(".log") {
+                continue;
+            }
+            self.findings.add(
+                (Severity::Pending, 27),
+                format!(".spl/kept/{name}"),
+                "nothing",
+                format!("{} bytes that a held recording was before", stat.attr.size),
+                "start spoolfs: it is completed and taken into the trash",
+            );
+        }
         for (name, stat) in self.lower.private(Room::Open)? {
             self.findings.add(
                 (Severity::Pending, 22),

@@ -123,8 +123,10 @@ pub(super) fn written(result: crate::vfs::Result<usize>, reply: ReplyWrite) {
 
 pub(super) fn opened(result: crate::vfs::Result<Opened>, reply: ReplyOpen) {
     match result {
-        Ok(Opened { handle, backing: Some(number), .. }) => {
-            sys::fuse::opened_passthrough(reply, FileHandle(handle), number);
+        Ok(Opened { handle, backing: Some(number), direct, .. }) => {
+            // Goes before the backing file in reads and writes.
+            let flags = if direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+            sys::fuse::opened_passthrough(reply, FileHandle(handle), number, flags);
         }
         Ok(o) => reply.opened(FileHandle(o.handle), open_flags(&o)),
         Err(error) => reply.error(errno(&error)),

@@ -18,6 +18,8 @@ pub enum Room {
     Stage,
     /// Released recordings that are written to, not yet whole.
     Partial,
+    /// What held recordings were before they were written to again.
+    Kept,
     /// Released copies about to be removed.
     Gone,
     /// Deleted recordings.
@@ -33,6 +35,7 @@ impl Room {
             Room::Open => "open",
             Room::Stage => "stage",
             Room::Partial => "partial",
+            Room::Kept => "kept",
             Room::Gone => "gone",
             Room::Trash => "trash",
             Room::Found => "found",

@@ -9,6 +9,7 @@ mod dir;
 mod held;
 mod identity;
 mod inspect;
+mod kept;
 mod partial;
 mod pinned;
 mod private;
@@ -24,6 +25,7 @@ pub use dir::{
 };
 pub use identity::{XATTR as IDENTITY, of_copy as identity_of_copy};
 pub use inspect::{Inspection, Room, is_as_released, partial_of};
+pub use kept::Kept;
 pub use partial::{Live, Partial, PartialChange};
 pub use pinned::Pinned;
 pub use quiet::Quiet;
@@ -33,6 +35,7 @@ pub use sync::{begin_write_out, finish_write_out, read_from_disk, read_uncached,
 pub use trash::trash_path;
 
 use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use private::Private;
 use retire::Retired;
@@ -165,6 +168,10 @@ pub struct Lower {
     partial_count: AtomicUsize,
     /// How many got their names.
     placed: AtomicU64,
+    kept: Mutex<Vec<Arc<Kept>>>,
+    /// How many: mostly none, and every write in plain mode asks.
+    kept_count: AtomicUsize,
+    kept_wake: (Sender<()>, Receiver<()>),
 }
 
 impl Lower {
@@ -207,9 +214,13 @@ impl Lower {
             partials: Mutex::default(),
             partial_count: AtomicUsize::new(0),
             placed: AtomicU64::new(0),
+            kept: Mutex::default(),
+            kept_count: AtomicUsize::new(0),
+            kept_wake: crossbeam_channel::bounded(1),
         };
         lower.clear_leftovers();
         lower.load_partials();
+        lower.load_kept();
         Ok(Arc::new(lower))
     }
 

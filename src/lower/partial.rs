@@ -9,9 +9,9 @@
 //! that is neither written nor fetched is ever read as if it were there. What a caller did is in
 //! the log before he is answered.
 
-mod log;
+pub(super) mod log;
 mod place;
-mod ranges;
+pub(super) mod ranges;
 
 use super::dir::{identify_file, stat_file};
 use super::{Dir, Lower, LowerError, Result, SetTime, Times};

@@ -12,6 +12,8 @@ pub(super) struct Private {
     pub stage: Dir,
     /// Released recordings that are written to, not yet whole.
     pub partial: Dir,
+    /// What held recordings were before they were opened for writing again, until it is in the trash.
+    pub kept: Dir,
     /// Local copies taken away by a permit, until the next purge.
     pub gone: Dir,
     /// Files in the trash.
@@ -34,6 +36,7 @@ impl Private {
             open: room(b"open")?,
             stage: room(b"stage")?,
             partial: room(b"partial")?,
+            kept: room(b"kept")?,
             gone: room(b"gone")?,
             trash: room(b"trash")?,
             found: room(b"found")?,

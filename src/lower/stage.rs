@@ -125,11 +125,13 @@ impl Stage {
 }
 
 /// Gives a file its attributes and identity.
-pub(super) fn dress_file(
-    file: &File,
-    id: NodeId,
-    Looks { attr, xattrs }: &Looks,
-) -> rustix::io::Result<()> {
+pub(super) fn dress_file(file: &File, id: NodeId, looks: &Looks) -> rustix::io::Result<()> {
+    identify_file(file, id)?;
+    look_like(file, looks)
+}
+
+/// Gives a file its attributes.
+pub(super) fn look_like(file: &File, Looks { attr, xattrs }: &Looks) -> rustix::io::Result<()> {
     let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
     rustix::fs::fchown(file, Some(uid), Some(gid))?;
     for (name, _) in all_xattrs(file)? {
@@ -143,7 +145,6 @@ pub(super) fn dress_file(
     }
     // After the ACLs, which move the group bits, and after chown, which clears setuid.
     rustix::fs::fchmod(file, Mode::from_raw_mode(attr.mode & 0o7777))?;
-    identify_file(file, id)?;
     let times =
         Times { atime: Some(SetTime::At(attr.atime)), mtime: Some(SetTime::At(attr.mtime)) };
     rustix::fs::futimens(file, &timestamps(times))

@@ -22,11 +22,12 @@ pub fn close_backing(device: BorrowedFd<'_>, number: u32) -> io::Result<()> {
 }
 
 /// Answers an open: the kernel reads and writes the backing file of that number itself.
-pub fn opened_passthrough(reply: ReplyOpen, handle: FileHandle, number: u32) {
+/// `flags`: beside that.
+pub fn opened_passthrough(reply: ReplyOpen, handle: FileHandle, number: u32, flags: FopenFlags) {
     // SAFETY: the number is one that `BackingId::create_raw` gave for this connection and that is
     // closed by `close_backing` alone: `into_raw` keeps the wrapper from closing it.
     let backing = unsafe { reply.wrap_backing(number) };
-    reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
+    reply.opened_passthrough(handle, flags, &backing);
     let _not_closed = backing.into_raw();
 }
 

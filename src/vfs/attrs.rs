@@ -212,6 +212,7 @@ impl Vfs {
         patience: Patience,
     ) -> Result<()> {
         if let Some(file) = handle.and_then(|h| self.writer(h).ok()).filter(|h| h.writable) {
+            self.fill_kept(id, patience)?;
             let file = file.file().ok_or(Errno::BADF)?;
             return self.resize(caller, id, &file, size);
         }

@@ -71,6 +71,7 @@ impl Vfs {
             if handle.is_resting() {
                 let file = handle.file().ok_or(Errno::BADF)?;
                 let flags = OFlags::from_bits_retain(handle.record.flags);
+                self.keep_held(handle.inode.id, &opens, &file, &stat_file(&*file)?);
                 handle.set_file(Arc::new(opened_anew(&file, flags)?));
                 self.count_again(number, &handle, &mut opens);
             }

@@ -99,6 +99,7 @@ impl Vfs {
     pub fn write(&self, caller: Caller, handle: u64, offset: u64, bytes: &[u8]) -> Result<usize> {
         let handle = self.writer(handle)?;
         let file = handle.file().filter(|_| handle.writable).ok_or(Errno::BADF)?;
+        self.will_change(handle.inode.id, offset..offset.saturating_add(bytes.len() as u64));
         let partial = self.lower.partial(handle.inode.id);
         let change = partial.as_ref().map(|p| p.change());
         let done = write_local(caller, &file, offset, bytes)?;
@@ -110,6 +111,7 @@ impl Vfs {
 
     /// Sets the length of an open file.
     pub(super) fn resize(&self, caller: Caller, id: NodeId, file: &File, size: u64) -> Result<()> {
+        self.will_change(id, size..u64::MAX);
         let partial = self.lower.partial(id);
         let change = partial.as_ref().map(|p| p.change());
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
@@ -191,7 +193,9 @@ impl Vfs {
         len: u64,
     ) -> Result<()> {
         let file = self.writable_file(handle)?;
-        let partial = self.lower.partial(self.handles.get(handle)?.inode.id);
+        let id = self.handles.get(handle)?.inode.id;
+        self.will_change(id, offset..offset.saturating_add(len));
+        let partial = self.lower.partial(id);
         let change = partial.as_ref().map(|p| p.change());
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
         rustix::fs::fallocate(&*file, mode, offset, len)?;
@@ -249,6 +253,8 @@ impl Vfs {
         }
         let source = self.handles.get(from.0)?.file().ok_or(Errno::OPNOTSUPP)?;
         let target = self.writable_file(to.0)?;
+        let range = to.1..to.1.saturating_add(len as u64);
+        self.will_change(self.handles.get(to.0)?.inode.id, range);
         let _as_the_caller = WithoutReserve::for_caller(caller.uid);
         let (mut at, mut into) = (from.1, to.1);
         let copied =

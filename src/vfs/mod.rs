@@ -17,6 +17,7 @@ mod held;
 mod idle;
 mod inode;
 mod io;
+mod kept;
 mod listing;
 mod lookup;
 mod names;

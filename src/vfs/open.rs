@@ -2,6 +2,7 @@
 
 use super::handle::OpenKind;
 use super::inode::{Inode, Mode as OpenMode, Opens, Place};
+use super::kept::Cut;
 use super::lookup::{Found, Whereabouts};
 use super::partial::live_attr;
 use super::table::{Record, Use};
@@ -27,6 +28,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// The kernel is to read and write this backing file itself.
     pub backing: Option<u32>,
+    /// It is not to write to the backing file itself, though.
+    pub direct: bool,
 }
 
 /// A lower file that was just opened, and counted.
@@ -124,6 +127,7 @@ impl Vfs {
         let lower_ino = stat.version.ino;
         let mode = match opens.mode {
             Some(mode) => mode,
+            None if self.is_kept(inode.id) => OpenMode::Plain,
             None => match self.passthrough().and_then(|p| p.register(file, caller.uid)) {
                 Some(number) => OpenMode::Passthrough { number, lower_ino },
                 None => OpenMode::Plain,
@@ -152,8 +156,9 @@ impl Vfs {
         keep_cache: bool,
     ) -> Opened {
         let backing = (record.what == Use::Passthrough).then_some(record.backing);
+        let direct = self.is_direct(&record);
         let handle = self.handles.add(inode, Some(file), record);
-        Opened { handle, kind: OpenKind::Local, keep_cache, backing }
+        Opened { handle, kind: OpenKind::Local, keep_cache, backing, direct }
     }
 
     /// Owner, mode and identity of a file that was just made. A setgid directory gives its group.
@@ -229,7 +234,16 @@ impl Vfs {
         {
             return Ok(opened);
         }
-        if let Some(opened) = self.open_local(caller, &inode, flags)? {
+        let local = loop {
+            match self.open_local(caller, &inode, flags) {
+                // What it was before it is cut is being kept.
+                Err(VfsError::MustWait(_)) if patience == Patience::Worker => {
+                    self.fill_kept(id, patience)?;
+                }
+                opened => break opened?,
+            }
+        };
+        if let Some(opened) = local {
             return Ok(opened);
         }
         if !writes(flags) {
@@ -256,6 +270,7 @@ impl Vfs {
             kind: if local { OpenKind::Local } else { OpenKind::Remote },
             keep_cache: false,
             backing: (handle.record.what == Use::Passthrough).then_some(handle.record.backing),
+            direct: self.is_direct(&handle.record),
         })
     }
 
@@ -268,6 +283,9 @@ impl Vfs {
         patience: Patience,
     ) -> Result<()> {
         let inode = self.inode(id)?;
+        if patience == Patience::None && self.catalog.holds().may_lack_archive(id) {
+            return Err(VfsError::MustWait(Waits::Disk));
+        }
         let opened = match self.open_lower(caller, &inode, OFlags::WRONLY, &mut |_, _, _| ())? {
             Some(opened) => opened,
             None => {
@@ -278,7 +296,8 @@ impl Vfs {
                 opened.ok_or(Errno::STALE)?
             }
         };
-        let result = self.resize(caller, id, &opened.file, size);
+        let kept = self.fill_kept(id, Patience::Worker);
+        let result = kept.and_then(|()| self.resize(caller, id, &opened.file, size));
         self.close(&inode, true, Some(&opened.file));
         result
     }
@@ -321,10 +340,10 @@ impl Vfs {
         let (writable, truncate) = (writes(flags), flags.contains(OFlags::TRUNC));
         // Held until the handle is counted: an unlink must not overlook it.
         let place = inode.place();
-        let Some(file) = self.lower_file(inode, &place, lower_flags(flags))? else {
+        let Some(mut file) = self.lower_file(inode, &place, lower_flags(flags))? else {
             return Ok(None);
         };
-        let stat = stat_file(&file)?;
+        let mut stat = stat_file(&file)?;
         // Before anything is cut or counted: the kernel looks the name up again and comes back.
         if stat.node.is_some_and(|found| found != inode.id) {
             return Err(Errno::STALE.into());
@@ -339,6 +358,14 @@ impl Vfs {
                  when those who have it open have closed it"
             );
             return Err(Errno::BUSY.into());
+        }
+        if truncate
+            && self.keep_before_cut(inode, &place, &opens, (&file, &stat))? == Cut::Elsewhere
+        {
+            file = self.lower_file(inode, &place, lower_flags(flags))?.ok_or(Errno::STALE)?;
+            stat = stat_file(&file)?;
+        } else if writable {
+            self.keep_held(inode.id, &opens, &file, &stat);
         }
         if truncate {
             let _as_the_caller = WithoutReserve::for_caller(caller.uid);
@@ -415,7 +442,7 @@ impl Vfs {
     fn add_remote(&self, caller: Caller, inode: &Arc<Inode>, keep_cache: bool) -> Opened {
         let record = Record::new(Use::Remote, inode.id, caller.unique);
         let handle = self.handles.add(inode.clone(), None, record);
-        Opened { handle, kind: OpenKind::Remote, keep_cache, backing: None }
+        Opened { handle, kind: OpenKind::Remote, keep_cache, backing: None, direct: false }
     }
 
     /// A released recording is opened with O_TRUNC: an empty local file takes its place, and
@@ -486,6 +513,7 @@ impl Vfs {
                         faults::point("close.before_record");
                         self.record_closed(inode.id, &stat);
                         faults::point("close.after_record");
+                        self.kept_is_closed(inode.id);
                     }
                 }
             }

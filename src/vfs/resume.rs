@@ -99,6 +99,9 @@ impl Vfs {
         }
         let lower_ino =
             opened.as_ref().and_then(|f| stat_file(f).ok()).map_or(0, |s| s.version.ino);
+        if let Some(file) = opened.as_ref().filter(|_| record.writable) {
+            self.resume_kept(record.node, file);
+        }
         {
             let mut opens = inode.opens.lock();
             opens.handles += 1;

@@ -122,7 +122,13 @@ impl Vfs {
             None => return Err(Errno::STALE.into()),
         }
         // The same number is the same bytes: what the kernel has of it is right.
-        Ok(Opened { handle: HANDLE, kind: OpenKind::Remote, keep_cache: true, backing: None })
+        Ok(Opened {
+            handle: HANDLE,
+            kind: OpenKind::Remote,
+            keep_cache: true,
+            backing: None,
+            direct: false,
+        })
     }
 
     /// What reading a join may wait for.

@@ -1,7 +1,8 @@
 //! Legal holds: archived at once whatever the rules say, released as ever, brought back by a rebuild.
 
+use crate::rebuild::delete_as;
 use crate::world::{World, audio};
-use spoolfs::catalog::{NewHold, Scope};
+use spoolfs::catalog::{Fate, NewHold, Scope};
 use spoolfs::engine::{Command, Outcome, Placed, Snapshots};
 use spoolfs::policy::Patterns;
 use spoolfs::recording::{NodeId, State};
@@ -43,6 +44,20 @@ fn what_is_held_is_archived_at_once_with_its_group_whatever_the_rules_say() {
     assert_eq!(world.state(other), State::Closed);
     let explained = world.explain("call.wav");
     assert!(explained.contains("ON LEGAL HOLD") && explained.contains("\"A\""), "{explained}");
+}
+
+/// What it was before it was recorded over.
+#[test]
+fn what_the_trash_has_of_the_same_path_is_held_too() {
+    let world = World::new();
+    let (old, other) = (world.archived("call.wav", b"old"), world.archived("other.wav", b"other"));
+    for path in ["call.wav", "other.wav"] {
+        delete_as(&world, path, Fate::Trash);
+    }
+    let new = world.archived("call.wav", b"new");
+    let placed = hold(&world, "A", &["call.wav"]);
+    assert_eq!((placed.recordings, placed.missing), (1, vec![]));
+    assert!(is_held(&world, new) && is_held(&world, old) && !is_held(&world, other));
 }
 
 #[test]

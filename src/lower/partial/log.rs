@@ -34,7 +34,7 @@ enum Entry {
 
 /// The log of one partial recording, open for appending.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(in crate::lower) struct Log {
     file: File,
     /// Records in it.
     records: u64,
@@ -44,7 +44,7 @@ pub(super) struct Log {
 
 /// What a log tells.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(in crate::lower) struct Told {
     /// What was written below the archived length.
     pub own: Ranges,
     /// The archived length, or what was cut of it.

@@ -5,9 +5,16 @@ use std::ops::Range;
 
 /// Ranges that neither touch nor overlap, by their beginnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges(BTreeMap<u64, u64>);
+pub(in crate::lower) struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
+    /// The first `len` bytes.
+    pub fn all(len: u64) -> Ranges {
+        let mut all = Ranges::default();
+        all.insert(0..len);
+        all
+    }
+
     /// Adds a range; tells whether any byte of it was not in the set.
     pub fn insert(&mut self, range: Range<u64>) -> bool {
         if range.is_empty() || self.covers(&range) {

@@ -1,6 +1,9 @@
 //! docs/HOLDS.md on a real mount: what is held can not be changed, deleted or replaced.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod generations;
 
 use rustix::fs::{AtFlags, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
@@ -9,33 +12,14 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::mount::{Mount, Setup};
+use support::look::{eventually, state, wait_for_state, xattr};
+use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
 
 const REASON: &str = "letter of 2026-11-20";
 
-fn xattr(path: &Path, name: &str) -> Option<String> {
-    let mut value = vec![0; 4096];
-    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
-    value.truncate(len);
-    String::from_utf8(value).ok()
-}
-
-fn state(path: &Path) -> String {
-    xattr(path, "user.spoolfs.state").unwrap_or_default()
-}
-
 fn cases(path: &Path) -> Option<String> {
     xattr(path, "user.spoolfs.hold")
-}
-
-#[track_caller]
-fn wait_for_state(path: &Path, wanted: &str) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while state(path) != wanted {
-        assert!(Instant::now() < until, "{path:?} is {:?}, not {wanted}", state(path));
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[track_caller]
@@ -50,7 +34,7 @@ fn lift(mount: &Mount, case: &str) {
 }
 
 /// Held recordings can not be changed from the first moment on.
-fn strict(target: support::mount::Target) -> Setup {
+fn strict(target: Target) -> Setup {
     Setup { target, end: "[holds]\nhold_settle = \"0s\"\n".into(), ..Setup::default() }
 }
 
@@ -148,7 +132,7 @@ fn made(mount: &Mount, wanted: &str) -> PathBuf {
     path
 }
 
-fn attacked(target: support::mount::Target, states: &[&str], passthrough: &str) {
+fn attacked(target: Target, states: &[&str], passthrough: &str) {
     let mut setup = strict(target);
     setup.top = format!("passthrough = \"{passthrough}\"\n");
     let mount = setup.mount();
@@ -193,10 +177,10 @@ fn attacked(target: support::mount::Target, states: &[&str], passthrough: &str) 
 #[test]
 fn promise_8_what_is_held_can_not_be_changed_or_deleted() {
     if !support::no_mount("promise_8_what_is_held_can_not_be_changed_or_deleted") {
-        let target = || support::mount::Target::Directory;
+        let target = || Target::Directory;
         attacked(target(), &["archived", "released"], "auto");
         attacked(target(), &["archived", "released"], "never");
-        attacked(support::mount::Target::None, &["closed"], "auto");
+        attacked(Target::None, &["closed"], "auto");
     }
 }
 
@@ -256,8 +240,7 @@ fn a_hand_over_leaves_no_moment_in_which_a_held_recording_can_be_deleted() {
         return;
     }
     let options: &[&str] = &["--restart-delay", "10ms", "--failures", "1000"];
-    let mount =
-        Setup { keeper: Some(options), ..strict(support::mount::Target::Directory) }.mount();
+    let mount = Setup { keeper: Some(options), ..strict(Target::Directory) }.mount();
     let (here, gone) = (mount.path("here.wav"), mount.path("gone.wav"));
     for path in [&here, &gone] {
         fs::write(path, audio(1)).unwrap();
@@ -313,7 +296,7 @@ fn what_a_hold_refused_is_on_record_and_a_loop_of_it_floods_nothing() {
     if support::no_mount("what_a_hold_refused_is_on_record_and_a_loop_of_it_floods_nothing") {
         return;
     }
-    let mut mount = strict(support::mount::Target::None).mount();
+    let mut mount = strict(Target::None).mount();
     let (path, spare) = (mount.path("call.wav"), mount.path("spare.wav"));
     for path in [&path, &spare] {
         fs::write(path, audio(1)).unwrap();
@@ -392,7 +375,7 @@ fn an_immutable_local_copy_stays_and_costs_nothing_else() {
     if support::no_mount(test) {
         return;
     }
-    let mut mount = strict(support::mount::Target::Directory).mount();
+    let mut mount = strict(Target::Directory).mount();
     let (path, other) = (mount.path("call.wav"), mount.path("other.wav"));
     for one in [&path, &other] {
         fs::write(one, audio(1)).unwrap();
@@ -464,7 +447,7 @@ fn with_four_eyes_two_users_lift_a_hold() {
     if support::no_mount(test) || !logins_can_be_set(test) {
         return;
     }
-    let setup = strict(support::mount::Target::None);
+    let setup = strict(Target::None);
     let mut mount = Setup { end: setup.end.clone() + "four_eyes = true\n", ..setup }.mount();
     let path = mount.path("call.wav");
     fs::write(&path, audio(1)).unwrap();
@@ -497,6 +480,16 @@ fn with_four_eyes_two_users_lift_a_hold() {
     let shown = mount.cli(["audit", "show", "--json"]).ok().out;
     assert_eq!(shown.matches("\"hold_lift_requested\"").count(), 2, "{shown}");
     assert_eq!(shown.matches("\"hold_lifted\"").count(), 2, "{shown}");
+}
+
+/// A bucket of a server, at this address or behind another.
+fn s3(endpoint: String, bucket: &str) -> Target {
+    Target::S3 {
+        url: format!("s3://{bucket}/pbx"),
+        endpoint,
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    }
 }
 
 /// Versions of all recordings in a bucket: key and version.
@@ -532,12 +525,7 @@ fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
     }
     let Some(server) = SeaweedFs::start() else { return };
     let bucket = server.new_locked_bucket();
-    let target = support::mount::Target::S3 {
-        url: format!("s3://{bucket}/pbx"),
-        endpoint: server.endpoint(),
-        id: SeaweedFs::ACCESS_KEY.to_owned(),
-        secret: SeaweedFs::SECRET_KEY.to_owned(),
-    };
+    let target = s3(server.endpoint(), &bucket);
     let end = "[holds]\nhold_settle = \"1h\"\nhold_lift_grace = \"0s\"\n".into();
     let mut mount = Setup { target, end, ..Setup::default() }.mount();
     let checked = mount.cli(["check"]);
@@ -595,12 +583,7 @@ fn what_a_rule_locks_can_not_be_deleted_in_a_bucket_with_object_lock() {
     }
     let Some(server) = SeaweedFs::start() else { return };
     let on = |bucket: String| {
-        let target = support::mount::Target::S3 {
-            url: format!("s3://{bucket}/pbx"),
-            endpoint: server.endpoint(),
-            id: SeaweedFs::ACCESS_KEY.to_owned(),
-            secret: SeaweedFs::SECRET_KEY.to_owned(),
-        };
+        let target = s3(server.endpoint(), &bucket);
         let end = "[[policy]]\nname = \"locked\"\npath = [\"locked/**\"]\nworm = \"90d\"\n\
                    worm_mode = \"compliance\"\n";
         let archive_after = "1s".into();
@@ -646,7 +629,7 @@ fn where_the_store_can_not_lock_that_is_said() {
     if support::no_mount("where_the_store_can_not_lock_that_is_said") {
         return;
     }
-    let said = |target: support::mount::Target, why: &str| {
+    let said = |target: Target, why: &str| {
         let mount = Setup { target, ..Setup::default() }.mount();
         let path = mount.path("call.wav");
         fs::write(&path, audio(1)).unwrap();
@@ -659,15 +642,39 @@ fn where_the_store_can_not_lock_that_is_said() {
         let checked = mount.cli(["check"]).out;
         assert!(checked.contains("can not lock objects") && checked.contains(why), "{checked}");
     };
-    said(support::mount::Target::Directory, "no bucket with Object Lock");
+    said(Target::Directory, "no bucket with Object Lock");
     let Some(server) = SeaweedFs::start() else { return };
-    let target = support::mount::Target::S3 {
-        url: format!("s3://{}/pbx", server.new_bucket()),
-        endpoint: server.endpoint(),
-        id: SeaweedFs::ACCESS_KEY.to_owned(),
-        secret: SeaweedFs::SECRET_KEY.to_owned(),
-    };
+    let target = s3(server.endpoint(), &server.new_bucket());
     said(target, "its bucket has no Object Lock");
+}
+
+/// Call records in a file.
+struct Records(PathBuf);
+
+impl Records {
+    fn new(dir: &Path) -> Records {
+        let file = dir.join("records.csv");
+        fs::write(&file, "").unwrap();
+        Records(file)
+    }
+
+    /// The end of a configuration that reads them.
+    fn source(&self) -> String {
+        format!(
+            "[calls]\nquiet = \"1s\"\nevery = \"1s\"\ntime_zone = \"UTC\"\nsource = \"csv\"\n\
+             path = {:?}\ncolumns = [\"start\", \"end\", \"src\", \"dst\", \"uniqueid\", \
+             \"linkedid\", \"recordingfile\", \"duration\", \"billsec\", \"disposition\"]\n",
+            self.0
+        )
+    }
+
+    fn tell(&self, name: &str, src: &str) {
+        use spoolfs::clock::{Clock, SystemClock};
+        let now = spoolfs::control::utc::people(SystemClock.now());
+        let mut file = OpenOptions::new().append(true).open(&self.0).unwrap();
+        let id = format!("{name}.1");
+        writeln!(file, "{now},{now},{src},100,{id},{id},{name},5,5,ANSWERED").unwrap();
+    }
 }
 
 fn shown(mount: &Mount, case: &str) -> serde_json::Value {
@@ -683,15 +690,6 @@ fn provisional(mount: &Mount, path: &str) -> Option<bool> {
     found["provisional"].as_bool()
 }
 
-#[track_caller]
-fn eventually(mount: &Mount, what: &str, is: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !is() {
-        assert!(Instant::now() < until, "{what}\n{}", mount.said());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Also recordings that are made later; what is not known yet is held until it is known.
 #[test]
 fn a_hold_on_a_number_catches_recordings_made_later() {
@@ -699,21 +697,9 @@ fn a_hold_on_a_number_catches_recordings_made_later() {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let records = scratch.path().join("records.csv");
-    fs::write(&records, "").unwrap();
-    let source = format!(
-        "[calls]\nquiet = \"1s\"\nevery = \"1s\"\ntime_zone = \"UTC\"\nsource = \"csv\"\n\
-         path = {records:?}\ncolumns = [\"start\", \"end\", \"src\", \"dst\", \"uniqueid\", \
-         \"linkedid\", \"recordingfile\", \"duration\", \"billsec\", \"disposition\"]\n"
-    );
-    let mount = Setup { end: source, ..Setup::default() }.mount();
-    let tell = |name: &str, src: &str| {
-        use spoolfs::clock::{Clock, SystemClock};
-        let now = spoolfs::control::utc::people(SystemClock.now());
-        let mut file = OpenOptions::new().append(true).open(&records).unwrap();
-        let id = format!("{name}.1");
-        writeln!(file, "{now},{now},{src},100,{id},{id},{name},5,5,ANSWERED").unwrap();
-    };
+    let records = Records::new(scratch.path());
+    let mount = Setup { end: records.source(), ..Setup::default() }.mount();
+    let tell = |name: &str, src: &str| records.tell(name, src);
     let record = |name: &str| fs::write(mount.path(name), audio(1)).unwrap();
     record("before.wav");
     tell("before.wav", "02079460001");
