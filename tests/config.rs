@@ -181,8 +181,8 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:4:1: stitched.layout \"mono\" is no layout; write \"concat\", \"timeline\" or \"stereo\"",
         ),
         (
-            format!("{MINIMAL}[stitched]\ndirectory = \"a/b\""),
-            "f.toml:4:1: stitched.directory \"a/b\" can not be used as a name; use up to 64 letters, digits, \"-\", \"_\" and \".\", not beginning with \".\"",
+            format!("{MINIMAL}[stitched]\ndirectory = \"a/../b\""),
+            "f.toml:4:1: stitched.directory \"..\" can not be used as a name; use up to 64 letters, digits, \"-\", \"_\" and \".\", not beginning with \".\"",
         ),
         (
             format!("{MINIMAL}[write_back]\nsync_after = \"5m\""),
@@ -621,7 +621,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_HOLDS__HOLD_LIFT_GRACE", "3d"),
             ("SPOOLFS_HOLDS__FOUR_EYES", "true"),
             ("SPOOLFS_STITCHED__ENABLED", "false"),
-            ("SPOOLFS_STITCHED__DIRECTORY", "calls"),
+            ("SPOOLFS_STITCHED__DIRECTORY", "2026/calls"),
             ("SPOOLFS_STITCHED__LISTED", "false"),
             ("SPOOLFS_STITCHED__LAYOUT", "stereo"),
             ("SPOOLFS_STITCHED__RATE", "highest"),
@@ -728,7 +728,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!((config.delete.mode, config.delete.trash_keep), (mode, Age::For(week)));
     let stitched = spoolfs::config::Stitched {
         enabled: false,
-        directory: "calls".into(),
+        directory: "2026/calls".into(),
         listed: false,
         layout: spoolfs::stitch::Layout::Stereo,
         rate: spoolfs::stitch::Rate::Highest,

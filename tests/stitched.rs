@@ -727,6 +727,51 @@ fn a_directory_that_is_there_is_not_hidden() {
     fs::write(mount.path("stitched/another.wav"), b"y").unwrap();
 }
 
+#[test]
+fn joins_are_shown_where_they_are_wanted() {
+    if support::no_mount("joins_are_shown_where_they_are_wanted") {
+        return;
+    }
+    let end = "[stitched]\ndirectory = \"ORIG/a/calls\"\n".to_owned();
+    let mut mount = prepare(Setup { end, ..Setup::default() });
+    fs::create_dir_all(mount.path("ORIG/a")).unwrap();
+    mount.start();
+    copy_legs(&mount);
+    let place = mount.path("ORIG/a/calls");
+    let join = format!("{CALL}.wav");
+    let shows = |mount: &Mount, place: &Path| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while fs::read(place.join(&join)).ok() != Some(expected()) {
+            assert!(Instant::now() < until, "{place:?}\n{}", mount.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(names(place.parent().unwrap()), ["calls"]);
+        assert_eq!(names(place), [join.as_str()]);
+    };
+    shows(&mount, &place);
+    assert_eq!(names(&mount.mountpoint), ["2026", "ORIG"]);
+    assert!(!mount.path("calls").exists() && !mount.path("ORIG/calls").exists());
+    let refused = |done: std::io::Result<()>| {
+        assert_eq!(done.unwrap_err().raw_os_error(), Some(Errno::PERM.raw_os_error()));
+    };
+    refused(fs::rename(&place, mount.path("elsewhere")));
+    refused(fs::remove_dir(&place));
+    refused(fs::create_dir(place.join("a")));
+    fs::create_dir(mount.path("calls")).unwrap();
+    let out = mount.root.join("out.wav");
+    mount.cli(["stitch".as_ref(), CALL.as_ref(), "-o".as_ref(), out.as_os_str()]).ok();
+    assert!(fs::read(&out).unwrap() == expected());
+    // It goes with what it is in, until the next start.
+    fs::rename(mount.path("ORIG"), mount.path("OLD")).unwrap();
+    shows(&mount, &mount.path("OLD/a/calls"));
+    mount.restart();
+    assert!(mount.said_all().contains("joined calls are not shown: make the directory"));
+    assert_eq!(names(&mount.path("OLD/a")), [""; 0]);
+    fs::rename(mount.path("OLD"), mount.path("ORIG")).unwrap();
+    mount.restart();
+    shows(&mount, &place);
+}
+
 /// What Asterisk wrote of the fixtures' calls, in three of its formats.
 #[test]
 fn calls_are_joined_as_asterisk_s_own_records_tell() {

@@ -4,14 +4,15 @@ use super::error::ConfigError;
 use super::raw::RawStitched;
 use super::source::Source;
 use crate::stitch::{Layout, Rate};
+use std::path::PathBuf;
 
 /// `[stitched]`: the legs of a call as one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stitched {
     /// Whether there are joined calls.
     pub enabled: bool,
-    /// The name of their directory in the root of the mount.
-    pub directory: String,
+    /// Their directory, relative to the mount. What is above it is a directory of recordings.
+    pub directory: PathBuf,
     /// Whether the root's listing has it.
     pub listed: bool,
     /// How legs become one.
@@ -35,7 +36,9 @@ pub(super) fn resolve(
     source: &Source,
 ) -> Result<Stitched, ConfigError> {
     let directory = raw.directory.clone().unwrap_or_else(|| "stitched".to_owned());
-    super::check::word(source, "stitched.directory", &directory)?;
+    for name in directory.split('/') {
+        super::check::word(source, "stitched.directory", name)?;
+    }
     let layout = match raw.layout.as_deref() {
         None | Some("concat") => Layout::Concat,
         Some("timeline") => Layout::Timeline,
@@ -61,7 +64,7 @@ pub(super) fn resolve(
     };
     Ok(Stitched {
         enabled: raw.enabled.unwrap_or(true),
-        directory,
+        directory: directory.into(),
         // VICIdial's scripts move directories of long names out of the one they look through.
         listed: raw.listed.unwrap_or(preset != Some("vicidial")),
         layout,

@@ -11,6 +11,7 @@ use crate::stitch::{
     self, Calls, Kept, Leg, Looked, Named, Recordings, Setting, Source, Standing, StitchError,
     Stitched, Tier,
 };
+use crate::vfs::Vfs;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -41,9 +42,11 @@ pub(super) fn directory(
     let calls = calls?;
     let stitched = config.stitched.enabled.then_some(&config.stitched)?;
     // What is there may be recordings: they are not to be hidden.
-    if places.lower.root().stat(stitched.directory.as_bytes()).is_ok() {
+    let above = stitched.directory.parent().unwrap_or(Path::new(""));
+    let name = stitched.directory.file_name().unwrap_or_default().as_bytes();
+    if places.lower.dir(above).is_ok_and(|dir| dir.stat(name).is_ok()) {
         tracing::error!(
-            directory = stitched.directory,
+            directory = %stitched.directory.display(),
             "joined calls are not shown: the recordings directory has something of that name; \
              move it, or choose another stitched.directory"
         );
@@ -63,6 +66,18 @@ pub(super) fn directory(
     };
     let (state, runtime) = (&config.state_dir, Some(config.runtime_dir.as_path()));
     Some(Arc::new(Stitched::new(setting, calls, Arc::new(places), state, runtime, resume)))
+}
+
+/// Shows the directory of joined calls, if what is to be above it is there.
+pub(super) fn show(vfs: &Vfs, stitched: &Arc<Stitched>) {
+    if let Err(error) = vfs.set_stitched(stitched.clone()) {
+        tracing::error!(
+            %error,
+            directory = %stitched.directory().display(),
+            "joined calls are not shown: make the directory that theirs is to be in and restart \
+             spoolfs, or choose another stitched.directory"
+        );
+    }
 }
 
 /// Which joins are stored, if any are to be, or were.

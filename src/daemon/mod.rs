@@ -414,7 +414,7 @@ fn assemble(
     })?;
     let deletion = setup::deletion(&config)?;
     let show = |vfs: &Vfs| {
-        stitched.iter().for_each(|s| vfs.set_stitched(s.clone()));
+        stitched.iter().for_each(|s| joins::show(vfs, s));
         vfs.set_deletion(deletion.clone());
     };
     let (vfs, server) = match start {

@@ -17,7 +17,8 @@ use crate::recording::{Attr, ErrorClass, NodeId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Inode numbers of this directory and of joins have these three upper bits; no row of the
@@ -27,9 +28,9 @@ const RANGE: u64 = 0b001 << 61;
 /// How the directory looks.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Its name in the root.
-    pub directory: String,
-    /// Whether the root's listing has it.
+    /// Where it is, relative to the mount.
+    pub directory: PathBuf,
+    /// Whether the listing of what is above it has it.
     pub listed: bool,
     /// How joins are made.
     pub join: Options,
@@ -143,12 +144,17 @@ impl Stitched {
         id.0 >> 61 == RANGE >> 61
     }
 
-    /// Its name in the root.
-    pub fn directory(&self) -> &[u8] {
-        self.setting.directory.as_bytes()
+    /// Where it is, relative to the mount.
+    pub fn directory(&self) -> &Path {
+        &self.setting.directory
     }
 
-    /// Whether the root's listing has it.
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        self.setting.directory.file_name().unwrap_or_default().as_bytes()
+    }
+
+    /// Whether the listing of what is above it has it.
     pub fn listed(&self) -> bool {
         self.setting.listed
     }

@@ -243,6 +243,8 @@ pub struct Vfs {
     releasable: AtomicU64,
     passthrough: OnceLock<Arc<dyn Passthrough>>,
     stitched: OnceLock<Arc<Stitched>>,
+    /// The directory that joins are shown in.
+    stitched_in: OnceLock<NodeId>,
     deletion: RwLock<Arc<Deletion>>,
     /// Who is told of what legal holds refuse.
     refusals: RwLock<Option<Refusals>>,
@@ -278,6 +280,7 @@ impl Vfs {
             releasable: AtomicU64::new(0),
             passthrough: OnceLock::new(),
             stitched: OnceLock::new(),
+            stitched_in: OnceLock::new(),
             deletion: RwLock::default(),
             refusals: RwLock::default(),
             xattr_changes: AtomicU64::new(0),

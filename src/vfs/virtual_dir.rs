@@ -15,6 +15,8 @@ use crate::stitch::{Missing, StitchError, Stitched};
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The number of every handle of a join: its inode number says all. No other handle has it.
@@ -32,8 +34,24 @@ impl From<StitchError> for VfsError {
 
 impl Vfs {
     /// From now on calls are joined. To be called once, before the first request.
-    pub fn set_stitched(&self, stitched: Arc<Stitched>) {
+    ///
+    /// # Errors
+    /// There is no directory that they could be shown in: then they are not.
+    pub fn set_stitched(&self, stitched: Arc<Stitched>) -> Result<()> {
+        let above = stitched.directory().parent().unwrap_or(Path::new(""));
+        let (mut place, mut passed) = (NodeId::ROOT, Vec::new());
+        let found = above.iter().try_for_each(|name| -> Result<()> {
+            let entry = self.lookup(place, name.as_bytes())?;
+            place = entry.id;
+            passed.push(place);
+            if entry.attr.kind == Kind::Dir { Ok(()) } else { Err(Errno::NOTDIR.into()) }
+        });
+        // The kernel does not know them by this.
+        passed.into_iter().rev().for_each(|id| self.forget(id, 1));
+        found?;
+        let _only_the_first_counts = self.stitched_in.set(place);
         let _only_the_first_counts = self.stitched.set(stitched);
+        Ok(())
     }
 
     /// Whether a node is the directory of joins, or one of them.
@@ -45,9 +63,13 @@ impl Vfs {
         Ok(self.stitched.get().ok_or(Errno::STALE)?)
     }
 
+    fn shows_joins(&self, dir: NodeId) -> bool {
+        self.stitched_in.get() == Some(&dir)
+    }
+
     /// Whether a name is that of the directory of joins. Nothing else may have it, and it stays.
     pub(super) fn is_virtual_name(&self, parent: NodeId, name: &[u8]) -> bool {
-        parent == NodeId::ROOT && self.stitched.get().is_some_and(|s| s.directory() == name)
+        self.shows_joins(parent) && self.stitched.get().is_some_and(|s| s.name() == name)
     }
 
     /// What is virtual can not be moved, replaced or removed. Never EXDEV: programs would copy.
@@ -56,10 +78,10 @@ impl Vfs {
         if virtual_one { Err(Errno::PERM.into()) } else { Ok(()) }
     }
 
-    /// Its name and number, if the listing of the root has it.
+    /// Its name and number, if the listing of a directory has it.
     pub(super) fn listed_virtual(&self, dir: NodeId) -> Option<(&[u8], NodeId)> {
-        let stitched = self.stitched.get().filter(|s| dir == NodeId::ROOT && s.listed())?;
-        Some((stitched.directory(), Stitched::DIR))
+        let stitched = self.stitched.get().filter(|s| self.shows_joins(dir) && s.listed())?;
+        Some((stitched.name(), Stitched::DIR))
     }
 
     /// What a name is, if it has to do with joins.
@@ -168,7 +190,8 @@ impl Vfs {
     /// If call records can not be read now.
     pub fn list_joins(&self, position: u64, attrs: bool, take: Take<'_>) -> Result<()> {
         let stitched = self.stitched()?;
-        let dots = [(&b"."[..], Stitched::DIR, 0), (b"..", NodeId::ROOT, 1)];
+        let above = self.stitched_in.get().copied().unwrap_or(NodeId::ROOT);
+        let dots = [(&b"."[..], Stitched::DIR, 0), (b"..", above, 1)];
         for (name, id, at) in dots {
             let entry = ListEntry { name: name.to_vec(), id, kind: Kind::Dir, next: at + 1 };
             if position <= at && !take(&entry, None) {
