@@ -408,6 +408,8 @@ pub const STITCH_LOOK: Duration = Duration::from_secs(10);
 /// Pause between two such looks while there are more.
 pub const STITCH_PAUSE: Duration = Duration::from_millis(200);
 
+/// Pages of calls that something was heard of, looked at one after another; of more the sweep sees.
+pub const JOIN_HEARD_PAGES_MAX: usize = 16;
 /// When a stored join that a target refused to delete is tried again.
 pub const JOIN_REFUSED_RETRY: Duration = Duration::from_secs(86_400);
 /// Calls whose joins can not be stored yet, or stored joins that can not be deleted, that are

@@ -81,6 +81,7 @@ impl Engine {
             options,
             changed: Changed::default(),
             position: u64::MAX,
+            heard_pages: 0,
             behind: [0; 2],
             sweep: Sweep::default(),
             later: Later::default(),
@@ -140,6 +141,8 @@ struct Keeper {
     changed: Changed,
     /// How far call records were listened to.
     position: u64,
+    /// So many pages of what was heard followed one another.
+    heard_pages: usize,
     /// How far those that are being made, and those to be deleted, were looked at.
     behind: [i64; 2],
     sweep: Sweep,
@@ -198,7 +201,7 @@ impl Keeper {
         if let Some(maker) = &maker {
             more |= self.look_at_heard(maker)?;
             for call in self.later.due(self.shared.now(), limits::STITCH_PAGE) {
-                self.look_at(maker, &call)?;
+                self.look_at(maker, &call, false)?;
             }
         }
         self.prove_some()?;
@@ -219,7 +222,8 @@ impl Keeper {
         self.changed.nodes.extend(changed.nodes);
         self.sweep.again |= changed.more || maker.is_none() && self.options.maker.is_some();
         for _ in 0..limits::STITCH_PAGE {
-            let Some(node) = self.changed.nodes.pop_first() else { return Ok(false) };
+            // The newest first: a new call does not wait for a whole tree that was adopted.
+            let Some(node) = self.changed.nodes.pop_last() else { return Ok(false) };
             let joins = self.kept.about(None, &[node]).map_err(failed)?;
             for join in &joins {
                 self.look_after(join.id)?;
@@ -227,7 +231,7 @@ impl Keeper {
             let Some(maker) = maker else { continue };
             for call in maker.calls_of(node).map_err(failed)? {
                 if !joins.iter().any(|join| join.call == call) {
-                    self.look_at(maker, &call)?;
+                    self.look_at(maker, &call, true)?;
                 }
             }
         }
@@ -253,9 +257,17 @@ impl Keeper {
         // Call records were read anew: what was heard in between is not known.
         self.sweep.again |= heard.position < before && before != u64::MAX;
         for call in &heard.calls {
-            self.look_at(maker, call)?;
+            self.look_at(maker, call, true)?;
         }
-        Ok(heard.calls.len() >= limits::STITCH_PAGE)
+        let more = heard.calls.len() >= limits::STITCH_PAGE;
+        self.heard_pages = if more { self.heard_pages + 1 } else { 0 };
+        if self.heard_pages >= limits::JOIN_HEARD_PAGES_MAX {
+            // Records of years are read: a new call does not wait for them, the sweep looks at them.
+            self.heard_pages = 0;
+            self.position = maker.heard_after(u64::MAX).map_err(failed)?.position;
+            self.sweep.again = true;
+        }
+        Ok(more)
     }
 
     /// A page of everything, if its time has come.
@@ -287,7 +299,7 @@ impl Keeper {
                 (Some(maker), _) => {
                     let calls = maker.calls_after(cursor).map_err(failed)?;
                     for call in &calls {
-                        self.look_at(maker, &call.linkedid)?;
+                        self.look_at(maker, &call.linkedid, false)?;
                     }
                     calls.last().map(|last| At::Calls(last.cursor))
                 }

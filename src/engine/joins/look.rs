@@ -25,8 +25,9 @@ impl Keeper {
         }
     }
 
-    /// Looks at a call: at what is stored of it, or whether it is to be.
-    pub(super) fn look_at(&mut self, maker: &Stitched, call: &Vec<u8>) -> Result<()> {
+    /// Looks at a call: at what is stored of it, or whether it is to be. `heard`: something happened to
+    /// it.
+    pub(super) fn look_at(&mut self, maker: &Stitched, call: &Vec<u8>, heard: bool) -> Result<()> {
         self.shared.check_stop()?;
         let legs = legs_of(maker, call)?;
         let nodes: Vec<NodeId> = legs.iter().copied().collect();
@@ -42,7 +43,7 @@ impl Keeper {
             self.later.done(call);
             return Ok(());
         }
-        self.make(maker, call).map(drop)
+        self.make(maker, call, heard).map(drop)
     }
 
     fn decide(&mut self, join: &KeptJoin) -> Result<()> {
@@ -109,11 +110,11 @@ impl Keeper {
         let same = now.as_ref().is_some_and(|now| now.plan.digest() == join.plan.digest());
         match (join.state, same) {
             (KeptState::Making, false) => self.retire(join),
-            (KeptState::Making, true) | (_, false) => match self.make(&maker, &join.call)? {
+            (KeptState::Making, true) | (_, false) => match self.make(&maker, &join.call, false)? {
                 Made::Needless => self.retire(join),
                 Made::Stored | Made::NotYet => Ok(()),
             },
-            (_, true) if self.lacks(join) => self.make(&maker, &join.call).map(drop),
+            (_, true) if self.lacks(join) => self.make(&maker, &join.call, false).map(drop),
             (_, true) => {
                 self.later.done(&join.call);
                 Ok(())
@@ -122,7 +123,7 @@ impl Keeper {
     }
 
     /// Stores the join of a call, unless that was tried in vain a moment ago.
-    fn make(&mut self, maker: &Stitched, call: &Vec<u8>) -> Result<Made> {
+    fn make(&mut self, maker: &Stitched, call: &Vec<u8>, heard: bool) -> Result<Made> {
         let now = self.shared.now();
         if self.later.is_put_off(call, now) {
             return Ok(Made::NotYet);
@@ -135,7 +136,7 @@ impl Keeper {
                 Ok(Made::NotYet)
             }
             Ok(Made::NotYet) => {
-                self.later.not_ready(call, now);
+                self.later.not_ready(call, now, heard);
                 Ok(Made::NotYet)
             }
             Ok(made) => {
