@@ -231,6 +231,9 @@ pub const FETCHES_IN_FLIGHT: usize = 16;
 pub const FETCH_BYTES_MAX: u64 = 4 << 20;
 /// A recording up to this size is fetched whole by the first read.
 pub const SMALL_FILE_BYTES: u64 = 256 << 10;
+/// So many ends of recordings come with their heads, because both were read of others before, until one
+/// is looked at again.
+pub const ENDS_AHEAD_MAX: u8 = 4;
 /// Bytes fetched ahead of one who reads on, at first...
 pub const AHEAD_BYTES_FIRST: u64 = 2 << 20;
 /// ...and at most.

@@ -4,12 +4,14 @@
 //! times in a row, and is a sequential reader all the same.
 
 use crate::limits;
-use crate::recording::{CHUNK_BYTES, FIRST_CHUNK_BYTES, Generation, NodeId, chunk_at, chunk_range};
+use crate::recording::{
+    CHUNK_BYTES, FIRST_CHUNK_BYTES, Generation, HEAD_BYTES, NodeId, chunk_at, chunk_range,
+};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// One who reads a recording, as far as can be told from the positions.
@@ -53,6 +55,8 @@ pub(super) struct Ahead<R> {
 #[derive(Debug)]
 pub(super) struct Readers {
     known: moka::sync::Cache<(NodeId, Generation), Arc<Mutex<VecDeque<Track>>>>,
+    /// Ends that may be fetched with their heads until somebody looks at one again.
+    ends: AtomicU8,
 }
 
 impl Default for Readers {
@@ -61,7 +65,7 @@ impl Default for Readers {
             .max_capacity(limits::READERS_WATCHED)
             .time_to_idle(limits::SOURCES_TTL)
             .build();
-        Readers { known }
+        Readers { known, ends: AtomicU8::new(0) }
     }
 }
 
@@ -79,6 +83,7 @@ impl Readers {
         let now = Instant::now();
         let tracks = self.known.get_with(key, Arc::default);
         let mut tracks = tracks.lock();
+        self.learn(&tracks, &range, size);
         let mut track = take(&mut tracks, &range, now);
         let goes_on = tracks.is_empty() && track.goes_on(&range, now);
         let ahead = wanted(&track, range.end, goes_on, size, most).and_then(|chunks| {
@@ -88,6 +93,28 @@ impl Readers {
         });
         tracks.push_back(track);
         ahead
+    }
+
+    /// Where one goes who has read the head of a recording and nothing else.
+    fn learn(&self, tracks: &VecDeque<Track>, range: &Range<u64>, size: u64) {
+        let Some(head) = tracks.front().filter(|_| tracks.len() == 1) else { return };
+        let is_head = head.run == head.next && head.next <= HEAD_BYTES;
+        if !is_head || range.end <= head.next {
+            return;
+        }
+        if range.start >= chunk_range(chunk_at(size.saturating_sub(1)), size).start {
+            let more = |ends: u8| Some((ends + 2).min(limits::ENDS_AHEAD_MAX));
+            let _never_fails = self.ends.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        } else {
+            self.ends.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether who now reads the head of a recording is likely to look at its end next, as those before
+    /// him did: `soxi` of a directory.
+    pub(super) fn wants_end(&self) -> bool {
+        let one_less = |ends: u8| ends.checked_sub(1);
+        self.ends.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 }
 
@@ -213,7 +240,6 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::HEAD_BYTES;
 
     const SIZE: u64 = 60 << 20;
     const MOST: u64 = 8 << 20;

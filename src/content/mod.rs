@@ -302,6 +302,9 @@ impl Content {
             return flights;
         }
         let flights = self.board(stored, path, asked.clone(), &asked, &mut legs);
+        if head && !legs.is_empty() {
+            self.board_end(stored, path, &mut legs);
+        }
         let key = (stored.id, stored.generation);
         let stream = inner.streams.next(key);
         let most = Most { bytes: inner.pace.most(), soon: inner.pace.soon(), stream };
@@ -515,6 +518,20 @@ impl Content {
             }
         }
         flights
+    }
+
+    /// The last chunk, too, if it is likely to be asked for next and there is room.
+    fn board_end(&self, stored: &Stored, path: &Path, legs: &mut Vec<Leg>) {
+        let inner = &self.inner;
+        let Some(last) = chunk_count(stored.size).checked_sub(1) else { return };
+        if let Ok(room) = inner.ahead.clone().try_acquire_owned()
+            && inner.readers.wants_end()
+        {
+            let asked_for = legs.len();
+            let _nobody_waits = self.board(stored, path, last..last + 1, &(0..0), legs);
+            let room = Arc::new(room);
+            legs.iter_mut().skip(asked_for).for_each(|leg| leg.room = Some(room.clone()));
+        }
     }
 
     /// `all`: the reader wants all that follows, and quickly.

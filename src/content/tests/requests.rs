@@ -42,6 +42,49 @@ fn head_tail_head_is_two_requests() {
     assert_eq!((world.gets(), content.stats().ahead), (3, 0));
 }
 
+/// `soxi` of a directory of long recordings: each is another, here another generation.
+#[test]
+fn who_looks_at_one_end_after_another_waits_once_for_each() {
+    let len = 1_000_000u64;
+    let world = World::with(len);
+    let content = world.plain();
+    let mut generation = 1;
+    let mut next = || {
+        generation += 1;
+        world.archive(0, generation, &noise(generation.into(), len));
+    };
+    let head = || drop(read(&content, 0, 16_384).unwrap());
+    let end = || drop(read(&content, len - 4096, 4096).unwrap());
+    let ahead = || content.stats().ahead;
+    head();
+    end();
+    assert_eq!((world.gets(), ahead()), (2, 0), "nobody could know of the first");
+    for n in 1..=10 {
+        next();
+        head();
+        assert_eq!(ahead(), n, "its end is on its way with the head");
+        end();
+        assert_eq!(world.gets(), 2 * (n + 1), "not asked for twice");
+    }
+    // A list of recordings: most who read the beginning want no more.
+    let most = u64::from(limits::ENDS_AHEAD_MAX);
+    for _ in 0..20 {
+        next();
+        head();
+    }
+    assert_eq!(ahead(), 10 + most);
+    // It begins anew with one who looks at an end, and is over with one who listens.
+    end();
+    next();
+    head();
+    assert_eq!(ahead(), 11 + most);
+    drop(read(&content, 16_384, 16_384).unwrap());
+    let before = ahead();
+    next();
+    head();
+    assert_eq!(ahead(), before);
+}
+
 #[test]
 fn the_first_bytes_are_fetched_and_checked_alone() {
     let world = World::with(60_000_000);
