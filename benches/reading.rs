@@ -19,6 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::many;
 use support::mount::{Mount, Setup, Target, is_mounted};
+use support::noise_wav;
 use support::seaweedfs::SeaweedFs;
 use support::slow_line::SlowLine;
 
@@ -88,18 +89,21 @@ enum Case {
     Cat,
     Loop8k,
     Soxi,
+    /// Of a mebibyte each: a minute.
+    SoxiOf1m,
     List,
     /// Each system is started anew for it.
     ListMany,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case::First8kOf1m,
     Case::First8kOf60m,
     Case::CatOf1m,
     Case::Cat,
     Case::Loop8k,
     Case::Soxi,
+    Case::SoxiOf1m,
     Case::List,
 ];
 
@@ -127,6 +131,7 @@ impl Scale {
             Case::Cat => (1, self.cat),
             Case::Loop8k => (1, self.looped),
             Case::Soxi => (self.soxi, 120_000),
+            Case::SoxiOf1m => (self.soxi / 4, MIB),
             Case::List | Case::ListMany => (self.names, 10),
         }
     }
@@ -251,24 +256,6 @@ fn report(line: Line, cases: &[Case], took: &BTreeMap<(Case, System), Vec<Cost>>
     }
 }
 
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    fastrand::Rng::with_seed(seed).fill(&mut bytes);
-    // So that soxi takes it for a recording.
-    let data = u32::try_from(len.saturating_sub(44)).unwrap();
-    let mut head = b"RIFF".to_vec();
-    head.extend((data + 36).to_le_bytes());
-    head.extend(b"WAVEfmt ");
-    for word in [16u32, 0x0001_0001, 8000, 16_000, 0x0010_0002] {
-        head.extend(word.to_le_bytes());
-    }
-    head.extend(b"data");
-    head.extend(data.to_le_bytes());
-    let room = head.len().min(len);
-    bytes[..room].copy_from_slice(&head[..room]);
-    bytes
-}
-
 fn dir(case: Case, round: usize) -> String {
     if case == Case::ListMany {
         return MANY.to_owned();
@@ -313,7 +300,7 @@ impl Ground {
                 let below = self.mounts.values().map(|mount| mount.path(dir(case, round)));
                 let below: Vec<_> = below.inspect(|below| fs::create_dir(below).unwrap()).collect();
                 for n in 0..count {
-                    let bytes = noise((round * 1000 + at * 10_000 + n) as u64, len);
+                    let bytes = noise_wav((round * 1000 + at * 10_000 + n) as u64, len);
                     for below in &below {
                         fs::write(below.join(format!("{n}.wav")), &bytes).unwrap();
                     }
@@ -335,7 +322,7 @@ impl Ground {
             let below = mount.path(MANY);
             fs::create_dir(&below).unwrap();
             let template = below.join(format!("call-{}.wav", many::TEMPLATE));
-            fs::write(&template, noise(1, 1000)).unwrap();
+            fs::write(&template, noise_wav(1, 1000)).unwrap();
             for step in ["archive", "release"] {
                 let ran = mount.cli([step.as_ref(), template.as_os_str()]);
                 assert!(ran.status.success(), "{ran:?}\n{}", mount.said());
@@ -504,7 +491,7 @@ impl Ground {
         match case {
             Case::First8kOf1m | Case::First8kOf60m => get(0, Some("bytes=0-8191")).await,
             Case::Cat | Case::CatOf1m | Case::Loop8k => get(0, None).await,
-            Case::Soxi => {
+            Case::Soxi | Case::SoxiOf1m => {
                 for n in 0..count {
                     get(n, Some("bytes=0-8191")).await;
                 }
@@ -531,7 +518,7 @@ fn perform(case: Case, below: &Path, count: usize, len: usize) -> io::Result<()>
         Case::First8kOf1m | Case::First8kOf60m => read_at(&one, 0),
         Case::Cat | Case::CatOf1m => succeeded(Command::new("cat").arg(&one)),
         Case::Loop8k => (0..len).step_by(8192).try_for_each(|at| read_at(&one, at as u64)),
-        Case::Soxi => {
+        Case::Soxi | Case::SoxiOf1m => {
             let files = (0..count).map(|n| below.join(format!("{n}.wav")));
             succeeded(Command::new("soxi").arg("-D").args(files))
         }

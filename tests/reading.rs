@@ -9,12 +9,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::faulty_proxy::Proxy;
 use support::many;
 use support::mount::{Mount, Setup, Target};
+use support::noise_wav;
 use support::seaweedfs::SeaweedFs;
 
 fn target(server: &SeaweedFs, endpoint: String) -> Target {
@@ -24,6 +25,11 @@ fn target(server: &SeaweedFs, endpoint: String) -> Target {
         id: SeaweedFs::ACCESS_KEY.to_owned(),
         secret: SeaweedFs::SECRET_KEY.to_owned(),
     }
+}
+
+/// Where nobody reads the archive but who is counted.
+fn counted(target: Target) -> Setup {
+    Setup { target, write_back: "scrub_every = \"forever\"\n".into(), ..Setup::default() }
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -46,7 +52,7 @@ fn what_each_way_of_reading_costs_the_server() {
     }
     let Some(server) = SeaweedFs::start() else { return };
     let proxy = Proxy::before(&server.endpoint());
-    let mut mount = Setup { target: target(&server, proxy.endpoint()), ..Setup::default() }.mount();
+    let mut mount = counted(target(&server, proxy.endpoint())).mount();
     let dir = mount.path("released");
     fs::create_dir(&dir).unwrap();
     let sizes = [
@@ -143,6 +149,125 @@ fn what_each_way_of_reading_costs_the_server() {
     });
     // Others than for content: the daemon looks at its target when it starts.
     assert!(again <= 20, "{again} requests for what is in the cache");
+}
+
+/// The programs themselves, with what the kernel makes of their reads.
+#[test]
+fn soxi_and_ffprobe_cost_one_request_for_a_short_recording_and_a_handful_for_a_long_one() {
+    if support::no_mount("soxi_and_ffprobe_cost_one_request") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let proxy = Proxy::before(&server.endpoint());
+    let mount = counted(target(&server, proxy.endpoint())).mount();
+    let dir = mount.path("released");
+    fs::create_dir(&dir).unwrap();
+    // A short one comes whole; two minutes are more than is fetched at once.
+    let programs: [(&str, &[&str], usize); 2] =
+        [("soxi", &["-D"], 2), ("ffprobe", &["-v", "error"], 4)];
+    let sizes = [("short", 8), ("long", 120), ("next", 120)];
+    let mut seed = 0;
+    for (program, ..) in programs {
+        for (name, seconds) in sizes {
+            // Equal parts would be in memory by then.
+            seed += 1;
+            let audio = noise_wav(seed, 44 + seconds * 16_000);
+            fs::write(dir.join(format!("{program}-{name}.wav")), audio).unwrap();
+        }
+    }
+    release(&mount, &dir);
+    let archived = proxy.asked().len();
+    let gets = |name: &str| {
+        let of = format!("/released/{name}?");
+        let asked = proxy.asked().into_iter().skip(archived);
+        asked.filter(|line| line.starts_with("GET ") && line.contains(&of)).count()
+    };
+    for (program, options, most) in programs {
+        let cost = sizes.map(|(name, _)| {
+            let name = format!("{program}-{name}.wav");
+            let ran = Command::new(program).args(options).arg(dir.join(&name)).output().unwrap();
+            assert!(ran.status.success(), "{ran:?}");
+            gets(&name)
+        });
+        println!("{program}: {cost:?} requests for 8 s, 120 s, and another 120 s");
+        assert_eq!(cost[0], 1, "{program}");
+        assert!(cost[1..].iter().all(|n| (1..=most).contains(n)), "{program}: {cost:?}");
+    }
+}
+
+/// Half of them in objects, half in the disk cache that a daemon before left.
+#[test]
+fn a_thousand_flipped_bits_are_never_heard() {
+    const COUNT: usize = 1000;
+    if support::no_mount("a_thousand_flipped_bits_are_never_heard") {
+        return;
+    }
+    let end = "[read]\nrecordings_per_minute = 0\n".into();
+    let mut mount = Setup { end, ..Setup::default() }.mount();
+    let dir = mount.path("released");
+    fs::create_dir(&dir).unwrap();
+    // One chunk and its head; of every fifth two chunks.
+    let audio = |n: usize| noise(n as u64, if n.is_multiple_of(5) { 100_000 } else { 20_000 });
+    let path = |n: usize| dir.join(format!("{n}.wav"));
+    (0..COUNT).for_each(|n| fs::write(path(n), audio(n)).unwrap());
+    release(&mount, &dir);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut flip = |file: &Path| {
+        let file = File::options().read(true).write(true).open(file).unwrap();
+        let (at, mut byte) = (rng.u64(..file.metadata().unwrap().len()), [0]);
+        file.read_exact_at(&mut byte, at).unwrap();
+        byte[0] ^= 1 << rng.u8(..8);
+        file.write_all_at(&byte, at).unwrap();
+    };
+    let mut objects = files_below(&mount.target);
+    objects.retain(|path| !path.starts_with(mount.target.join(".spoolfs")));
+    let number =
+        |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse::<usize>().unwrap();
+    objects.sort_by_key(|path| number(path));
+    assert_eq!(objects.len(), COUNT, "{:?}", objects.first());
+    // Each by another process: of one that reads through the archive nothing is kept.
+    let right: Vec<usize> = (1..COUNT).step_by(2).collect();
+    let hear = |some: &[usize]| {
+        let heard = Command::new("cat").args(some.iter().map(|n| path(*n))).output().unwrap();
+        let all: Vec<u8> = some.iter().flat_map(|n| audio(*n)).collect();
+        assert!(heard.status.success() && heard.stdout == all, "{some:?}");
+    };
+    let cache = mount.state.join("cache");
+    let cached = || {
+        let mut chunks = files_below(&cache);
+        chunks.retain(|path| !path.file_name().unwrap().to_str().unwrap().starts_with("tmp-"));
+        chunks
+    };
+    let mut chunks = 0;
+    for some in right.chunks(50) {
+        hear(some);
+        chunks += some.iter().map(|n| audio(*n).len().div_ceil(65_536)).sum::<usize>();
+        // Written behind the answers.
+        let until = Instant::now() + Duration::from_secs(60);
+        while cached().len() < chunks {
+            assert!(Instant::now() < until, "{}", mount.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    for (n, object) in objects.iter().enumerate().step_by(2) {
+        flip(object);
+        let heard = fs::read(path(n)).map_err(|e| e.raw_os_error());
+        assert_eq!(heard.map(|bytes| bytes.len()), Err(Some(5)), "{n}");
+    }
+    let said = mount.status();
+    assert!(said["counters"]["corrupt"].as_u64().unwrap() >= COUNT as u64 / 2, "{said}");
+    assert!(said["warnings"].to_string().contains("damaged or gone"), "{said}");
+    mount.stop();
+    cached().iter().for_each(|chunk| flip(chunk));
+    mount.start();
+    right.chunks(50).for_each(hear);
+    let dropped = mount.status()["counters"]["cache_dropped"].as_u64().unwrap();
+    assert!(dropped >= chunks as u64, "{}", mount.status());
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 #[test]

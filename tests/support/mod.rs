@@ -57,6 +57,25 @@ pub(crate) fn skip(test: &str, what: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
 }
 
+/// A WAV of noise with one channel of 16 bits at 8 kHz: another for each seed. Shorter than its header it
+/// is the beginning of one.
+pub fn noise_wav(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    let data = u32::try_from(len.saturating_sub(44)).expect("less than 4 GiB");
+    let mut head = b"RIFF".to_vec();
+    head.extend((data + 36).to_le_bytes());
+    head.extend(b"WAVEfmt ");
+    for word in [16u32, 0x0001_0001, 8000, 16_000, 0x0010_0002] {
+        head.extend(word.to_le_bytes());
+    }
+    head.extend(b"data");
+    head.extend(data.to_le_bytes());
+    let room = head.len().min(len);
+    bytes[..room].copy_from_slice(&head[..room]);
+    bytes
+}
+
 /// A file of tests/fixtures.
 pub fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
