@@ -47,6 +47,8 @@ pub enum Case {
     List,
     /// The target says nothing and many recordings wait for it.
     Blackhole,
+    /// The target hangs and many listen to what it has.
+    Stalled,
     /// Recordings are closed, and synced to the disk, all the time.
     Sync,
     /// Many recordings are encoded as FLAC and archived.
@@ -54,7 +56,7 @@ pub enum Case {
 }
 
 impl Case {
-    pub const ALL: [Case; 12] = [
+    pub const ALL: [Case; 13] = [
         Case::Small500,
         Case::Small1000,
         Case::Large500,
@@ -65,6 +67,7 @@ impl Case {
         Case::Read,
         Case::List,
         Case::Blackhole,
+        Case::Stalled,
         Case::Sync,
         Case::Encode,
     ];
@@ -91,7 +94,9 @@ impl Case {
             }
             Case::Create => create_close_stat(dir, scale),
             Case::Read => read_parts(dir, scale),
-            Case::List | Case::Blackhole | Case::Sync | Case::Encode => Ok(Vec::new()),
+            Case::List | Case::Blackhole | Case::Stalled | Case::Sync | Case::Encode => {
+                Ok(Vec::new())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod cases;
 mod encoding;
 mod names;
 mod report;
+mod stalled;
 mod syncing;
 mod systems;
 mod writers;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
                 Case::List => names::run(&ground, &wanted, &scale, &mut results),
                 Case::Sync => syncing::run(&ground, &wanted, &scale, &mut results),
                 Case::Encode => encoding::run(&ground, &wanted, &scale, &mut results),
+                Case::Stalled => stalled::run(&ground, &wanted, &scale, &mut results),
                 Case::Blackhole => blackhole::run(&ground, &wanted, &scale, &mut results),
                 _ => cases::run(case, &ground, &wanted, &scale, &mut results),
             }

@@ -171,6 +171,11 @@ impl Results {
                 }
                 for (ill, well, what) in [
                     ("silent", "answering", "with a silent target, of that with a good one"),
+                    (
+                        "stalled",
+                        "unheard",
+                        "with 50 listeners of a target that hangs, of that without",
+                    ),
                     ("synced", "unsynced", "with `sync_after`, of that without"),
                     ("as FLAC", "not due", "while others are encoded, of that without"),
                 ] {

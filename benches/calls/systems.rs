@@ -3,6 +3,7 @@
 use crate::support::mount::{Mount, Setup, Target, is_mounted};
 use crate::support::seaweedfs::SeaweedFs;
 use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
@@ -140,6 +141,22 @@ impl<'s> Ground<'s> {
         Setup { sync_after: sync_after.into(), ..setup }.prepare()
     }
 
+    /// One whose readers wait so long for a target, and as often as they like.
+    pub fn listened_to(&self, system: System, read_timeout: Duration) -> Mount {
+        let setup = spoolfs(system, self.target(&Far::Answers), "365d");
+        let seconds = read_timeout.as_secs();
+        let end = format!("[read]\nread_timeout = \"{seconds}s\"\nrecordings_per_minute = 0\n");
+        Setup { end, ..setup }.prepare()
+    }
+
+    /// Stops the S3 server in the middle of what it does.
+    pub fn stall(&self) -> Result<Stalled, String> {
+        let server = self.server.ok_or("there is no S3 server")?;
+        let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).ok_or("no process")?;
+        kill_process(pid, Signal::STOP).map_err(|e| e.to_string())?;
+        Ok(Stalled(pid))
+    }
+
     /// Brings a system up on an empty directory.
     pub fn start(&self, system: System) -> Result<Running, String> {
         match system {
@@ -210,6 +227,15 @@ impl<'s> Ground<'s> {
         let is_new = bucket.is_none();
         let name = bucket.get_or_insert_with(|| server.new_bucket()).clone();
         Some((server, name, is_new))
+    }
+}
+
+/// A server that goes on when this is dropped.
+pub struct Stalled(Pid);
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        let _it_has_ended = kill_process(self.0, Signal::CONT);
     }
 }
 
@@ -371,7 +397,6 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        use rustix::process::{Pid, Signal, kill_process};
         // Not reaped yet, so the id is still its own.
         let _already_gone = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let until = Instant::now() + STOP_DEADLINE;
