@@ -1,13 +1,14 @@
 //! docs/HOLDS.md on a real mount: what is held can not be changed, deleted or replaced.
+#![cfg(feature = "faults")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod generations;
 
-use rustix::fs::{AtFlags, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -47,31 +48,6 @@ fn error(result: std::io::Result<impl Sized>) -> Option<Errno> {
     result.err().map(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 
-/// What somebody can try to do to `path`; `spare` is another file in the same directory.
-type Attack = fn(&Path, &Path) -> std::io::Result<()>;
-
-/// Everything that would change or remove it. All of it is refused with EPERM.
-const ATTACKS: &[(&str, Attack)] = &[
-    ("unlink", |p, _| fs::remove_file(p)),
-    ("rename over it", |p, spare| fs::rename(spare, p)),
-    ("rename over it, flags", |p, spare| {
-        let cwd = rustix::fs::CWD;
-        Ok(rustix::fs::renameat_with(cwd, spare, cwd, p, RenameFlags::empty())?)
-    }),
-    ("open for writing", |p, _| OpenOptions::new().write(true).open(p).map(drop)),
-    ("open for appending", |p, _| OpenOptions::new().append(true).open(p).map(drop)),
-    ("open for both", |p, _| OpenOptions::new().read(true).write(true).open(p).map(drop)),
-    ("open and cut", |p, _| File::create(p).map(drop)),
-    ("open for reading, and cut", |p, _| {
-        let flags = OFlags::RDONLY | OFlags::TRUNC;
-        Ok(rustix::fs::open(p, flags, rustix::fs::Mode::empty()).map(drop)?)
-    }),
-    ("truncate to nothing", |p, _| Ok(truncate(p, 0)?)),
-    ("truncate by a byte", |p, _| Ok(truncate(p, 99_999)?)),
-    ("truncate to more", |p, _| Ok(truncate(p, 1 << 20)?)),
-    ("overwrite it with a copy", |p, spare| fs::copy(spare, p).map(drop)),
-];
-
 /// By `truncate(2)`, without opening it.
 fn truncate(path: &Path, size: u64) -> rustix::io::Result<()> {
     let status = std::process::Command::new("python3")
@@ -86,101 +62,6 @@ fn truncate(path: &Path, size: u64) -> rustix::io::Result<()> {
         (true, _) => Ok(()),
         (false, true) => Err(Errno::PERM),
         (false, false) => panic!("{said}"),
-    }
-}
-
-/// What is allowed, and changes no content.
-const HARMLESS: &[(&str, Attack)] = &[
-    ("read", |p, _| fs::read(p).map(drop)),
-    ("chmod", |p, _| fs::set_permissions(p, fs::Permissions::from_mode(0o600))),
-    ("chown", |p, _| std::os::unix::fs::chown(p, Some(77), Some(78))),
-    ("utimens", |p, _| {
-        let time = rustix::fs::Timespec { tv_sec: 1_600_000_000, tv_nsec: 5 };
-        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-        Ok(rustix::fs::utimensat(rustix::fs::CWD, p, &times, AtFlags::empty())?)
-    }),
-    ("setxattr", |p, _| Ok(rustix::fs::setxattr(p, "user.note", b"1", XattrFlags::empty())?)),
-    ("rename it away and back", |p, _| {
-        let away = p.with_extension("away");
-        fs::rename(p, &away)?;
-        fs::rename(&away, p)
-    }),
-    ("exchange it twice", |p, spare| {
-        let exchange = || {
-            let cwd = rustix::fs::CWD;
-            rustix::fs::renameat_with(cwd, spare, cwd, p, RenameFlags::EXCHANGE)
-        };
-        exchange()?;
-        Ok(exchange()?)
-    }),
-];
-
-/// Brings a held recording into a state; content `audio(1)`.
-#[track_caller]
-fn made(mount: &Mount, wanted: &str) -> PathBuf {
-    let path = mount.path(format!("{wanted}.wav"));
-    fs::write(&path, audio(1)).unwrap();
-    match wanted {
-        "closed" => {}
-        _ => drop(mount.cli(["archive".as_ref(), path.as_os_str()]).ok()),
-    }
-    if wanted == "released" {
-        mount.cli(["release".as_ref(), path.as_os_str()]).ok();
-    }
-    hold(mount, "A", &path);
-    wait_for_state(&path, if wanted == "closed" { "closed" } else { wanted });
-    path
-}
-
-fn attacked(target: Target, states: &[&str], passthrough: &str) {
-    let mut setup = strict(target);
-    setup.top = format!("passthrough = \"{passthrough}\"\n");
-    let mount = setup.mount();
-    for wanted in states {
-        let path = made(&mount, wanted);
-        for (what, attack) in ATTACKS {
-            let spare = mount.path("spare.wav");
-            fs::write(&spare, audio(2)).unwrap();
-            let got = error(attack(&path, &spare));
-            assert_eq!(got, Some(Errno::PERM), "{wanted}: {what}\n{}", mount.said());
-            assert_eq!(fs::read(&spare).unwrap(), audio(2), "{wanted}: {what}");
-            assert_eq!(state(&path), *wanted, "{what}");
-            assert_eq!(path.metadata().unwrap().len(), 100_000, "{wanted}: {what}");
-        }
-        let spare = mount.path("spare.wav");
-        for (what, attempt) in HARMLESS {
-            assert_eq!(error(attempt(&path, &spare)), None, "{wanted}: {what}\n{}", mount.said());
-        }
-        assert_eq!(path.metadata().unwrap().uid(), 77, "{wanted}");
-        assert_eq!(fs::read(&path).unwrap(), audio(1), "{wanted}");
-        assert_eq!(cases(&path).as_deref(), Some("A"), "{wanted}");
-        for command in ["archive", "release", "recall", "unpin", "pin", "unpin", "release"] {
-            // Whether there is something to be done or not.
-            let _done = mount.cli([command.as_ref(), path.as_os_str()]);
-        }
-        assert_eq!(fs::read(&path).unwrap(), audio(1), "{wanted}");
-        assert_eq!(error(fs::remove_file(&path)), Some(Errno::PERM), "{wanted}");
-    }
-    // Nor can the directory go that it is in.
-    let dir = mount.path("dir");
-    fs::create_dir(&dir).unwrap();
-    fs::rename(mount.path(format!("{}.wav", states[0])), dir.join("x.wav")).unwrap();
-    assert_eq!(error(fs::remove_dir_all(&dir)), Some(Errno::PERM));
-    assert_eq!(fs::read(dir.join("x.wav")).unwrap(), audio(1));
-    lift(&mount, "A");
-    for wanted in &states[1..] {
-        fs::remove_file(mount.path(format!("{wanted}.wav"))).unwrap();
-    }
-    fs::remove_dir_all(&dir).unwrap();
-}
-
-#[test]
-fn promise_8_what_is_held_can_not_be_changed_or_deleted() {
-    if !support::no_mount("promise_8_what_is_held_can_not_be_changed_or_deleted") {
-        let target = || Target::Directory;
-        attacked(target(), &["archived", "released"], "auto");
-        attacked(target(), &["archived", "released"], "never");
-        attacked(Target::None, &["closed"], "auto");
     }
 }
 
