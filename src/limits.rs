@@ -140,6 +140,8 @@ pub const EXPIRED_GRACE: Duration = Duration::from_secs(600);
 pub const PINS_MAX: usize = 100_000;
 /// Rows of the catalog looked at in one step of planning, for each kind of step.
 pub const PLAN_PAGE_ROWS: usize = 256;
+/// Files in the trash that had one stem and are looked at together.
+pub const TRASH_GROUP_MAX: usize = 1000;
 /// Recordings put off for a moment without an entry in the catalog.
 pub const PUT_OFF_MAX: usize = 1024;
 /// Names looked at below before the reconciler rests.

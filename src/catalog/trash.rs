@@ -14,7 +14,7 @@ use super::row::NodeRow;
 use super::sql_row::{self, NODE, NODE_COLUMNS, path_buf, sql, unsigned};
 use super::tx::{Change, Tx};
 use crate::clock::Timestamp;
-use crate::recording::{Attr, Kind, LowerVersion, NodeId, ReleasePermit, State};
+use crate::recording::{Attr, Kind, LowerVersion, NodeId, ReleasePermit, State, Stem, stem};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -154,23 +154,39 @@ impl Catalog {
         found.map_err(|e| self.unreadable(&e))
     }
 
-    /// What is in the trash and was in one directory with names that begin alike.
+    /// What is in the trash and was in one directory with this stem, at most `limit`.
     ///
     /// # Errors
     /// `Unusable`.
-    pub fn trash_beside(&self, dir: &Path, beginning: &[u8]) -> Result<Vec<TrashRow>> {
-        let mut from = dir.as_os_str().as_bytes().to_vec();
-        if !from.is_empty() {
-            from.push(b'/');
+    pub fn trash_group(&self, dir: &Path, wanted: &Stem, limit: usize) -> Result<Vec<TrashRow>> {
+        let mut base = dir.as_os_str().as_bytes().to_vec();
+        if !base.is_empty() {
+            base.push(b'/');
         }
-        from.extend(beginning);
-        let to = [&from[..], &[0xff]].concat();
+        base.extend(&wanted.0);
+        // A role ("-all") or an extension follows a stem: their first bytes come before '/'.
+        let to = [&base[..], b"/"].concat();
+        let is_of_it = |row: &TrashRow| {
+            let name = row.path.file_name().unwrap_or_default().as_bytes();
+            row.path.parent() == Some(dir) && stem(name) == *wanted
+        };
         self.read_drained(|conn| {
             let text = select("WHERE t.path >= ?1 AND t.path < ?2");
             let mut statement = conn.prepare_cached(&text)?;
-            let rows = statement.query_map(params![from, to], row)?;
-            rows.filter(|row| row.as_ref().map_or(true, |row| row.path.parent() == Some(dir)))
-                .collect()
+            let rows = statement.query_map(params![base, to], row)?;
+            rows.filter(|row| row.as_ref().map_or(true, is_of_it)).take(limit).collect()
+        })
+    }
+
+    /// What is in the trash and had this path.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_at(&self, path: &Path) -> Result<Vec<NodeId>> {
+        self.read_drained(|conn| {
+            let mut statement = conn.prepare_cached("SELECT node FROM trash WHERE path = ?1")?;
+            let of = |row: &rusqlite::Row<'_>| Ok(NodeId(unsigned(row.get(0)?)));
+            statement.query_map([path.as_os_str().as_bytes()], of)?.collect()
         })
     }
 

@@ -66,9 +66,7 @@ pub(super) fn before(shared: &Shared, files: &[NodeId]) -> Result<Vec<NodeId>> {
     let mut all = Vec::new();
     for id in files {
         let Some(it) = shared.candidate(*id)?.filter(|it| !it.trashed) else { continue };
-        let dir = it.path.parent().unwrap_or(Path::new(""));
-        let beside = shared.catalog.trash_beside(dir, &it.stem.0)?;
-        all.extend(beside.iter().filter(|row| row.path == it.path).map(|row| row.row.id));
+        all.extend(shared.catalog.trash_at(&it.path)?);
     }
     Ok(all)
 }

@@ -9,6 +9,7 @@ mod objects;
 mod paths;
 mod plans;
 mod speed;
+mod trash;
 mod unsynced;
 
 use super::{Catalog, Digest, HashOutcome, NodeRow, Op, Options, RULES};

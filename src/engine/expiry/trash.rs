@@ -87,10 +87,14 @@ fn group_of(
 ) -> Result<Option<(Vec<Candidate>, Timestamp)>> {
     let name = one.path.file_name().unwrap_or_default();
     let wanted = stem(name.as_bytes());
-    let mut rows =
-        shared.catalog.trash_beside(one.path.parent().unwrap_or(Path::new("")), &wanted.0)?;
-    rows.retain(|row| stem(row.path.file_name().unwrap_or_default().as_bytes()) == wanted);
-    if rows.iter().all(|row| row.row.id != one.row.id) || rows.iter().any(|row| row.local) {
+    let dir = one.path.parent().unwrap_or(Path::new(""));
+    // A name may have been deleted any number of times: those beyond the bound go by themselves.
+    let mut rows = shared.catalog.trash_group(dir, &wanted, limits::TRASH_GROUP_MAX)?;
+    if rows.iter().all(|row| row.row.id != one.row.id) {
+        let Some(still) = shared.catalog.trashed(one.row.id)? else { return Ok(None) };
+        rows.push(still);
+    }
+    if rows.iter().any(|row| row.local) {
         return Ok(None);
     }
     let until = rows.iter().map(|row| row.at.plus(keep)).max().unwrap_or(Timestamp(i64::MAX));
