@@ -293,6 +293,10 @@ pub const ANSWER_PART_BYTES: u64 = 1 << 20;
 pub const PARTS_MAX: usize = 4;
 /// Bytes of chunk hashes kept in memory.
 pub const SOURCES_BYTES: u64 = 16 << 20;
+/// How many times smaller FLAC makes a call, for an estimate.
+pub const FLAC_USUAL_GAIN: u64 = 2;
+/// How long an object stays after another took its place: longer than readers remember it.
+pub const REPLACED_STAYS: Duration = Duration::from_secs(3600);
 /// How long the copies of a recording are remembered without asking the catalog.
 pub const SOURCES_TTL: Duration = Duration::from_secs(60);
 /// How long a target that did not answer is left alone by reads.

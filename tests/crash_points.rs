@@ -509,6 +509,7 @@ fn points() -> Vec<String> {
         point.starts_with("expiry.")
             || point.starts_with("joins.")
             || point.starts_with("kept.")
+            || point.starts_with("rewrite.")
             || point.starts_with("scrub.")
             || point.starts_with("setup.")
             || *point == "handover.before_answer"

@@ -182,6 +182,24 @@ pub enum Event {
         /// The target that had the good one, or "local".
         from: String,
     },
+    /// An archived recording was stored anew, otherwise than before.
+    ObjectStoredAnew {
+        /// The target.
+        target: String,
+        /// The new key.
+        key: Clear,
+        /// The key of the object that it took the place of.
+        from: Clear,
+    },
+    /// An object that another took the place of is deleted.
+    ObjectRemoved {
+        /// The target.
+        target: String,
+        /// The key.
+        key: Clear,
+    },
+    /// Somebody had recordings stored anew; `after` names them, or the directories that they are in.
+    Recompressed,
     /// Anybody can read a recording by an address, for a while.
     UrlIssued {
         /// The target.

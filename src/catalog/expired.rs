@@ -115,6 +115,7 @@ impl Catalog {
                 )?
                 .query_row([object], |r| r.get(0))
                 .optional()?;
+            super::rewrite::unmark(tx, object)?;
             tx.changed.borrow_mut().extend(node.map(|node| NodeId(node.cast_unsigned())));
             tx.conn
                 .prepare_cached("DELETE FROM object_lock WHERE object = ?1")?

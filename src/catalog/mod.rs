@@ -28,6 +28,7 @@ mod pins;
 mod readers;
 mod reads;
 pub mod rebuild;
+mod rewrite;
 mod row;
 mod rules;
 mod salvage;
@@ -61,6 +62,7 @@ pub use locks::{LockCount, LockRow, LockState};
 
 pub use names::{Glimpse, NamedRow, NamesPage};
 pub use op::{Fate, Intent, Op};
+pub use rewrite::Leaving;
 pub use row::{
     Candidate, Counts, Digest, HashOutcome, JournalRow, ListRow, NodeRow, ObjectRow, ObjectState,
     Trouble,

@@ -133,6 +133,18 @@ fn assign(
     if present.is_some() {
         return Ok(present);
     }
+    insert(tx, (id, generation, ObjectState::Assigned), target, keys, stored)
+}
+
+/// A new object under the first of `keys` that no object of the target ever had; `None`: all were
+/// taken, or the generation is not known.
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    (id, generation, state): (NodeId, Generation, ObjectState),
+    target: &str,
+    keys: &[String],
+    stored: Option<&Stored>,
+) -> rusqlite::Result<Option<ObjectRow>> {
     let (encoding, size, sha256) = stored.map(sql_row::stored_columns).unwrap_or_default();
     for key in keys {
         let taken = tx
@@ -149,7 +161,7 @@ fn assign(
                 generation.0,
                 target,
                 key,
-                object_code(ObjectState::Assigned),
+                object_code(state),
                 encoding,
                 size,
                 sha256

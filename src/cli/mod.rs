@@ -24,6 +24,7 @@ mod path_report;
 mod pin;
 mod rebuild;
 mod recall;
+mod recompress;
 mod release;
 mod reload;
 mod retention;
@@ -82,6 +83,9 @@ enum Command {
     /// Read archived copies and compare their hashes.
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
+    /// Store archived recordings as FLAC, where the rules say so now.
+    #[command(after_help = recompress::EXAMPLES)]
+    Recompress(recompress::Arguments),
     /// Print an address that others can read an archived recording by, for a while.
     #[command(after_help = url::EXAMPLES)]
     Url(url::Arguments),
@@ -146,6 +150,7 @@ impl Command {
             Command::Archive(a) | Command::Release(a) => &a.common,
             Command::Pin(a) | Command::Unpin(a) => &a.common,
             Command::Recall(a) => &a.common,
+            Command::Recompress(a) => &a.common,
             Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Stitch(a) => &a.common,
@@ -177,6 +182,7 @@ impl Command {
             Command::Recall(a) => recall::run(a),
             Command::Pin(a) => pin::run(a),
             Command::Unpin(a) => unpin::run(a),
+            Command::Recompress(a) => recompress::run(a),
             Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Stitch(a) => stitch::run(a),

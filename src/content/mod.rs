@@ -336,6 +336,11 @@ impl Content {
         }
     }
 
+    /// The objects of a generation are others from now on, with the same content.
+    pub fn moved(&self, id: NodeId, generation: Generation) {
+        self.inner.sources.forget(id, generation);
+    }
+
     /// Whether the beginning of a recording can be read without asking a target.
     pub fn holds(&self, id: NodeId, path: &Path) -> bool {
         let Ok(stored) = self.inner.sources.stored(id, path) else { return false };

@@ -31,8 +31,8 @@ pub use protocol::{
 pub use report::{
     Backlog, CacheUse, Counters, DiskPressure, DiskUse, DrainReport, EraseReport, FileSum,
     JoinsReport, LastError, LinkReport, MoveReport, ObjectReport, PathReport, PlanReport,
-    ReloadReport, RetentionReport, RulePlan, StateCount, StatusReport, TargetCost, TargetReport,
-    TargetState, TrashCount, UploadsReport, UrlReport, Waiting,
+    RecompressReport, ReloadReport, RetentionReport, RulePlan, StateCount, StatusReport,
+    TargetCost, TargetReport, TargetState, TrashCount, UploadsReport, UrlReport, Waiting,
 };
 pub use server::{Handler, Server, ServerError};
 pub use trash::{TrashItem, TrashReport, TrashRequest, TrashedReport};

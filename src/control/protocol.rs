@@ -107,6 +107,14 @@ pub enum Request {
         /// Files, or directories with all that is below.
         paths: Vec<WirePath>,
     },
+    /// Store archived recordings anew as their rules say: a `RecompressReport`.
+    Recompress {
+        /// Files, or directories with all that is below.
+        paths: Vec<WirePath>,
+        /// Only tell what would be done.
+        #[serde(default)]
+        plan: bool,
+    },
     /// Why a recording is where it is: a `PathReport`.
     Explain {
         /// The recording.

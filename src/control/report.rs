@@ -549,6 +549,24 @@ impl MoveReport {
     }
 }
 
+/// `recompress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecompressReport {
+    /// Nothing was done: this is what would be.
+    pub plan: bool,
+    /// What became of each recording.
+    #[serde(flatten)]
+    pub moved: MoveReport,
+    /// Bytes that the targets had of those that were stored anew.
+    pub bytes_before: u64,
+    /// Bytes that they have of them without the old objects; of a plan an estimate.
+    pub bytes_after: u64,
+    /// Of the skipped ones those on legal hold.
+    pub held: u64,
+    /// Of the skipped ones those that a target has locked.
+    pub locked: u64,
+}
+
 /// `reload`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {

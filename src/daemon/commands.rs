@@ -72,6 +72,9 @@ impl Handler for Commands {
                 json(&moved(daemon, Command::Unpin, paths, progress)?)
             }
             Request::Verify { paths } => json(&moved(daemon, Command::Verify, paths, progress)?),
+            Request::Recompress { paths, plan } => {
+                json(&super::rewrite::recompress(daemon, paths, plan, peer, progress)?)
+            }
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, (&path.0, seconds, target.as_deref()), peer)?)
             }

@@ -21,6 +21,7 @@ mod named;
 pub(crate) mod notify;
 mod record;
 mod refused;
+mod rewrite;
 mod rules;
 pub(crate) mod settled;
 pub mod setup;

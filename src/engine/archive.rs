@@ -4,7 +4,7 @@
 //! was left under; and a recording counts as archived only if exactly the hashed version was
 //! proved in every required target and is still what is there.
 
-use super::encode::{self, Encoded, How};
+use super::encode::{self, Encoded, How, Original};
 use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
 use super::shared::Shared;
@@ -62,12 +62,16 @@ impl Job {
         if self.encoded.get().is_none() {
             let encoded = match shared.unsent.take(self.version(), shared.space.pressure()) {
                 Some(made_before) => Some(made_before),
-                None => encode::encode(shared, &self.quiet, &self.path, self.sha256, &self.how)?
-                    .map(Arc::new),
+                None => encode::encode(shared, &self.original(), &self.how)?.map(Arc::new),
             };
             let _not_set_before = self.encoded.set(encoded);
         }
         Ok(self.encoded.get().and_then(Option::as_deref))
+    }
+
+    fn original(&self) -> Original<'_> {
+        let (file, size) = (&*self.quiet.file, self.quiet.stat.version.size);
+        Original { file, size, path: &self.path, sha256: self.sha256 }
     }
 
     /// What it was made of, and how.

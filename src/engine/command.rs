@@ -163,7 +163,35 @@ impl Iterator for Pages<'_> {
     }
 }
 
-/// Does it with several threads.
+/// Does the same with each file at and below the paths.
+pub(super) fn each(
+    shared: &Shared,
+    paths: &[PathBuf],
+    work: &(dyn Fn(NodeId) -> Result<Outcome> + Sync),
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<Summary> {
+    shared.catalog.drain()?;
+    let one = |ids: &[NodeId], tell: Tell<'_>| {
+        for id in ids {
+            let path = shared.path_of(*id).ok().flatten().unwrap_or_default();
+            let outcome = contained("working on a recording", || work(*id));
+            tell(path, outcome.unwrap_or_else(|e| Outcome::Failed(e.to_string())));
+        }
+    };
+    if paths.iter().any(|path| path.components().next().is_none()) {
+        let pages = Pages::new(shared)?;
+        let total = pages.total;
+        return each_step(shared, &one, pages, total, Vec::new(), progress);
+    }
+    let found = collect(shared, Command::Verify, paths)?;
+    let total = found.files.len() + found.missing.len();
+    let steps = found.files.into_iter().map(|id| Ok(vec![id]));
+    each_step(shared, &one, steps, total, found.missing, progress)
+}
+
+/// Tells what became of a recording.
+type Tell<'a> = &'a dyn Fn(PathBuf, Outcome);
+
 fn work(
     shared: &Shared,
     command: Command,
@@ -173,6 +201,19 @@ fn work(
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<Summary> {
     let began = Instant::now();
+    let one = |ids: &[NodeId], tell: Tell<'_>| one(shared, (command, began), ids, tell);
+    each_step(shared, &one, steps, total, missing, progress)
+}
+
+/// Does it with several threads.
+fn each_step(
+    shared: &Shared,
+    one: &(dyn Fn(&[NodeId], Tell<'_>) + Sync),
+    steps: impl Iterator<Item = Result<Vec<NodeId>>> + Send,
+    total: usize,
+    missing: Vec<PathBuf>,
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<Summary> {
     let tally = Mutex::new(Summary::default());
     let tell = |path: PathBuf, outcome: Outcome| {
         let mut tally = tally.lock();
@@ -195,7 +236,7 @@ fn work(
                 while !shared.stop.is_set() {
                     let next = queue.lock().next();
                     match next {
-                        Some(Ok(ids)) => one(shared, (command, began), &ids, &tell),
+                        Some(Ok(ids)) => one(&ids, &tell),
                         Some(Err(error)) => return *failure.lock() = Some(error),
                         None => return,
                     }
@@ -245,14 +286,14 @@ fn by_group(shared: &Shared, files: Vec<NodeId>) -> Result<Vec<Vec<NodeId>>> {
     Ok(groups.into_values().collect())
 }
 
-fn claim(shared: &Shared, ids: &[NodeId], path: &Path) -> Result<Claim> {
+pub(super) fn claim(shared: &Shared, ids: &[NodeId], path: &Path) -> Result<Claim> {
     let deadline = Instant::now() + limits::COMMAND_CLAIM_WAIT;
     shared.claims.claim(ids, deadline).ok_or_else(|| {
         EngineError::refused(path, "another step with it is still going on; try again later")
     })
 }
 
-fn current(shared: &Shared, id: NodeId) -> Result<Candidate> {
+pub(super) fn current(shared: &Shared, id: NodeId) -> Result<Candidate> {
     shared
         .candidate(id)?
         .ok_or_else(|| EngineError::refused(Path::new(""), "it was deleted meanwhile"))

@@ -11,7 +11,7 @@ use super::workers::be_nice;
 use super::{hash, seal};
 use crate::codec::seal::Identities;
 use crate::codec::{self, Unreadable};
-use crate::lower::{LowerError, Quiet};
+use crate::lower::LowerError;
 use crate::policy::{Compress, SealTo};
 use crate::recording::{Encoding, Hasher, Patch, Sha256, Stored, chunk_at, chunk_range, wav};
 use crate::{faults, units::Percent};
@@ -32,6 +32,19 @@ pub(super) struct How {
     pub seal_to: Option<SealTo>,
 }
 
+/// A recording that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Original<'a> {
+    /// It is in here, whole.
+    pub file: &'a File,
+    /// Its length in bytes.
+    pub size: u64,
+    /// What it is called.
+    pub path: &'a Path,
+    /// What it has to be.
+    pub sha256: Sha256,
+}
+
 /// Bytes to be stored instead of the recording's own.
 #[derive(Debug)]
 pub(super) struct Encoded {
@@ -45,24 +58,18 @@ pub(super) struct Encoded {
 ///
 /// # Errors
 /// It was to be sealed and was not: then nothing is stored. `Corrupt` if it is not what was hashed.
-pub(super) fn encode(
-    shared: &Shared,
-    quiet: &Quiet,
-    path: &Path,
-    sha256: Sha256,
-    how: &How,
-) -> Result<Option<Encoded>> {
+pub(super) fn encode(shared: &Shared, from: &Original<'_>, how: &How) -> Result<Option<Encoded>> {
     if how.compress.is_some() || how.seal_to.is_some() {
         be_nice();
     }
-    let smaller = smaller(shared, quiet, path, sha256, how.compress)?;
+    let smaller = smaller(shared, from, how.compress)?;
     match &how.seal_to {
         Some(to) => {
             let recipients = &recipients(to)?;
-            let size = quiet.stat.version.size;
+            let Original { file, size, path, sha256 } = *from;
             let (file, stored) = match &smaller {
                 Some(Encoded { file, stored }) => (&**file, stored.clone()),
-                None => (&*quiet.file, Stored::plain(size, sha256)),
+                None => (file, Stored::plain(size, sha256)),
             };
             let open = seal::Opened { file, size, sha256, stored };
             seal::seal(shared, path, &open, recipients).map(Some)
@@ -73,19 +80,17 @@ pub(super) fn encode(
 
 fn smaller(
     shared: &Shared,
-    quiet: &Quiet,
-    path: &Path,
-    sha256: Sha256,
+    from: &Original<'_>,
     compress: Option<Compress>,
 ) -> Result<Option<Encoded>> {
     let made = match compress {
-        Some(Compress::Flac { min_gain }) => flac(shared, quiet, path, sha256, min_gain),
+        Some(Compress::Flac { min_gain }) => flac(shared, from, min_gain),
         None => Ok(None),
     };
     match or_not(made, "a recording is archived as it is, not as FLAC")? {
         Some(encoded) => Ok(Some(encoded)),
         // FLAC says itself how long it is: a cut call plays.
-        None if shared.repair_headers => repaired(shared, quiet, path, sha256),
+        None if shared.repair_headers => repaired(shared, from),
         None => Ok(None),
     }
 }
@@ -113,16 +118,11 @@ fn scratch(shared: &Shared, path: &Path, size: u64) -> Result<File> {
 
 /// The recording as FLAC, decoded again and compared; `None` if it is no PCM, or gains less than
 /// this share.
-fn flac(
-    shared: &Shared,
-    quiet: &Quiet,
-    path: &Path,
-    sha256: Sha256,
-    min_gain: Percent,
-) -> Result<Option<Encoded>> {
+fn flac(shared: &Shared, from: &Original<'_>, min_gain: Percent) -> Result<Option<Encoded>> {
+    let Original { file: original, size, path, sha256 } = *from;
     let failed = |source| EngineError::from(LowerError::Io { path: path.into(), source });
-    let (size, name) = (quiet.stat.version.size, path.as_os_str().as_bytes());
-    let mut read = |at: u64, len: usize| read_at(&quiet.file, at, len);
+    let name = path.as_os_str().as_bytes();
+    let mut read = |at: u64, len: usize| read_at(original, at, len);
     let candidate = codec::flac::candidate(name, size, &mut read).map_err(failed)?;
     let Some(candidate) = candidate else { return Ok(None) };
     // One at a time: calls have the processors.
@@ -130,7 +130,7 @@ fn flac(
     shared.check_stop()?;
     let file = scratch(shared, path, size)?;
     let mut encoder = codec::flac::Encoder::new(candidate, &file).map_err(failed)?;
-    hash::read_into(shared, &quiet.file, path, size, &mut |_, bytes| encoder.push(bytes))?;
+    hash::read_into(shared, original, path, size, &mut |_, bytes| encoder.push(bytes))?;
     let Some(map) = encoder.finish().map_err(failed)? else { return Ok(None) };
     let stored_size = file.metadata().map_err(failed)?.len();
     if u128::from(stored_size) * 100 > u128::from(size) * u128::from(100 - min_gain.0.min(100)) {
@@ -216,15 +216,10 @@ pub(super) fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Bytes
 }
 
 /// The recording with the sizes that its header lacks.
-fn repaired(
-    shared: &Shared,
-    quiet: &Quiet,
-    path: &Path,
-    sha256: Sha256,
-) -> Result<Option<Encoded>> {
-    let size = quiet.stat.version.size;
+fn repaired(shared: &Shared, from: &Original<'_>) -> Result<Option<Encoded>> {
+    let Original { file, size, path, .. } = *from;
     let mut header = [0; wav::HEADER_BYTES];
-    let read = quiet.file.read_at(&mut header, 0).unwrap_or(0);
+    let read = file.read_at(&mut header, 0).unwrap_or(0);
     let header = header.get(..read).unwrap_or_default();
     let sizes = wav::lacking_sizes(header, size);
     if sizes.is_empty() {
@@ -237,7 +232,7 @@ fn repaired(
     let places: Option<Vec<(u64, Vec<u8>)>> =
         sizes.iter().map(|(at, size)| Some((*at, original(*at, size.len())?))).collect();
     let Some(patch) = places.and_then(Patch::new) else { return Ok(None) };
-    let made = patched(shared, quiet, path, sha256, &sizes).map(|made| {
+    let made = patched(shared, from, &sizes).map(|made| {
         let (file, digest) = made?;
         tracing::info!(path = %path.display(), "the archived copy of a cut call is given its sizes");
         let stored = Stored { encoding: Encoding::Patched(patch), size, sha256: digest };
@@ -250,16 +245,14 @@ fn repaired(
 /// hashed: the target will find that, too, and then it is seen to.
 fn patched(
     shared: &Shared,
-    quiet: &Quiet,
-    path: &Path,
-    sha256: Sha256,
+    from: &Original<'_>,
     changes: &[(u64, [u8; 4])],
 ) -> Result<Option<(File, Sha256)>> {
-    let size = quiet.stat.version.size;
+    let Original { file, size, path, sha256 } = *from;
     let copy = scratch(shared, path, size)?;
     let mut digest = Hasher::default();
     let mut piece = Vec::new();
-    let read = hash::read_into(shared, &quiet.file, path, size, &mut |start, bytes| {
+    let read = hash::read_into(shared, file, path, size, &mut |start, bytes| {
         piece.clear();
         piece.extend_from_slice(bytes);
         for (at, change) in changes {

@@ -33,6 +33,7 @@ mod joins;
 mod keeper;
 mod kept;
 mod known;
+mod leaving;
 mod locks;
 mod mend;
 mod pins;
@@ -43,6 +44,7 @@ mod put_off;
 mod recall;
 mod reconcile;
 mod release;
+mod rewrite;
 mod scrub;
 mod seal;
 mod shared;
@@ -69,6 +71,7 @@ pub use forecast::{Bytes, Doing, Forecast, Sum};
 pub use held::Placed;
 pub use joins::{JoinOptions, JoinStatus};
 pub use known::CallSource;
+pub use rewrite::Gain;
 pub use scrub::Round;
 pub use snapshot::Snapshots;
 pub use space::Pressure;
@@ -267,6 +270,7 @@ impl Engine {
             storing_alarms: Mutex::default(),
             wake,
             completions: complete::Completions::default(),
+            leaving: leaving::Noted::default(),
             trash: Mutex::new(()),
             joins,
             joined: Mutex::default(),
@@ -334,6 +338,8 @@ impl Engine {
         self.spawn("kept", move || kept::run(&keeper))?;
         let spreader = Arc::clone(shared);
         self.spawn("spread", move || spread::run(&spreader))?;
+        let remover = Arc::clone(shared);
+        self.spawn("leaving", move || leaving::run(&remover))?;
         let walker = Arc::clone(shared);
         self.spawn("reconcile", move || reconcile::run(&walker, &again))
     }
@@ -411,6 +417,21 @@ impl Engine {
         progress: &(dyn Fn(&Progress) + Sync),
     ) -> Result<Summary> {
         command::run(&self.shared, command, paths, progress)
+    }
+
+    /// Stores archived recordings anew, as FLAC where their rules say so, files and all files below
+    /// directories; paths are relative to the mount. `plan`: only tells what would be done. Returns when every
+    /// recording is through. Blocks.
+    ///
+    /// # Errors
+    /// `Catalog`, `Stopping`. What happened to each recording is told to `progress`.
+    pub fn recompress(
+        &self,
+        plan: bool,
+        paths: &[PathBuf],
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<(Summary, Gain)> {
+        rewrite::recompress(&self.shared, plan, paths, progress)
     }
 
     /// Gives what is in the trash its name again, below the directory `to` if it is given. Returns

@@ -95,6 +95,8 @@ pub(super) struct Shared {
     pub wake: Sender<()>,
     /// Partial recordings that could not be completed yet.
     pub completions: Completions,
+    /// Whether objects are to be deleted that others took the place of.
+    pub leaving: super::leaving::Noted,
     /// Held while something is taken out of the trash, or moved within it.
     pub trash: Mutex<()>,
     /// Which joins are stored, if any are to be, or were.

@@ -24,6 +24,7 @@ mod rebuild;
 mod reconcile;
 mod release;
 mod restart;
+mod rewrite;
 mod scrub;
 mod sealed;
 mod snapshots;

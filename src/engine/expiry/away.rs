@@ -113,7 +113,12 @@ fn purge_one(shared: &Shared, id: NodeId, since: Timestamp, asked: bool) -> Resu
     failed.map_or(Ok(()), Err)
 }
 
-fn delete_object(shared: &Shared, object: &ObjectRow, asked: bool) -> Result<()> {
+/// Deletes an object in its target, if it says that it is of this recording, and sees that it is gone.
+pub(in crate::engine) fn delete_object(
+    shared: &Shared,
+    object: &ObjectRow,
+    asked: bool,
+) -> Result<()> {
     let target = target_of(shared, object)?;
     let age_now = age(shared, object)?;
     // Also of what is hidden, or gone: the version that is locked is another matter.

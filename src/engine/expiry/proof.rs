@@ -139,7 +139,7 @@ pub(super) fn prepare(
 
 /// Whether a hold keeps a recording, or one kept it until a short time ago. While it is not known
 /// what is held, all is.
-pub(super) fn is_held(shared: &Shared, id: NodeId, now: Timestamp) -> Result<bool> {
+pub(in crate::engine) fn is_held(shared: &Shared, id: NodeId, now: Timestamp) -> Result<bool> {
     shared.catalog.know_holds()?;
     Ok(!shared.catalog.holds().let_expire(id, now))
 }
@@ -170,7 +170,10 @@ fn is_ours(shared: &Shared, label: &Label, id: NodeId) -> bool {
     label.id == id && label.node == store::key::node_component(&shared.catalog.identity().node)
 }
 
-pub(super) fn target_of<'a>(shared: &'a Shared, object: &ObjectRow) -> Result<&'a Arc<Target>> {
+pub(in crate::engine) fn target_of<'a>(
+    shared: &'a Shared,
+    object: &ObjectRow,
+) -> Result<&'a Arc<Target>> {
     shared.targets.iter().find(|t| t.name() == object.target).ok_or_else(|| {
         let why = format!("target {:?}, which has it, is not configured", object.target);
         EngineError::refused(Path::new(&object.key), why)

@@ -1,0 +1,215 @@
+//! Storing archived recordings anew: what is gained, what is left as it is, and when the old objects go.
+
+use crate::sealed::pair;
+use crate::world::{World, audio};
+use spoolfs::catalog::{NewHold, ObjectRow, ObjectState, Scope};
+use spoolfs::codec::{Coding, wav_header};
+use spoolfs::engine::{Command, Gain, Outcome, Summary};
+use spoolfs::policy::{Compress, Rules};
+use spoolfs::recording::{Encoding, NodeId, State};
+use spoolfs::store::memory::{Fault, Operation};
+use spoolfs::units::Percent;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const FLAC: Option<Compress> = Some(Compress::Flac { min_gain: Percent(10) });
+/// Longer than an old object stays.
+const LATER: u64 = 3700;
+
+fn call(seed: u64) -> Vec<u8> {
+    let bytes = 400_000;
+    let mut wav = wav_header(Coding::Pcm16, 8000, 1, bytes);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let tone = |n: u64| ((n as f64 / 9.0).sin() * 3000.0) as i16 + random.i16(-90..90);
+    wav.extend((0..bytes / 2).map(tone).flat_map(i16::to_le_bytes));
+    wav
+}
+
+/// Local copies stay; what is archived from now on is FLAC.
+fn compress(world: &mut World) {
+    world.rules.keep_local = None;
+    world.compress = FLAC;
+    world.engine().reload(Rules { compress: FLAC, ..world.rules.clone() });
+}
+
+fn recompress(world: &World, plan: bool) -> (Summary, Gain) {
+    world.engine().recompress(plan, &[PathBuf::new()], &|_| ()).unwrap()
+}
+
+fn verified(world: &World, id: NodeId) -> Vec<ObjectRow> {
+    let mut all = world.catalog().objects(id, None).unwrap();
+    all.retain(|o| o.state == ObjectState::Verified);
+    all
+}
+
+fn are_flac(objects: &[ObjectRow]) -> bool {
+    objects.iter().all(|o| matches!(o.stored.encoding, Encoding::Flac(Some(_))))
+}
+
+fn has(world: &World, object: &ObjectRow) -> bool {
+    let store = world.stores.iter().find(|s| spoolfs::store::Store::name(&***s) == object.target);
+    store.unwrap().bytes(&object.key).is_some()
+}
+
+#[test]
+fn what_is_plain_is_stored_anew_in_each_target_and_the_old_objects_go() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let released = world.released("a.wav", &call(1));
+    compress(&mut world);
+    world.engine().reload(Rules { compress: None, ..world.rules.clone() });
+    let local = world.archived("b.wav", &call(2));
+    let header = wav_header(Coding::Pcm16, 8000, 1, 300_000);
+    world.archived("noise.wav", &[header, audio(300_000, 1)].concat());
+    world.archived("note.txt", b"a sidecar");
+    compress(&mut world);
+    let already = world.archived("flac.wav", &call(3));
+    let old: Vec<_> = [released, local].iter().flat_map(|id| verified(&world, *id)).collect();
+    assert_eq!(old.len(), 4);
+    let keys = world.store().keys().len();
+
+    // Noise is known to be noise only when it was tried.
+    let (summary, gain) = recompress(&world, true);
+    assert_eq!((summary.done, summary.already, summary.failed), (3, 2, 0));
+    assert_eq!(gain.before, 2 * (2 * call(1).len() as u64 + 300_044));
+    assert_eq!((gain.after, world.store().keys().len()), (gain.before / 2, keys));
+
+    let (summary, gain) = recompress(&world, false);
+    assert_eq!((summary.done, summary.already, summary.failed), (2, 3, 0));
+    let new: Vec<_> = [released, local].iter().flat_map(|id| verified(&world, *id)).collect();
+    assert!(new.len() == 4 && are_flac(&new), "{new:?}");
+    let sizes = |all: &[ObjectRow]| all.iter().map(|o| o.stored.size).sum::<u64>();
+    assert_eq!((gain.before, gain.after), (sizes(&old), sizes(&new)));
+    assert!(gain.after * 10 < gain.before * 8, "{gain:?}");
+    assert!(old.iter().all(|o| has(&world, o)), "they stay for those who read them");
+    assert_eq!(recompress(&world, false).0.done, 0);
+
+    world.until_told();
+    world.pass(LATER);
+    world.until("the old objects are gone", || !old.iter().any(|o| has(&world, o)));
+    assert!(new.iter().all(|o| has(&world, o)));
+    assert!(are_flac(&verified(&world, already)));
+    for name in ["a.wav", "b.wav"] {
+        assert_eq!(world.run_one(Command::Verify, name), Outcome::Done);
+    }
+    assert_eq!(world.state(released), State::Released);
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+    assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), call(1));
+    world.until_told();
+    let report = world.fsck(true);
+    assert!(report.clean, "{:?}", report.findings);
+    // Who loses the catalog has them as they are.
+    world.lose_database();
+    world.rebuild(None, &[]).unwrap();
+    world.open();
+    world.start();
+    let found = verified(&world, released);
+    assert!(found.len() == 2 && are_flac(&found), "{found:?}");
+}
+
+fn hold(world: &World, path: &str) {
+    let scope = Scope::of_paths([Path::new(path)]);
+    let new = NewHold { case: "A".into(), reason: "a letter".into(), by: "eve".into(), scope };
+    world.engine().hold(&new, &[PathBuf::from(path)], &|_| ()).unwrap();
+}
+
+#[test]
+fn what_is_on_hold_is_left_as_it_is_and_so_is_the_old_object_of_what_is_held_later() {
+    let mut world = World::with(&["one"]);
+    world.start();
+    let ids = ["held.wav", "later.wav", "free.wav"].map(|name| world.released(name, &call(1)));
+    let old = ids.map(|id| verified(&world, id).remove(0));
+    hold(&world, "held.wav");
+    compress(&mut world);
+    assert_eq!(recompress(&world, true).1.held, 1);
+    let (summary, gain) = recompress(&world, false);
+    assert_eq!((summary.done, summary.already, gain.held), (2, 1, 1));
+    assert_eq!(verified(&world, ids[0]), [old[0].clone()]);
+    hold(&world, "later.wav");
+    world.until_told();
+    world.pass(LATER);
+    world.until("that of the free one is gone", || !has(&world, &old[2]));
+    world.pass(60);
+    world.idle();
+    assert!(has(&world, &old[0]) && has(&world, &old[1]));
+    assert!(are_flac(&verified(&world, ids[1])));
+}
+
+#[test]
+fn an_old_object_stays_until_the_new_one_is_told_and_right() {
+    let mut world = World::with(&["one"]);
+    world.journal_interval = Duration::from_secs(100_000);
+    world.start();
+    let ids = ["a.wav", "b.wav"].map(|name| world.released(name, &call(1)));
+    let old = ids.map(|id| verified(&world, id).remove(0));
+    compress(&mut world);
+    assert_eq!(recompress(&world, false).0.done, 2);
+    let new = ids.map(|id| verified(&world, id).remove(0));
+    world.pass(LATER);
+    world.pass(60);
+    world.idle();
+    assert!(old.iter().all(|o| has(&world, o)), "a rebuild would know of nothing else");
+    // The one that took its place rots.
+    let mut rotten = world.object(&new[1].key);
+    rotten[10_000] ^= 1;
+    world.store().tamper(&new[1].key, Some(&rotten));
+    world.pass(100_001);
+    world.until("that of the good one is gone", || {
+        world.pass(60);
+        !has(&world, &old[0])
+    });
+    world.pass(60);
+    world.idle();
+    assert!(has(&world, &old[1]));
+}
+
+#[test]
+fn what_one_target_does_not_take_is_stored_anew_in_none() {
+    for fault in [Fault::Unreachable, Fault::ReplyLost, Fault::Denied] {
+        let mut world = World::with(&["one", "two"]);
+        world.start();
+        let id = world.released("a.wav", &call(1));
+        let old = verified(&world, id);
+        compress(&mut world);
+        world.stores[1].fail_next_of("p/pbx/", Operation::Put, 1, fault);
+        let (summary, gain) = recompress(&world, false);
+        assert_eq!((summary.failed, gain), (1, Gain::default()), "{fault:?}");
+        assert_eq!(verified(&world, id), old, "{fault:?}");
+        // What the first one took goes, and what the second one may have.
+        let count = || world.stores.iter().map(|s| s.keys().len()).sum::<usize>();
+        world.until_told();
+        world.pass(LATER);
+        let recordings =
+            |keys: Vec<String>| keys.iter().filter(|k| !k.contains("/.spoolfs/")).count();
+        world.until("nothing is left of it", || {
+            world.pass(60);
+            world.stores.iter().all(|s| recordings(s.keys()) == 1)
+        });
+        assert!(count() > 2 && old.iter().all(|o| has(&world, o)), "{fault:?}");
+        world.until("the target is asked again", || {
+            world.pass(60);
+            recompress(&world, false).0.done == 1
+        });
+        assert!(are_flac(&verified(&world, id)));
+    }
+}
+
+#[test]
+fn what_is_sealed_is_sealed_anew_and_never_opened_for_good() {
+    let mut world = World::with(&["one"]);
+    let (to, key) = pair();
+    (world.seal_to, world.identities) = (Some(to.clone()), key);
+    world.start();
+    let id = world.released("a.wav", &call(1));
+    compress(&mut world);
+    let plain = Rules { compress: FLAC, ..world.rules.clone() };
+    world.engine().reload(plain.clone());
+    assert_eq!(recompress(&world, false).0.already, 1, "it stays sealed");
+    world.engine().reload(Rules { seal_to: Some(to), ..plain });
+    assert_eq!(recompress(&world, false).0.done, 1);
+    let new = verified(&world, id).remove(0);
+    let Encoding::Sealed(sealed) = &new.stored.encoding else { panic!("{new:?}") };
+    assert!(matches!(sealed.inner(), Encoding::Flac(Some(_))) && new.key.ends_with(".flac.age"));
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+    assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), call(1));
+}
