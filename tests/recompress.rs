@@ -4,10 +4,12 @@
 
 mod support;
 
+use age::secrecy::ExposeSecret;
 use rustix::process::Signal;
 use spoolfs::codec::{Coding, wav_header};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -264,6 +266,65 @@ fn recompress_stores_anew_in_a_bucket() {
     assert!(verified.out.contains("3 files"), "{}", verified.out);
     mount.cli(["release".as_ref(), mount.mountpoint.as_os_str()]).ok();
     all_are_whole(&mount, "in a bucket");
+    mount.stop();
+    mount.fsck();
+}
+
+/// A key that is given up, on a mount: by the configuration first, then by the command.
+#[test]
+fn reseal_rotates_a_key() {
+    if no_mount("reseal_rotates_a_key") {
+        return;
+    }
+    let key = age::x25519::Identity::generate;
+    let (old, new) = (key(), key());
+    let (old_public, new_public) = (old.to_public().to_string(), new.to_public().to_string());
+    let mut mount = setup().prepare();
+    let secrets = [&old, &new].map(|key| key.to_string().expose_secret().to_owned());
+    let file = mount.root.join("identity");
+    fs::write(&file, secrets.join("\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+    let config = fs::read_to_string(&mount.config).unwrap();
+    let sealed = |to: &str| {
+        let to = format!("[write_back]\nencrypt_to = [\"{to}\"]\n");
+        let read = format!("\n[read]\nidentity_file = \"{}\"\n", file.display());
+        config.replacen("[write_back]\n", &to, 1) + &read
+    };
+    fs::write(&mount.config, sealed(&old_public)).unwrap();
+    mount.start();
+    archived(&mount);
+    let before = objects(&mount.target);
+    assert!(before.values().all(|bytes| age::decrypt(&old, bytes).is_ok()));
+    let keys = ["--add", &*new_public, "--remove", &*old_public];
+    let reseal =
+        |mount: &Mount, more: &[&str]| mount.cli(["reseal"].iter().chain(keys.iter()).chain(more));
+    let ran = reseal(&mount, &[]);
+    assert!(ran.status.code() == Some(1) && ran.err.contains("put it into encrypt_to"), "{ran:?}");
+    let ran = mount.cli(["reseal", "--add", &*secrets[0]]);
+    assert_eq!(ran.status.code(), Some(2), "{ran:?}");
+    assert!(!format!("{}{}", ran.out, ran.err).contains(&secrets[0]));
+    fs::write(&mount.config, sealed(&new_public)).unwrap();
+    mount.cli(["reload"]).ok();
+    let ran = reseal(&mount, &["--plan"]).ok();
+    assert!(ran.out.starts_with("would store 3 files anew"), "{}", ran.out);
+    assert_eq!(objects(&mount.target), before);
+    let ran = reseal(&mount, &[]).ok();
+    assert!(ran.out.starts_with("stored 3 files anew"), "{}", ran.out);
+    let ran = reseal(&mount, &[]).ok();
+    assert!(ran.out.starts_with("stored 0 files anew"), "{}", ran.out);
+    eventually(&mount, "it is told", || told(&mount));
+    mount.stop();
+    mount.env = vec![("SPOOLFS_AHEAD", LATER.to_string())];
+    mount.start();
+    eventually(&mount, "the old objects go", || objects(&mount.target).len() == NAMES.len());
+    let after = objects(&mount.target);
+    assert!(after.values().all(|bytes| age::decrypt(&new, bytes).is_ok()), "{:?}", after.keys());
+    assert!(after.values().all(|bytes| age::decrypt(&old, bytes).is_err()));
+    all_are_whole(&mount, "sealed to another key");
+    eventually(&mount, "it is on record", || {
+        let shown = mount.cli(["audit", "show"]);
+        shown.out.contains("resealed") && !shown.out.contains("AGE-SECRET-KEY")
+    });
     mount.stop();
     mount.fsck();
 }

@@ -200,6 +200,13 @@ pub enum Event {
     },
     /// Somebody had recordings stored anew; `after` names them, or the directories that they are in.
     Recompressed,
+    /// Somebody had recordings sealed anew; the same.
+    Resealed {
+        /// Public keys that they are sealed to now.
+        added: Vec<String>,
+        /// Public keys that they are not sealed to any more.
+        removed: Vec<String>,
+    },
     /// Anybody can read a recording by an address, for a while.
     UrlIssued {
         /// The target.

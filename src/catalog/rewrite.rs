@@ -162,6 +162,17 @@ impl Catalog {
         })
     }
 
+    /// The row number of the newest object; 0: there is none.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn last_object(&self) -> Result<i64> {
+        self.read_drained(|conn| {
+            conn.prepare_cached("SELECT ifnull(max(id), 0) FROM object")?
+                .query_row([], |r| r.get(0))
+        })
+    }
+
     /// An object does not leave: it counts again, or must be left alone.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod recall;
 mod recompress;
 mod release;
 mod reload;
+mod reseal;
 mod retention;
 mod setup_encryption;
 mod status;
@@ -86,6 +87,9 @@ enum Command {
     /// Store archived recordings as FLAC, where the rules say so now.
     #[command(after_help = recompress::EXAMPLES)]
     Recompress(recompress::Arguments),
+    /// Seal archived recordings to the keys that encrypt_to names now.
+    #[command(after_help = reseal::EXAMPLES)]
+    Reseal(reseal::Arguments),
     /// Print an address that others can read an archived recording by, for a while.
     #[command(after_help = url::EXAMPLES)]
     Url(url::Arguments),
@@ -151,6 +155,7 @@ impl Command {
             Command::Pin(a) | Command::Unpin(a) => &a.common,
             Command::Recall(a) => &a.common,
             Command::Recompress(a) => &a.common,
+            Command::Reseal(a) => &a.common,
             Command::Url(a) => &a.common,
             Command::Explain(a) => &a.common,
             Command::Stitch(a) => &a.common,
@@ -183,6 +188,7 @@ impl Command {
             Command::Pin(a) => pin::run(a),
             Command::Unpin(a) => unpin::run(a),
             Command::Recompress(a) => recompress::run(a),
+            Command::Reseal(a) => reseal::run(a),
             Command::Url(a) => url::run(a),
             Command::Explain(a) => explain::run(a),
             Command::Stitch(a) => stitch::run(a),

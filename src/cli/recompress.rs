@@ -34,9 +34,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     if paths.is_empty() {
         paths.push(WirePath(PathBuf::new()));
     }
-    let plan = arguments.plan;
-    let verb = if plan { "looked at" } else { "stored anew" };
-    let report: RecompressReport = context.ask(&Request::Recompress { paths, plan }, verb)?;
+    ask(&context, &Request::Recompress { paths, plan: arguments.plan })
+}
+
+/// Asks, and shows the report.
+pub(super) fn ask(context: &Context, request: &Request) -> Result<(), Exit> {
+    let report: RecompressReport = context.ask(request, "looked at")?;
     if context.json {
         output::json(&report);
     } else {

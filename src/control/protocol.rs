@@ -115,6 +115,20 @@ pub enum Request {
         #[serde(default)]
         plan: bool,
     },
+    /// Seal archived recordings anew as their rules say: a `RecompressReport`.
+    Reseal {
+        /// Files, or directories with all that is below.
+        paths: Vec<WirePath>,
+        /// Only tell what would be done.
+        #[serde(default)]
+        plan: bool,
+        /// Public keys that are new.
+        #[serde(default)]
+        add: Vec<String>,
+        /// Public keys that are not to be any more.
+        #[serde(default)]
+        remove: Vec<String>,
+    },
     /// Why a recording is where it is: a `PathReport`.
     Explain {
         /// The recording.

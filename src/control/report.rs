@@ -549,7 +549,7 @@ impl MoveReport {
     }
 }
 
-/// `recompress`.
+/// `recompress` and `reseal`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecompressReport {
     /// Nothing was done: this is what would be.

@@ -75,6 +75,10 @@ impl Handler for Commands {
             Request::Recompress { paths, plan } => {
                 json(&super::rewrite::recompress(daemon, paths, plan, peer, progress)?)
             }
+            Request::Reseal { paths, plan, add, remove } => {
+                let keys = (add, remove);
+                json(&super::rewrite::reseal(daemon, (paths, plan), keys, peer, progress)?)
+            }
             Request::Url { path, seconds, target } => {
                 json(&super::url::shared(daemon, (&path.0, seconds, target.as_deref()), peer)?)
             }

@@ -71,7 +71,7 @@ pub use forecast::{Bytes, Doing, Forecast, Sum};
 pub use held::Placed;
 pub use joins::{JoinOptions, JoinStatus};
 pub use known::CallSource;
-pub use rewrite::Gain;
+pub use rewrite::{Gain, Keys};
 pub use scrub::Round;
 pub use snapshot::Snapshots;
 pub use space::Pressure;
@@ -432,6 +432,21 @@ impl Engine {
         progress: &(dyn Fn(&Progress) + Sync),
     ) -> Result<(Summary, Gain)> {
         rewrite::recompress(&self.shared, plan, paths, progress)
+    }
+
+    /// Seals anew what is sealed, or is to be, to the keys that its rule has now: `keys` says which of
+    /// them are new, and which are not to be any more. The rest is as with [`Engine::recompress`].
+    ///
+    /// # Errors
+    /// `Refused` if the rules do not seal to these keys. `Catalog`, `Stopping`.
+    pub fn reseal(
+        &self,
+        keys: &Keys,
+        plan: bool,
+        paths: &[PathBuf],
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<(Summary, Gain)> {
+        rewrite::reseal(&self.shared, keys, plan, paths, progress)
     }
 
     /// Gives what is in the trash its name again, below the directory `to` if it is given. Returns

@@ -1,4 +1,4 @@
-//! Storing archived recordings anew, as their rules want it now: `recompress`.
+//! Storing archived recordings anew, as their rules want it now: `recompress` and `reseal`.
 //!
 //! **Invariant:** the old object counts until the new one was proved in every target that has the
 //! recording; and what is on hold, or locked in a target, is left as it is.
@@ -14,11 +14,15 @@ use super::target::Target;
 use super::{locks, worm};
 use crate::audit::{Clear, Entry, Event, Subject};
 use crate::catalog::{Candidate, LockState, ObjectRow, ObjectState};
+use crate::codec::seal::{BadRecipient, Recipients};
 use crate::lower::Quiet;
-use crate::recording::{Encoding, Hasher, NodeId, State};
+use crate::policy::{Compress, Rules};
+use crate::recording::{Encoding, Hasher, NodeId, Sha256, State};
 use crate::store::{self, Body, Locks, ObjectMeta, StoreErrorKind, key, meta::Label};
+use crate::units::Percent;
 use crate::{faults, limits};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -44,9 +48,115 @@ pub struct Gain {
     pub locked: u64,
 }
 
+/// What is to be otherwise.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    /// FLAC, where the rule says so.
+    Flac,
+    /// Sealed to the keys of its rule. What has a row behind this one was sealed to them already.
+    Sealed(i64),
+}
+
 /// Stores as FLAC what is to be by its rule, and is not.
 pub(super) fn recompress(
     shared: &Shared,
+    plan: bool,
+    paths: &[PathBuf],
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<(Summary, Gain)> {
+    all(shared, Wish::Flac, plan, paths, progress)
+}
+
+/// Seals what is sealed, or is to be by its rule, to the keys that its rule has now: `added` are some
+/// of them, `removed` none.
+pub(super) fn reseal(
+    shared: &Shared,
+    keys: &Keys,
+    plan: bool,
+    paths: &[PathBuf],
+    progress: &(dyn Fn(&Progress) + Sync),
+) -> Result<(Summary, Gain)> {
+    let rules = Arc::clone(&shared.configured.read());
+    keys.check(&rules)?;
+    let run = Run::of(shared, &rules)?;
+    if !plan {
+        shared.catalog.set_setting(RUN, &serde_json::to_string(&run).unwrap_or_default())?;
+    }
+    all(shared, Wish::Sealed(run.after), plan, paths, progress)
+}
+
+/// The keys that somebody wants recordings sealed to, and not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Some rule must have them.
+    pub added: Vec<String>,
+    /// No rule may.
+    pub removed: Vec<String>,
+}
+
+impl Keys {
+    /// These.
+    ///
+    /// # Errors
+    /// One of them is no public key. It is not repeated where it may be a secret one.
+    pub fn new(
+        added: Vec<String>,
+        removed: Vec<String>,
+    ) -> std::result::Result<Keys, BadRecipient> {
+        Recipients::parse(&added)?;
+        Recipients::parse(&removed)?;
+        Ok(Keys { added, removed })
+    }
+
+    /// What is archived from now on must be sealed as what is sealed anew.
+    fn check(&self, rules: &Rules) -> Result<()> {
+        let used = rules.all_keys();
+        let refused = |why: String| Err(EngineError::refused(Path::new("encrypt_to"), why));
+        let is_used = |key: &&String| used.iter().any(|other| other == key.trim());
+        if let Some(key) = self.added.iter().find(|key| !is_used(key)) {
+            return refused(format!(
+                "no rule seals to {key:?}: put it into encrypt_to and reload, so that what is archived \
+                 from now on is sealed to it, too"
+            ));
+        }
+        if let Some(key) = self.removed.iter().find(is_used) {
+            return refused(format!(
+                "what is archived is still sealed to {key:?}: take it out of encrypt_to and reload first"
+            ));
+        }
+        if used.is_empty() {
+            return refused("no rule seals to any key".to_owned());
+        }
+        Ok(())
+    }
+}
+
+const RUN: &str = "reseal";
+
+/// One time that all is sealed anew: it goes on where it was as long as the rules seal to the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Run {
+    /// Which keys the rules seal to.
+    keys: Sha256,
+    /// The last object that there was when it was begun.
+    after: i64,
+}
+
+impl Run {
+    /// The one that is under way, else a new one.
+    fn of(shared: &Shared, rules: &Rules) -> Result<Run> {
+        let keys = Sha256::of(rules.seal_digest().as_bytes());
+        let known = shared.catalog.setting(RUN)?.and_then(|text| serde_json::from_str(&text).ok());
+        match known.filter(|run: &Run| run.keys == keys) {
+            Some(run) => Ok(run),
+            None => Ok(Run { keys, after: shared.catalog.last_object()? }),
+        }
+    }
+}
+
+fn all(
+    shared: &Shared,
+    wish: Wish,
     plan: bool,
     paths: &[PathBuf],
     progress: &(dyn Fn(&Progress) + Sync),
@@ -59,7 +169,7 @@ pub(super) fn recompress(
         }
     }
     let gain = Mutex::new(Gain::default());
-    let each = |id: NodeId| one(shared, id, plan, &gain);
+    let each = |id: NodeId| one(shared, id, (wish, plan), &gain);
     let summary = command::each(shared, paths, &each, progress)?;
     Ok((summary, gain.into_inner()))
 }
@@ -68,7 +178,12 @@ fn already(why: &str) -> Result<Outcome> {
     Ok(Outcome::Already(why.to_owned()))
 }
 
-fn one(shared: &Shared, id: NodeId, plan: bool, gain: &Mutex<Gain>) -> Result<Outcome> {
+fn one(
+    shared: &Shared,
+    id: NodeId,
+    (wish, plan): (Wish, bool),
+    gain: &Mutex<Gain>,
+) -> Result<Outcome> {
     let path = command::current(shared, id)?.path;
     let _claim = command::claim(shared, &[id], &path)?;
     let it = command::current(shared, id)?;
@@ -76,21 +191,10 @@ fn one(shared: &Shared, id: NodeId, plan: bool, gain: &Mutex<Gain>) -> Result<Ou
     if !settled || it.trashed || shared.lower.partial(id).is_some() {
         return already("it is not archived yet: it will be as its rule says then");
     }
-    let how = How { compress: shared.compress_of(&it), seal_to: shared.seal_to_of(&it) };
-    if how.compress.is_none() {
-        return already("its rule stores it as it is");
-    }
-    if !may_be_pcm(&it.path) {
-        return already("it is no PCM by its name");
-    }
-    let mut old = shared.catalog.objects(id, Some(it.row.generation))?;
-    old.retain(|o| o.state == ObjectState::Verified && !is_flac(&o.stored.encoding));
-    if old.is_empty() {
-        return already("it is stored as FLAC");
-    }
-    if how.seal_to.is_none() && old.iter().any(|o| o.stored.encoding.is_sealed()) {
-        return already("it is sealed, and its rule does not seal now: it stays as it is");
-    }
+    let (how, old) = match to_do(shared, &it, wish)? {
+        Ok(to_do) => to_do,
+        Err(why) => return already(why),
+    };
     if shared.catalog.is_held(id) {
         gain.lock().held += 1;
         return already("it is on legal hold");
@@ -112,10 +216,14 @@ fn one(shared: &Shared, id: NodeId, plan: bool, gain: &Mutex<Gain>) -> Result<Ou
         gain.after = gain.after.saturating_add(after);
     };
     if plan {
-        add(before / limits::FLAC_USUAL_GAIN);
+        add(match wish {
+            Wish::Flac => before / limits::FLAC_USUAL_GAIN,
+            Wish::Sealed(_) => before,
+        });
         return Ok(Outcome::Done);
     }
-    let Some(made) = make(shared, &it, &how)? else {
+    let made = make(shared, &it, &how)?;
+    let Some(made) = made.filter(|made| is_wanted(&made.stored.encoding, wish)) else {
         return already("it is no PCM, or FLAC would gain too little");
     };
     let new = give(shared, &it, &places, &made)?;
@@ -132,6 +240,51 @@ fn one(shared: &Shared, id: NodeId, plan: bool, gain: &Mutex<Gain>) -> Result<Ou
     }
     add(made.stored.size.saturating_mul(new.len() as u64));
     Ok(Outcome::Done)
+}
+
+/// How it is to be stored, and the objects that are not; else why there is nothing to do.
+fn to_do(
+    shared: &Shared,
+    it: &Candidate,
+    wish: Wish,
+) -> Result<std::result::Result<(How, Vec<ObjectRow>), &'static str>> {
+    let mut how = How { compress: shared.compress_of(it), seal_to: shared.seal_to_of(it) };
+    let mut old = shared.catalog.objects(it.row.id, Some(it.row.generation))?;
+    let all = old.clone();
+    old.retain(|o| o.state == ObjectState::Verified);
+    let is_sealed = old.iter().any(|o| o.stored.encoding.is_sealed());
+    let unsealed = "it is sealed, and its rule does not seal now: it stays as it is";
+    match wish {
+        Wish::Flac if how.compress.is_none() => return Ok(Err("its rule stores it as it is")),
+        Wish::Flac if !may_be_pcm(&it.path) => return Ok(Err("it is no PCM by its name")),
+        Wish::Flac => old.retain(|o| !is_flac(&o.stored.encoding)),
+        Wish::Sealed(_) if how.seal_to.is_none() => {
+            return Ok(Err(if is_sealed { unsealed } else { "its rule does not seal it" }));
+        }
+        Wish::Sealed(after) => {
+            // What became no smaller for the sake of another rule stays as small as it is.
+            if old.iter().any(|o| is_flac(&o.stored.encoding)) {
+                how.compress = Some(Compress::Flac { min_gain: Percent(0) });
+            }
+            // A copy of an older one is as old as that.
+            let older = |o: &ObjectRow| {
+                all.iter().any(|a| a.id <= after && a.stored.sha256 == o.stored.sha256)
+            };
+            old.retain(|o| !o.stored.encoding.is_sealed() || o.id <= after || older(o));
+        }
+    }
+    Ok(match old.is_empty() {
+        true => Err("it is stored as its rule says"),
+        false if how.seal_to.is_none() && is_sealed => Err(unsealed),
+        false => Ok((how, old)),
+    })
+}
+
+fn is_wanted(encoding: &Encoding, wish: Wish) -> bool {
+    match wish {
+        Wish::Flac => is_flac(encoding),
+        Wish::Sealed(_) => encoding.is_sealed(),
+    }
 }
 
 pub(super) fn subject(object: &ObjectRow, path: &Path) -> Subject {
@@ -190,8 +343,8 @@ fn is_locked(
     Ok(can == Some(Locks::Yes))
 }
 
-/// The new object as a file without a name, decoded again and compared; `None`: it would be none of
-/// FLAC.
+/// The new object as a file without a name, decoded again and compared; `None`: it would be the
+/// recording as it is.
 fn make(shared: &Shared, it: &Candidate, how: &How) -> Result<Option<Arc<Encoded>>> {
     let Some(sha256) = it.row.sha256 else { return Ok(None) };
     let local = local(shared, it)?;
@@ -204,8 +357,7 @@ fn make(shared: &Shared, it: &Candidate, how: &How) -> Result<Option<Arc<Encoded
         }
     };
     let original = Original { file, size, path: &it.path, sha256 };
-    let made = encode::encode(shared, &original, how)?;
-    Ok(made.filter(|made| is_flac(&made.stored.encoding)).map(Arc::new))
+    Ok(encode::encode(shared, &original, how)?.map(Arc::new))
 }
 
 /// The local copy, if it is what was archived.

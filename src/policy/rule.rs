@@ -394,6 +394,19 @@ impl Rules {
         self.policies.iter().any(|p| p.treatment.seal_to != self.seal_to)
     }
 
+    /// Every key that any recording is sealed to.
+    pub fn all_keys(&self) -> Vec<String> {
+        let rules = self.policies.iter().map(|p| &p.treatment.seal_to);
+        union(rules.chain([&self.seal_to])).map_or_else(Vec::new, |all| all.keys())
+    }
+
+    /// Changes whenever a recording may be sealed to other keys; not with names.
+    pub fn seal_digest(&self) -> String {
+        let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.seal_to);
+        let rules: String = self.policies.iter().map(rule).collect();
+        format!("{rules}{:?}", self.seal_to)
+    }
+
     /// Whom everything is sealed to that tells of all recordings: the keys of the mount, or where
     /// it has none those of all rules. `None`: nothing is sealed at all.
     pub fn told_to(&self) -> Option<SealTo> {

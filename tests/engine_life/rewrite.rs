@@ -3,9 +3,10 @@
 use crate::sealed::pair;
 use crate::world::{World, audio};
 use spoolfs::catalog::{NewHold, ObjectRow, ObjectState, Scope};
+use spoolfs::codec::seal::{Identities, open_all};
 use spoolfs::codec::{Coding, wav_header};
-use spoolfs::engine::{Command, Gain, Outcome, Summary};
-use spoolfs::policy::{Compress, Rules};
+use spoolfs::engine::{Command, Gain, Keys, Outcome, Summary};
+use spoolfs::policy::{Compress, Rules, SealTo};
 use spoolfs::recording::{Encoding, NodeId, State};
 use spoolfs::store::memory::{Fault, Operation};
 use spoolfs::units::Percent;
@@ -212,4 +213,119 @@ fn what_is_sealed_is_sealed_anew_and_never_opened_for_good() {
     assert!(matches!(sealed.inner(), Encoding::Flac(Some(_))) && new.key.ends_with(".flac.age"));
     assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
     assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), call(1));
+}
+
+fn reseal(world: &World, keys: &Keys) -> spoolfs::engine::Result<Summary> {
+    world.engine().reseal(keys, false, &[PathBuf::new()], &|_| ()).map(|(summary, _)| summary)
+}
+
+fn opens(world: &World, object: &ObjectRow, key: &Identities) -> bool {
+    open_all(&world.object(&object.key), key).is_ok()
+}
+
+/// Both keys of somebody who has them for a time.
+fn sealing_to(world: &mut World, to: &SealTo) {
+    world.seal_to = Some(to.clone());
+    world.engine().reload(Rules {
+        seal_to: Some(to.clone()),
+        compress: world.compress,
+        ..world.rules.clone()
+    });
+}
+
+#[test]
+fn what_is_sealed_is_sealed_to_other_keys_and_what_was_not_is() {
+    let mut world = World::with(&["one", "two"]);
+    let ((old, old_key), (new, new_key)) = (pair(), pair());
+    world.identities = old_key.clone();
+    world.start();
+    let plain = world.released("plain.wav", &call(1));
+    world.compress = FLAC;
+    sealing_to(&mut world, &old);
+    let sealed = world.released("sealed.wav", &call(2));
+    let note = world.released("note.txt", b"a sidecar");
+    let before = [plain, sealed, note].map(|id| verified(&world, id).remove(0));
+    // Nobody seals anew what would be sealed as before the next minute.
+    let keys = Keys { added: new.keys(), removed: old.keys() };
+    for (keys, why) in [
+        (Keys { removed: Vec::new(), ..keys.clone() }, "no rule seals to"),
+        (Keys { added: Vec::new(), ..keys.clone() }, "still sealed to"),
+    ] {
+        let error = reseal(&world, &keys).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    sealing_to(&mut world, &new);
+    let summary = reseal(&world, &keys).unwrap();
+    assert_eq!((summary.done, summary.failed), (3, 0));
+    for (id, old) in [plain, sealed, note].into_iter().zip(&before) {
+        let now = verified(&world, id);
+        assert_eq!(now.len(), 2);
+        assert!(now[0].key != old.key && opens(&world, &now[0], &new_key), "{now:?}");
+        assert!(!opens(&world, &now[0], &old_key));
+        let Encoding::Sealed(sealed) = &now[0].stored.encoding else { panic!("{now:?}") };
+        let is_flac = matches!(sealed.inner(), Encoding::Flac(Some(_)));
+        assert_eq!(is_flac, id != note, "as its rule says now");
+    }
+    // Given again it goes on where it was, also for what comes then.
+    let later = world.released("later.wav", &call(3));
+    let summary = reseal(&world, &keys).unwrap();
+    assert_eq!((summary.done, summary.already), (0, 4));
+    assert!(opens(&world, &verified(&world, later)[0], &new_key));
+    // The old objects go with the old key.
+    world.until_told();
+    world.pass(LATER);
+    world.until("the old objects are gone", || !before.iter().any(|o| has(&world, o)));
+    world.identities = new_key;
+    world.restart();
+    world.until_standing(spoolfs::engine::Standing::Up);
+    for (id, name, bytes) in [(plain, "plain.wav", call(1)), (sealed, "sealed.wav", call(2))] {
+        assert_eq!(world.state(id), State::Released);
+        assert_eq!(world.run_one(Command::Recall, name), Outcome::Done);
+        assert_eq!(std::fs::read(world.below(name)).unwrap(), bytes, "{name}");
+    }
+}
+
+#[test]
+fn without_a_key_only_what_is_local_is_sealed_anew() {
+    let mut world = World::with(&["one"]);
+    let ((old, _lost), (new, new_key)) = (pair(), pair());
+    world.start();
+    sealing_to(&mut world, &old);
+    let released = world.released("released.wav", &call(1));
+    world.rules.keep_local = None;
+    sealing_to(&mut world, &new);
+    sealing_to(&mut world, &old);
+    let local = world.archived("local.wav", &call(2));
+    sealing_to(&mut world, &new);
+    let told = parking_lot::Mutex::new(Vec::new());
+    let tell = |p: &spoolfs::engine::Progress| told.lock().push(p.outcome.clone());
+    let (summary, _) =
+        world.engine().reseal(&Keys::default(), false, &[PathBuf::new()], &tell).unwrap();
+    assert_eq!((summary.done, summary.failed), (1, 1));
+    let locked = |o: &Outcome| matches!(o, Outcome::Failed(why) if why.contains("sealed"));
+    assert!(told.lock().iter().any(locked), "{told:?}");
+    assert!(opens(&world, &verified(&world, local)[0], &new_key));
+    assert!(!opens(&world, &verified(&world, released)[0], &new_key));
+}
+
+/// A copy of what was sealed to the old keys is as old as that, whenever it was made.
+#[test]
+fn what_was_replaced_from_an_old_copy_is_sealed_anew_all_the_same() {
+    let mut world = World::with(&["one", "two"]);
+    let ((old, old_key), (new, new_key)) = (pair(), pair());
+    world.identities = old_key;
+    world.start();
+    sealing_to(&mut world, &old);
+    let id = world.released("a.wav", &call(1));
+    let objects = verified(&world, id);
+    sealing_to(&mut world, &new);
+    // A run is begun, and does not come to this one.
+    world.engine().reseal(&Keys::default(), false, &[PathBuf::from("no.wav")], &|_| ()).unwrap();
+    world.store().tamper(&objects[0].key, None);
+    let outcome = world.run_one(Command::Verify, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("replaced")), "{outcome:?}");
+    assert_eq!(reseal(&world, &Keys::default()).unwrap().done, 1);
+    let now = verified(&world, id);
+    assert_eq!(now.len(), 2);
+    assert!(opens(&world, &now[0], &new_key));
 }
