@@ -503,11 +503,44 @@ fn what_is_sealed_is_sealed_joined_too() {
     let (name, bytes) = sealed(&mount).unwrap();
     assert_eq!(name, format!("{CALL}.wav.age"));
     assert_eq!(age::decrypt(&identity, &bytes).unwrap(), whole);
-    // It is found again, and read.
+    // It is found again, and read, also if the key comes later than the targets.
+    let (flag, command) = (mount.root.join("flag"), mount.root.join("key-later"));
+    let text = format!(
+        "#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.05; done\ncat {}\n",
+        flag.display(),
+        secret.display()
+    );
+    fs::write(&command, text).unwrap();
+    fs::set_permissions(&command, fs::Permissions::from_mode(0o700)).unwrap();
+    mount.env.retain(|(variable, _)| *variable != "SPOOLFS_READ__IDENTITY_FILE");
+    mount.env.push(("SPOOLFS_READ__IDENTITY_COMMAND", command.display().to_string()));
     lose(&mut mount);
+    eventually(&mount, "the key is waited for", || {
+        mount.said_all().contains("which joins a target has is asked again later")
+    });
+    fs::write(&flag, "").unwrap();
+    eventually(&mount, "it is found again", || is_known(&mount, &name));
     days_later(&mut mount, 11);
     eventually(&mount, "the whole call is heard", || shows(&mount, &whole));
     assert_eq!(sealed(&mount).map(|(name, _)| name), Some(name));
+    days_later(&mut mount, 21);
+    eventually(&mount, "it goes with the last leg", || stored(&mount).is_empty());
+}
+
+/// Such targets get recordings by rules alone: no joins are made any more, and those that are there go.
+#[test]
+fn regression_stored_joins_go_with_their_legs_also_if_no_target_is_required() {
+    if no_mount("regression_stored_joins_go_with_their_legs_also_if_no_target_is_required") {
+        return;
+    }
+    let mut mount = with_call(at_once(RULES.to_owned()), &LEGS);
+    stored_is(&mount, &LEGS);
+    mount.stop();
+    let config = fs::read_to_string(&mount.config).unwrap();
+    let optional = config.replace("name = \"archive\"", "name = \"archive\"\nrequired = false");
+    assert_ne!(config, optional);
+    fs::write(&mount.config, optional).unwrap();
+    mount.start();
     days_later(&mut mount, 21);
     eventually(&mount, "it goes with the last leg", || stored(&mount).is_empty());
 }

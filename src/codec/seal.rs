@@ -96,6 +96,8 @@ struct Keys {
     keys: Arc<Vec<Box<dyn Identity + Send + Sync>>>,
     /// Why there are none; else where they are from.
     told: Arc<str>,
+    /// There are none yet, and some are to come.
+    awaited: bool,
 }
 
 impl std::fmt::Debug for Identities {
@@ -118,7 +120,20 @@ impl Identities {
     }
 
     fn of(keys: Vec<Box<dyn Identity + Send + Sync>>, told: &str) -> Identities {
-        Identities(Arc::new(RwLock::new(Keys { keys: Arc::new(keys), told: told.into() })))
+        let keys = Keys { keys: Arc::new(keys), told: told.into(), awaited: false };
+        Identities(Arc::new(RwLock::new(keys)))
+    }
+
+    /// None yet, and why: some are to come by [`Identities::become_as`].
+    pub fn awaited(why: &str) -> Identities {
+        let identities = Identities::none(why);
+        identities.0.write().awaited = true;
+        identities
+    }
+
+    /// Whether there are none yet, and some are to come.
+    pub fn are_awaited(&self) -> bool {
+        self.0.read().awaited
     }
 
     /// From now on these, and all clones of them, have what `other` has.
@@ -187,7 +202,7 @@ impl Identities {
 
     /// What to say of what they do not open.
     pub fn locked(&self) -> Unreadable {
-        let Keys { keys, told } = self.0.read().clone();
+        let Keys { keys, told, .. } = self.0.read().clone();
         Unreadable::Locked(match keys.is_empty() {
             true => told.to_string(),
             false => format!("no key in {told} opens it"),

@@ -46,7 +46,7 @@ pub(super) fn identities_or_none(config: &Config) -> Identities {
         tell(config, &identities);
         return identities;
     }
-    let later = Identities::none("identity_command has not answered yet");
+    let later = Identities::awaited("identity_command has not answered yet");
     let (config, found) = (config.clone(), later.clone());
     let ask = move || {
         loop {
@@ -57,7 +57,7 @@ pub(super) fn identities_or_none(config: &Config) -> Identities {
                 }
                 Err(error) => {
                     tracing::error!(error, "sealed recordings can not be read; it is asked again");
-                    found.become_as(&Identities::none(&error));
+                    found.become_as(&Identities::awaited(&error));
                 }
             }
             std::thread::sleep(limits::IDENTITY_COMMAND_AGAIN);

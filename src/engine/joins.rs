@@ -86,6 +86,7 @@ impl Engine {
             sweep: Sweep::default(),
             later: Later::default(),
             stays: Later::default(),
+            lists: Later::default(),
             bad: 0,
         };
         self.spawn("joins", move || keeper.run()).map_err(EngineError::Thread)
@@ -150,6 +151,8 @@ struct Keeper {
     later: Later<Vec<u8>>,
     /// Stored joins that could not be deleted, or made whole again.
     stays: Later<i64>,
+    /// Targets of which it could not be told yet which joins they have.
+    lists: Later<String>,
     bad: u64,
 }
 
@@ -186,12 +189,9 @@ impl Keeper {
 
     /// Looks at a page of each; whether there is more.
     fn round(&mut self) -> Result<bool> {
-        if self.shared.required.is_empty() {
-            return Ok(false);
-        }
         // What a target has of a call may be more than can be made of what is left of it.
         let maker = match self.find_again()? {
-            true => self.options.maker.clone(),
+            true => self.maker(),
             false => None,
         };
         let mut more = self.look_at_changed(maker.as_deref())?;
@@ -216,11 +216,19 @@ impl Keeper {
         Ok(more)
     }
 
+    /// What makes joins; none if none are to be made, or no target must have them.
+    fn maker(&self) -> Option<Arc<Stitched>> {
+        self.options.maker.clone().filter(|_| !self.shared.required.is_empty())
+    }
+
     /// Recordings that were changed since.
     fn look_at_changed(&mut self, maker: Option<&Stitched>) -> Result<bool> {
-        let changed = self.shared.catalog.take_changed();
-        self.changed.nodes.extend(changed.nodes);
-        self.sweep.again |= changed.more || maker.is_none() && self.options.maker.is_some();
+        // What is there already is looked at first: the catalog remembers no more than so many.
+        if self.changed.nodes.is_empty() {
+            self.changed = self.shared.catalog.take_changed();
+            self.sweep.again |= self.changed.more;
+        }
+        self.sweep.again |= maker.is_none() && self.maker().is_some();
         for _ in 0..limits::STITCH_PAGE {
             // The newest first: a new call does not wait for a whole tree that was adopted.
             let Some(node) = self.changed.nodes.pop_last() else { return Ok(false) };
@@ -295,7 +303,7 @@ impl Keeper {
                 }
                 Some(next)
             }
-            At::Calls(cursor) => match (maker, &self.options.maker) {
+            At::Calls(cursor) => match (maker, self.maker()) {
                 (Some(maker), _) => {
                     let calls = maker.calls_after(cursor).map_err(failed)?;
                     for call in &calls {
@@ -317,19 +325,32 @@ impl Keeper {
     }
 
     /// Asks targets once what they have, if it was lost here. Whether all were asked that must have
-    /// it.
+    /// it. What can not be told of one keeps nothing else.
     fn find_again(&mut self) -> Result<bool> {
-        let mut all = true;
-        for target in &self.shared.targets {
-            if self.kept.is_listed(target.name()).map_err(failed)? {
+        let (mut all, now) = (true, self.shared.now());
+        let shared = Arc::clone(&self.shared);
+        for target in &shared.targets {
+            let name = target.name().to_owned();
+            if self.kept.is_listed(&name).map_err(failed)? {
                 continue;
             }
-            if target.is_up() {
-                self.bad += objects::find_again(&self.shared, &self.kept, target)?;
-                self.kept.was_listed(target.name()).map_err(failed)?;
-            } else {
-                all &= !target.required;
+            let is_time = target.is_up() && !self.lists.is_put_off(&name, now);
+            match is_time.then(|| objects::find_again(&shared, &self.kept, target, &mut self.bad)) {
+                Some(Ok(())) => {
+                    self.kept.was_listed(&name).map_err(failed)?;
+                    self.lists.done(&name);
+                    continue;
+                }
+                Some(Err(error @ (EngineError::Stopping | EngineError::Catalog(_)))) => {
+                    return Err(error);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(target = name, %error, "which joins a target has is asked again later");
+                    self.lists.failed(&name, now, None);
+                }
+                None => {}
             }
+            all &= !target.required;
         }
         Ok(all)
     }

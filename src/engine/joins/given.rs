@@ -2,12 +2,13 @@
 
 use super::failed;
 use crate::catalog::ObjectState;
+use crate::clock::Timestamp;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::shared::Shared;
 use crate::engine::snapshot::ask;
 use crate::engine::target::Target;
 use crate::faults;
-use crate::recording::{Attr, NodeId, Sha256, Stored};
+use crate::recording::{Attr, Encoding, NodeId, Sha256, Stored};
 use crate::stitch::{Kept, KeptObject, Stitched};
 use crate::store::joined::JoinLabel;
 use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
@@ -29,6 +30,22 @@ pub(super) struct Gift<'a> {
     pub stored: Stored,
 }
 
+/// Whether an object can tell of so many recordings of a call, whatever else it tells.
+pub(super) fn can_be_told(shared: &Shared, call: &[u8], legs: &[NodeId]) -> bool {
+    let label = |encoding| JoinLabel {
+        node: shared.catalog.identity().node,
+        call: call.to_vec(),
+        legs: legs.to_vec(),
+        sha256: Sha256::of(b""),
+        size: u64::MAX,
+        mtime: Timestamp(i64::MIN),
+        access: (u32::MAX, u32::MAX, u32::MAX),
+        stored: Stored { encoding, ..Stored::plain(u64::MAX, Sha256::of(b"")) },
+    };
+    let sealed = Encoding::parse("age", u64::MAX / 2).unwrap_or(Encoding::Plain);
+    label(sealed).to_meta().is_some()
+}
+
 /// Sees to it that every target has it that can be had; whether all have it that must.
 pub(super) fn give(
     shared: &Shared,
@@ -37,10 +54,10 @@ pub(super) fn give(
     gift: &Gift<'_>,
     sha256: Sha256,
 ) -> Result<bool> {
-    let (name, node) = (Stitched::name_of(gift.call), shared.catalog.identity().node);
+    let name = Stitched::name_of(gift.call);
     let name = format!("{name}{}", key::suffix(&gift.stored.encoding));
     let label = JoinLabel {
-        node,
+        node: shared.catalog.identity().node,
         call: gift.call.to_vec(),
         legs: gift.legs.clone(),
         sha256,

@@ -105,7 +105,7 @@ impl Keeper {
     /// No recording of it has expired: it is what would be shown, or is made anew.
     fn keep_whole(&mut self, join: &KeptJoin) -> Result<()> {
         self.show(join, false)?;
-        let Some(maker) = self.options.maker.clone() else { return Ok(()) };
+        let Some(maker) = self.maker() else { return Ok(()) };
         let now = maker.whole(&join.call, false).map_err(failed)?;
         let same = now.as_ref().is_some_and(|now| now.plan.digest() == join.plan.digest());
         match (join.state, same) {

@@ -52,7 +52,8 @@ pub(super) fn make(
     if whole.goes_on() || !are_archived(shared, &whole)? {
         return Ok(Made::NotYet);
     }
-    if !whole.is_worth_storing() {
+    let legs: Vec<NodeId> = whole.plan.legs.iter().map(|leg| leg.node).collect();
+    if !whole.is_worth_storing() || !given::can_be_told(shared, call, &legs) {
         return Ok(Made::Needless);
     }
     // Who may hear one leg need not be meant to hear the other.

@@ -106,21 +106,34 @@ fn is_there(
 
 /// Takes note of the joins of this machine that a target has. What they were made of in detail is not
 /// known any more: while all their recordings are there they are made anew, and found to be the same.
-/// How many objects are damaged.
-pub(super) fn find_again(shared: &Shared, kept: &Kept, target: &Target) -> Result<u64> {
+/// `damaged` counts objects that are.
+///
+/// # Errors
+/// The target is down, or of some objects it can not be told yet; all others are taken note of.
+pub(super) fn find_again(
+    shared: &Shared,
+    kept: &Kept,
+    target: &Target,
+    damaged: &mut u64,
+) -> Result<()> {
     let prefix = format!("{}{}", target.store.prefix(), key::JOINED);
-    let (mut after, mut damaged) = (String::new(), 0);
+    let (mut after, mut untold) = (String::new(), Ok(()));
     loop {
         let page = ask(shared, target, target.store.list(&prefix, &after))?;
-        let Some(last) = page.last() else { return Ok(damaged) };
+        let Some(last) = page.last() else { return untold };
         after.clone_from(&last.key);
         let since = Instant::now();
         for listed in page {
             shared.check_stop()?;
-            if !kept.knows(target.name(), &listed.key).map_err(failed)? {
-                damaged += u64::from(found(shared, kept, target, &listed.key)?);
-                faults::point("joins.after_found");
+            if kept.knows(target.name(), &listed.key).map_err(failed)? {
+                continue;
             }
+            match found(shared, kept, target, &listed.key) {
+                Ok(is_damaged) => *damaged += u64::from(is_damaged),
+                Err(error) if error.is_of_the_moment() => return Err(error),
+                Err(error) => untold = Err(error),
+            }
+            faults::point("joins.after_found");
         }
         // Others have the target for as long.
         shared.stop.wait(since.elapsed());
@@ -138,6 +151,9 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
         // Another machine's, or none of ours.
         Ok(_) | Err(_) => return Ok(false),
     };
+    if shared.identities.are_awaited() && label.stored.encoding.is_sealed() {
+        return Err(EngineError::refused(Path::new(key), &*shared.identities.told()));
+    }
     let mut read = read(shared, target, key, &label)?;
     if matches!(read, Read::Damaged) {
         // A wrong answer may have come from the way; a wrong object stays wrong.
@@ -165,7 +181,12 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
             Ok(true)
         }
         Read::Closed => {
-            tracing::warn!(key, "a stored join can not be opened: it is left alone");
+            tracing::warn!(
+                key,
+                "a stored join can not be opened: it only goes with its recordings"
+            );
+            let object = object(ObjectState::Abandoned, label.stored.clone());
+            kept.found_damaged(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
             Ok(false)
         }
     }
@@ -177,7 +198,7 @@ enum Read {
     Join(Box<NewJoin>, Stored),
     /// Other bytes than those that were put there.
     Damaged,
-    /// It can not be told: there is no key that opens it, or it is gone.
+    /// It can not be told: there is no key that opens it, or its target does not give it.
     Closed,
 }
 
@@ -217,10 +238,16 @@ fn join_of(label: &JoinLabel, heard: Option<(Audio, ChunkHashes)>) -> NewJoin {
 
 /// All of an object, read and compared with what it says.
 fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Result<Read> {
-    let (file, stored) = match fetched(shared, target, key, label)? {
-        Fetched::Right(file, stored) => (file, stored),
-        Fetched::Wrong => return Ok(Read::Damaged),
-        Fetched::Strange => return Ok(Read::Closed),
+    use StoreErrorKind::{Denied, Frozen};
+    let (file, stored) = match fetched(shared, target, key, label) {
+        Ok(Fetched::Right(file, stored)) => (file, stored),
+        Ok(Fetched::Wrong) => return Ok(Read::Damaged),
+        Ok(Fetched::Strange) => return Ok(Read::Closed),
+        Err(EngineError::Store(error)) if matches!(error.kind, Denied | Frozen) => {
+            tracing::warn!(%error, "a stored join can not be read");
+            return Ok(Read::Closed);
+        }
+        Err(error) => return Err(error),
     };
     let (mut hasher, mut head) = (Hasher::default(), Vec::new());
     let mut sink = |bytes: &[u8]| {
