@@ -223,10 +223,12 @@ impl Keeper {
 
     /// Recordings that were changed since.
     fn look_at_changed(&mut self, maker: Option<&Stitched>) -> Result<bool> {
-        // What is there already is looked at first: the catalog remembers no more than so many.
-        if self.changed.nodes.is_empty() {
-            self.changed = self.shared.catalog.take_changed();
-            self.sweep.again |= self.changed.more;
+        let changed = self.shared.catalog.take_changed();
+        self.changed.nodes.extend(changed.nodes);
+        self.sweep.again |= changed.more;
+        while self.changed.nodes.len() > limits::CHANGED_NODES_MAX {
+            self.changed.nodes.pop_first();
+            self.sweep.again = true;
         }
         self.sweep.again |= maker.is_none() && self.maker().is_some();
         for _ in 0..limits::STITCH_PAGE {
