@@ -499,6 +499,8 @@ pub const LOCKS_WALK_EVERY: Duration = Duration::from_secs(3600);
 pub const LOCK_SEEN_EVERY: Duration = Duration::from_secs(86_400);
 /// What is held provisionally for so long is locked in the targets, too.
 pub const LOCK_PROVISIONAL_AFTER: Duration = Duration::from_secs(3600);
+/// Objects a second that are locked because a rule came later.
+pub const WORM_LATER_PER_SECOND: u64 = 20;
 /// Recordings remembered whose legal holds changed; beyond that all are compared.
 pub const LOCKS_QUEUE_MAX: usize = 100_000;
 /// How long `hold add` waits to know whether targets can lock objects.

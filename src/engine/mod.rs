@@ -60,6 +60,7 @@ mod unsent;
 mod wanted;
 mod workers;
 mod worm;
+mod worm_later;
 
 pub use alarms::BadCopy;
 pub use command::{Command, Outcome, Progress, Summary};
@@ -336,6 +337,8 @@ impl Engine {
         self.spawn("trash", move || trash::run(&keeper))?;
         let keeper = Arc::clone(shared);
         self.spawn("kept", move || kept::run(&keeper))?;
+        let locker = Arc::clone(shared);
+        self.spawn("worm", move || worm_later::run(&locker))?;
         let spreader = Arc::clone(shared);
         self.spawn("spread", move || spread::run(&spreader))?;
         let remover = Arc::clone(shared);

@@ -459,6 +459,13 @@ impl Rules {
         Sha256::of(text.as_bytes()).to_string()
     }
 
+    /// Changes whenever another recording may be locked, or for another time; not with names.
+    pub fn worm_digest(&self) -> String {
+        let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.worm);
+        let rules: String = self.policies.iter().map(rule).collect();
+        Sha256::of(rules.as_bytes()).to_string()
+    }
+
     /// Whether any recording is to be locked in the targets.
     pub fn has_worm(&self) -> bool {
         self.policies.iter().any(|p| p.treatment.worm.is_some())

@@ -29,7 +29,7 @@ pub struct Told {
     /// When the last call of the account was over.
     pub last: Mutex<HashMap<PathBuf, Timestamp>>,
     /// It says so instead of an answer.
-    broken: Mutex<Option<String>>,
+    pub broken: Mutex<Option<String>>,
     /// It says nothing for so long.
     silent: Mutex<Duration>,
 }

@@ -124,3 +124,42 @@ fn what_is_older_than_its_lock_would_last_is_archived_without_one() {
     });
     assert_eq!(locks(&world, id), [None]);
 }
+
+#[test]
+fn what_was_archived_before_the_rule_is_locked_later() {
+    let (mut world, told) = world(vec![]);
+    let names = ["a.wav", "b.wav", "c.wav", "other.txt"];
+    let ids = names.map(|name| world.archived(name, &audio(900, 1)));
+    assert!(ids.iter().all(|id| locks(&world, *id) == [None]));
+    world.rules.policies = vec![locking("all", path("*.wav"), 90, WormMode::Governance)];
+    // Refused the first time.
+    world.store().fail_next(Operation::Retain, 1, Fault::Denied);
+    world.restart();
+    let locked = |world: &World| ids.map(|id| locks(world, id)[0].is_some());
+    world.until("those behind it are locked", || locked(&world) == [false, true, true, false]);
+    // What was refused is tried again.
+    world.until("it is locked", || {
+        world.pass(3600);
+        locked(&world) == [true, true, true, false]
+    });
+    for id in &ids[..3] {
+        assert_locked(&world, *id, 90, WormMode::Governance);
+    }
+    let done = || {
+        let told = world.catalog().setting("worm.one").unwrap().unwrap_or_default();
+        told.contains("\"done\":true")
+    };
+    world.until("nothing is left", done);
+    let asked = world.store().calls(Operation::Retain);
+    world.restart();
+    world.pass(2 * DAY);
+    world.idle();
+    assert_eq!(world.store().calls(Operation::Retain), asked, "once for these rules");
+    // Who can not be asked whose call it was is not locked for too long.
+    world.rules.policies = vec![locking("long", campaign("LONG"), 2000, WormMode::Compliance)];
+    *told.broken.lock() = Some("gone".to_owned());
+    world.restart();
+    world.pass(60);
+    world.idle();
+    assert_eq!(world.store().calls(Operation::Retain), asked);
+}
