@@ -139,6 +139,8 @@ const COMMANDS: &[&[&str]] = &[
     &["pin", "PATH"],
     &["unpin", "PATH"],
     &["verify", "PATH"],
+    &["recompress", "PATH"],
+    &["reseal", "PATH"],
     &["import", "ELSEWHERE"],
     &["import", "--move", "ELSEWHERE"],
     &["trash", "empty", "--now", "--confirm"],
