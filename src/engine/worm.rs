@@ -8,6 +8,7 @@ use super::locks;
 use super::plan;
 use super::shared::Shared;
 use super::target::Target;
+use super::worm_later;
 use crate::catalog::Candidate;
 use crate::clock::Timestamp;
 use crate::store::{Locks, Retention, StoreError, StoreErrorKind};
@@ -36,8 +37,8 @@ pub(super) fn lock(
     wanted: Option<Retention>,
 ) -> Result<()> {
     let Some(wanted) = wanted else { return Ok(()) };
-    if locks::ability(shared, target)? != Locks::Yes {
-        return Ok(());
+    if let Locks::No(why) = locks::ability(shared, target)? {
+        return worm_later::missed(shared, target, &why);
     }
     let found = shared.ask(target, target.store.retain(key, wanted))?;
     if found.covers(&wanted) {

@@ -15,6 +15,7 @@ use crate::recording::{NodeId, State};
 use crate::store::Locks;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often it is looked whether it is time.
@@ -33,6 +34,21 @@ struct Walked {
     done: bool,
     /// The target refused something.
     refused: bool,
+}
+
+fn setting(target: &Target) -> String {
+    format!("worm.{}", target.name())
+}
+
+/// Something is archived without its lock, since the target can not lock: should it be able to later,
+/// all is looked at again.
+pub(super) fn missed(shared: &Shared, target: &Target, why: &str) -> Result<()> {
+    if target.locks.missed.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let name = target.name();
+    tracing::warn!(target = name, why, "what a rule says `worm` of is archived without a lock");
+    Ok(shared.catalog.set_setting(&setting(target), "")?)
 }
 
 /// Until the engine stops.
@@ -73,7 +89,7 @@ fn sweep(shared: &Shared, rules: &Arc<Rules>) -> Result<()> {
 }
 
 fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Result<()> {
-    let setting = format!("worm.{}", target.name());
+    let setting = setting(target);
     let told = shared.catalog.setting(&setting)?;
     let told = told.and_then(|text| serde_json::from_str::<Walked>(&text).ok());
     let digest = rules.worm_digest();
@@ -89,6 +105,7 @@ fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Resul
     if locks::ability(shared, target)? != Locks::Yes {
         return Ok(());
     }
+    target.locks.missed.store(false, Ordering::Relaxed);
     let keep = |walked: &Walked| -> Result<()> {
         let text = serde_json::to_string(walked).unwrap_or_default();
         Ok(shared.catalog.set_setting(&setting, &text)?)

@@ -75,6 +75,33 @@ fn each_content_is_locked_for_the_time_of_its_rule_or_the_longest_that_it_could_
 }
 
 #[test]
+fn regression_a_target_that_could_not_lock_is_asked_again_and_nothing_stays_without() {
+    let (world, _) = world(vec![locking("all", path("*.wav"), 90, WormMode::Governance)]);
+    let locked = world.archived("locked.wav", &audio(900, 1));
+    assert_locked(&world, locked, 90, WormMode::Governance);
+    world.until("all is looked at", || {
+        let told = world.catalog().setting("worm.one").unwrap();
+        told.is_some_and(|told| told.contains("\"done\":true"))
+    });
+    let mut world = world;
+    world.die();
+    // A permission is taken away for a day.
+    world.store().set_locks(false);
+    world.open();
+    world.start();
+    let missed = world.archived("missed.wav", &audio(900, 2));
+    assert_eq!(locks(&world, missed), [None]);
+    world.store().set_locks(true);
+    world.until("what it missed is locked", || {
+        world.pass(3700);
+        locks(&world, missed) != [None]
+    });
+    assert_locked(&world, missed, 90, WormMode::Governance);
+    let next = world.archived("next.wav", &audio(900, 3));
+    assert_locked(&world, next, 90, WormMode::Governance);
+}
+
+#[test]
 fn regression_a_time_in_the_future_makes_no_lock_longer() {
     let (world, _) = world(vec![locking("all", path("*.wav"), 90, WormMode::Compliance)]);
     let (id, file) = world.begin("a.wav", &audio(900, 1));

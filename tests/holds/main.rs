@@ -439,7 +439,8 @@ fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
         held.iter().all(|(key, version)| {
             let asked = client.get_object_tagging().bucket(&bucket).key(key).version_id(version);
             let tags = runtime.block_on(asked.send()).unwrap();
-            tags.tag_set().iter().any(|tag| tag.key() == "spoolfs-legal-hold")
+            let is_sign = |tag: &Tag| tag.key() == "spoolfs-legal-hold" && tag.value() == "on";
+            tags.tag_set().iter().any(is_sign)
         })
     };
     assert!(tagged());

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use plan::{Step, Wish, step};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How often the thread looks whether something is due. Also what a test waits at most.
@@ -36,6 +37,10 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<Queued>,
+    /// When the target said last whether it can lock objects.
+    told_at: Mutex<Option<Timestamp>>,
+    /// Something was archived without the lock that its rule asks for.
+    pub missed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +76,18 @@ impl Queue {
         self.state.lock().can.clone()
     }
 
+    /// The target said whether it can lock objects.
+    fn told(&self, can: Locks, now: Timestamp) {
+        self.state.lock().can = Some(can);
+        *self.told_at.lock() = Some(now);
+    }
+
+    /// Whether what it said is old: buckets and permissions change.
+    fn is_old(&self, now: Timestamp) -> bool {
+        let told_at = *self.told_at.lock();
+        told_at.is_none_or(|at| at > now || at.plus(limits::LOCKS_WALK_EVERY) <= now)
+    }
+
     fn is_empty(&self) -> bool {
         let state = self.state.lock();
         state.nodes.is_empty() && !state.all && !state.ask
@@ -94,13 +111,17 @@ pub(super) fn abilities(shared: &Shared, at_most: Duration) -> Vec<(String, Opti
     shared.targets.iter().map(|t| (t.name().to_owned(), t.locks.can())).collect()
 }
 
-/// Whether a target can lock objects; it is asked, unless that is known.
+/// Whether a target can lock objects; it is asked, unless that is known. That it can not is asked
+/// again after a while.
 pub(super) fn ability(shared: &Shared, target: &Target) -> Result<Locks> {
-    if let Some(can) = target.locks.can() {
-        return Ok(can);
+    let now = shared.now();
+    match target.locks.can() {
+        Some(Locks::Yes) => return Ok(Locks::Yes),
+        Some(no) if !target.locks.is_old(now) => return Ok(no),
+        Some(Locks::No(_)) | None => {}
     }
     let can = shared.ask(target, target.store.locks())?;
-    target.locks.state.lock().can = Some(can.clone());
+    target.locks.told(can.clone(), now);
     Ok(can)
 }
 
@@ -215,7 +236,7 @@ impl Locker {
                 let target = self.target.name();
                 tracing::info!(target, why, "legal holds can not be set in a target");
             }
-            self.target.locks.state.lock().can = Some(can);
+            self.target.locks.told(can, now);
             self.asked_at = Some(now);
         }
         Ok(self.target.locks.can() == Some(Locks::Yes))

@@ -9,7 +9,7 @@ use StoreErrorKind::{Corrupt, Denied, Exists, Frozen, NotFound, Unreachable, Uns
 
 const KEYS: &str = "check `access_key_id` and `secret_access_key`, and what they permit on the \
                     bucket (PutObject, GetObject, ListBucket, DeleteObject, AbortMultipartUpload; for legal \
-                    holds GetObjectLegalHold, PutObjectLegalHold, GetObjectTagging, PutObjectTagging; for `worm` GetObjectRetention, \
+                    holds GetObjectLegalHold, PutObjectLegalHold, GetObjectVersionTagging, PutObjectVersionTagging; for `worm` GetObjectRetention, \
                     PutObjectRetention)";
 const NO_KEYS: &str = "set `access_key_id` and `secret_access_key`, or give the machine a role";
 

@@ -140,11 +140,15 @@ impl S3Store {
     }
 }
 
-/// The tag of a version whose legal hold was set from here.
+/// The tag of a version whose legal hold was set from here. It stays when that is taken off, with another
+/// value: to remove it would need one more permission, and a legal hold of somebody else's that comes
+/// later must not look like ours.
 const SIGN: &str = "spoolfs-legal-hold";
+const SET: &str = "on";
+const TAKEN_OFF: &str = "off";
 
 pub(super) fn is_signed(tags: &[Tag]) -> bool {
-    tags.iter().any(|tag| tag.key() == SIGN)
+    tags.iter().any(|tag| tag.key() == SIGN && tag.value() == SET)
 }
 
 impl S3Store {
@@ -167,14 +171,9 @@ impl S3Store {
         }
         let own = |e: BuildError| Fault::own(StoreErrorKind::Unsupported, e.to_string());
         tags.retain(|tag| tag.key() != SIGN);
-        if on {
-            tags.push(Tag::builder().key(SIGN).value("on").build().map_err(own)?);
-        }
+        let value = if on { SET } else { TAKEN_OFF };
+        tags.push(Tag::builder().key(SIGN).value(value).build().map_err(own)?);
         let (client, bucket) = (self.client().await, &self.options.bucket);
-        if tags.is_empty() {
-            let request = client.delete_object_tagging().bucket(bucket).key(key);
-            return call(0, request.version_id(version).send()).await.map(drop);
-        }
         let tags = Tagging::builder().set_tag_set(Some(tags)).build().map_err(own)?;
         let request = client.put_object_tagging().bucket(bucket).key(key).version_id(version);
         call(0, request.tagging(tags).send()).await.map(drop)
