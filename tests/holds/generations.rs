@@ -315,6 +315,7 @@ fn what_a_held_recording_was_stays_wherever_the_daemon_dies() {
             mount.env.push(late());
         }
         mount.start();
+        let before = mount.server();
         let (path, first) = (mount.path("call.wav"), wav(LONG, 1));
         fs::write(&path, &first).unwrap();
         hold(&mount, "A", &path);
@@ -330,8 +331,10 @@ fn what_a_held_recording_was_stays_wherever_the_daemon_dies() {
                 whole[at..at + 100_000].copy_from_slice(&audio(n as u64));
             }
         }
+        eventually(&mount, "it dies, and another goes on", || {
+            mark.exists() && mount.server().is_some_and(|now| Some(now) != before)
+        });
         let kept = restored(&mount, "call.wav", 1).remove(0);
-        assert!(mark.exists(), "{point} was not passed");
         assert!(fs::read(&kept).unwrap() == first, "{point}\n{}", mount.said());
         assert!(fs::read(&path).unwrap() == whole, "{point}\n{}", mount.said());
         assert_eq!(error(fs::remove_file(&kept)), Some(Errno::PERM), "{point}");
