@@ -7,6 +7,7 @@ mod support;
 mod attacks;
 mod generations;
 
+use aws_sdk_s3::types::Tag;
 use rustix::io::Errno;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
