@@ -6,6 +6,7 @@
 
 use super::contain::contained;
 use super::error::{EngineError, Result};
+use super::recall::check_room;
 use super::shared::Shared;
 use crate::faults;
 use crate::lower::{Kept, trash_path};
@@ -20,6 +21,7 @@ const LATER: Duration = Duration::from_secs(5);
 
 /// Until the engine stops.
 pub(super) fn run(shared: &Shared) {
+    let mut told = String::new();
     loop {
         let mut again = LOOK;
         for kept in shared.lower.kept() {
@@ -27,8 +29,12 @@ pub(super) fn run(shared: &Shared) {
                 Ok(()) => {}
                 Err(EngineError::Stopping) => return,
                 Err(error) => {
-                    tracing::warn!(id = %kept.of(), %error, "what a held recording was is kept later");
-                    again = LATER;
+                    // It is tried again soon, and said once.
+                    let why = error.to_string();
+                    if why != told {
+                        tracing::warn!(id = %kept.of(), %error, "what a held recording was is kept later");
+                    }
+                    (told, again) = (why, LATER);
                 }
             }
         }
@@ -47,6 +53,10 @@ fn look(shared: &Shared, kept: &Kept) -> Result<()> {
     }
     if kept.lacks_live() && !kept.is_whole() {
         follow(shared, kept)?;
+    }
+    if !kept.is_whole() {
+        // Whoever changes it copies what he changes; the rest can wait for room.
+        check_room(shared, &kept.path(), kept.bytes())?;
     }
     if !kept.fill(&|| shared.stop.is_set())? {
         return shared.check_stop();

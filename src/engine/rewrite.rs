@@ -440,6 +440,8 @@ fn give_one(
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match shared.ask(target, proof) {
             Ok(_) => {
+                // A rule may say so since it was looked at.
+                worm::lock(shared, target, &new.key, worm::wanted(shared, it))?;
                 faults::point("rewrite.after_proof");
                 return Ok(new);
             }

@@ -11,9 +11,12 @@ use super::error::{EngineError, Result};
 use super::mend;
 use super::shared::Shared;
 use super::space::Pressure;
-use crate::catalog::Candidate;
+use super::target::Target;
+use super::worm;
+use crate::catalog::{Candidate, ObjectRow, ObjectState};
 use crate::limits;
 use crate::recording::{NodeId, State};
+use crate::store::{self, StoreErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -142,6 +145,29 @@ fn one(shared: &Shared, id: NodeId) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether a target has it under a key of which that is not known, as after a rebuild from others: then
+/// nothing is fetched.
+fn has_it(shared: &Shared, it: &Candidate, target: &Target) -> Result<bool> {
+    let objects = shared.catalog.objects(it.row.id, Some(it.row.generation))?;
+    let assigned = |o: &ObjectRow| o.target == target.name() && o.state == ObjectState::Assigned;
+    let Some(object) = objects.into_iter().find(assigned) else { return Ok(false) };
+    let stored = &object.stored;
+    let proof = store::verify(&*target.store, &object.key, stored.size, stored.sha256);
+    match shared.ask(target, proof) {
+        Ok(_) => {
+            worm::lock(shared, target, &object.key, worm::wanted(shared, it))?;
+            shared.catalog.verified(object.id, shared.now())?;
+            Ok(true)
+        }
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => Ok(false),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Corrupt => {
+            shared.catalog.abandon_key(object.id)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Brings a released recording to all targets that must hold it. The caller has a claim on it.
 ///
 /// # Errors
@@ -154,7 +180,11 @@ pub(super) fn bring(shared: &Shared, it: &Candidate) -> Result<()> {
             failed = Err(target.trouble().into());
             continue;
         }
-        let given = mend::give(shared, it, target);
+        let given = match has_it(shared, it, target) {
+            Ok(true) => Ok(()),
+            Ok(false) => mend::give(shared, it, target),
+            Err(error) => Err(error),
+        };
         target.was_given(it.row.id, &given, shared.now());
         match given {
             Ok(()) if shared.catalog.is_held(it.row.id) => target.locks.look(&[it.row.id]),

@@ -146,6 +146,10 @@ fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Resul
 /// Locks what a target has of a recording as it is now. Whether it was asked.
 fn one(shared: &Shared, target: &Target, id: NodeId) -> Result<bool> {
     let Some(it) = shared.candidate(id)? else { return Ok(false) };
+    // Who stores it anew may be about to give it another object.
+    let Some(_claim) = shared.claims.try_claim(&[id]) else {
+        return Err(EngineError::refused(&it.path, "something else is being done with it"));
+    };
     if it.trashed || !matches!(it.row.state, State::Archived | State::Released) {
         return Ok(false);
     }

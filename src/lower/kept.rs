@@ -10,7 +10,7 @@
 //! not in the log has not changed.
 
 use super::dir::{all_xattrs, identify_file, stat_file};
-use super::partial::{log::Log, ranges::Ranges};
+use super::partial::{log, log::Log, ranges::Ranges};
 use super::stage::{KeepTimes, dress_file, look_like};
 use super::{Dir, Looks, Lower, LowerError, LowerStat, Result, SetTime, Times};
 use crate::clock::Timestamp;
@@ -50,6 +50,8 @@ struct Named {
     /// Bytes.
     len: u64,
     mtime: Timestamp,
+    /// In which boot of the machine it was begun, shortened.
+    boot: u32,
     /// At random.
     key: u32,
 }
@@ -89,22 +91,22 @@ impl Lower {
         self.kept.lock().clone()
     }
 
-    /// The content of a recording is about to be changed: keeps it. `file` is its lower file. Waits for nothing but the lower file system's metadata;
-    /// the bytes are copied behind, except where it can share them (XFS, btrfs).
+    /// The content of a recording is about to be changed: keeps it. `file` is its lower file. Waits for
+    /// nothing but the lower file system's metadata; the bytes are copied behind. Not to be called for
+    /// one recording by several at a time. What could not be kept is returned as that, and not tried
+    /// again, as long as the recording is open.
     ///
     /// # Errors
     /// As `open`; no space.
     pub fn keep(&self, of: NodeId, file: &File, stat: &LowerStat) -> Result<Arc<Kept>> {
-        let mut all = self.kept.lock();
         // Opened before, and closed without a change.
-        let again = all.iter().find(|kept| kept.named.of == of && kept.is_still(stat));
-        if let Some(kept) = again {
+        if let Some(kept) = self.kept.lock().iter().find(|k| k.named.of == of && k.is_still(stat)) {
             kept.state.lock().open = true;
             return Ok(Arc::clone(kept));
         }
         let named = Named::new(of, stat);
         let kept = Arc::new(self.make_kept(named, file, stat).map_err(failed(named))?);
-        self.add_kept(&mut all, Arc::clone(&kept));
+        self.add_kept(&mut self.kept.lock(), Arc::clone(&kept));
         Ok(kept)
     }
 
@@ -112,7 +114,6 @@ impl Lower {
         let (room, name) = (&self.private.kept, named.to_string());
         let live = for_reading(file)?;
         let aside = room.create(name.as_bytes(), OFlags::RDWR, 0o600)?;
-        let shared = rustix::fs::ioctl_ficlone(&aside, &live).is_ok();
         // It gets its number when it is whole.
         let made = all_xattrs(&live).and_then(|xattrs| {
             rustix::fs::ftruncate(&aside, named.len)?;
@@ -122,11 +123,8 @@ impl Lower {
             let _next_start_tries_again = room.unlink(name.as_bytes());
             return Err(errno);
         }
-        let mut state = State::new(Some(live));
-        if shared {
-            state.here.insert(0..named.len);
-        }
-        Ok(Kept { named, room: room.clone(), file: aside, state: Mutex::new(state) })
+        let state = Mutex::new(State::new(Some(live)));
+        Ok(Kept { named, room: room.clone(), file: aside, state })
     }
 
     /// The content of a recording is about to be cut to nothing, and nobody has it open: its file
@@ -188,12 +186,10 @@ impl Lower {
         let mut all = self.kept.lock();
         let unneeded = {
             let state = kept.state.lock();
-            state.lost || lifted || !state.open && !kept.has_changed(&state)
+            lifted || !state.open && (state.lost || !kept.has_changed(&state))
         };
         if unneeded {
-            for name in [kept.named.to_string(), format!("{}{LOG}", kept.named)] {
-                let _next_start_tries_again = kept.room.unlink(name.as_bytes());
-            }
+            kept.unlink();
             self.forget_kept(&mut all, kept);
         }
         unneeded
@@ -273,6 +269,11 @@ impl Kept {
         self.named.of
     }
 
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        self.named.len
+    }
+
     /// Where it is, relative to the mount.
     pub fn path(&self) -> PathBuf {
         Path::new(".spl/kept").join(self.named.to_string())
@@ -304,8 +305,13 @@ impl Kept {
     }
 
     fn is_still(&self, stat: &LowerStat) -> bool {
-        let state = self.state.lock();
-        !state.changed && !state.lost && self.is_as_now(stat)
+        !self.state.lock().changed && self.is_as_now(stat)
+    }
+
+    fn unlink(&self) {
+        for name in [self.named.to_string(), format!("{}{LOG}", self.named)] {
+            let _next_start_tries_again = self.room.unlink(name.as_bytes());
+        }
     }
 
     /// The recording's file, which a predecessor knew.
@@ -313,10 +319,17 @@ impl Kept {
     /// # Errors
     /// As `open`.
     pub fn follow(&self, file: &File) -> rustix::io::Result<()> {
-        let live = &mut self.state.lock().live;
-        if live.is_none() {
-            *live = Some(for_reading(file)?);
+        let state = &mut *self.state.lock();
+        if state.live.is_some() {
+            return Ok(());
         }
+        let live = for_reading(file)?;
+        // What was changed before a power cut is not told by a log that was not synced.
+        let is_whole = state.here.covers(&(0..self.named.len));
+        if self.named.boot != this_boot() && !is_whole && !self.is_as_now(&stat_file(&live)?) {
+            self.lose(state, &"the machine went down while it was copied");
+        }
+        state.live = Some(live);
         Ok(())
     }
 
@@ -355,6 +368,8 @@ impl Kept {
 
     fn lose(&self, state: &mut State, error: &dyn std::fmt::Display) {
         state.lost = true;
+        // A successor would take it for what can still be kept.
+        self.unlink();
         tracing::error!(
             node = %self.named.of, %error,
             "an earlier content of a held recording could not be kept: it was changed before it \
@@ -444,27 +459,36 @@ impl Kept {
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Named { of, len, mtime, key } = self;
-        write!(f, "{of}-{len}-{:016x}-{key:08x}", mtime.0.cast_unsigned())
+        let Named { of, len, mtime, boot, key } = self;
+        write!(f, "{of}-{len}-{:016x}-{boot:08x}-{key:08x}", mtime.0.cast_unsigned())
     }
 }
 
 impl Named {
     fn new(of: NodeId, stat: &LowerStat) -> Named {
         let (len, mtime) = (stat.attr.size, stat.attr.mtime);
-        Named { of, len, mtime, key: fastrand::u32(..) }
+        Named { of, len, mtime, boot: this_boot(), key: fastrand::u32(..) }
     }
 
     fn parse(name: &str) -> Option<Named> {
         let parts: Vec<&str> = name.split('-').collect();
-        let [of, len, mtime, key] = parts[..] else { return None };
+        let [of, len, mtime, boot, key] = parts[..] else { return None };
         Some(Named {
             of: NodeId(of.parse().ok()?),
             len: len.parse().ok()?,
             mtime: Timestamp(u64::from_str_radix(mtime, 16).ok()?.cast_signed()),
+            boot: u32::from_str_radix(boot, 16).ok()?,
             key: u32::from_str_radix(key, 16).ok()?,
         })
     }
+}
+
+/// Which boot of the machine this is.
+fn this_boot() -> u32 {
+    let boot = log::boot();
+    #[expect(clippy::cast_possible_truncation, reason = "it is random in every part")]
+    let short = boot as u32;
+    short
 }
 
 /// The same file, whatever its name is by now.
@@ -575,8 +599,11 @@ mod tests {
         identify_file(&file, OF).unwrap();
         file.write_all_at(b"audio", 0).unwrap();
         let stat = stat_file(&file).unwrap();
-        let fresh =
-            lower.private.kept.create(b"77-5-0000000000000001-00000001", OFlags::RDWR, 0o600);
+        let fresh = lower.private.kept.create(
+            b"77-5-0000000000000001-00000002-00000001",
+            OFlags::RDWR,
+            0o600,
+        );
         identify_file(fresh.unwrap(), OF).unwrap();
         let lower = Lower::open(dir.path()).unwrap();
         assert!(lower.kept().is_empty());

@@ -47,23 +47,24 @@ impl Vfs {
         (file, stat): (&File, &LowerStat),
     ) -> Result<Cut> {
         let id = inode.id;
+        let is_copied =
+            || self.lower.kept_of(id).iter().any(|kept| !kept.is_whole() && !kept.is_lost());
         if self.must_keep(id, opens, stat) {
+            // A successor would take what is copied of an earlier one from the file of that name.
             if opens.handles == 0
                 && stat.attr.nlink == 1
+                && !is_copied()
                 && let Whereabouts::Named(parent, dir, name) = self.whereabouts(inode, place)?
             {
                 let _names = self.lower.names_change(parent.id, parent.id);
-                return Ok(match self.lower.keep_whole(id, (&dir, &name), stat) {
-                    Ok(()) => Cut::Elsewhere,
-                    Err(error) => {
-                        not_kept(id, &error);
-                        Cut::Now
-                    }
-                });
+                match self.lower.keep_whole(id, (&dir, &name), stat) {
+                    Ok(()) => return Ok(Cut::Elsewhere),
+                    Err(error) => tracing::debug!(%id, %error, "it is copied instead"),
+                }
             }
             self.keep_held(id, opens, file, stat);
         }
-        if self.lower.kept_of(id).iter().any(|kept| !kept.is_whole() && !kept.is_lost()) {
+        if is_copied() {
             return Err(VfsError::MustWait(Waits::Disk));
         }
         self.will_change(id, 0..u64::MAX);

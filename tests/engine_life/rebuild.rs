@@ -680,11 +680,16 @@ fn regression_what_a_rebuild_did_not_read_is_proved_before_anything_rests_on_it(
     assert_eq!(world.run_one(Command::Verify, "both.wav"), Outcome::Done);
     assert_eq!(in_one(&world, both, ObjectState::Verified), [keys[0].clone()]);
     let outcome = world.run_one(Command::Verify, "lost.wav");
-    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("replaced")), "{outcome:?}");
+    // Unless that was done already, since the target must hold it.
+    let replaced = matches!(&outcome, Outcome::Failed(why) if why.contains("replaced"));
+    assert!(replaced || outcome == Outcome::Done, "{outcome:?}");
     let new = in_one(&world, lost, ObjectState::Verified).pop().unwrap();
-    assert_ne!(new, keys[1]);
+    assert_eq!(new != keys[1], replaced);
     assert_eq!(world.object(&new), bytes(2));
-    assert!(world.engine().status().bad.is_empty());
+    world.until("all that was lost is replaced", || {
+        world.pass(100);
+        world.engine().status().bad.is_empty()
+    });
     // What is local is proved before it is released.
     drop(writer);
     world.until("brought to the target that was not read", || {

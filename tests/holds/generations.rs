@@ -361,4 +361,9 @@ fn what_can_not_be_kept_costs_no_call_its_recording() {
     eventually(&mount, "that is said", || mount.said_all().contains("could not be kept"));
     fs::write(&path, audio(3)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), audio(3));
+    // While somebody listens the file can not be set aside whole. It was tried again and again.
+    let listener = File::open(&path).unwrap();
+    fs::write(&path, audio(4)).unwrap();
+    drop(listener);
+    assert_eq!(fs::read(&path).unwrap(), audio(4));
 }

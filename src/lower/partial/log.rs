@@ -207,7 +207,7 @@ fn checksum(bytes: &[u8; RECORD]) -> u32 {
 }
 
 /// Which boot of the machine this is. One that can not be told is taken for another each time.
-fn boot() -> u128 {
+pub fn boot() -> u128 {
     static BOOT: OnceLock<u128> = OnceLock::new();
     *BOOT.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
