@@ -232,7 +232,7 @@ fn status_report() -> StatusReport {
         },
         calls: None,
         trash: TrashCount { files: 5, bytes: 1 << 20 },
-        holds: HoldsReport { holds: 2, recordings: 31 },
+        holds: HoldsReport { holds: 2, recordings: 31, unarchived: 1 },
         joins: Some(JoinsReport {
             stored: 700,
             waiting: 4,

@@ -25,6 +25,10 @@ type Tree = BTreeMap<String, Vec<u8>>;
 const TAKE_OVER: &[&str] =
     &["handover.after_resend", "handover.after_resume", "handover.before_resume"];
 
+/// Passed when a start finds something in the trash. Until then no target is there, or it might be
+/// archived, and gone from the trash.
+const TRASH: &str = "trash.after_found";
+
 /// Those that come before a mount is ready, after it was stopped, or only with what was changed
 /// without a mount: nobody can notice them, or the first start would not come about.
 fn before_anybody_can_notice(point: &str) -> bool {
@@ -39,10 +43,7 @@ fn before_anybody_can_notice(point: &str) -> bool {
         "handover.before_c",
     ];
     places.iter().any(|place| point.starts_with(place))
-        || matches!(
-            point,
-            "handover.after_connection" | "handover.after_kept" | "trash.after_found"
-        )
+        || matches!(point, "handover.after_connection" | "handover.after_kept" | TRASH)
 }
 
 /// Daemons at a time; most of the time each of them waits.
@@ -377,6 +378,9 @@ fn with_a_past(point: &str) -> (Mount, Tree) {
     }
     mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).ok();
     mount.cli(["release".as_ref(), mount.path("lost").as_os_str()]).ok();
+    if point == TRASH {
+        fs::rename(&mount.target, mount.root.join("aside")).unwrap();
+    }
     for step in [Step::Write("keep/t.wav", 7), Step::Age("keep/t.wav"), Step::Unlink("keep/t.wav")]
     {
         step.run(&mount).unwrap();
@@ -423,8 +427,7 @@ fn until_death(mount: &mut Mount, point: &str, tree: &mut Tree) -> Step {
         dies(mount, point);
         return Step::Rest(0);
     }
-    if point == "trash.after_found" {
-        // The work may be through with what is in the trash before the start looks there.
+    if point == TRASH {
         dies(mount, point);
         return Step::Rest(0);
     }
@@ -477,6 +480,9 @@ fn dies_and_starts_again(point: &str) {
     assert!(mount.said().contains(&format!("dies at crash point {name}")), "{}", mount.said());
     mount.bury();
     mount.env.clear();
+    if point == TRASH {
+        fs::rename(mount.root.join("aside"), &mount.target).unwrap();
+    }
     mount.start();
     settle(&mount, point);
     let mut found = files_below(&mount.mountpoint);

@@ -177,6 +177,13 @@ impl Holds {
         self.known.read().nodes.values().filter(|mark| !mark.holds.is_empty()).count()
     }
 
+    /// How many are held and may lack an archive as they are now: in progress, waiting for a target, or
+    /// archived so lately that this was not looked at yet.
+    pub fn lack_archive(&self) -> usize {
+        let known = self.known.read();
+        known.unarchived.len() + known.nowhere.difference(&known.unarchived).count()
+    }
+
     /// Recordings that are held, closed, and may not be archived yet: those behind `after`, each with
     /// the turn that it is at.
     pub fn unarchived(&self, after: NodeId, limit: usize) -> Vec<(NodeId, u32)> {

@@ -134,8 +134,12 @@ fn troubles(report: &StatusReport) -> String {
         ));
     }
     if report.holds.holds > 0 {
-        let HoldsReport { holds, recordings } = report.holds;
-        text.push_str(&format!("On legal hold: {}, by {holds}\n", files(recordings)));
+        let HoldsReport { holds, recordings, unarchived } = report.holds;
+        let lack = match unarchived {
+            0 => String::new(),
+            some => format!("; not archived yet: {}", files(some)),
+        };
+        text.push_str(&format!("On legal hold: {}, by {holds}{lack}\n", files(recordings)));
     }
     text.push_str(&joins(report));
     text.push_str(match report.disk.pressure {

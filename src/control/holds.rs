@@ -221,4 +221,7 @@ pub struct HoldsReport {
     pub holds: u64,
     /// Recordings that they are on.
     pub recordings: u64,
+    /// Those of them that may not be in the archive as they are now.
+    #[serde(default)]
+    pub unarchived: u64,
 }

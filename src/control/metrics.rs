@@ -140,6 +140,8 @@ impl Page {
         self.gauge("legal_holds", "Legal holds.", report.holds.holds as f64)?;
         let held = report.holds.recordings as f64;
         self.gauge("held_recordings", "Recordings on legal hold.", held)?;
+        let unarchived = report.holds.unarchived as f64;
+        self.gauge("held_unarchived_recordings", "Those not known to be archived.", unarchived)?;
         self.joins(&report.joins.unwrap_or_default())
     }
 

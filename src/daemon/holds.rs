@@ -80,7 +80,12 @@ pub(super) fn name(peer: &Peer) -> String {
 pub(super) fn status(daemon: &Daemon) -> HoldsReport {
     let all = daemon.catalog.all_holds().unwrap_or_default();
     let on = all.iter().filter(|hold| hold.lifted.is_none()).count();
-    HoldsReport { holds: on as u64, recordings: daemon.catalog.holds().held() as u64 }
+    let known = daemon.catalog.holds();
+    HoldsReport {
+        holds: on as u64,
+        recordings: known.held() as u64,
+        unarchived: known.lack_archive() as u64,
+    }
 }
 
 fn add(
@@ -171,9 +176,7 @@ fn notes(daemon: &Daemon) -> Vec<String> {
     let config = daemon.config.read();
     if !config.has_needed_target() {
         notes.push(
-            "No target must hold recordings, so that the local copy is the only one: earlier \
-             contents of a recording that is written to again are not kept."
-                .to_owned(),
+            "No target must hold recordings, so that the local copy is the only one.".to_owned(),
         );
     }
     drop(config);

@@ -142,6 +142,11 @@ impl Target {
         self.health.lock().asked.is_some_and(|asked| asked >= time)
     }
 
+    /// Whether it gave any answer, or none in time, since the start.
+    pub fn has_answered(&self) -> bool {
+        self.health.lock().asked.is_some()
+    }
+
     /// When to ask again; `None` while it is up.
     pub fn retry_at(&self) -> Option<Timestamp> {
         let health = self.health.lock();

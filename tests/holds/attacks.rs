@@ -4,7 +4,7 @@
 use super::{audio, cases, error, hold, lift, s3, strict, truncate};
 use crate::support;
 use crate::support::faulty_proxy::{Proxy, Spoil};
-use crate::support::look::{eventually, state, wait_for_state, xattr};
+use crate::support::look::{closed, eventually, state, wait_for_state, xattr};
 use crate::support::mount::{Mount, Target};
 use crate::support::seaweedfs::SeaweedFs;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
@@ -180,6 +180,7 @@ fn made(mount: &Mount, proxy: &Proxy, wanted: &str) -> PathBuf {
         }
         _ => fs::write(&path, &content).unwrap(),
     }
+    closed(&path);
     match wanted {
         "closed" => away(proxy, true),
         "archived" => run("archive"),

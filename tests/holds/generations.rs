@@ -3,7 +3,7 @@
 use super::{audio, error, hold, truncate};
 use crate::support;
 use crate::support::faulty_proxy::{Proxy, Spoil};
-use crate::support::look::{eventually, wait_for_state};
+use crate::support::look::{closed, eventually, wait_for_state};
 use crate::support::mixmonitor::Play;
 use crate::support::mount::{Mount, Setup, Target};
 use crate::support::seaweedfs::SeaweedFs;
@@ -165,6 +165,7 @@ fn what_is_changed_before_it_is_copied_is_copied_then() {
         call.write_all(&audio(2)).unwrap();
         whole.extend(audio(2));
         drop(call);
+        closed(&path);
         let call = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         for at in [4, 40, 400_000, 1_000_000] {
             call.write_all_at(&audio(at)[..70_000], at).unwrap();
@@ -205,6 +206,7 @@ fn what_is_opened_and_not_changed_is_kept_once() {
     hold(&mount, "A", &path);
     for _ in 0..3 {
         drop(OpenOptions::new().append(true).open(&path).unwrap());
+        closed(&path);
     }
     OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
     let kept = restored(&mount, "call.wav", 1);
@@ -245,6 +247,7 @@ fn a_call_with_two_transfers_is_held_while_it_goes_on_and_every_generation_stays
             let paced =
                 Duration::from_millis(20) * u32::try_from(leg.len() / (32 << 10) + 1).unwrap();
             longest = longest.max(begun.elapsed().saturating_sub(paced));
+            closed(&path);
             if n == 0 {
                 // Recorded, but the call goes on: that is when the letter comes.
                 records.tell("2026/11/20/call.wav", "02079460001");
@@ -359,8 +362,10 @@ fn what_can_not_be_kept_costs_no_call_its_recording() {
     File::from(call).write_all_at(&audio(2), 0).unwrap();
     assert_eq!(fs::read(&path).unwrap(), audio(2));
     eventually(&mount, "that is said", || mount.said_all().contains("could not be kept"));
+    closed(&path);
     fs::write(&path, audio(3)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), audio(3));
+    closed(&path);
     // While somebody listens the file can not be set aside whole. It was tried again and again.
     let listener = File::open(&path).unwrap();
     fs::write(&path, audio(4)).unwrap();

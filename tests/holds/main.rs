@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::look::{eventually, state, wait_for_state, xattr};
+use support::look::{closed, eventually, state, wait_for_state, xattr};
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
 
@@ -24,8 +24,15 @@ fn cases(path: &Path) -> Option<String> {
     xattr(path, "user.spoolfs.hold")
 }
 
+/// Puts what is recorded on hold.
 #[track_caller]
 fn hold(mount: &Mount, case: &str, path: &Path) {
+    closed(path);
+    hold_in_progress(mount, case, path);
+}
+
+#[track_caller]
+fn hold_in_progress(mount: &Mount, case: &str, path: &Path) {
     let words = ["hold", "add", "--case", case, "--reason", REASON];
     mount.cli(words.iter().map(|w| w.as_ref()).chain([path.as_os_str()])).ok();
 }
@@ -33,6 +40,13 @@ fn hold(mount: &Mount, case: &str, path: &Path) {
 #[track_caller]
 fn lift(mount: &Mount, case: &str) {
     mount.cli(["hold", "lift", "--case", case, "--reason", "settled"]).ok();
+}
+
+/// Another opening for writing keeps nothing: what is held is in the archive.
+#[track_caller]
+fn known_archived(mount: &Mount) {
+    let lack = || mount.status()["holds"]["unarchived"].as_u64();
+    eventually(mount, "what is held is archived", || lack() == Some(0));
 }
 
 /// Held recordings can not be changed from the first moment on.
@@ -237,7 +251,7 @@ fn a_hold_refuses_no_writer_before_hold_settle_is_over() {
     let path = mount.path("call.wav");
     let mut call = OpenOptions::new().append(true).create_new(true).open(&path).unwrap();
     call.write_all(&audio(1)).unwrap();
-    hold(&mount, "A", &path);
+    hold_in_progress(&mount, "A", &path);
     call.write_all(&audio(2)).unwrap();
     call.set_len(150_000).unwrap();
     drop(call);
@@ -416,6 +430,7 @@ fn what_is_held_can_not_be_deleted_in_a_bucket_with_object_lock() {
     fs::write(&path, audio(1)).unwrap();
     hold(&mount, "A", &path);
     wait_for_state(&path, "archived");
+    known_archived(&mount);
     // A second content: both are locked.
     let mut call = OpenOptions::new().append(true).open(&path).unwrap();
     call.write_all(&audio(2)).unwrap();

@@ -29,6 +29,16 @@ pub fn wait_for_state(path: &Path, wanted: &str) {
     }
 }
 
+/// Waits until the daemon knows that nobody has it open for writing: close(2) does not wait for that.
+#[track_caller]
+pub fn closed(path: &Path) {
+    let until = Instant::now() + PATIENCE;
+    while state(path) == "recording" {
+        assert!(Instant::now() < until, "{path:?} is still open for writing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[track_caller]
 pub fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;

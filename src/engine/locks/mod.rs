@@ -106,7 +106,8 @@ pub(super) fn abilities(shared: &Shared, at_most: Duration) -> Vec<(String, Opti
     let until = Instant::now() + at_most;
     let unknown = shared.targets.iter().filter(|t| t.locks.can().is_none() && !at_most.is_zero());
     unknown.for_each(|t| t.locks.state.lock().ask = true);
-    let waits = |t: &Arc<Target>| t.is_up() && t.locks.can().is_none();
+    // One that is down is not waited for, one that did not answer at all since the start is.
+    let waits = |t: &Arc<Target>| t.locks.can().is_none() && (t.is_up() || !t.has_answered());
     while shared.targets.iter().any(waits) && Instant::now() < until && !shared.stop.wait(LOOK) {}
     shared.targets.iter().map(|t| (t.name().to_owned(), t.locks.can())).collect()
 }
