@@ -218,7 +218,8 @@ impl Step {
             }
             Step::Age(path) => {
                 let then = std::time::SystemTime::now() - Duration::from_secs(7200);
-                // Opened for reading: a writer that was closed a moment ago may still count.
+                // What is open when it is deleted does not go to the trash.
+                support::look::closed(&at(path));
                 File::open(at(path))?.set_modified(then)
             }
             Step::Buried(path) => {

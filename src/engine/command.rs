@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// When a file that was closed before a command was given is known to be.
+const CLOSE_HEARD: Duration = Duration::from_secs(1);
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +262,7 @@ fn one(
         tell(path.unwrap_or_default(), outcome);
     };
     if command == Command::Release {
-        return release_group(shared, ids, tell);
+        return release_group(shared, ids, began, tell);
     }
     for id in ids {
         let path = shared.path_of(*id).ok().flatten();
@@ -385,13 +387,18 @@ fn archive_step(shared: &Shared, it: &Candidate) -> Result<bool> {
     }
 }
 
-fn release_group(shared: &Shared, named: &[NodeId], tell: &dyn Fn(PathBuf, Outcome)) {
+fn release_group(
+    shared: &Shared,
+    named: &[NodeId],
+    began: Instant,
+    tell: &dyn Fn(PathBuf, Outcome),
+) {
     let tell_named = |outcome: Outcome| {
         for id in named {
             tell(shared.path_of(*id).ok().flatten().unwrap_or_default(), outcome.clone());
         }
     };
-    match contained("releasing", || release_settled(shared, named)) {
+    match contained("releasing", || release_settled(shared, named, began)) {
         Ok((released, already)) => {
             released.into_iter().for_each(|path| tell(path, Outcome::Done));
             already.into_iter().for_each(|(path, why)| tell(path, Outcome::Already(why)));
@@ -402,11 +409,19 @@ fn release_group(shared: &Shared, named: &[NodeId], tell: &dyn Fn(PathBuf, Outco
 
 /// Releases, and hashes again what seems to have changed: a rename or a name less moves the stamp
 /// of a file whose content is what it was.
-fn release_settled(shared: &Shared, named: &[NodeId]) -> Result<Released> {
+fn release_settled(shared: &Shared, named: &[NodeId], began: Instant) -> Result<Released> {
     let give_up = Instant::now() + SHORT_WAIT;
     loop {
         match try_release(shared, named) {
             Err(EngineError::Lower(LowerError::Changed { .. })) if Instant::now() < give_up => {}
+            // Whoever gives the command may have closed it a moment ago: close(2) does not wait until
+            // we hear of it. Once for a whole command.
+            Err(EngineError::Lower(LowerError::InUse { .. } | LowerError::Busy { .. }))
+                if began.elapsed() < CLOSE_HEARD =>
+            {
+                shared.stop.wait(LOOK_AGAIN);
+                shared.check_stop()?;
+            }
             // It was not reached since the start; perhaps it can be now.
             Err(error)
                 if error.is_target_down()
