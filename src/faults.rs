@@ -6,6 +6,7 @@
 //! | `SPOOLFS_CRASH_AT` | `name` or `name:N`: abort at the Nth passing of a point of [`POINTS`]; several with commas: one after the other, each in another life |
 //! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts. For the second of several the name ends in `.2`, and so on |
 //! | `SPOOLFS_AHEAD` | seconds that the clock is ahead |
+//! | `SPOOLFS_LATE` | milliseconds by which each close of a file is heard of later than it was |
 //! | `SPOOLFS_FAIL` | `site:N:ERRNO[:once\|forever]`, several with commas: the Nth call at a site of [`SITES`] fails, and with `forever` all after it |
 //!
 //! Tests in the same process use `set` instead. Each name stands once in the source and once in a
@@ -198,7 +199,8 @@ pub const SITES: &[&str] = &[
 
 /// Whether a variable of the environment is one of these, and heeded.
 pub fn is_heeded(variable: &str) -> bool {
-    let known = ["SPOOLFS_AHEAD", "SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL"];
+    let known =
+        ["SPOOLFS_AHEAD", "SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL", "SPOOLFS_LATE"];
     cfg!(feature = "faults") && known.contains(&variable)
 }
 
@@ -208,6 +210,11 @@ pub fn is_heeded(variable: &str) -> bool {
 pub fn ahead() -> std::time::Duration {
     std::time::Duration::ZERO
 }
+
+/// A close is heard of: later, if the environment asks for it.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn close() {}
 
 /// Dies here, if the environment asks for it.
 #[cfg(not(feature = "faults"))]
@@ -236,6 +243,17 @@ pub fn ahead() -> std::time::Duration {
         let text = std::env::var("SPOOLFS_AHEAD").unwrap_or_default();
         std::time::Duration::from_secs(text.parse().unwrap_or(0))
     })
+}
+
+/// A close is heard of: later, if the environment asks for it.
+#[cfg(feature = "faults")]
+pub fn close() {
+    static LATE: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let text = || std::env::var("SPOOLFS_LATE").unwrap_or_default();
+    let millis = *LATE.get_or_init(|| text().parse().unwrap_or(0));
+    if millis > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+    }
 }
 
 #[cfg(feature = "faults")]

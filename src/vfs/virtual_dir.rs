@@ -10,6 +10,7 @@ use super::listing::{ListEntry, Take};
 use super::open::Opened;
 use super::xattrs::LABEL;
 use super::{Entry, RemoteError, Result, SetAttr, Vfs, VfsError, Waits};
+use crate::faults;
 use crate::recording::{Attr, Kind, NodeId, Reader};
 use crate::stitch::{Missing, StitchError, Stitched};
 use bytes::Bytes;
@@ -176,6 +177,7 @@ impl Vfs {
 
     /// Closes a handle of a node: of a join, or any other.
     pub fn release_of(&self, id: NodeId, handle: u64) {
+        faults::close();
         match self.stitched.get() {
             Some(stitched) if Stitched::owns(id) => stitched.close(id),
             _ => self.release(handle),
