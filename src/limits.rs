@@ -461,6 +461,8 @@ pub const CALL_NAMES_PAGE: usize = 1000;
 pub const CALL_NAMES_EVERY: Duration = Duration::from_secs(5);
 /// How often names of the catalog are looked at again for those that were moved or removed.
 pub const CALL_SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How long who reads the call records waits for a start to open them.
+pub const CALL_OPEN_WAIT: Duration = Duration::from_secs(2);
 /// Connections that read the call records and are kept.
 pub const CALL_READERS_MAX: usize = 4;
 /// Room on the disk below which the call records do not grow.

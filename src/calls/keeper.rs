@@ -64,6 +64,8 @@ pub(super) struct Keeper {
     open_due: Instant,
     opened_badly: u32,
     refreshes: Vec<Sender<()>>,
+    /// Dropped after the first try to open the cache: readers wait for that.
+    starting: Option<Sender<()>>,
 }
 
 impl Keeper {
@@ -71,6 +73,7 @@ impl Keeper {
         options: Options,
         recordings: Arc<dyn Recordings>,
         status: Arc<Mutex<Status>>,
+        starting: Sender<()>,
     ) -> std::io::Result<(Keeper, Sender<Word>)> {
         let (say, words) = bounded(64);
         let now = Instant::now();
@@ -108,6 +111,7 @@ impl Keeper {
             open_due: now,
             opened_badly: 0,
             refreshes: Vec::new(),
+            starting: Some(starting),
         };
         Ok((keeper, say))
     }
@@ -129,6 +133,7 @@ impl Keeper {
         let now = Instant::now();
         if self.conn.is_none() && self.open_due <= now {
             self.open();
+            self.starting = None;
         }
         if self.conn.is_none() {
             return self.open_due;

@@ -34,7 +34,7 @@ pub use time::Zone;
 use crate::clock::{SharedClock, Timestamp};
 use crate::limits;
 use crate::recording::{NodeId, State};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use keeper::{Keeper, Word};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -205,6 +205,8 @@ pub struct Calls {
     reads: AtomicU64,
     status: Arc<Mutex<Status>>,
     words: Option<Sender<Word>>,
+    /// Of no sender any more when the cache was opened, or can not be.
+    opened: Option<Receiver<()>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -229,7 +231,9 @@ impl Calls {
     /// There is no room for a thread.
     pub fn start(options: Options, recordings: Arc<dyn Recordings>) -> std::io::Result<Arc<Calls>> {
         let status = Arc::new(Mutex::new(Status::default()));
-        let (keeper, words) = Keeper::new(options.clone(), recordings.clone(), status.clone())?;
+        let (starting, opened) = crossbeam_channel::bounded(0);
+        let (keeper, words) =
+            Keeper::new(options.clone(), recordings.clone(), status.clone(), starting)?;
         let thread = std::thread::Builder::new()
             .name("spoolfs-calls".to_owned())
             .spawn(move || keeper.run())?;
@@ -244,6 +248,7 @@ impl Calls {
             reads: AtomicU64::new(0),
             status,
             words: Some(words),
+            opened: Some(opened),
             keeper: Mutex::new(Some(thread)),
         }))
     }
@@ -268,6 +273,7 @@ impl Calls {
             reads: AtomicU64::new(0),
             status: Arc::default(),
             words: None,
+            opened: None,
             keeper: Mutex::new(None),
         };
         calls.with(|_| Ok(()))?;
@@ -319,6 +325,8 @@ impl Calls {
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        // Right after a start; nobody says anything but that it is over.
+        let _opened = self.opened.as_ref().map(|o| o.recv_timeout(limits::CALL_OPEN_WAIT));
         let unusable = |error: rusqlite::Error| CallsError::Unusable {
             path: self.path.clone(),
             reason: error.to_string(),

@@ -258,6 +258,17 @@ fn renamed_and_removed_recordings_are_noticed() {
     assert!(calls.legs("1795228029.3").expect("ask").is_none());
 }
 
+/// `ls stitched` right after a start said "Input/output error".
+#[test]
+fn regression_who_asks_right_after_a_start_waits_until_the_records_are_open() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let calls = Calls::start(place.options(Source::Names), place.names.clone()).expect("start");
+        assert!(calls.list(0, 2, 10).expect("it is opened").is_empty());
+        calls.stop();
+    }
+}
+
 #[test]
 fn the_oldest_records_go_when_there_is_no_room() {
     let place = Place::new();
