@@ -5,7 +5,7 @@
 //! a text he guesses is the one that was meant.
 
 use super::error::{AuditError, Result, at};
-use crate::recording::Sha256;
+use crate::recording::hmac;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -15,7 +15,6 @@ use std::time::Duration;
 
 const FILE: &str = "names.sqlite";
 const KEY: &str = "key";
-const BLOCK: usize = 64;
 /// Hexadecimal digits of a pseudonym: 128 bits.
 const DIGITS: usize = 32;
 
@@ -27,19 +26,6 @@ const SCHEMA: &str = "
         nonce BLOB
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX IF NOT EXISTS name_of_text ON name(kind, text) WHERE text IS NOT NULL;";
-
-/// HMAC-SHA-256 (RFC 2104).
-fn hmac(key: &[u8], parts: &[&[u8]]) -> Sha256 {
-    use sha2::Digest;
-    let mut block = [0; BLOCK];
-    let short = if key.len() > BLOCK { Sha256::of(key).0.to_vec() } else { key.to_vec() };
-    block.iter_mut().zip(&short).for_each(|(to, from)| *to = *from);
-    let pad = |with: u8| block.map(|byte| byte ^ with);
-    let mut inner = sha2::Sha256::new_with_prefix(pad(0x36));
-    parts.iter().for_each(|part| inner.update(part));
-    let outer = sha2::Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize());
-    Sha256(outer.finalize().into())
-}
 
 /// Bytes of the kernel's random numbers.
 pub(super) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
@@ -247,30 +233,6 @@ fn key(path: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hmac_is_that_of_rfc_4231() {
-        for (key, data, digest) in [
-            (
-                vec![0x0b; 20],
-                &b"Hi There"[..],
-                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
-            ),
-            (
-                b"Jefe".to_vec(),
-                b"what do ya want for nothing?",
-                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
-            ),
-            (
-                vec![0xaa; 131],
-                b"Test Using Larger Than Block-Size Key - Hash Key First",
-                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
-            ),
-        ] {
-            assert_eq!(hmac(&key, &[data]).to_string(), digest);
-            assert_eq!(hmac(&key, &[&data[..3], &data[3..]]).to_string(), digest);
-        }
-    }
 
     #[test]
     fn a_text_keeps_its_pseudonym_until_it_is_erased() {

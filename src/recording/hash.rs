@@ -57,6 +57,21 @@ impl Sha256 {
     }
 }
 
+/// Bytes that SHA-256 takes at a time, which HMAC fills its key up to.
+const HMAC_BLOCK: usize = 64;
+
+/// HMAC-SHA-256 (RFC 2104) of the parts one after another.
+pub fn hmac(key: &[u8], parts: &[&[u8]]) -> Sha256 {
+    let mut block = [0; HMAC_BLOCK];
+    let short = if key.len() > HMAC_BLOCK { Sha256::of(key).0.to_vec() } else { key.to_vec() };
+    block.iter_mut().zip(&short).for_each(|(to, from)| *to = *from);
+    let pad = |with: u8| block.map(|byte| byte ^ with);
+    let mut inner = sha2::Sha256::new_with_prefix(pad(0x36));
+    parts.iter().for_each(|part| inner.update(part));
+    let outer = sha2::Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize());
+    Sha256(outer.finalize().into())
+}
+
 impl std::fmt::Display for Sha256 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -192,6 +207,30 @@ mod tests {
             }
             assert_eq!(next, size);
             assert!(chunk_range(index, size).is_empty());
+        }
+    }
+
+    #[test]
+    fn hmac_is_that_of_rfc_4231() {
+        for (key, data, digest) in [
+            (
+                vec![0x0b; 20],
+                &b"Hi There"[..],
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                b"Jefe".to_vec(),
+                b"what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                vec![0xaa; 131],
+                b"Test Using Larger Than Block-Size Key - Hash Key First",
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+        ] {
+            assert_eq!(hmac(&key, &[data]).to_string(), digest);
+            assert_eq!(hmac(&key, &[&data[..3], &data[3..]]).to_string(), digest);
         }
     }
 

@@ -18,7 +18,7 @@ pub use flac::FlacMap;
 pub use group::{AUDIO, Stem, is_audio, stem};
 pub use hash::{
     CHUNK_BYTES, ChunkHashes, FIRST_CHUNK_BYTES, HEAD_BYTES, Hasher, Sha256, chunk_at, chunk_count,
-    chunk_range,
+    chunk_range, hmac,
 };
 pub use permit::{Evidence, Refusal, ReleasePermit};
 pub use sealed::{BLOCK_BYTES as SEALED_TOGETHER_BYTES, Sealed, sealed_bytes};
