@@ -146,6 +146,10 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
             "f.toml:5:1: policy 1: encrypt_to has a key of the kind \"ssh-rsa\", which nothing is sealed to; write public keys, such as [\"age1...\", \"ssh-ed25519 ...\"]",
         ),
         (
+            format!("{MINIMAL}[write_back]\nhide_names = true"),
+            "f.toml:4:1: write_back.hide_names hides the names of what is sealed, and nothing is; set write_back.encrypt_to",
+        ),
+        (
             format!("{MINIMAL}[encryption]\nlocal_key_file = \"/var/lib/spoolfs/x/key\""),
             "f.toml:4:1: encryption.local_key_file \"/var/lib/spoolfs/x/key\" lies in a directory that it is \
              to open; keep it elsewhere, such as in /etc/spoolfs",
@@ -632,6 +636,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_WRITE_BACK__COMPRESS", "flac"),
             ("SPOOLFS_WRITE_BACK__COMPRESS_MIN_GAIN", "33%"),
             ("SPOOLFS_WRITE_BACK__ENCRYPT_TO", AGE),
+            ("SPOOLFS_WRITE_BACK__HIDE_NAMES", "true"),
             ("SPOOLFS_READ__IDENTITY_FILE", "/key"),
             ("SPOOLFS_CALLS__PRESET", "asterisk-sqlite"),
             ("SPOOLFS_CALLS__SOURCE", "csv"),
@@ -720,6 +725,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(config.write_back.compress, Some(spoolfs::policy::Compress::Flac { min_gain }));
     let to = spoolfs::policy::SealTo::new(&[AGE]);
     assert_eq!((&config.write_back.encrypt_to, &rule.treatment.seal_to), (&to, &to));
+    assert!(config.write_back.hide_names);
     assert_eq!(config.read.identity_file.as_deref(), Some(Path::new("/key")));
     let kept = (config.write_back.snapshot_every, config.write_back.snapshot_keep);
     assert_eq!(kept, (Age::For(Duration::from_secs(2 * 86_400)), 3));
@@ -1085,6 +1091,13 @@ fn a_rule_seals_to_its_own_keys_or_not_at_all_and_all_together_are_bounded() {
     assert_eq!(rules, [to(&own), None, to(&mount)]);
     let places: Vec<String> = config.sealed_to().into_iter().map(|(place, _)| place).collect();
     assert_eq!(places, ["[write_back]", "policy \"own\""]);
+    let one = format!(
+        "{MINIMAL}[write_back]\nhide_names = true\n[[policy]]\nname = \"a\"\nencrypt_to = "
+    );
+    assert!(
+        parse(&format!("{one}{}\n", list(&own))).expect("one rule seals").write_back.hide_names
+    );
+    parse(&format!("{one}[]\n")).expect_err("nothing is sealed");
     let many: Vec<String> = std::iter::repeat_with(key).take(20).collect();
     let text = format!(
         "{MINIMAL}[write_back]\nencrypt_to = {}\n[[policy]]\nname = \"a\"\nencrypt_to = {}\n",

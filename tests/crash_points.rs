@@ -357,7 +357,9 @@ fn prepared(point: &str, keeper: Option<&'static [&'static str]>) -> Mount {
         fs::write(&file, key.to_string().expose_secret()).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
         let config = fs::read_to_string(&mount.config).unwrap();
-        let to = format!("[write_back]\nencrypt_to = [\"{}\"]\n", key.to_public());
+        let hide = !(point.starts_with("seal.") || point.starts_with("snapshot."));
+        let to =
+            format!("[write_back]\nencrypt_to = [\"{}\"]\nhide_names = {hide}\n", key.to_public());
         let read = format!("\n[read]\nidentity_file = \"{}\"\n", file.display());
         fs::write(&mount.config, config.replacen("[write_back]\n", &to, 1) + &read).unwrap();
     }

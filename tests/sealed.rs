@@ -174,20 +174,27 @@ fn sealed_recordings_are_what_they_were() {
     mount.fsck();
 }
 
-/// The table of docs/SECURITY.md: 64 bytes of audio, a number that is in a name, and two secrets are
-/// looked for in everything that is kept.
+/// The table of docs/SECURITY.md: 64 bytes of audio, a number and the id of a call that are in a name,
+/// and two secrets are looked for in everything that is kept, and in names and headers of objects.
 #[test]
 fn what_is_known_is_found_only_where_the_documents_say() {
     const TEST: &str = "what_is_known_is_found_only_where_the_documents_say";
-    const NUMBER: &[u8] = b"15551234567";
+    const NAME: &str = "out-15551234567-1795228029.7.wav";
+    let (number, linkedid) = ("15551234567", "1795228029.7");
     if support::no_mount(TEST) {
         return;
     }
     let Some(server) = SeaweedFs::start() else { return };
     let bytes = call(1_300_000, 1);
     let audio = &bytes[200_000..200_064];
-    for (compress, seal) in [(false, false), (true, false), (false, true), (true, true)] {
-        let mode = format!("compress {compress}, seal {seal}");
+    for (compress, seal, hide) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, false),
+        (true, true, true),
+    ] {
+        let mode = format!("compress {compress}, seal {seal}, hide {hide}");
         let (secret, public) = pair();
         let bucket = server.new_bucket();
         let cloud = format!(
@@ -205,10 +212,11 @@ fn what_is_known_is_found_only_where_the_documents_say() {
         if seal {
             let key = key_file(&mount, "identity", &secret);
             mount.env.push(("SPOOLFS_WRITE_BACK__ENCRYPT_TO", public));
+            mount.env.push(("SPOOLFS_WRITE_BACK__HIDE_NAMES", hide.to_string()));
             use_key(&mut mount, Some(&key));
         }
         mount.start();
-        let path = mount.path("out-15551234567-1.wav");
+        let path = mount.path(NAME);
         fs::write(&path, &bytes).unwrap();
         release(&mount, &path);
         mount.restart();
@@ -224,16 +232,33 @@ fn what_is_known_is_found_only_where_the_documents_say() {
             assert!(Instant::now() < until, "{mode}: the cache holds nothing");
             std::thread::sleep(Duration::from_millis(20));
         }
+        // One of each target.
+        let (keys, url) = (xattr(&path, "user.spoolfs.key"), command(&mount, "url", &path).out);
+        assert!(keys.lines().any(|key| url.trim().ends_with(key)), "{mode}: {keys} at {url}");
+        assert!(keys.lines().all(|key| key.contains(number) != hide), "{mode}: {keys}");
         mount.stop();
         let told = mount.root.join("told");
-        fetch_all(&server, &bucket, &told);
+        let headers = fetch_all(&server, &bucket, &told);
+        assert!(keys.lines().any(|key| headers.contains(key)), "{mode}: {headers}");
+        let digest = spoolfs::recording::Sha256::of(&bytes).to_string();
+        let listed = names_below(&mount.target);
+        for (what, places) in [
+            (number, &[&headers, &listed][..]),
+            (linkedid, &[&headers, &listed]),
+            (&digest, &[&headers]),
+        ] {
+            for place in places {
+                assert_eq!(place.contains(what), !hide, "{mode}: {what} in {place}");
+            }
+        }
         for target in [&mount.target, &told] {
             let holds = |what| found_below(target, what).is_some();
             assert_eq!(holds(audio), !compress && !seal, "{mode}: audio in {}", target.display());
-            assert_eq!(holds(NUMBER), !seal, "{mode}: the number in {}", target.display());
+            assert_eq!(holds(number.as_bytes()), !seal, "{mode}: {}", target.display());
         }
         assert_eq!(found_below(&mount.mountpoint, audio), None, "{mode}: it is released");
-        assert!(found_below(&mount.state, NUMBER).is_some(), "{mode}: the catalog has names");
+        let names = found_below(&mount.state, number.as_bytes());
+        assert!(names.is_some(), "{mode}: the catalog has names");
         let cached = found_below(&mount.state, audio);
         assert_eq!(cached.is_some(), !seal, "{mode}: {cached:?}\n{}", mount.said_all());
         for place in [&mount.mountpoint, &mount.state, &mount.target, &told, &mount.runtime] {
@@ -246,21 +271,33 @@ fn what_is_known_is_found_only_where_the_documents_say() {
     }
 }
 
-/// All objects of a bucket, as files without their names.
-fn fetch_all(server: &SeaweedFs, bucket: &str, dir: &Path) {
+/// The names of all that is below a directory.
+fn names_below(dir: &Path) -> String {
+    let found = Command::new("find").arg(dir).output().unwrap();
+    assert!(found.status.success());
+    String::from_utf8(found.stdout).unwrap()
+}
+
+/// All objects of a bucket, as files without their names; those, and all that is told beside them.
+fn fetch_all(server: &SeaweedFs, bucket: &str, dir: &Path) -> String {
     fs::create_dir(dir).unwrap();
+    let mut headers = String::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = server.client();
         let listed = client.list_objects_v2().bucket(bucket).send().await.unwrap();
         assert_eq!(listed.is_truncated(), Some(false));
         for (n, object) in listed.contents().iter().enumerate() {
-            let got = client.get_object().bucket(bucket).key(object.key().unwrap()).send().await;
+            let key = object.key().unwrap();
+            let head = client.head_object().bucket(bucket).key(key).send().await.unwrap();
+            headers += &format!("{key} {head:?}\n");
+            let got = client.get_object().bucket(bucket).key(key).send().await;
             let bytes = got.unwrap().body.collect().await.unwrap().into_bytes();
             fs::write(dir.join(n.to_string()), bytes).unwrap();
         }
         assert!(listed.contents().len() > 3, "too little to look into");
     });
+    headers
 }
 
 #[test]
@@ -415,17 +452,25 @@ fn a_rebuild_brings_a_tree_of_sealed_recordings_back() {
     if support::no_mount("a_rebuild_brings_a_tree_of_sealed_recordings_back") {
         return;
     }
+    for hide in [false, true] {
+        rebuilt_from_objects(hide);
+    }
+}
+
+fn rebuilt_from_objects(hide: bool) {
     let (secret, public) = pair();
     let mut mount = prepared(&public);
+    mount.env.push(("SPOOLFS_WRITE_BACK__HIDE_NAMES", hide.to_string()));
     let key = key_file(&mount, "identity", &secret);
     use_key(&mut mount, Some(&key));
     mount.start();
     for (name, bytes, _) in &recordings() {
         fs::write(mount.path(name), bytes).unwrap();
         release(&mount, &mount.path(name));
+        assert_eq!(xattr(&mount.path(name), "user.spoolfs.key").contains(name), !hide);
     }
     mount.stop();
-    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+    for name in ["names.key", "catalog.db", "catalog.db-wal", "catalog.db-shm"] {
         let _may_be_missing = fs::remove_file(mount.state.join(name));
     }
     // What the journal does not tell of is looked into, with the key.
@@ -500,6 +545,14 @@ fn stock_tools_restore_what_is_sealed() {
         fs::write(work.join("key.txt"), pair().0).unwrap();
         assert!(!shell(&recipe("open"), &work).status.success());
     }
+    // One whose name is hidden is found by what is told.
+    mount.stop();
+    mount.env.push(("SPOOLFS_WRITE_BACK__HIDE_NAMES", "true".to_owned()));
+    mount.start();
+    let bytes = call(200_000, 9);
+    let path = mount.path("out-15551234567-1795228029.7.wav");
+    fs::write(&path, &bytes).unwrap();
+    release(&mount, &path);
     let work = mount.root.join("told");
     fs::create_dir(&work).unwrap();
     fs::write(work.join("key.txt"), &other).unwrap();
@@ -513,12 +566,30 @@ fn stock_tools_restore_what_is_sealed() {
             let row = |line: &str| line.contains("\"archived\"") && line.contains(name);
             told.lines().any(row)
         };
-        if recordings().iter().all(|(name, ..)| archived(name)) {
+        if recordings().iter().all(|(name, ..)| archived(name)) && archived("15551234567") {
             break;
         }
         assert!(Instant::now() < until, "{told}");
         std::thread::sleep(Duration::from_millis(50));
     }
+    let found = shell(&format!("part=15551234567\n{}", recipe("find")), &work).ok().out;
+    let key = found.trim();
+    assert_eq!(key, xattr(&path, "user.spoolfs.key"));
+    assert!(!key.contains("15551234567"), "{key}");
+    fs::copy(mount.target.join(key), work.join("a.wav.flac.age")).unwrap();
+    shell(&recipe("open"), &work).ok();
+    shell(&recipe("restore"), &work).ok();
+    assert!(fs::read(work.join("a.wav")).unwrap() == bytes);
+    // And what its object says of itself is opened with the name key.
+    let meta = fs::read_to_string(mount.target.join(".spoolfs/meta").join(key)).unwrap();
+    let meta: serde_json::Value = serde_json::from_str(&meta).unwrap();
+    let label = meta["user"].as_array().unwrap().iter().find(|pair| pair[0] == "spoolfs-label");
+    fs::write(work.join("label"), label.unwrap()[1].as_str().unwrap()).unwrap();
+    shell(&format!("cp {}/.spoolfs/names/*/* names.age", mount.target.display()), &work).ok();
+    let told = shell(&recipe("label"), &work).ok().out;
+    assert!(told.contains("spoolfs-path=out-15551234567-1795228029.7.wav\n"), "{told}");
+    let sha256 = spoolfs::recording::Sha256::of(&bytes);
+    assert!(told.contains(&format!("spoolfs-sha256={sha256}\n")), "{told}");
     assert_eq!(found_below(&mount.target.join(".spoolfs/journal"), b"archived"), None);
 }
 

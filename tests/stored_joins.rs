@@ -482,10 +482,16 @@ fn what_is_sealed_is_sealed_joined_too() {
     if no_mount("what_is_sealed_is_sealed_joined_too") {
         return;
     }
+    for hide in [false, true] {
+        sealed_joined(hide);
+    }
+}
+
+fn sealed_joined(hide: bool) {
     let identity = age::x25519::Identity::generate();
     let key = identity.to_public().to_string();
     let mut setup = at_once(format!("{RULES}{KEEP}"));
-    setup.write_back = format!("encrypt_to = [\"{key}\"]\n");
+    setup.write_back = format!("encrypt_to = [\"{key}\"]\nhide_names = {hide}\n");
     let mut mount = setup.prepare();
     let secret = mount.root.join("identity");
     use age::secrecy::ExposeSecret;
@@ -501,7 +507,10 @@ fn what_is_sealed_is_sealed_joined_too() {
     };
     eventually(&mount, "it is stored", || sealed(&mount).is_some());
     let (name, bytes) = sealed(&mount).unwrap();
-    assert_eq!(name, format!("{CALL}.wav.age"));
+    assert_eq!(name == format!("{CALL}.wav.age"), !hide, "{name}");
+    let meta = mount.target.join(".spoolfs/meta/stitched").join(&name);
+    let told = format!("{name} {}", fs::read_to_string(meta).unwrap());
+    assert_eq!(told.contains(CALL), !hide, "{told}");
     assert_eq!(age::decrypt(&identity, &bytes).unwrap(), whole);
     // It is found again, and read, also if the key comes later than the targets.
     let (flag, command) = (mount.root.join("flag"), mount.root.join("key-later"));

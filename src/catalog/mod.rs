@@ -159,6 +159,11 @@ impl Catalog {
         }
     }
 
+    /// Where it lives, and what belongs to it.
+    pub fn state_dir(&self) -> &Path {
+        &self.shared.options.state_dir
+    }
+
     /// What this catalog is.
     pub fn identity(&self) -> Identity {
         self.shared.identity.read().clone()

@@ -98,6 +98,11 @@ pub(super) fn resolve(
         calls: calls.as_ref(),
     };
     let policies = super::policy::resolve(raw.policy, source, &of_mount, &mut warnings)?;
+    let sealing = policies.iter().any(|p| p.treatment.seal_to.is_some());
+    if write_back.hide_names && write_back.encrypt_to.is_none() && !sealing {
+        let message = "hides the names of what is sealed, and nothing is";
+        return Err(source.fault("write_back.hide_names", message, "set write_back.encrypt_to"));
+    }
     let of_rule = policies.iter().find(|p| !p.treatment.targets.are_usual());
     if let (true, Some(rule)) = (stitched.archive, of_rule) {
         let message = format_args!(
@@ -358,6 +363,7 @@ fn write_back(raw: RawWriteBack, source: &Source) -> Result<WriteBack> {
         compress,
         compress_min_gain: min_gain,
         encrypt_to,
+        hide_names: raw.hide_names.unwrap_or(false),
         snapshot_every,
         snapshot_keep,
     })

@@ -93,6 +93,7 @@ pub const KEYS: &[Key] = &[
     key("write_back.compress", Kind::Text, "\"none\""),
     key("write_back.compress_min_gain", Kind::Percent, "\"10%\""),
     key("write_back.encrypt_to", Kind::List, "[]"),
+    key("write_back.hide_names", Kind::Flag, "false"),
     key("write_back.snapshot_every", Kind::Age, "\"24h\""),
     key("write_back.snapshot_keep", Kind::Number, "7"),
     key("space.high_water", Kind::Percent, "\"90%\""),

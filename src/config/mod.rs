@@ -89,6 +89,8 @@ pub struct WriteBack {
     pub compress_min_gain: Percent,
     /// Recordings are sealed to these; none: they are not.
     pub encrypt_to: Option<SealTo>,
+    /// What is sealed has a name in the targets that tells nothing.
+    pub hide_names: bool,
     /// Each target gets a snapshot of the catalog once in this time.
     pub snapshot_every: Age,
     /// How many snapshots a target keeps.

@@ -109,6 +109,7 @@ pub(super) struct RawWriteBack {
     pub compress: Option<String>,
     pub compress_min_gain: Option<Percent>,
     pub encrypt_to: Vec<String>,
+    pub hide_names: Option<bool>,
     pub snapshot_every: Option<Age>,
     pub snapshot_keep: Option<u64>,
 }

@@ -24,6 +24,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         max_delete_per_day: config.retention.max_delete_per_day.0,
         compress: write_back.compress,
         seal_to: write_back.encrypt_to.clone(),
+        hide_names: write_back.hide_names,
         delete_mode: config.delete.mode,
         trash_keep: config.delete.trash_keep.duration(),
         require_cdr: config.calls.as_ref().and_then(|calls| calls.require_cdr),

@@ -7,6 +7,7 @@
 use super::encode::{self, Encoded, How, Original};
 use super::error::{EngineError, Result};
 use super::hash::{self, open_quiet};
+use super::names::NewNames;
 use super::shared::Shared;
 use super::target::Target;
 use super::unsent::Version;
@@ -15,9 +16,7 @@ use crate::catalog::{Candidate, Digest, ObjectRow, ObjectState};
 use crate::lower::Quiet;
 use crate::policy::StorageClass;
 use crate::recording::{ErrorClass, Generation, LowerVersion, NodeId, Sha256, State, Stored};
-use crate::store::{
-    self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, key, meta::Label,
-};
+use crate::store::{self, Body, ObjectMeta, Retention, StoreError, StoreErrorKind, meta::Label};
 use crate::{faults, limits};
 use std::cell::OnceCell;
 use std::future::Future;
@@ -235,10 +234,6 @@ fn put_under_a_free_key(
     target: &Arc<Target>,
     mut left_over: bool,
 ) -> Result<bool> {
-    let random: Vec<u32> =
-        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
-    let node = shared.catalog.identity().node;
-    let prefix = target.store.prefix();
     let stored = match job.stored(shared) {
         // What was to be sealed is not what was hashed.
         Err(error @ EngineError::Corrupt { .. }) => {
@@ -246,17 +241,26 @@ fn put_under_a_free_key(
         }
         stored => stored?,
     };
-    let path = key::object_path(&job.path, &stored.encoding);
-    let keys = key::candidates(prefix, &node, &path, job.generation, &random);
-    for _ in &keys {
+    let version = job.quiet.stat.version;
+    let label = Label {
+        node: shared.catalog.identity().node,
+        id: job.id,
+        generation: job.generation,
+        sha256: job.sha256,
+        size: version.size,
+        mtime: version.mtime,
+        stored,
+    };
+    let names = shared.names_for(target, &job.path, &label)?;
+    for _ in &names.keys {
         let (id, generation) = (job.id, job.generation);
-        let object =
-            shared.catalog.assign_key_for(id, generation, target.name(), &keys, &stored)?;
+        let (keys, stored) = (&names.keys, &label.stored);
+        let object = shared.catalog.assign_key_for(id, generation, target.name(), keys, stored)?;
         faults::point("archive.after_key");
         if object.state == ObjectState::Verified {
             return Ok(true);
         }
-        match put_under(shared, job, target, &object, left_over) {
+        match put_under(shared, job, target, &object, &names, left_over) {
             Ok(Put::Proved) => {
                 worm::lock(shared, target, &object.key, job.worm)?;
                 faults::point("archive.after_proof");
@@ -290,6 +294,7 @@ fn put_under(
     job: &Job,
     target: &Target,
     object: &ObjectRow,
+    names: &NewNames,
     left_over: bool,
 ) -> Result<Put> {
     if left_over {
@@ -301,10 +306,10 @@ fn put_under(
         }
     }
     // It was to be given otherwise, and what is still under way to it may arrive.
-    if object.stored != job.stored(shared)? {
+    if object.stored != job.stored(shared)? || !names.fit(&object.key) {
         return Ok(Put::Taken);
     }
-    let written = match put(shared, job, target, object) {
+    let written = match put(shared, job, target, object, &names.meta) {
         Ok(()) => true,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Exists => false,
         Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => {
@@ -365,17 +370,8 @@ fn put(
     job: &Job,
     target: &Target,
     object: &ObjectRow,
+    meta: &ObjectMeta,
 ) -> std::result::Result<(), Answer> {
-    let stat = &job.quiet.stat;
-    let label = Label {
-        node: shared.catalog.identity().node,
-        id: job.id,
-        generation: job.generation,
-        sha256: job.sha256,
-        size: stat.version.size,
-        mtime: stat.version.mtime,
-        stored: object.stored.clone(),
-    };
     if !shared.keep_pace(object.stored.size) {
         return Err(Answer::Stopping);
     }
@@ -383,7 +379,7 @@ fn put(
     let file = encoded.map_or(&job.quiet.file, |encoded| &encoded.file);
     let body = Body::File { file: Arc::clone(file), len: object.stored.size };
     let class = job.class.clone().or_else(|| target.store.storage_class().cloned());
-    let meta = ObjectMeta { storage_class: class, ..label.to_meta(&job.path) };
+    let meta = ObjectMeta { storage_class: class, ..meta.clone() };
     in_flight(shared, target.store.put(&object.key, body, object.stored.sha256, &meta))
 }
 

@@ -14,7 +14,7 @@ use super::worm;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{Candidate, NodeRow, ObjectRow, ObjectState, Remedy};
 use crate::recording::{Generation, NodeId, Sha256, State};
-use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind, key, meta::Label};
+use crate::store::{self, Body, ObjectMeta, StoreError, StoreErrorKind, meta::Label};
 use crate::{faults, limits};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -388,7 +388,7 @@ fn write_again(
     let node = shared.catalog.identity().node;
     let mtime = shared.catalog.node(id)?.map_or_else(|| shared.now(), |row| row.attr.mtime);
     let label = Label {
-        node: node.clone(),
+        node,
         id,
         generation,
         sha256: object.sha256,
@@ -396,22 +396,19 @@ fn write_again(
         mtime,
         stored: object.stored.clone(),
     };
-    let random: Vec<u32> =
-        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
-    let named = key::object_path(path, &object.stored.encoding);
-    let keys = key::candidates(target.store.prefix(), &node, &named, generation, &random);
     let it = shared.candidate(id)?;
     let own = it.and_then(|it| shared.class_of(&it));
     let class = own.or_else(|| target.store.storage_class().cloned());
-    let meta = ObjectMeta { storage_class: class, ..label.to_meta(path) };
-    let stored = &object.stored;
-    for _ in &keys {
-        let new = shared.catalog.assign_key_for(id, generation, target.name(), &keys, stored)?;
+    let names = shared.names_for(target, path, &label)?;
+    let meta = ObjectMeta { storage_class: class, ..names.meta.clone() };
+    let (stored, keys) = (&object.stored, &names.keys);
+    for _ in keys {
+        let new = shared.catalog.assign_key_for(id, generation, target.name(), keys, stored)?;
         if new.state == ObjectState::Verified {
             return Ok(None);
         }
         // A key that was taken for the same to be given otherwise.
-        if new.stored != *stored {
+        if new.stored != *stored || !names.fit(&new.key) {
             shared.catalog.abandon_key(new.id)?;
             continue;
         }

@@ -36,6 +36,7 @@ mod known;
 mod leaving;
 mod locks;
 mod mend;
+mod names;
 mod pins;
 pub mod plan;
 mod planner;
@@ -238,6 +239,7 @@ impl Engine {
         let (wake, woken) = crossbeam_channel::bounded(1);
         let rules = Arc::new(options.rules);
         let shared = Arc::new(Shared {
+            names: names::Names::new(catalog.state_dir()),
             catalog,
             lower,
             content,

@@ -8,6 +8,7 @@ use super::encode::{self, Encoded, How, Original};
 use super::error::{EngineError, Result};
 use super::hash::open_quiet;
 use super::mend::is_bad;
+use super::names::NewNames;
 use super::recall::check_room;
 use super::shared::Shared;
 use super::target::Target;
@@ -18,7 +19,7 @@ use crate::codec::seal::{BadRecipient, Recipients};
 use crate::lower::Quiet;
 use crate::policy::{Compress, Rules};
 use crate::recording::{Encoding, Hasher, NodeId, Sha256, State};
-use crate::store::{self, Body, Locks, ObjectMeta, StoreErrorKind, key, meta::Label};
+use crate::store::{self, Body, Locks, ObjectMeta, StoreErrorKind, meta::Label};
 use crate::units::Percent;
 use crate::{faults, limits};
 use parking_lot::Mutex;
@@ -409,14 +410,11 @@ fn give_one(
 ) -> Result<ObjectRow> {
     let (id, generation, stored) = (it.row.id, it.row.generation, &made.stored);
     let node = shared.catalog.identity().node;
-    let random: Vec<u32> =
-        std::iter::repeat_with(|| fastrand::u32(..)).take(limits::KEY_CANDIDATES).collect();
-    let named = key::object_path(&it.path, &stored.encoding);
-    let keys = key::candidates(target.store.prefix(), &node, &named, generation, &random);
     let (sha256, size, mtime) = (old.sha256, old.size, it.row.attr.mtime);
     let label = Label { node, id, generation, sha256, size, mtime, stored: stored.clone() };
     let class = shared.class_of(it).or_else(|| target.store.storage_class().cloned());
-    let meta = ObjectMeta { storage_class: class, ..label.to_meta(&it.path) };
+    let NewNames { keys, meta, .. } = shared.names_for(target, &it.path, &label)?;
+    let meta = ObjectMeta { storage_class: class, ..meta };
     for _ in &keys {
         let now = shared.now();
         let new =

@@ -9,6 +9,7 @@ use super::error::{EngineError, Result};
 use super::expiry::Expiring;
 use super::joins::JoinStatus;
 use super::known::Calls;
+use super::names::Names;
 use super::pins::Pins;
 use super::plan::Facts;
 use super::space::{Pressure, Space};
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     pub repair_headers: bool,
     /// What opens sealed recordings.
     pub identities: Identities,
+    /// The key that hidden names are made with.
+    pub names: Names,
     /// Held while one is encoded: all of them together take one processor at most.
     pub encoding: Mutex<()>,
     /// What was made to be sent, and was not.

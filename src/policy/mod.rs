@@ -166,6 +166,8 @@ pub struct Rules {
     pub compress: Option<Compress>,
     /// Whom recordings are sealed to; none: they are not sealed.
     pub seal_to: Option<SealTo>,
+    /// What is sealed has a name that tells nothing.
+    pub hide_names: bool,
     /// What a deletion does.
     pub delete_mode: DeleteMode,
     /// What users deleted stays in the trash at least so long; `None`: for ever.
@@ -193,6 +195,7 @@ impl Default for Rules {
             max_delete_per_day: limits::DELETED_IN_A_DAY_PERCENT,
             compress: None,
             seal_to: None,
+            hide_names: false,
             delete_mode: DeleteMode::default(),
             trash_keep: Some(limits::TRASH_KEEP),
             require_cdr: None,

@@ -400,11 +400,13 @@ impl Rules {
         union(rules.chain([&self.seal_to])).map_or_else(Vec::new, |all| all.keys())
     }
 
-    /// Changes whenever a recording may be sealed to other keys; not with names.
+    /// Changes whenever a recording may be sealed to other keys, or have another kind of name in the
+    /// targets; not with names of rules.
     pub fn seal_digest(&self) -> String {
         let rule = |p: &Policy| format!("{} {:?}\n", p.matches.text(), p.treatment.seal_to);
         let rules: String = self.policies.iter().map(rule).collect();
-        format!("{rules}{:?}", self.seal_to)
+        let hidden = if self.hide_names { "\nhidden" } else { "" };
+        format!("{rules}{:?}{hidden}", self.seal_to)
     }
 
     /// Whom everything is sealed to that tells of all recordings: the keys of the mount, or where

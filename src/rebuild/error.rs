@@ -117,6 +117,9 @@ pub enum RebuildError {
     /// The lower directory.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// The file of the name key can not be read, or not be written.
+    #[error("{0}")]
+    NameKey(String),
     /// A fault of spoolfs.
     #[error("a fault of spoolfs: {0}; please report it")]
     Panic(String),

@@ -10,6 +10,7 @@ mod history;
 mod journals;
 mod kept;
 mod merge;
+mod names;
 mod objects;
 mod packed;
 mod read;
@@ -158,6 +159,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     let whose = parts.runtime.block_on(whose(options, &before, &sources))?;
     let node = whose.identity.node.clone();
     progress(&format!("the tree of node {node:?} is made anew"));
+    let names = parts.runtime.block_on(names::learn(&sources, &node, &options.state_dir))?;
     let mut known = parts.runtime.block_on(base::list(&sources, &node, parts.clock.now()))?;
     known.unread = options.whole_journal;
     let meanwhile = options.state_dir.as_path();
@@ -198,6 +200,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
     let identity = Identity { epoch, ..whose.identity };
     let unread = sources.len() < parts.stores.len();
     let settings = settings(whose.settings, known.settings, &before, unread);
+    names::keep(names.as_ref(), &options.state_dir)?;
     report.set_aside = catalog.finish(&identity, &settings)?;
     report.bad_snapshots = known.set_aside;
     report.node = node;
@@ -310,6 +313,7 @@ fn sources(options: &Options, parts: &Parts, requests: &Arc<AtomicU64>) -> Resul
     let source = |store: &Arc<dyn Store>| Source {
         store: Arc::clone(store),
         identities: options.identities.clone(),
+        names: Identities::none("no target has its name key"),
         leave_sealed: options.leave_sealed,
         requests: Arc::clone(requests),
     };

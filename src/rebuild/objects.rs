@@ -7,8 +7,8 @@ use super::read::{Source, each};
 use crate::catalog::ObjectState;
 use crate::limits;
 use crate::recording::{ChunkHashes, NodeId, Sha256};
-use crate::store::key;
 use crate::store::meta::Label;
+use crate::store::{hidden, key};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -34,6 +34,8 @@ struct Untold {
     source: Source,
     key: String,
     label: std::result::Result<Label, String>,
+    /// The path that it was archived with, where its name is hidden.
+    path: Option<PathBuf>,
     /// The target computed this digest itself.
     sha256: Option<Sha256>,
     size: u64,
@@ -140,10 +142,14 @@ async fn ask_again(ask: Vec<(Source, String, u64)>, findings: &mut Findings) -> 
 async fn look((source, key): (Source, String)) -> Result<Untold> {
     let head = source.head(&key).await?;
     let gone = Err("it was listed and is gone".to_owned());
+    let mut path = None;
     let (mut label, sha256, size) = match &head {
         None => (gone, None, 0),
         Some(head) => {
-            (Label::from_user(&head.user).map_err(|e| e.to_string()), head.sha256, head.size)
+            let user = hidden::revealed(&head.user, &source.names);
+            path = user.as_ref().ok().and_then(|user| hidden::path(user));
+            let label = user.and_then(|user| Label::from_user(&user));
+            (label.map_err(|e| e.to_string()), head.sha256, head.size)
         }
     };
     if let Ok(known) = &mut label
@@ -152,7 +158,7 @@ async fn look((source, key): (Source, String)) -> Result<Untold> {
     {
         label = Err(reason);
     }
-    Ok(Untold { source, key, label, sha256, size })
+    Ok(Untold { source, key, label, path, sha256, size })
 }
 
 /// Finds the recording that an object belongs to.
@@ -227,8 +233,16 @@ async fn place(
             one.contents.insert(number, content);
             one.heard = one.heard.max(label.mtime);
             if one.names.is_empty() && !buried {
-                let suffix = key::suffix(&stored.encoding);
-                name_it(history, source, (&object.key, &suffix), node, (id, label.generation.0))?;
+                let path = object.path.map(|path| path.into_os_string().into_vec());
+                let path = path.unwrap_or_else(|| {
+                    let base = format!("{}{}/", source.store.prefix(), key::node_component(node));
+                    let rest = object.key.strip_prefix(&base).unwrap_or(&object.key);
+                    let path = path_of(rest, label.generation.0);
+                    let suffix = key::suffix(&stored.encoding);
+                    let plain = path.strip_suffix(suffix.as_bytes()).map(<[u8]>::to_vec);
+                    plain.filter(|plain| !plain.is_empty()).unwrap_or(path)
+                });
+                name_it(history, id, path)?;
             }
             number
         }
@@ -245,25 +259,10 @@ async fn place(
     history.add_object(id, number, name, Object { state, stored })
 }
 
-/// The name that a recording had when its key was made; `suffix`: what was added to it then.
-fn name_it(
-    history: &mut History,
-    source: &Source,
-    (key, suffix): (&str, &str),
-    node: &str,
-    (id, generation): (NodeId, u32),
-) -> Result<()> {
-    let base = format!("{}{}/", source.store.prefix(), key::node_component(node));
+/// The name that a recording had when its key was made, unless a row told of it, but not what it was.
+fn name_it(history: &mut History, id: NodeId, made_of: Vec<u8>) -> Result<()> {
     let known = history.kept.get(id)?.map(|r| r.last_path.clone()).unwrap_or_default();
-    let path = match known.is_empty() {
-        true => {
-            let path = path_of(key.strip_prefix(&base).unwrap_or(key), generation);
-            let plain = path.strip_suffix(suffix.as_bytes()).map(<[u8]>::to_vec);
-            plain.filter(|plain| !plain.is_empty()).unwrap_or(path)
-        }
-        // A row told of it, but not what it was.
-        false => known,
-    };
+    let path = if known.is_empty() { made_of } else { known };
     if let Some(one) = history.kept.get_mut(id)? {
         one.last_path.clone_from(&path);
     }

@@ -20,6 +20,8 @@ pub(super) struct Source {
     pub store: Arc<dyn Store>,
     /// What opens what is sealed.
     pub identities: Identities,
+    /// What opens hidden metadata.
+    pub names: Identities,
     /// What nothing opens is passed over.
     pub leave_sealed: bool,
     pub requests: Arc<AtomicU64>,

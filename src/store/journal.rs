@@ -439,8 +439,8 @@ mod tests {
             assert!(Segment::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         let newer =
-            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":6");
-        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(6)));
+            String::from_utf8(bytes.to_vec()).unwrap().replace("\"format\":1", "\"format\":7");
+        assert_eq!(Segment::decode(newer.as_bytes()), Err(JournalError::Newer(7)));
         let other = String::from_utf8(bytes.to_vec()).unwrap().replace("journal", "archive");
         assert!(matches!(Segment::decode(other.as_bytes()), Err(JournalError::Foreign(_))));
         let mut flipped = bytes.to_vec();
@@ -480,8 +480,8 @@ mod tests {
         let short = salvage(short.as_bytes()).unwrap();
         assert_eq!((numbers(&short), short.damage.len()), (vec![2, 3], 1));
         assert_eq!(salvage(b"").unwrap().damage.len(), 1);
-        let newer = text.replace("\"format\":1", "\"format\":6");
-        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(6)));
+        let newer = text.replace("\"format\":1", "\"format\":7");
+        assert_eq!(salvage(newer.as_bytes()), Err(JournalError::Newer(7)));
     }
 
     #[test]

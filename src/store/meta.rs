@@ -7,7 +7,9 @@ use crate::recording::{Encoding, ErrorClass, Generation, NodeId, Sha256, Stored}
 use std::path::Path;
 
 /// The newest version of the format that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
+/// The version of objects whose names and metadata are hidden (`super::hidden`).
+pub(super) const FORMAT_HIDDEN: u32 = 6;
 /// The version of sealed objects, and of what tells of one.
 pub(super) const FORMAT_SEALED: u32 = 5;
 /// The version of a journal segment or snapshot that tells of legal holds: a program that does not
@@ -69,6 +71,9 @@ pub enum LabelError {
         "the object has format version {0}; this spoolfs reads up to {FORMAT_VERSION}, install a newer one"
     )]
     Newer(u32),
+    /// It is hidden, and there is no name key for it.
+    #[error("the object's metadata is sealed: {0}")]
+    Hidden(String),
 }
 
 impl LabelError {
@@ -264,7 +269,7 @@ mod tests {
             assert!(matches!(Label::from_user(&wrong), Err(LabelError::Invalid { .. })), "{name}");
         }
         let mut newer = user;
-        newer[0].1 = "6".into();
-        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(6)));
+        newer[0].1 = "7".into();
+        assert_eq!(Label::from_user(&newer), Err(LabelError::Newer(7)));
     }
 }

@@ -9,6 +9,7 @@ pub mod cloud;
 mod endpoint;
 mod fault;
 pub mod file;
+pub mod hidden;
 mod in_flight;
 pub mod joined;
 pub mod journal;

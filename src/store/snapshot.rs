@@ -345,10 +345,10 @@ mod tests {
     #[test]
     fn another_kind_and_a_newer_format_are_named() {
         let mut newer = header();
-        newer.format = 6;
+        newer.format = 7;
         let mut other = header();
         other.spoolfs = "journal".into();
-        for (header, word) in [(newer, "version 6"), (other, "journal")] {
+        for (header, word) in [(newer, "version 7"), (other, "journal")] {
             let bytes = Writer::begin(Vec::new(), &header).unwrap().finish().unwrap().0;
             let error = read(&bytes[..], &mut |_| Ok(())).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -14,6 +14,7 @@ mod faults;
 mod flac;
 mod fsck;
 mod headers;
+mod hidden;
 mod holds;
 mod locks;
 mod outage;

@@ -159,7 +159,7 @@ pub(super) fn age(shared: &Shared, object: &ObjectRow) -> Result<ObjectAge> {
         Err(error) => return Err(error),
     };
     let unproved = |why: String| Ok(ObjectAge::Unproved(format!("{:?}: {why}", object.key)));
-    match Label::from_user(&head.user) {
+    match shared.label_of(&head) {
         Ok(label) if is_ours(shared, &label, object.node) => Ok(ObjectAge::Changed(label.mtime)),
         Ok(_) => unproved("the object says that it is of another recording".to_owned()),
         Err(error) => unproved(error.to_string()),

@@ -4,6 +4,7 @@ use super::failed;
 use crate::catalog::ObjectState;
 use crate::clock::Timestamp;
 use crate::engine::error::{EngineError, Result};
+use crate::engine::names::NewNames;
 use crate::engine::shared::Shared;
 use crate::engine::snapshot::ask;
 use crate::engine::target::Target;
@@ -11,7 +12,7 @@ use crate::faults;
 use crate::recording::{Attr, Encoding, NodeId, Sha256, Stored};
 use crate::stitch::{Kept, KeptObject, Stitched};
 use crate::store::joined::JoinLabel;
-use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
+use crate::store::{self, Body, ObjectMeta, StoreErrorKind};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) fn can_be_told(shared: &Shared, call: &[u8], legs: &[NodeId]) -> bool
         stored: Stored { encoding, ..Stored::plain(u64::MAX, Sha256::of(b"")) },
     };
     let sealed = Encoding::parse("age", u64::MAX / 2).unwrap_or(Encoding::Plain);
-    label(sealed).to_meta().is_some()
+    shared.can_be_told(&label(sealed))
 }
 
 /// Sees to it that every target has it that can be had; whether all have it that must.
@@ -55,7 +56,6 @@ pub(super) fn give(
     sha256: Sha256,
 ) -> Result<bool> {
     let name = Stitched::name_of(gift.call);
-    let name = format!("{name}{}", key::suffix(&gift.stored.encoding));
     let label = JoinLabel {
         node: shared.catalog.identity().node,
         call: gift.call.to_vec(),
@@ -66,11 +66,7 @@ pub(super) fn give(
         access: (gift.attr.mode, gift.attr.uid, gift.attr.gid),
         stored: gift.stored.clone(),
     };
-    let Some(meta) = label.to_meta() else {
-        let why = "it has more recordings than the object of its join could tell of";
-        return Err(EngineError::refused(Path::new(&name), why));
-    };
-    let one = One { shared, kept, id, name: &name, gift, meta: &meta };
+    let one = One { shared, kept, id, name: &name, gift, label: &label };
     let mut all = true;
     for target in &shared.targets {
         match one.to(target) {
@@ -91,7 +87,7 @@ struct One<'a> {
     id: i64,
     name: &'a str,
     gift: &'a Gift<'a>,
-    meta: &'a ObjectMeta,
+    label: &'a JoinLabel,
 }
 
 impl One<'_> {
@@ -103,17 +99,16 @@ impl One<'_> {
             let why = "the target was not asked yet which joins it has";
             return Err(EngineError::refused(Path::new(self.name), why));
         }
-        let prefix = target.store.prefix();
-        let numbers = [None, Some(fastrand::u64(..)), Some(fastrand::u64(..))];
-        let keys = numbers.map(|number| key::joined(prefix, self.name, number));
-        for _ in &keys {
-            let assigned = self.kept.assign(self.id, target.name(), &keys, &self.gift.stored);
+        let names = self.shared.names_for_join(target, self.name, self.label)?;
+        for _ in &names.keys {
+            let stored = &self.gift.stored;
+            let assigned = self.kept.assign(self.id, target.name(), &names.keys, stored);
             let (object, left_over) = assigned.map_err(failed)?;
             faults::point("joins.after_key");
             if object.state == ObjectState::Verified {
                 return Ok(());
             }
-            let has = self.put(target, &object, left_over)?;
+            let has = self.put(target, &object, &names, left_over)?;
             let state = if has { ObjectState::Verified } else { ObjectState::Abandoned };
             faults::point("joins.after_proof");
             self.kept.note(&object, state, self.shared.now()).map_err(failed)?;
@@ -127,13 +122,19 @@ impl One<'_> {
     }
 
     /// False if the key has another object. `left_over`: it may have been put there before.
-    fn put(&self, target: &Target, object: &KeptObject, left_over: bool) -> Result<bool> {
+    fn put(
+        &self,
+        target: &Target,
+        object: &KeptObject,
+        names: &NewNames,
+        left_over: bool,
+    ) -> Result<bool> {
         if left_over && let Some(right) = self.is_right(target, object)? {
             return Ok(right);
         }
         let Stored { size, sha256, .. } = self.gift.stored;
         // What was sealed another time has other bytes, which may be under way to this key.
-        if object.stored != self.gift.stored {
+        if object.stored != self.gift.stored || !names.fit(&object.key) {
             return Ok(false);
         }
         if !self.shared.keep_pace(size) {
@@ -141,7 +142,7 @@ impl One<'_> {
         }
         let body = Body::File { file: Arc::clone(&self.gift.file), len: size };
         let class = target.store.storage_class().cloned();
-        let meta = ObjectMeta { storage_class: class, ..self.meta.clone() };
+        let meta = ObjectMeta { storage_class: class, ..names.meta.clone() };
         let put = target.store.put(&object.key, body, sha256, &meta);
         match ask(self.shared, target, put) {
             Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}

@@ -92,7 +92,7 @@ fn is_there(
         Err(error) => return Err(error),
     };
     let node = shared.catalog.identity().node;
-    let ours = JoinLabel::from_user(&head.user).is_ok_and(|label| {
+    let ours = shared.join_label_of(&head).is_ok_and(|label| {
         label.node == node && label.call == join.call && label.sha256 == join.sha256
     });
     if !ours {
@@ -146,7 +146,7 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(false),
         head => head?,
     };
-    let label = match JoinLabel::from_user(&head.user) {
+    let label = match shared.join_label_of(&head) {
         Ok(label) if label.node == shared.catalog.identity().node => label,
         // Another machine's, or none of ours.
         Ok(_) | Err(_) => return Ok(false),

@@ -4,12 +4,13 @@ use super::plan::Step;
 use super::{Job, Locker};
 use crate::audit::{Entry, Event, Subject};
 use crate::catalog::{LockRow, LockState, ObjectRow};
+use crate::codec::seal::Identities;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::shared::Shared;
 use crate::engine::target::Target;
 use crate::limits;
 use crate::store::meta::Label;
-use crate::store::{self, LegalHold, Store, StoreError, StoreErrorKind};
+use crate::store::{self, LegalHold, Store, StoreError, StoreErrorKind, hidden};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,15 +38,17 @@ impl Locker {
     /// Looks at what is there. Those that are to be set are remembered as asked for, on the disk,
     /// before they are.
     fn look(&mut self, jobs: Vec<Job>) -> Result<Vec<Job>> {
+        let names = self.shared.names.identities();
         let answers = self.each(jobs, |store, job| {
             let (object, known) = (job.object.clone(), job.known.clone());
+            let names = names.clone();
             async move {
                 match known.filter(|_| job.step == Step::See) {
                     Some(row) => {
                         let found = store.legal_hold(&object.key, Some(&row.version)).await?;
                         Ok((found, row.state))
                     }
-                    None => first_look(&*store, &object).await,
+                    None => first_look(&*store, &object, &names).await,
                 }
             }
         })?;
@@ -187,10 +190,12 @@ impl Job {
 async fn first_look(
     store: &dyn Store,
     object: &ObjectRow,
+    names: &Identities,
 ) -> store::Result<(LegalHold, LockState)> {
     let head = store.head(&object.key).await?;
     // Some servers keep no metadata.
-    let other = Label::from_user(&head.user).is_ok_and(|label| label.sha256 != object.sha256);
+    let label = hidden::revealed(&head.user, names).and_then(|user| Label::from_user(&user));
+    let other = label.is_ok_and(|label| label.sha256 != object.sha256);
     if other || head.size != object.stored.size {
         let what = "another object is under this key than was archived; a scrub replaces it";
         let kind = StoreErrorKind::Corrupt;
