@@ -461,6 +461,9 @@ pub const CALL_NAMES_PAGE: usize = 1000;
 pub const CALL_NAMES_EVERY: Duration = Duration::from_secs(5);
 /// How often names of the catalog are looked at again for those that were moved or removed.
 pub const CALL_SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// After this time a target is given its name key once more: a copy that was deleted there, or moved to
+/// an archive class, must not be the only one.
+pub const NAME_KEY_TOLD_EVERY: Duration = Duration::from_secs(7 * 86_400);
 /// How long who reads the call records waits for a start to open them.
 pub const CALL_OPEN_WAIT: Duration = Duration::from_secs(2);
 /// Connections that read the call records and are kept.

@@ -60,6 +60,11 @@ impl Recipients {
         let keys = Arc::new(keys?);
         Ok((!words.is_empty()).then(|| Recipients { words: words.to_vec(), keys }))
     }
+
+    /// What they were made of: public keys.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
 }
 
 fn recipient(word: &str, number: usize) -> Result<Box<dyn Recipient + Send + Sync>, BadRecipient> {

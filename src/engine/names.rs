@@ -7,6 +7,7 @@
 use super::error::{EngineError, Result};
 use super::shared::Shared;
 use super::target::Target;
+use crate::clock::Timestamp;
 use crate::codec::seal::{self, Identities, Recipients};
 use crate::limits;
 use crate::recording::{Sha256, Stored, hmac};
@@ -73,6 +74,17 @@ impl Names {
         Ok(new)
     }
 
+    /// Another one, which opens what this did, too.
+    fn renew(&self, old: &NameKey) -> Result<Arc<NameKey>> {
+        let failed = |why: String| EngineError::refused(&self.path, why);
+        let new = NameKey::fresh().and_then(|new| new.and(old)).map_err(failed)?;
+        new.store(&self.path).map_err(|e| failed(format!("it can not be written: {e}")))?;
+        tracing::info!(path = %self.path.display(), "a name key was added, since a key was given up");
+        let new = Arc::new(new);
+        *self.key.lock() = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
     /// What opens hidden metadata; none if there is no name key.
     pub fn identities(&self) -> Identities {
         match self.known() {
@@ -128,14 +140,16 @@ impl Shared {
         open: &ObjectMeta,
         path: Option<&Path>,
     ) -> Result<NewNames> {
-        let key = self.names.needed()?;
+        let refused = || EngineError::refused(Path::new("hide_names"), "nothing is sealed");
+        let to = self.told_to()?.ok_or_else(refused)?;
+        let key = self.name_key(&to)?;
         let (node, prefix) = (self.catalog.identity().node, target.store.prefix());
         let keys = key.keys(prefix, &node, named, &random());
         let failed =
             |e: std::io::Error| EngineError::refused(Path::new("spoolfs-label"), e.to_string());
         let what = || path.map_or_else(|| "a join".to_owned(), |path| path.display().to_string());
         let meta = key.hide(open, path).map_err(failed)?.ok_or_else(|| too_much(&what()))?;
-        self.tell_name_key(target, &key)?;
+        self.tell_name_key(target, &key, &to)?;
         Ok(NewNames { keys, meta, hidden: true })
     }
 
@@ -170,14 +184,49 @@ impl Shared {
         self.names.needed().map_or(true, |key| !matches!(key.hide(&meta, None), Ok(None)))
     }
 
-    /// Sees to it that a target has the name key, sealed to whom it is sealed to what is told.
-    fn tell_name_key(&self, target: &Target, name_key: &NameKey) -> Result<()> {
+    /// The key that names are made with, which these may read: another one when somebody who could
+    /// may not any more, or he would read what is named from now on.
+    fn name_key(&self, to: &Recipients) -> Result<Arc<NameKey>> {
+        let words = to.words().join("\n");
+        let before = self.catalog.setting(READERS)?;
+        if before.as_deref() == Some(&*words) {
+            return self.names.needed();
+        }
+        let _one_at_a_time = self.names.telling.lock();
+        let before = self.catalog.setting(READERS)?.unwrap_or_default();
+        let mut key = self.names.needed()?;
+        if before.lines().any(|word| words.lines().all(|other| other != word)) {
+            key = self.names.renew(&key)?;
+        }
+        self.catalog.set_setting(READERS, &words)?;
+        Ok(key)
+    }
+
+    /// Gives a target the name key once more if that was long ago, and it has names that were made
+    /// with it.
+    ///
+    /// # Errors
+    /// As of `put`.
+    pub fn name_key_stays(&self, target: &Target) -> Result<()> {
+        let (Some(key), Some(to)) = (self.names.known()?, self.told_to()?) else { return Ok(()) };
+        match self.catalog.setting(&setting_of(target))? {
+            Some(_) => self.tell_name_key(target, &key, &to),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees to it that a target has the name key, sealed to whom it is sealed to what is told, and that
+    /// this is not long ago.
+    fn tell_name_key(&self, target: &Target, name_key: &NameKey, to: &Recipients) -> Result<()> {
         let refused = |why: &str| EngineError::refused(Path::new("hide_names"), why);
-        let to = self.told_to()?.ok_or_else(|| refused("nothing is sealed"))?;
-        let setting = format!("names.told.{}", target.name());
-        let told = told(name_key, &to);
-        let is_told =
-            || -> Result<bool> { Ok(self.catalog.setting(&setting)?.as_deref() == Some(&*told)) };
+        let setting = setting_of(target);
+        let (told, now) = (told(name_key, to), self.now());
+        let is_told = || -> Result<bool> {
+            let before = self.catalog.setting(&setting)?.unwrap_or_default();
+            let (word, at) = before.split_once(' ').unwrap_or_default();
+            let at = Timestamp(at.parse().unwrap_or_default());
+            Ok(word == told && at <= now && now < at.plus(limits::NAME_KEY_TOLD_EVERY))
+        };
         if is_told()? {
             return Ok(());
         }
@@ -185,7 +234,7 @@ impl Shared {
         if is_told()? {
             return Ok(());
         }
-        let sealed = seal::seal_all(&to, name_key.text().as_bytes());
+        let sealed = seal::seal_all(to, name_key.text().as_bytes());
         let sealed = sealed.map_err(|error| refused(&error.to_string()))?;
         let (size, sha256) = (sealed.len() as u64, Sha256::of(&sealed));
         let node = self.catalog.identity().node;
@@ -195,8 +244,16 @@ impl Shared {
         let body = Body::Bytes(sealed.into());
         self.ask(target, target.store.put(&key, body, sha256, &meta))?;
         self.ask(target, store::verify(&*target.store, &key, size, sha256))?;
-        Ok(self.catalog.set_setting(&setting, &told)?)
+        Ok(self.catalog.set_setting(&setting, &format!("{told} {}", now.0))?)
     }
+}
+
+/// The setting that tells who could read the name key when a name was made last, a line for each.
+const READERS: &str = "names.readers";
+
+/// The setting that tells what a target was told last, and when.
+fn setting_of(target: &Target) -> String {
+    format!("names.told.{}", target.name())
 }
 
 /// What a target was told, in a word that gives nothing away.

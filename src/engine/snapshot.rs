@@ -137,7 +137,9 @@ fn step(shared: &Shared, options: Snapshots) -> Result<()> {
     let Some(made) = make(shared)? else { return Ok(()) };
     let mut failed = Ok(());
     for target in due {
-        match give(shared, &target, &made).and_then(|()| prune(shared, &target, options.keep)) {
+        let given = give(shared, &target, &made);
+        let given = given.and_then(|()| shared.name_key_stays(&target));
+        match given.and_then(|()| prune(shared, &target, options.keep)) {
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
             Err(error) => failed = Err(error),
             Ok(()) => {}

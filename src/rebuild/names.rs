@@ -5,6 +5,7 @@ use super::read::Source;
 use crate::codec::Unreadable;
 use crate::codec::seal::open_all;
 use crate::limits;
+use crate::store::StoreErrorKind;
 use crate::store::hidden::{self, NameKey};
 use std::path::Path;
 
@@ -26,14 +27,30 @@ pub(super) async fn learn(
         for listed in source.list(&hidden::directory(source.store.prefix(), node)).await? {
             let range = 0..limits::IDENTITY_BYTES_MAX;
             let bytes = source.ask(|| source.store.get(&listed.key, range.clone())).await;
-            let bytes = bytes.map_err(|error| source.failed(error))?;
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind == StoreErrorKind::Unreachable => {
+                    return Err(source.failed(error));
+                }
+                // Another copy may be there, here or elsewhere.
+                Err(error) => {
+                    tracing::warn!(%error, "a name key can not be read");
+                    continue;
+                }
+            };
             let found = open_all(&bytes, &source.identities).and_then(|text| {
                 NameKey::parse(&zeroize::Zeroizing::new(text)).map_err(Unreadable::Bad)
             });
             match found {
                 Ok(found) => {
-                    let own = all.take().map_or_else(NameKey::fresh, Ok);
-                    all = Some(own.and_then(|own| own.and(&found)).map_err(refused)?);
+                    let own = all.clone().map_or_else(NameKey::fresh, Ok);
+                    let more = own.and_then(|own| own.and(&found)).map_err(refused)?;
+                    // Whoever may write there may have put any number of them.
+                    if more.text().len() as u64 > limits::IDENTITY_BYTES_MAX {
+                        tracing::warn!(key = listed.key, "there are too many name keys");
+                        continue;
+                    }
+                    all = Some(more);
                 }
                 Err(why) => tracing::warn!(key = listed.key, %why, "a name key can not be opened"),
             }

@@ -6,7 +6,7 @@
 
 use super::ObjectMeta;
 use super::key::{self, JOINED, RESERVED};
-use super::meta::{self, FORMAT, FORMAT_HIDDEN, LabelError, NODE};
+use super::meta::{self, FORMAT, FORMAT_HIDDEN, FORMAT_VERSION, LabelError, NODE};
 use crate::codec::seal::{self, Identities, Recipients};
 use crate::limits;
 use crate::private_file;
@@ -46,6 +46,7 @@ pub enum Named<'a> {
 
 /// The name key of a machine: secret keys of age, one a line. The first one names; all open what was
 /// sealed to any of them.
+#[derive(Clone)]
 pub struct NameKey {
     lines: Vec<Zeroizing<String>>,
     to: Recipients,
@@ -207,6 +208,10 @@ pub fn revealed<'a>(
 ) -> Result<Cow<'a, [(String, String)]>, LabelError> {
     let Ok(label) = meta::text(user, LABEL) else { return Ok(Cow::Borrowed(user)) };
     let hidden = |why: String| LabelError::Hidden(why);
+    match meta::text(user, FORMAT).ok().and_then(|format| format.parse().ok()) {
+        Some(newer) if newer > FORMAT_VERSION => return Err(LabelError::Newer(newer)),
+        _ => {}
+    }
     let sealed = BASE64.decode(label).map_err(|_| hidden("it is no base64".to_owned()))?;
     let text = seal::open_all(&sealed, names).map_err(|why| hidden(why.to_string()))?;
     let text = String::from_utf8(text).map_err(|_| hidden("it is no text".to_owned()))?;
@@ -215,6 +220,11 @@ pub fn revealed<'a>(
     // The version of the format is the one that it would have.
     let open = user.iter().filter(|(name, _)| name.eq_ignore_ascii_case(NODE)).cloned();
     Ok(open.chain(text.lines().filter_map(field)).collect())
+}
+
+/// Whether metadata that is hidden says in clear that it is of this machine.
+pub fn is_of(user: &[(String, String)], node: &str) -> bool {
+    meta::text(user, NODE).is_ok_and(|of| of == key::node_component(node))
 }
 
 /// The path that an object was archived with, of what `revealed` gave.

@@ -10,7 +10,8 @@ use crate::engine::shared::Shared;
 use crate::engine::target::Target;
 use crate::lower::Quiet;
 use crate::recording::{ExpiryEvidence, ExpiryPermit, NodeId, ObjectAge, State, is_audio};
-use crate::store::{self, StoreErrorKind, meta::Label};
+use crate::store::meta::{Label, LabelError};
+use crate::store::{self, StoreErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,6 +163,10 @@ pub(super) fn age(shared: &Shared, object: &ObjectRow) -> Result<ObjectAge> {
     match shared.label_of(&head) {
         Ok(label) if is_ours(shared, &label, object.node) => Ok(ObjectAge::Changed(label.mtime)),
         Ok(_) => unproved("the object says that it is of another recording".to_owned()),
+        // The key may come back: until then it is not forgotten, either.
+        Err(error @ LabelError::Hidden(_)) => {
+            Err(EngineError::refused(Path::new(&object.key), error.to_string()))
+        }
         Err(error) => unproved(error.to_string()),
     }
 }

@@ -14,7 +14,8 @@ use crate::lower::LowerError;
 use crate::recording::{Attr, ChunkHashes, Encoding, Hasher, Kind, NodeId, Stored};
 use crate::stitch::{self, Kept, KeptJoin, KeptObject, Leg, NewJoin, Plan};
 use crate::store::joined::JoinLabel;
-use crate::store::{StoreErrorKind, key};
+use crate::store::meta::LabelError;
+use crate::store::{self, StoreErrorKind, key};
 use crate::{faults, limits};
 use bytes::Bytes;
 use std::fs::File;
@@ -92,9 +93,12 @@ fn is_there(
         Err(error) => return Err(error),
     };
     let node = shared.catalog.identity().node;
-    let ours = shared.join_label_of(&head).is_ok_and(|label| {
-        label.node == node && label.call == join.call && label.sha256 == join.sha256
-    });
+    let ours = match shared.join_label_of(&head) {
+        Ok(label) => label.node == node && label.call == join.call && label.sha256 == join.sha256,
+        // The key may come back: until then it is not forgotten.
+        Err(error @ LabelError::Hidden(_)) => return Err(hidden(&object.key, &error)),
+        Err(_) => false,
+    };
     if !ours {
         tracing::warn!(
             key = object.key,
@@ -102,6 +106,10 @@ fn is_there(
         );
     }
     Ok(ours)
+}
+
+fn hidden(key: &str, error: &LabelError) -> EngineError {
+    EngineError::refused(Path::new(key), error.to_string())
 }
 
 /// Takes note of the joins of this machine that a target has. What they were made of in detail is not
@@ -146,8 +154,12 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(false),
         head => head?,
     };
+    let node = shared.catalog.identity().node;
     let label = match shared.join_label_of(&head) {
-        Ok(label) if label.node == shared.catalog.identity().node => label,
+        Ok(label) if label.node == node => label,
+        Err(error @ LabelError::Hidden(_)) if store::hidden::is_of(&head.user, &node) => {
+            return Err(hidden(key, &error));
+        }
         // Another machine's, or none of ours.
         Ok(_) | Err(_) => return Ok(false),
     };
