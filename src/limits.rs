@@ -528,6 +528,14 @@ pub const AUDIT_STOP_WAIT: Duration = Duration::from_secs(3);
 pub const AUDIT_ANCHOR_EVERY: Duration = Duration::from_secs(600);
 /// How often targets get lines of the audit log whose file is not full yet.
 pub const AUDIT_SHIP_EVERY: Duration = Duration::from_secs(86_400);
+/// The shortest time that lines of the audit log can be told to stay (`audit_keep`): the year that
+/// PCI DSS 4.0 asks for (requirement 10.5.1).
+pub const AUDIT_KEEP_LEAST: Duration = Duration::from_secs(365 * 86_400);
+/// Where lines of the audit log leave, a file of it is told to end after this time; one that is full
+/// ends sooner.
+pub const AUDIT_FILE_AGE: Duration = Duration::from_secs(30 * 86_400);
+/// How often it is looked at whether lines of the audit log leave.
+pub const AUDIT_LEAVE_EVERY: Duration = Duration::from_secs(3600);
 /// Time until a target that could not be told of the audit log is told again.
 pub const AUDIT_ANCHOR_RETRY: Duration = Duration::from_secs(30);
 /// How often a check of the audit log looks again at an end that may be just being written.

@@ -52,7 +52,7 @@ const REMOVAL: &[Exception] = &[
     ("lower/", "owns the lower directory; recordings go only with a permit"),
     ("store/", "owns what a target holds"),
     ("catalog/", "owns the state directory"),
-    ("audit/", "its own key that a crash had cut"),
+    ("audit/", "its own files, when a line stands for them; its own key that a crash had cut"),
     ("calls/", "its own cache"),
     ("content/cache.rs", "owns the disk cache"),
     ("control/", "its own socket"),

@@ -4,11 +4,14 @@ mod support;
 
 #[cfg(feature = "faults")]
 mod disk {
-    use spoolfs::audit::{Audit, Event, Fault, Options, directory, verify};
-    use spoolfs::clock::{ManualClock, Timestamp};
+    use spoolfs::audit::{Audit, Event, Fault, Leaving, Options, directory, leaving, verify};
+    use spoolfs::clock::{Clock, ManualClock, Timestamp};
     use spoolfs::faults;
     use std::path::Path;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    /// `audit_keep`.
+    const KEEP: std::time::Duration = spoolfs::limits::AUDIT_KEEP_LEAST;
 
     /// What shall fail is chosen for the whole process.
     static TURN: Mutex<()> = Mutex::new(());
@@ -76,6 +79,68 @@ mod disk {
             nth += 1;
         }
         assert!(nth > 15, "only {nth} writes were cut off");
+    }
+
+    #[test]
+    fn lines_that_could_not_leave_whatever_fails_leave_later_and_the_log_is_valid_meanwhile() {
+        let _turn = turn();
+        let mut nth = 1;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let log = directory(dir.path());
+            let audit = start(dir.path());
+            audit.record_synced(Event::Restored).unwrap();
+            audit.renew();
+            audit.record_synced(Event::Restored).unwrap();
+            std::fs::write(log.join("aside/000000000001-77-1.told"), b"torn").unwrap();
+            let told = |audit: &Audit, clock: &ManualClock| {
+                let before = clock.now().minus(KEEP);
+                let Some(old) = leaving(&log, before).unwrap() else { return Ok(()) };
+                let chain = audit.health().head.unwrap().chain;
+                let (node, audit_keep) = ("pbx".into(), "365d".into());
+                let Leaving { first, last, sha256, newest } = old;
+                audit.record_synced(Event::LinesLeft {
+                    chain,
+                    node,
+                    first,
+                    last,
+                    sha256,
+                    newest,
+                    audit_keep,
+                })?;
+                audit.leave(last)
+            };
+            audit.stop();
+            // A year later.
+            let clock = ManualClock::at(Timestamp::from_parts(1_795_234_020 + 366 * 86_400, 0));
+            let options = Options {
+                state_dir: dir.path().to_owned(),
+                node: "pbx".into(),
+                clock: clock.clone(),
+            };
+            let audit = Audit::start(options.clone()).unwrap();
+            audit.flush();
+            faults::set(&format!("audit.write:{nth}:EIO:forever")).unwrap();
+            let failed = told(&audit, &clock).is_err();
+            let fired = faults::fired() > 0;
+            drop(audit);
+            let verdict = verify(&log, &[]).unwrap();
+            faults::clear();
+            assert!(verdict.valid || failed, "{nth}: {verdict:?}");
+            let audit = Audit::start(options).unwrap();
+            audit.flush();
+            told(&audit, &clock).unwrap();
+            audit.stop();
+            let verdict = verify(&log, &[]).unwrap();
+            assert!(verdict.valid && verdict.first == 3, "{nth}: {verdict:?}");
+            assert_eq!(verdict.left.map(|left| left.last), Some(2), "{nth}");
+            assert!(!log.join("aside/000000000001-77-1.told").exists(), "{nth}");
+            if !fired {
+                break;
+            }
+            nth += 1;
+        }
+        assert!(nth > 4, "only {nth} writes were cut off");
     }
 
     #[test]

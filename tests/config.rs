@@ -312,6 +312,20 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              can not be deleted: make expire_after at least as long",
         ),
         (
+            format!("{MINIMAL}[retention]\naudit_keep = \"364d\""),
+            "f.toml:4:1: retention.audit_keep \"364d\" is too short for evidence; write at least \
+             \"365d\", or \"forever\"",
+        ),
+        (
+            format!(
+                "{MINIMAL}[retention]\naudit_keep = \"1094d\"\n[[policy]]\nname = \"a\"\n\
+                 expire_after = \"1095d\"\n[[policy]]\nname = \"b\"\nexpire_after = \"9d\""
+            ),
+            "f.toml:4:1: retention.audit_keep \"1094d\" is shorter than expire_after of policy \"a\": \
+             lines would leave before the recordings that they tell of; write at least \"1095d\", \
+             better some years more",
+        ),
+        (
             format!("{MINIMAL}[[policy]]\nname = \"a\"\nworm = \"1h\""),
             "f.toml:5:1: policy 1: worm \"1h\" is less than a day; write at least \"1d\"",
         ),
@@ -687,6 +701,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_POLICY__0__COMPRESS", "none"),
             ("SPOOLFS_POLICY__0__ENCRYPT_TO", AGE),
             ("SPOOLFS_RETENTION__MAX_DELETE_PER_DAY", "7%"),
+            ("SPOOLFS_RETENTION__AUDIT_KEEP", "1461d"),
             ("SPOOLFS_ENCRYPTION__REQUIRE_LOCAL_ENCRYPTION", "true"),
             ("SPOOLFS_ENCRYPTION__LOCAL_KEY_FILE", "/local.key"),
         ],
@@ -710,6 +725,7 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(rule.treatment.delete_mode, spoolfs::policy::DeleteMode::Refuse);
     assert_eq!(rule.treatment.targets, spoolfs::policy::Targets::only(["t"]));
     assert_eq!(config.retention.max_delete_per_day.0, 7);
+    assert_eq!(config.retention.audit_keep.to_string(), "1461d");
     let t = &config.targets[0];
     assert_eq!((t.required, t.allow_http, t.region.as_deref()), (false, true, Some("r")));
     assert_eq!(t.price, Some(spoolfs::units::Money(23_000)));

@@ -1,7 +1,8 @@
 //! The files of the log, and where it ends.
 //!
-//! **Invariant:** a line that was synced is never changed, moved or removed here. Only what follows
-//! the last of them, and was cut by a crash, is set aside; the log tells of it.
+//! **Invariant:** a line that was synced is never changed or moved here. Only what follows the last of
+//! them, and was cut by a crash, is set aside; the log tells of it. Lines are removed only with whole
+//! files from the beginning on, when a later line tells of it.
 
 use super::error::{Result, at};
 use super::event::Event;
@@ -44,12 +45,20 @@ pub(super) fn head(dir: &Path) -> Option<Head> {
     serde_json::from_slice(&std::fs::read(dir.join(HEAD)).ok()?).ok()
 }
 
-/// The name of the log and of its machine, from its first line.
+/// The name of the log and of its machine, from its first line, or one by which lines left.
 pub(super) fn name_of(line: &[u8]) -> Option<(String, String)> {
     let line: serde_json::Value = serde_json::from_slice(line).ok()?;
-    let begun = line.get("event")?.as_str()? == "chain_begun";
+    let begun = matches!(line.get("event")?.as_str()?, "chain_begun" | "lines_left");
     let told = |what: &str| Some(line.get("details")?.get(what)?.as_str()?.to_owned());
     begun.then_some((told("chain")?, told("node")?))
+}
+
+/// The same, of a log whose first lines are no more: the last of its lines that tells it.
+pub(super) fn name_within(segments: &[(u64, PathBuf)]) -> Option<(String, String)> {
+    segments.iter().rev().find_map(|(_, path)| {
+        let bytes = std::fs::read(path).ok()?;
+        bytes.rsplit(|b| *b == b'\n').find_map(name_of)
+    })
 }
 
 fn file_name(path: &Path) -> String {
@@ -107,7 +116,8 @@ impl Chain {
         {
             last = last_line(&std::fs::read(before).map_err(at(before))?);
         }
-        let chain = named.or(known.as_ref().map(|k| k.chain.clone()));
+        let within = || name_within(&segments).map(|(chain, _)| chain);
+        let chain = named.or(known.as_ref().map(|k| k.chain.clone())).or_else(within);
         let (mut seq, mut sha256) = last.unwrap_or((0, NOTHING));
         if let Some(known) = known {
             if known.seq > seq {
@@ -205,6 +215,39 @@ impl Chain {
         if self.len >= crate::limits::AUDIT_SEGMENT_BYTES {
             // If it can not be now, then before the next lines.
             self.renew = true;
+        }
+        Ok(())
+    }
+
+    /// The next line begins a new file.
+    pub fn renew(&mut self) {
+        self.renew = self.renew || self.len > 0;
+    }
+
+    /// Removes the files with all lines up to `last`, the oldest first, and what was set aside of
+    /// them. The one that is written to stays.
+    pub fn leave(&mut self, last: u64) -> Result<()> {
+        let dir = &self.dir;
+        let all = segments(dir).map_err(at(dir))?;
+        let next = all.iter().skip(1).map(|(first, _)| *first);
+        for ((_, path), next) in all.iter().zip(next) {
+            if next > last + 1 || *path == self.path {
+                break;
+            }
+            let left = || -> io::Result<()> {
+                let (aside, stem) = (dir.join(ASIDE), file_name(&path.with_extension("")));
+                for entry in std::fs::read_dir(&aside)? {
+                    let entry = entry?;
+                    if entry.file_name().to_string_lossy().starts_with(&format!("{stem}-")) {
+                        may_change()?;
+                        std::fs::remove_file(entry.path())?;
+                    }
+                }
+                may_change()?;
+                std::fs::remove_file(path)?;
+                sync_dir(dir)
+            };
+            left().map_err(at(path))?;
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! Checks a log: by itself, and against what targets know of it.
 
-use super::chain::{head, name_of, segments};
+use super::chain::{head, name_of, name_within, segments};
 use super::error::{AuditError, Result, at};
-use super::line::{Head, Link, NOTHING};
+use super::line::{Head, Link, NOTHING, parse_time};
 use crate::limits;
 use crate::recording::Sha256;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -66,6 +66,32 @@ pub struct Finding {
     pub detail: String,
 }
 
+/// Lines that are no more at the beginning, by `audit_keep`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Number of the last of them.
+    pub last: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+    /// When they left.
+    pub at: String,
+    /// What `audit_keep` was then.
+    pub audit_keep: String,
+    /// Number of the line that tells it.
+    pub seq: u64,
+}
+
+/// What a line tells by which others left.
+#[derive(Deserialize)]
+struct Told {
+    chain: String,
+    node: String,
+    last: u64,
+    sha256: Sha256,
+    newest: String,
+    audit_keep: String,
+}
+
 /// What came of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
@@ -75,6 +101,8 @@ pub struct Verdict {
     pub chain: Option<String>,
     /// The machine that it is of.
     pub node: Option<String>,
+    /// Number of the first line.
+    pub first: u64,
     /// Lines that were read.
     pub lines: u64,
     /// Files that were read.
@@ -91,6 +119,8 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Findings that are not named.
     pub more: u64,
+    /// Lines that left, if the log does not begin with line 1.
+    pub left: Option<Left>,
     /// Ends that crashes had cut, and that were set aside, on record.
     pub torn: u64,
     /// Events that are lost, on record.
@@ -180,6 +210,10 @@ struct Walk<'a> {
     head: Option<Head>,
     /// A target was told of another line.
     rewritten: bool,
+    /// What the first line holds, if that is not line 1: file, number, and digest of the one before.
+    begins: Option<(String, u64, Sha256)>,
+    /// By what lines of the log others left.
+    left: Vec<Left>,
     anchors: &'a BTreeMap<u64, Vec<Sha256>>,
 }
 
@@ -198,21 +232,30 @@ pub fn verify(dir: &Path, anchors: &[Anchor]) -> Result<Verdict> {
     }
     let named = all.first().and_then(|(_, path)| first_line(path)).and_then(|l| name_of(&l));
     let (chain, node) = named.map_or((None, None), |(chain, node)| (Some(chain), Some(node)));
-    let chain = chain.or(head.as_ref().map(|h| h.chain.clone()));
+    let first = all.first().map_or(1, |(first, _)| *first);
+    // Only the name of the file tells how the log begins that does not begin with line 1.
+    let within = |known: Option<String>| match known {
+        None if first > 1 => name_within(&all).map(|(chain, _)| chain),
+        known => known,
+    };
+    let chain = within(chain.or(head.as_ref().map(|h| h.chain.clone())));
     let mut ours: BTreeMap<u64, Vec<Sha256>> = BTreeMap::new();
     for anchor in anchors.iter().filter(|a| Some(&a.chain) == chain.as_ref()) {
         ours.entry(anchor.seq).or_default().push(anchor.sha256);
     }
     let files: Vec<PathBuf> = all.into_iter().map(|(_, path)| path).collect();
     let mut lines = Lines { files: files.into_iter(), open: None, count: 0 }.peekable();
-    let verdict = Verdict { valid: true, chain, node, ..Verdict::default() };
+    let verdict = Verdict { valid: true, chain, node, first, ..Verdict::default() };
     let mut walk = Walk {
         verdict,
-        expected: 1,
-        prev: Some(NOTHING),
+        expected: first,
+        // What stood before the first line is compared with what is told of it, at the end.
+        prev: (first == 1).then_some(NOTHING),
         last: None,
         head,
         rewritten: false,
+        begins: None,
+        left: Vec::new(),
         anchors: &ours,
     };
     let mut files = 0;
@@ -228,6 +271,15 @@ pub fn verify(dir: &Path, anchors: &[Anchor]) -> Result<Verdict> {
     walk.verdict.files = files;
     walk.end();
     Ok(walk.verdict)
+}
+
+/// Whether what a line tells of others that left fits together: nothing leaves that is younger than
+/// `audit_keep`, or than the least that this can be.
+fn may_leave(told: &Told, at: &str) -> bool {
+    let Ok(keep) = crate::units::parse_duration(&told.audit_keep) else { return false };
+    let times = parse_time(at).zip(parse_time(&told.newest));
+    keep >= limits::AUDIT_KEEP_LEAST
+        && times.is_some_and(|(left, newest)| newest.plus(keep) <= left)
 }
 
 fn first_line(path: &Path) -> Option<Vec<u8>> {
@@ -256,6 +308,9 @@ impl Walk<'_> {
             self.accept(&found, false);
             return Ok(());
         };
+        if self.verdict.lines == 1 && expected > 1 {
+            self.begins = Some((file.to_owned(), expected, link.prev));
+        }
         let next = match rest.peek() {
             Some(Ok(next)) => Some((next.link.clone(), next.sha256)),
             Some(Err(error)) => return Err(error.clone()),
@@ -292,7 +347,7 @@ impl Walk<'_> {
                 self.add(Fault::OutOfPlace, (file, line, seq), detail);
             }
         }
-        self.note(&found.text);
+        self.note(&found.text, &link);
         Ok(())
     }
 
@@ -326,7 +381,7 @@ impl Walk<'_> {
                 None if !self.rewritten => self.verdict.anchored = Some(seq),
                 Some(told) if !self.rewritten => {
                     self.rewritten = true;
-                    let since = self.verdict.anchored.map_or(1, |last| last + 1);
+                    let since = self.verdict.anchored.map_or(self.verdict.first, |last| last + 1);
                     let detail = format!(
                         "the target was told {told} of it: lines {since} to {seq} were changed, \
                          or some of them"
@@ -343,7 +398,7 @@ impl Walk<'_> {
     }
 
     /// What is told in the log of the log itself.
-    fn note(&mut self, text: &[u8]) {
+    fn note(&mut self, text: &[u8], link: &Link) {
         let is = |event: &[u8]| text.windows(event.len()).any(|part| part == event);
         let told = || serde_json::from_slice::<serde_json::Value>(text).ok();
         if is(b"\"event\":\"torn_tail\"") {
@@ -352,10 +407,58 @@ impl Walk<'_> {
             && let Some(lost) = told().and_then(|line| line.get("details")?.get("lost")?.as_u64())
         {
             self.verdict.lost += lost;
+        } else if is(b"\"event\":\"lines_left\"")
+            && let Some(told) = told()
+                .and_then(|line| serde_json::from_value::<Told>(line.get("details")?.clone()).ok())
+            && Some(&told.chain) == self.verdict.chain.as_ref()
+            && may_leave(&told, &link.at)
+        {
+            self.verdict.node.get_or_insert(told.node);
+            let Told { last, sha256, audit_keep, .. } = told;
+            self.left.push(Left { last, sha256, at: link.at.clone(), audit_keep, seq: link.seq });
         }
     }
 
+    /// How the log begins: with line 1, with what follows the lines that left, or somebody removed
+    /// the beginning.
+    fn beginning(&mut self) {
+        let Some((file, first, prev)) = self.begins.take() else { return };
+        let (place, before) = ((file.as_str(), 1, first), first - 1);
+        let told = self.left.iter().filter(|left| left.last == before);
+        let Some(left) = told.clone().find(|left| left.sha256 == prev).or(told.clone().next())
+        else {
+            let known = self.left.iter().map(|left| left.last).filter(|last| *last < before).max();
+            let since = known.map_or(1, |last| last + 1);
+            let detail =
+                format!("lines {since} to {before} are missing here, and no line tells why");
+            self.add(Fault::Missing, (&file, 1, since), detail);
+            return;
+        };
+        let left = left.clone();
+        if left.sha256 != prev {
+            let detail = format!("it does not hold the digest that line {} tells of", left.seq);
+            self.add(Fault::Altered, place, detail);
+        }
+        let other = |told: &&Sha256| **told != left.sha256;
+        if let Some(told) = self.anchors.get(&before).and_then(|all| all.iter().find(other)) {
+            let detail = format!("the target was told {told} of line {before}, which left");
+            self.add(Fault::Rewritten, place, detail);
+        } else if !self.anchors.is_empty()
+            && !self.rewritten
+            && self.verdict.anchored.is_none_or(|anchored| anchored < left.seq)
+        {
+            let seq = left.seq;
+            let detail = format!(
+                "lines 1 to {before} are missing here: line {seq} says that they left, and the target \
+                 was told nothing of that"
+            );
+            self.add(Fault::Missing, (&file, 1, before), detail);
+        }
+        self.verdict.left = Some(left);
+    }
+
     fn end(&mut self) {
+        self.beginning();
         let last = self.expected - 1;
         self.verdict.last = last;
         let (file, line) =

@@ -54,6 +54,24 @@ pub enum Event {
         #[serde(serialize_with = "time")]
         until: Timestamp,
     },
+    /// The oldest lines leave, with their file: this line stands for them. Before they do.
+    LinesLeft {
+        /// Which log: its first line, that told it, leaves or left.
+        chain: String,
+        /// The machine that it is of.
+        node: String,
+        /// Number of the first line that leaves.
+        first: u64,
+        /// Number of the last.
+        last: u64,
+        /// SHA-256 of the last, as the line after it holds it.
+        sha256: Sha256,
+        /// When the youngest of what they tell happened.
+        #[serde(serialize_with = "time")]
+        newest: Timestamp,
+        /// `audit_keep`.
+        audit_keep: String,
+    },
     /// The clear text of pseudonyms was erased.
     Erased {
         /// How many.

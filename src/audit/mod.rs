@@ -12,17 +12,19 @@ mod event;
 mod line;
 mod names;
 mod parts;
+mod shorten;
 mod show;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use check::{Anchor, Fault, Finding, Verdict, verify};
+pub use check::{Anchor, Fault, Finding, Left, Verdict, verify};
 pub use error::{AuditError, Result};
 pub use event::{Clear, Entry, Event, Subject, User, Who};
 pub use line::Head;
 pub use parts::{Part, anchors_in, next_part};
+pub use shorten::{Leaving, file_begun, first_line, leaving};
 pub use show::{Filter, Shown, show};
 pub use writer::Erasure;
 
@@ -166,6 +168,25 @@ impl Audit {
         let job = Job::Erase { subject: subject.to_owned(), who, dry, answer };
         inner.jobs.send_timeout(job, limits::AUDIT_SYNC_WAIT).map_err(|_| AuditError::Late)?;
         answered.recv().map_err(|_| AuditError::Closed)?
+    }
+
+    /// Removes the files with all lines up to number `last`, and what stands for pseudonyms that only
+    /// they had. A line that tells of it must be in the log, and told to the targets, before.
+    ///
+    /// # Errors
+    /// Some of it may still be there; it can be asked for again.
+    pub fn leave(&self, last: u64) -> Result<()> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let job = Job::Leave { last, answer };
+        inner.jobs.send_timeout(job, limits::AUDIT_SYNC_WAIT).map_err(|_| AuditError::Late)?;
+        answered.recv().map_err(|_| AuditError::Closed)?
+    }
+
+    /// The next line begins a new file.
+    pub fn renew(&self) {
+        let Some(inner) = &self.inner else { return };
+        let _asked_again_later = inner.jobs.try_send(Job::Renew);
     }
 
     /// How it stands.

@@ -23,7 +23,8 @@ const SCHEMA: &str = "
         pseudonym TEXT PRIMARY KEY,
         kind TEXT NOT NULL,
         text BLOB,
-        nonce BLOB
+        nonce BLOB,
+        last INTEGER
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX IF NOT EXISTS name_of_text ON name(kind, text) WHERE text IS NOT NULL;";
 
@@ -60,6 +61,11 @@ impl Names {
                  PRAGMA journal_size_limit = 4194304;",
             )?;
             conn.execute_batch(SCHEMA)?;
+            let is_dated = "SELECT 1 FROM pragma_table_info('name') WHERE name = 'last'";
+            if !conn.prepare(is_dated)?.exists([])? {
+                conn.execute_batch("ALTER TABLE name ADD COLUMN last INTEGER")?;
+            }
+            conn.execute_batch("CREATE INDEX IF NOT EXISTS name_last ON name(last)")?;
             Ok(conn)
         };
         let conn = opened().map_err(at(&path))?;
@@ -98,23 +104,46 @@ impl Names {
         }
     }
 
-    /// The pseudonym of a text, a new one if it has none.
-    pub fn pseudonym(&self, kind: &str, text: &[u8]) -> Result<String> {
+    /// Names of a table that did not tell in which line they were used last: in none behind `seq`.
+    pub fn date(&self, seq: u64) -> Result<()> {
+        self.conn
+            .execute("UPDATE name SET last = ?1 WHERE last IS NULL", [seq.cast_signed()])
+            .map(drop)
+            .map_err(at(&self.path))
+    }
+
+    /// Removes what was used in no line behind `last`, from the table and from its file.
+    pub fn forget(&self, last: u64) -> Result<()> {
+        self.conn
+            .execute("DELETE FROM name WHERE last <= ?1", [last.cast_signed()])
+            .map_err(at(&self.path))?;
+        self.truncate_log()
+    }
+
+    /// The pseudonym of a text, a new one if it has none, for the line `seq`.
+    pub fn pseudonym(&self, kind: &str, text: &[u8], seq: u64) -> Result<String> {
         let failed = at(&self.path);
         let known: Option<String> = self
             .conn
             .prepare_cached("SELECT pseudonym FROM name WHERE kind = ?1 AND text = ?2")
             .and_then(|mut s| s.query_row(params![kind, text], |r| r.get(0)).optional())
             .map_err(&failed)?;
+        let last = seq.cast_signed();
         if let Some(known) = known {
+            self.conn
+                .prepare_cached("UPDATE name SET last = max(last, ?2) WHERE pseudonym = ?1")
+                .and_then(|mut s| s.execute(params![known, last]))
+                .map_err(&failed)?;
             return Ok(known);
         }
         let nonce: [u8; 16] = random().map_err(at(Path::new("/dev/urandom")))?;
         let digest = hmac(&self.key, &[&nonce, kind.as_bytes(), &[0], text]).to_string();
         let pseudonym = format!("{kind}:{}", digest.get(..DIGITS).unwrap_or_default());
         self.conn
-            .prepare_cached("INSERT INTO name(pseudonym, kind, text, nonce) VALUES(?1, ?2, ?3, ?4)")
-            .and_then(|mut s| s.execute(params![pseudonym, kind, text, nonce.as_slice()]))
+            .prepare_cached(
+                "INSERT INTO name(pseudonym, kind, text, nonce, last) VALUES(?1, ?2, ?3, ?4, ?5)",
+            )
+            .and_then(|mut s| s.execute(params![pseudonym, kind, text, nonce.as_slice(), last]))
             .map_err(&failed)?;
         Ok(pseudonym)
     }
@@ -239,17 +268,17 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().expect("a directory");
         let mut names = Names::open(dir.path()).expect("opens");
-        let first = names.pseudonym("number", b"02079460001").expect("given");
-        assert_ne!(names.pseudonym("path", b"02079460001").expect("given"), first);
+        let first = names.pseudonym("number", b"02079460001", 1).expect("given");
+        assert_ne!(names.pseudonym("path", b"02079460001", 1).expect("given"), first);
         drop(names);
         assert_eq!(std::fs::metadata(dir.path().join(KEY)).expect("there").mode() & 0o777, 0o400);
         names = Names::open(dir.path()).expect("opens again");
-        assert_eq!(names.pseudonym("number", b"02079460001").expect("known"), first);
+        assert_eq!(names.pseudonym("number", b"02079460001", 1).expect("known"), first);
         assert_eq!(names.text(&first).expect("read"), Some(Some(b"02079460001".to_vec())));
         names.erase(std::slice::from_ref(&first)).expect("erased");
         assert_eq!(names.text(&first).expect("read"), Some(None));
         assert_eq!(names.text("number:0").expect("read"), None);
-        let again = names.pseudonym("number", b"02079460001").expect("given");
+        let again = names.pseudonym("number", b"02079460001", 1).expect("given");
         assert_ne!(again, first, "what was erased can not be tied to what comes later");
     }
 
@@ -260,7 +289,7 @@ mod tests {
         let text = |n: u32| format!("2026/11/out-0555{n:07}-someone.wav");
         names.begin().expect("begun");
         let all: Vec<String> = (0..3000)
-            .map(|n| names.pseudonym("path", text(n).as_bytes()).expect("given"))
+            .map(|n| names.pseudonym("path", text(n).as_bytes(), 1).expect("given"))
             .collect();
         names.commit().expect("committed");
         let seen = |what: &str| {

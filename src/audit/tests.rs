@@ -5,6 +5,8 @@ use crate::clock::{Clock, ManualClock};
 use crate::recording::{Generation, NodeId, Sha256};
 use std::fs;
 
+mod shortened;
+
 struct World {
     dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
@@ -202,9 +204,23 @@ fn each_damage_to_a_hundred_thousand_lines_is_found_and_located() {
     let world = World::of(LINES);
     let good = world.verdict();
     assert!(good.valid && good.lines == LINES && good.last == LINES, "{good:?}");
-    assert!(good.files > 3, "{good:?}");
+    assert!(good.files > 3 && (good.first, &good.left) == (1, &None), "{good:?}");
+    each_damage_is_found(&world, LINES);
+    // And in what is left of it when the first lines left by `audit_keep`.
+    world.shorten();
+    let (left, lines) = (world.shorten(), LINES + 2);
+    let good = world.verdict();
+    assert!(good.valid && good.files > 2 && good.last == lines, "{good:?}");
+    assert_eq!((good.first, good.lines), (left.last + 1, lines - left.last), "{good:?}");
+    let told = good.left.expect("told");
+    assert_eq!((told.last, told.sha256, told.seq), (left.last, left.sha256, lines));
+    each_damage_is_found(&world, lines);
+}
+
+/// Damages a log of whole files, whose last line is `lines`, and puts it back as it was.
+fn each_damage_is_found(world: &World, lines: u64) {
     let segments = chain::segments(&world.dir()).expect("listed");
-    let edge = segments[2].0;
+    let (early, edge) = (segments[0].0 + 2000, segments[1].0);
 
     // Each of them beside the others.
     let verdict = world.with_lines(
@@ -214,43 +230,60 @@ fn each_damage_to_a_hundred_thousand_lines_is_found_and_located() {
             world.with_lines(
                 77_777,
                 |lines, at| drop(lines.remove(at)),
-                |world| {
-                    world.with_lines(33_333, |lines, at| lines.swap(at, at + 1), World::verdict)
-                },
+                |world| world.with_lines(early, |lines, at| lines.swap(at, at + 1), World::verdict),
             )
         },
     );
     let found: Vec<_> = verdict.findings.iter().map(|f| (f.fault, f.seq)).collect();
-    let expected = [(Fault::Swapped, 33_334), (Fault::Altered, edge - 1), (Fault::Missing, 77_777)];
+    let expected =
+        [(Fault::Swapped, early + 1), (Fault::Altered, edge - 1), (Fault::Missing, 77_777)];
     assert_eq!(found, expected, "{verdict:?}");
-    assert_eq!(verdict.findings[0].line as usize, world.place(33_333).1 + 1, "{verdict:?}");
+    assert_eq!(verdict.findings[0].line as usize, world.place(early).1 + 1, "{verdict:?}");
     assert!(world.is_at(&verdict.findings[1], edge - 1), "{verdict:?}");
     assert!(world.is_at(&verdict.findings[2], 77_777), "{verdict:?}");
 
     let whole = fs::read(&segments[1].1).expect("read");
     fs::remove_file(&segments[1].1).expect("removed");
     let verdict =
-        world.with_lines(LINES, |lines, _| lines.truncate(lines.len() - 3), World::verdict);
+        world.with_lines(lines, |lines, _| lines.truncate(lines.len() - 3), World::verdict);
     let found: Vec<_> = verdict.findings.iter().map(|f| (f.fault, f.seq)).collect();
-    let expected = [(Fault::Missing, segments[1].0), (Fault::EndMissing, LINES - 2)];
+    // With its end a shortened log loses the line that tells why it is short.
+    let short = (segments[0].0 > 1).then_some((Fault::Missing, 1));
+    let expected: Vec<_> = [(Fault::Missing, segments[1].0)]
+        .into_iter()
+        .chain(short)
+        .chain([(Fault::EndMissing, lines - 2)])
+        .collect();
     assert_eq!(found, expected, "{verdict:?}");
     fs::write(&segments[1].1, whole).expect("put back");
 
+    // Somebody removed the beginning, whether there is a line that tells of an earlier one or not.
+    let whole = fs::read(&segments[0].1).expect("read");
+    fs::remove_file(&segments[0].1).expect("removed");
+    let verdict = world.verdict();
+    let found: Vec<_> = verdict.findings.iter().map(|f| (f.fault, f.seq)).collect();
+    assert_eq!(found, [(Fault::Missing, segments[0].0)], "{verdict:?}");
+    assert_eq!(verdict.left, None);
+    fs::write(&segments[0].1, whole).expect("put back");
+
     // Who can write the files can write the rest of the log anew, so that it fits.
-    let forged = LINES - 500;
-    let anchors = [50_000, forged - 40, LINES - 100].map(|seq| world.anchor_at(seq));
-    let told: Vec<Anchor> = (forged - 60..=LINES - 100).map(|seq| world.anchor_at(seq)).collect();
+    let forged = lines - 500;
+    let anchors = [50_000, forged - 40, lines].map(|seq| world.anchor_at(seq));
+    let told: Vec<Anchor> = (forged - 60..=lines).map(|seq| world.anchor_at(seq)).collect();
+    let (tail, head) = (world.place(lines).0, world.dir().join("head.json"));
+    let before = [&tail, &head].map(|path| (path.clone(), fs::read(path).expect("read")));
     world.forge(forged);
     assert!(world.verdict().valid, "by itself it can not be told");
     let verdict = verify(&world.dir(), &anchors).expect("a verdict");
     assert_eq!((verdict.compared, verdict.anchored), (3, Some(forged - 40)));
     assert_eq!(verdict.findings.len(), 1, "{verdict:?}");
     assert_eq!(verdict.findings[0].fault, Fault::Rewritten);
-    assert!(world.is_at(&verdict.findings[0], LINES - 100), "{verdict:?}");
+    assert!(world.is_at(&verdict.findings[0], lines), "{verdict:?}");
     // With the lines that the target has the first that was changed is named.
     let verdict = verify(&world.dir(), &told).expect("a verdict");
     assert_eq!(verdict.findings[0].fault, Fault::Rewritten);
     assert!(world.is_at(&verdict.findings[0], forged), "{verdict:?}");
+    before.into_iter().for_each(|(path, bytes)| fs::write(path, bytes).expect("put back"));
 }
 
 impl World {

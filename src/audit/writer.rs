@@ -52,6 +52,13 @@ pub(super) enum Job {
         dry: bool,
         answer: Sender<Result<Erasure>>,
     },
+    /// Lines up to this one leave.
+    Leave {
+        last: u64,
+        answer: Sender<Result<()>>,
+    },
+    /// The next line begins a new file.
+    Renew,
     /// Answered when nothing is written any more.
     Stop(Sender<()>),
 }
@@ -192,6 +199,16 @@ impl Writer {
                 let erased = self.erase(&subject, who, dry);
                 let _he_left = answer.send(erased);
             }
+            Job::Leave { last, answer } => {
+                self.step();
+                let left = self.log.as_mut().map_or(Err(AuditError::Closed), |log| log.leave(last));
+                let _he_left = answer.send(left);
+            }
+            Job::Renew => {
+                if let Some(log) = &mut self.log {
+                    log.chain.renew();
+                }
+            }
             Job::Stop(stopped) => self.stopping = Some(stopped),
         }
     }
@@ -249,6 +266,7 @@ impl Writer {
             .map_err(|_| at(&place)("another spoolfs writes it"))?;
         let names = Names::open(dir)?;
         let (chain, first) = Chain::open(dir, &self.node)?;
+        names.date(chain.head().seq)?;
         if let Some(Event::Damaged { what }) =
             first.iter().find(|event| matches!(event, Event::Damaged { .. }))
         {
@@ -323,6 +341,13 @@ impl Writer {
 }
 
 impl Log {
+    /// Lines up to `last` leave. The names first: a file that is still there is found again.
+    fn leave(&mut self, last: u64) -> Result<()> {
+        self.names.give_up();
+        self.names.forget(last)?;
+        self.chain.leave(last)
+    }
+
     /// Writes and syncs entries; returns where the log ends then.
     fn write(&mut self, entries: &[(Timestamp, &Entry)]) -> Result<Head> {
         self.names.give_up();
@@ -333,7 +358,7 @@ impl Log {
         for (at, entry) in entries {
             seq += 1;
             let names = &self.names;
-            let mut pseudonym = |kind: &str, text: &[u8]| names.pseudonym(kind, text);
+            let mut pseudonym = |kind: &str, text: &[u8]| names.pseudonym(kind, text, seq);
             let line = line::compose(entry, (seq, prev), *at, &mut pseudonym)?;
             prev = Sha256::of(line.as_bytes());
             bytes.extend_from_slice(line.as_bytes());

@@ -96,6 +96,11 @@ impl Holds {
         self.grace.store(nanos(grace), Ordering::Relaxed);
     }
 
+    /// How long after its last hold was lifted a recording is not expired.
+    pub fn lift_grace(&self) -> Duration {
+        Duration::from_nanos(self.grace.load(Ordering::Relaxed).max(0).cast_unsigned())
+    }
+
     fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }

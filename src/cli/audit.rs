@@ -3,7 +3,7 @@
 use super::context::{Common, Context, Everywhere};
 use super::find::times;
 use super::{Exit, output};
-use crate::audit::{self, Anchor, AuditError, Fault, Filter, Finding, Verdict};
+use crate::audit::{self, Anchor, AuditError, Fault, Filter, Finding, Left, Verdict};
 use crate::codec::seal::Identities;
 use crate::control::{EraseReport, Request};
 use crate::limits;
@@ -233,6 +233,11 @@ fn words(verdict: &Verdict, against: Option<&str>) -> String {
     }
     if verdict.more > 0 {
         text.push_str(&format!("... and {} more.\n", verdict.more));
+    }
+    if let Some(Left { last, at, audit_keep, seq, .. }) = &verdict.left {
+        text.push_str(&format!(
+            "Lines 1 to {last} left on {at}, older than audit_keep {audit_keep:?}, as line {seq} tells.\n"
+        ));
     }
     let Verdict { lines, files, last, .. } = verdict;
     let state = if verdict.valid { "valid" } else { "NOT VALID" };

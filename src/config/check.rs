@@ -3,7 +3,7 @@
 use super::error::ConfigError;
 use super::paths::{beneath, resolve as real};
 use super::policy::OfMount;
-use super::raw::{Raw, RawHolds, RawMetrics, RawSpace, RawWriteBack};
+use super::raw::{Raw, RawHolds, RawMetrics, RawRetention, RawSpace, RawWriteBack};
 use super::source::Source;
 use super::{
     Cache, Choice, Config, HoldTimes, Overrides, Read, Retention, Space, Target, WriteBack, calls,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::codec::seal::Recipients;
 use crate::limits;
-use crate::policy::{Compress, SealTo, Timetable};
+use crate::policy::{Compress, Policy, SealTo, Timetable};
 use crate::recording::Sha256;
 use crate::units::{Age, Percent, Span, duration_text};
 use std::net::SocketAddr;
@@ -113,6 +113,7 @@ pub(super) fn resolve(
     }
     warnings.extend(doubtful(&targets, of_rule.is_some()));
     let metrics = metrics(&raw.metrics, source)?;
+    let retention = retention(&raw.retention, &policies, source)?;
     Ok(Config {
         file: source.file.clone(),
         overrides: overrides.clone(),
@@ -135,12 +136,7 @@ pub(super) fn resolve(
         calls,
         policies,
         metrics,
-        retention: Retention {
-            max_delete_per_day: raw
-                .retention
-                .max_delete_per_day
-                .unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT)),
-        },
+        retention,
         encryption,
         warnings,
     })
@@ -153,6 +149,33 @@ fn metrics(raw: &RawMetrics, source: &Source) -> Result<Option<SocketAddr>> {
         let cure = "write one such as \"127.0.0.1:9779\", or leave it out";
         source.fault("metrics.listen", message, cure)
     })
+}
+
+fn retention(raw: &RawRetention, policies: &[Policy], source: &Source) -> Result<Retention> {
+    let per_day = raw.max_delete_per_day.unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT));
+    let audit_keep = raw.audit_keep.unwrap_or(Age::Forever);
+    if let Some(keep) = audit_keep.duration() {
+        let key = "retention.audit_keep";
+        let least = limits::AUDIT_KEEP_LEAST;
+        if keep < least {
+            let message = format_args!("\"{}\" is too short for evidence", duration_text(keep));
+            let cure = format!("write at least \"{}\", or \"forever\"", duration_text(least));
+            return Err(source.fault(key, message, cure));
+        }
+        let expiry = |p: &Policy| Some((p.treatment.expire?.after, p.name.clone()));
+        let longest = policies.iter().filter_map(expiry).max();
+        if let Some((after, name)) = longest.filter(|(after, _)| keep < *after) {
+            let message = format_args!(
+                "\"{}\" is shorter than expire_after of policy {name:?}: lines would leave before the \
+                 recordings that they tell of",
+                duration_text(keep)
+            );
+            let cure =
+                format!("write at least \"{}\", better some years more", duration_text(after));
+            return Err(source.fault(key, message, cure));
+        }
+    }
+    Ok(Retention { max_delete_per_day: per_day, audit_keep })
 }
 
 fn hold_times(raw: &RawHolds, source: &Source) -> Result<HoldTimes> {

@@ -165,6 +165,7 @@ pub const KEYS: &[Key] = &[
     key("policy.encrypt_to", Kind::List, ""),
     key("metrics.listen", Kind::Text, ""),
     key("retention.max_delete_per_day", Kind::Percent, "\"5%\""),
+    key("retention.audit_keep", Kind::Age, "\"forever\""),
     key("encryption.require_local_encryption", Kind::Flag, "false"),
     key("encryption.local_key_file", Kind::Text, ""),
 ];

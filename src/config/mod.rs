@@ -141,11 +141,13 @@ pub struct HoldTimes {
     pub four_eyes: bool,
 }
 
-/// `[retention]`: how much may be deleted.
+/// `[retention]`: how much may be deleted, and when lines leave the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Of all files; more in a day stop until somebody confirms.
     pub max_delete_per_day: Percent,
+    /// How long lines of the audit log stay.
+    pub audit_keep: Age,
 }
 
 /// The configuration of one mount.

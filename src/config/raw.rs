@@ -89,6 +89,7 @@ pub(super) struct RawPolicy {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRetention {
     pub max_delete_per_day: Option<Percent>,
+    pub audit_keep: Option<Age>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -27,6 +27,7 @@ pub fn rules(config: &Config) -> Result<Rules, RuleError> {
         hide_names: write_back.hide_names,
         delete_mode: config.delete.mode,
         trash_keep: config.delete.trash_keep.duration(),
+        audit_keep: config.retention.audit_keep.duration(),
         require_cdr: config.calls.as_ref().and_then(|calls| calls.require_cdr),
         policies: config.policies.clone(),
     })

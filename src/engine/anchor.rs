@@ -1,22 +1,23 @@
 //! Tells the targets where the audit log ends, and gives them its lines, so that nobody can write
 //! it anew without being found out.
 //!
-//! **Invariant:** what a target was told is never written over: each key names what is under it.
+//! **Invariant:** what a target was told is never written over: each key names what is under it. Where the
+//! log ended is never deleted; lines are when they left the log here.
 
 use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::shared::Shared;
+use super::shorten::{self, Shortening};
 use super::target::Target;
 use crate::audit::{self, Head, Part};
 use crate::clock::Timestamp;
 use crate::codec::seal;
 use crate::limits;
 use crate::recording::Sha256;
-use crate::store::audit::{HeadKey, PartKey, head_key, part_key};
+use crate::store::audit::{HeadKey, PartKey, head_key, lines_of, parse_part, part_key};
 use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the thread looks whether something is due. Also what a test waits at most.
@@ -32,19 +33,39 @@ struct Told {
     /// The last line that it has, and since when.
     lines: u64,
     lines_at: Timestamp,
+    /// The lines up to this one left it, or it never had them.
+    #[serde(default)]
+    left: u64,
+    /// When it was last asked to delete some, and did not.
+    #[serde(default)]
+    refused_at: Option<Timestamp>,
+}
+
+/// Whether it is waited for the time to tell where the log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tell {
+    /// Every ten minutes.
+    InTime,
+    /// At once.
+    Now,
 }
 
 /// Tells the targets until the engine stops.
 pub(super) fn run(shared: &Shared) {
     let Some(dir) = shared.audit.dir().map(Path::to_owned) else { return };
     let mut again = Timestamp(i64::MIN);
+    let mut shortening = Shortening::default();
     loop {
         if shared.now() >= again {
-            match contained("telling the targets of the audit log", || step(shared, &dir)) {
+            match contained("telling the targets of the audit log", || {
+                // Whatever a target says: the clock is to be looked at.
+                let told = step(shared, &dir);
+                told.and(shorten::step(shared, &dir, &mut shortening))
+            }) {
                 Ok(()) => {}
                 Err(EngineError::Stopping) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a target could not be told of the audit log; it is tried again");
+                    tracing::warn!(%error, "the targets could not be told of the audit log, or lines not leave it; it is tried again");
                     again = shared.now().plus(limits::AUDIT_ANCHOR_RETRY);
                 }
             }
@@ -59,7 +80,7 @@ fn step(shared: &Shared, dir: &Path) -> Result<()> {
     let Some(head) = shared.audit.health().head else { return Ok(()) };
     let mut failed = Ok(());
     for target in shared.targets.iter().filter(|t| t.is_up()) {
-        match tell(shared, target, dir, &head) {
+        match tell(shared, target, dir, &head, Tell::InTime) {
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
             Err(error) => failed = Err(error),
             Ok(()) => {}
@@ -72,20 +93,31 @@ fn setting(target: &Target) -> String {
     format!("audit.told.{}", target.name())
 }
 
-fn tell(shared: &Shared, target: &Arc<Target>, dir: &Path, head: &Head) -> Result<()> {
+fn told(shared: &Shared, target: &Target, head: &Head) -> Result<Told> {
     let text = shared.catalog.setting(&setting(target))?;
     let told: Option<Told> = text.and_then(|text| serde_json::from_str(&text).ok());
-    let now = shared.now();
-    let mut told = told.filter(|told| told.chain == head.chain).unwrap_or_else(|| Told {
+    Ok(told.filter(|told| told.chain == head.chain).unwrap_or_else(|| Told {
         chain: head.chain.clone(),
         head_at: Timestamp(i64::MIN),
-        lines_at: now,
+        lines_at: shared.now(),
         ..Told::default()
-    });
+    }))
+}
+
+/// Tells a target where the log ends, and gives it the lines that it lacks, as far as it is time.
+pub(super) fn tell(
+    shared: &Shared,
+    target: &Target,
+    dir: &Path,
+    head: &Head,
+    when: Tell,
+) -> Result<()> {
+    let now = shared.now();
+    let mut told = told(shared, target, head)?;
     let before = told.clone();
     let node = shared.catalog.identity().node;
     let prefix = target.store.prefix();
-    let is_due = told.head_at.plus(limits::AUDIT_ANCHOR_EVERY) <= now;
+    let is_due = when == Tell::Now || told.head_at.plus(limits::AUDIT_ANCHOR_EVERY) <= now;
     if told.head != head.seq && is_due {
         let Head { chain, seq, sha256 } = head.clone();
         let key = head_key(prefix, &node, &HeadKey { chain, seq, sha256 });
@@ -104,6 +136,54 @@ fn tell(shared: &Shared, target: &Arc<Target>, dir: &Path, head: &Head) -> Resul
         keep(shared, target, &told)?;
     }
     if told != before { keep(shared, target, &told) } else { Ok(()) }
+}
+
+/// Deletes the lines before number `first` in each target that has some; they left the log here. One
+/// that does not let us is asked again a day later.
+pub(super) fn take_lines_away(shared: &Shared, first: u64) -> Result<()> {
+    let Some(head) = shared.audit.health().head else { return Ok(()) };
+    let now = shared.now();
+    for target in shared.targets.iter().filter(|t| t.is_up()) {
+        let mut told = told(shared, target, &head)?;
+        let waits = |at: Timestamp| at <= now && now < at.plus(limits::REFUSED_DELETE_RETRY);
+        if told.left + 1 >= first || told.refused_at.is_some_and(waits) {
+            continue;
+        }
+        match take_away(shared, target, &head.chain, first) {
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => {
+                let target = target.name();
+                tracing::warn!(target, %error, "lines of the audit log that left stay in a target");
+                told.refused_at = Some(now);
+            }
+            Ok(()) => (told.left, told.refused_at) = (first - 1, None),
+        }
+        keep(shared, target, &told)?;
+    }
+    Ok(())
+}
+
+/// Goes on after one that can not be deleted; the first such is the error.
+fn take_away(shared: &Shared, target: &Target, chain: &str, first: u64) -> Result<()> {
+    let node = shared.catalog.identity().node;
+    let prefix = lines_of(target.store.prefix(), &node, chain);
+    let (mut after, mut failed) = (String::new(), Ok(()));
+    loop {
+        let page = shared.ask(target, target.store.list(&prefix, &after))?;
+        let Some(end) = page.last() else { return failed };
+        after.clone_from(&end.key);
+        for listed in page {
+            let Some(part) = parse_part(&listed.key) else { continue };
+            if part.chain != chain || part.last >= first {
+                continue;
+            }
+            match shared.ask(target, target.store.delete(&listed.key)) {
+                Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+                Err(error) if failed.is_ok() => failed = Err(error),
+                _ => {}
+            }
+        }
+    }
 }
 
 fn keep(shared: &Shared, target: &Target, told: &Told) -> Result<()> {

@@ -49,6 +49,7 @@ mod rewrite;
 mod scrub;
 mod seal;
 mod shared;
+mod shorten;
 mod snapshot;
 mod space;
 mod spread;

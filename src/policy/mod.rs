@@ -172,6 +172,8 @@ pub struct Rules {
     pub delete_mode: DeleteMode,
     /// What users deleted stays in the trash at least so long; `None`: for ever.
     pub trash_keep: Option<Duration>,
+    /// Lines of the audit log leave after this time; `None`: they stay for ever.
+    pub audit_keep: Option<Duration>,
     /// A recording waits for a record of its call, at most so long after its last close; `None`:
     /// it does not.
     pub require_cdr: Option<Duration>,
@@ -198,6 +200,7 @@ impl Default for Rules {
             hide_names: false,
             delete_mode: DeleteMode::default(),
             trash_keep: Some(limits::TRASH_KEEP),
+            audit_keep: None,
             require_cdr: None,
             policies: Vec::new(),
         }

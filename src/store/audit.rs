@@ -1,5 +1,6 @@
 //! What a target is told of an audit log (docs/AUDIT.md, "In the targets"): where it ended, and
-//! the lines themselves. Nothing of it is ever written over or deleted.
+//! the lines themselves. Nothing of it is ever written over; only lines are ever deleted, when they left
+//! the log.
 
 use super::key;
 use crate::recording::Sha256;
@@ -31,6 +32,11 @@ pub fn prefix_of(prefix: &str, node: &str) -> String {
     format!("{prefix}.spoolfs/audit/{}/", key::node_component(node))
 }
 
+/// Below it are the lines of a log.
+pub fn lines_of(prefix: &str, node: &str, chain: &str) -> String {
+    format!("{}{chain}/lines/", prefix_of(prefix, node))
+}
+
 /// Where it is written that a log ended in this line, if that is not sealed.
 pub fn head_key(prefix: &str, node: &str, head: &HeadKey) -> String {
     let HeadKey { chain, seq, sha256 } = head;
@@ -42,7 +48,7 @@ pub fn part_key(prefix: &str, node: &str, part: &PartKey, sha256: Sha256) -> Str
     let PartKey { chain, first, last } = part;
     let digest = sha256.to_string();
     let digest = digest.get(..16).unwrap_or_default();
-    format!("{}{chain}/lines/{first:012}-{last:012}-{digest}.jsonl", prefix_of(prefix, node))
+    format!("{}{first:012}-{last:012}-{digest}.jsonl", lines_of(prefix, node, chain))
 }
 
 /// Reads a key made by [`head_key`].

@@ -2,9 +2,12 @@
 
 use crate::world::World;
 use spoolfs::audit::{self, Anchor, Audit, Event, Fault, Options, verify};
+use spoolfs::engine::Standing;
 use spoolfs::recording::Sha256;
-use spoolfs::store::audit::{parse_head, parse_part};
+use spoolfs::store::audit::{HeadKey, parse_head, parse_part};
+use spoolfs::store::memory::{Fault as StoreFault, Operation};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A log of 21 lines, and an engine that finds it.
@@ -99,7 +102,7 @@ fn a_target_that_was_down_is_told_afterwards_and_after_a_restart_nothing_twice()
     world.restart();
     audit.record_synced(Event::Pinned).unwrap();
     let last = audit.health().head.unwrap();
-    world.until_standing(spoolfs::engine::Standing::Up);
+    world.until_standing(Standing::Up);
     world.pass(601);
     let told = |seq: u64| heads(&world).iter().any(|key| parse_head(key).unwrap().seq == seq);
     world.until("the head", || told(last.seq));
@@ -107,4 +110,88 @@ fn a_target_that_was_down_is_told_afterwards_and_after_a_restart_nothing_twice()
     let mut once = seqs.clone();
     once.dedup();
     assert_eq!(seqs, once);
+}
+
+const DAY: u64 = 86_400;
+
+/// Lets time go by as a clock may: each step is looked at by what lets lines leave, and the one before
+/// it is over by then.
+fn days(world: &World, days: u64) {
+    for _ in 0..days * 2 {
+        world.pass(DAY / 2);
+        let seen = || {
+            let kept = world.catalog().setting("audit.keep").unwrap()?;
+            serde_json::from_str::<serde_json::Value>(&kept).ok()?.get("seen")?.as_i64()
+        };
+        world.until("a look", || seen() == Some(world.now().0));
+    }
+}
+
+fn anchors(world: &World) -> Vec<Anchor> {
+    let of = |key: &String| parse_head(key).unwrap();
+    let anchor = |h: HeadKey| Anchor { chain: h.chain, seq: h.seq, sha256: h.sha256 };
+    heads(world).iter().map(of).map(anchor).collect()
+}
+
+#[test]
+fn lines_leave_by_audit_keep_here_and_in_targets_but_not_beside_a_hold() {
+    let (mut world, audit, _state) = with_log();
+    let dir = audit.dir().unwrap().to_owned();
+    let first = || audit::first_line(&dir).unwrap().unwrap();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    let id = world.record("a.wav", b"hello");
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.restart();
+    world.until_standing(Standing::Up);
+    let hold = crate::expiry::hold(&world, &[id]);
+    // A clock that goes forward by so much is not believed for 72 hours.
+    world.pass(366 * DAY);
+    world.until("the lines are in the target", || !parts(&world).is_empty());
+    days(&world, 5);
+    assert_eq!(first(), 1, "a hold keeps all");
+    assert!(world.catalog().lift_hold(hold, "eve", "settled").unwrap());
+    days(&world, 6);
+    assert_eq!(first(), 1, "and a week longer");
+    world.store().fail_next_of("/lines/", Operation::Delete, 1, StoreFault::Denied);
+    days(&world, 2);
+    world.until("lines leave", || first() > 1);
+    let refused = || world.catalog().setting("audit.told.one").unwrap().unwrap_or_default();
+    world.until("the target refuses", || !refused().contains("\"refused_at\":null"));
+
+    let first = first();
+    let anchors = anchors(&world);
+    let verdict = verify(&dir, &anchors).unwrap();
+    assert!(verdict.valid, "{verdict:?}");
+    let left = verdict.left.as_ref().expect("it is told");
+    assert_eq!((left.last, &*left.audit_keep), (first - 1, "365d"));
+    assert!(verdict.anchored.unwrap() >= left.seq, "{verdict:?}");
+
+    // The target is asked again for its lines, and keeps where the log ended.
+    let old = || parts(&world).iter().filter(|key| parse_part(key).unwrap().last < first).count();
+    assert_eq!(old(), 1, "{:?}", parts(&world));
+    days(&world, 2);
+    world.until("its lines leave", || old() == 0);
+    assert!(!parts(&world).is_empty(), "those that are here are there");
+    assert!(heads(&world).iter().any(|key| parse_head(key).unwrap().seq < first));
+}
+
+#[test]
+fn nothing_leaves_a_log_that_is_not_valid() {
+    let (mut world, audit, _state) = with_log();
+    let dir = audit.dir().unwrap().to_owned();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    let path = dir.join("000000000001.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("restored", "trashed_", 1)).unwrap();
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.restart();
+    world.until_standing(Standing::Up);
+    world.pass(366 * DAY);
+    days(&world, 5);
+    assert_eq!(audit::first_line(&dir).unwrap(), Some(1), "it is evidence");
+    std::fs::write(&path, text).unwrap();
+    days(&world, 1);
+    world.until("the first file leaves", || audit::first_line(&dir).unwrap() != Some(1));
 }

@@ -302,6 +302,51 @@ fn what_is_not_known_goes_to_the_targets_of_all_that_it_could_be() {
 }
 
 #[test]
+fn what_is_not_known_is_stored_as_flac_only_if_every_rule_says_so() {
+    use crate::units::Percent;
+    let flac = |percent| Some(Compress::Flac { min_gain: Percent(percent) });
+    let of = |compress| Treatment { compress, ..Treatment::default() };
+    let stored = |all: &[Treatment]| safest(all).expect("one").compress;
+    assert_eq!(stored(&[of(flac(5)), of(flac(5))]), flac(5));
+    assert_eq!(stored(&[of(flac(5)), of(None)]), None);
+    assert_eq!(stored(&[of(None), of(flac(5))]), None);
+    assert_eq!(stored(&[of(flac(5)), of(flac(9))]), None);
+}
+
+#[test]
+fn the_mount_says_what_no_rule_does_and_whether_any_rule_says_otherwise() {
+    use crate::units::Percent;
+    let compress = Some(Compress::Flac { min_gain: Percent(5) });
+    let seal_to = SealTo::new(&["age1mount"]);
+    let mount = Rules {
+        delete_mode: DeleteMode::Refuse,
+        compress,
+        seal_to: seal_to.clone(),
+        ..Rules::default()
+    };
+    let own = mount.by_path(Path::new("a.wav")).treatment;
+    assert_eq!(
+        (own.delete_mode, own.compress, &own.seal_to),
+        (DeleteMode::Refuse, compress, &seal_to)
+    );
+
+    let with =
+        |treatment| Rules { policies: vec![policy("one", none(), treatment)], ..mount.clone() };
+    let same = with(mount.treatment());
+    assert!(!same.name_compression() && !same.name_sealing() && !same.name_targets());
+    assert!(with(Treatment { compress: None, ..own.clone() }).name_compression());
+    assert!(with(Treatment { seal_to: None, ..own.clone() }).name_sealing());
+    assert!(with(Treatment { targets: Targets::only(["t"]), ..own.clone() }).name_targets());
+
+    let keep = Treatment { delete_mode: DeleteMode::Keep, ..own };
+    assert!(!with(keep.clone()).only_keep() && !mount.only_keep());
+    let mount = Rules { delete_mode: DeleteMode::Keep, ..Rules::default() };
+    assert!(mount.only_keep());
+    let trash = Treatment { delete_mode: DeleteMode::Trash, ..keep };
+    assert!(!Rules { policies: vec![policy("one", none(), trash)], ..mount }.only_keep());
+}
+
+#[test]
 fn what_is_not_known_is_deleted_in_the_mode_that_loses_the_least() {
     let mut rules = rules();
     let modes = [DeleteMode::Delete, DeleteMode::Keep, DeleteMode::Refuse];

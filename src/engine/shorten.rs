@@ -1,0 +1,191 @@
+//! The oldest lines of the audit log leave after `audit_keep`, here and in the targets.
+//!
+//! **Invariant:** nothing leaves a log that is not valid, nor while a legal hold is on or was lifted a
+//! short while ago, nor before every target was told of the line that stands for what leaves.
+
+use super::anchor::{self, Tell};
+use super::error::{EngineError, Result};
+use super::shared::Shared;
+use crate::audit::{self, Entry, Event, Fault, Leaving};
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::policy::Ledger;
+use crate::units::duration_text;
+use std::path::Path;
+use std::time::Duration;
+
+/// What is remembered of `audit_keep`: since when it is what it is, and whether the clock leapt.
+const LEDGER: &str = "audit.keep";
+
+/// How far that is.
+#[derive(Debug, Default)]
+pub(super) struct Shortening {
+    looked: Option<Timestamp>,
+    /// The last of the lines that left, or are about to.
+    told: u64,
+    /// Why nothing leaves; said once.
+    said: String,
+}
+
+/// Lets leave what may, if it is time to look.
+///
+/// # Errors
+/// It is tried again, from where it is.
+pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Result<()> {
+    let now = shared.now();
+    let is_due = |at: Timestamp| now < at || at.plus(limits::AUDIT_LEAVE_EVERY) <= now;
+    if !state.looked.is_none_or(is_due) {
+        return Ok(());
+    }
+    let mut ledger = ledger(shared)?;
+    let Some(keep) = shared.rules().audit_keep else {
+        // What is configured later is waited for anew.
+        if ledger != Ledger::default() {
+            save(shared, &Ledger::default())?;
+        }
+        state.looked = Some(now);
+        return Ok(());
+    };
+    ledger.look(now);
+    ledger.rules(&duration_text(keep), now);
+    save(shared, &ledger)?;
+    let why = match ledger.halted(now) {
+        Some(_) => Some(
+            "audit_keep is new, or the clock went forward by more than a day: it is waited for 72 \
+             hours"
+                .to_owned(),
+        ),
+        None => leave(shared, dir, keep, state)?,
+    };
+    if let Some(why) = why.as_ref().filter(|why| **why != state.said) {
+        tracing::info!(why, "no lines leave the audit log now");
+    }
+    state.said = why.unwrap_or_default();
+    state.looked = Some(now);
+    Ok(())
+}
+
+fn ledger(shared: &Shared) -> Result<Ledger> {
+    let kept = shared.catalog.setting(LEDGER)?;
+    Ok(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+fn save(shared: &Shared, ledger: &Ledger) -> Result<()> {
+    let text = serde_json::to_string(ledger).unwrap_or_default();
+    Ok(shared.catalog.set_setting(LEDGER, &text)?)
+}
+
+/// Lets all leave that is old enough; why nothing does, if something is in the way.
+fn leave(
+    shared: &Shared,
+    dir: &Path,
+    keep: Duration,
+    state: &mut Shortening,
+) -> Result<Option<String>> {
+    if let Some(why) = held(shared)? {
+        return Ok(Some(why));
+    }
+    if broken(audit::file_begun(dir), dir)?
+        .is_some_and(|begun| begun.plus(limits::AUDIT_FILE_AGE) <= shared.now())
+    {
+        shared.audit.renew();
+    }
+    let oldest = || broken(audit::leaving(dir, shared.now().minus(keep)), dir);
+    let mut next = oldest()?;
+    if next.is_some()
+        && let Some(why) = invalid(shared, dir)?
+    {
+        return Ok(Some(why));
+    }
+    while let Some(leaving) = next {
+        shared.check_stop()?;
+        if let Some(target) = shared.targets.iter().find(|target| !target.is_up()) {
+            return Ok(Some(format!("target {:?} can not be told of it now", target.name())));
+        }
+        one(shared, dir, keep, &leaving, state)?;
+        next = oldest()?;
+    }
+    let first = broken(audit::first_line(dir), dir)?.unwrap_or(1);
+    anchor::take_lines_away(shared, first)?;
+    Ok(None)
+}
+
+/// One file of lines leaves.
+fn one(
+    shared: &Shared,
+    dir: &Path,
+    keep: Duration,
+    leaving: &Leaving,
+    state: &mut Shortening,
+) -> Result<()> {
+    let refused = |why: &str| EngineError::refused(dir, why);
+    let head = || shared.audit.health().head.ok_or_else(|| refused("it has no line yet"));
+    let Leaving { first, last, sha256, newest } = leaving.clone();
+    if state.told != last {
+        let event = Event::LinesLeft {
+            chain: head()?.chain,
+            node: shared.catalog.identity().node,
+            first,
+            last,
+            sha256,
+            newest,
+            audit_keep: duration_text(keep),
+        };
+        broken(shared.audit.record_synced(Entry::new(event).because("audit_keep")), dir)?;
+        state.told = last;
+    }
+    let head = head()?;
+    for target in &shared.targets {
+        anchor::tell(shared, target, dir, &head, Tell::Now)?;
+    }
+    // Nothing is asked of a target while no hold can come.
+    shared.catalog.know_holds()?;
+    let _no_hold_comes = shared.catalog.no_holds_change();
+    if let Some(why) = held_now(shared)? {
+        return Err(refused(&why));
+    }
+    broken(shared.audit.leave(last), dir)?;
+    tracing::info!(first, last, "lines left the audit log, as audit_keep says");
+    Ok(())
+}
+
+fn broken<T>(result: audit::Result<T>, dir: &Path) -> Result<T> {
+    result.map_err(|error| EngineError::refused(dir, error.to_string()))
+}
+
+fn held(shared: &Shared) -> Result<Option<String>> {
+    shared.catalog.know_holds()?;
+    held_now(shared)
+}
+
+/// Which hold keeps all lines. What a case needs of the log nobody can tell beforehand.
+fn held_now(shared: &Shared) -> Result<Option<String>> {
+    let (holds, now) = (shared.catalog.holds(), shared.now());
+    let all = shared.catalog.all_holds()?;
+    let keeps = all.iter().find(|hold| {
+        hold.lifted.as_ref().is_none_or(|lifted| now < lifted.at.plus(holds.lift_grace()))
+    });
+    Ok(match keeps {
+        Some(hold) => Some(format!("hold {} is on, or was lifted a short while ago", hold.id)),
+        None if holds.held() > 0 => Some("recordings are on hold".to_owned()),
+        None => None,
+    })
+}
+
+/// What is wrong with the log; it is evidence then as it is.
+fn invalid(shared: &Shared, dir: &Path) -> Result<Option<String>> {
+    for looks in 1.. {
+        let verdict = broken(audit::verify(dir, &[]), dir)?;
+        let Some(finding) = verdict.findings.first() else { break };
+        // Its end may be just being written.
+        let moves = matches!(finding.fault, Fault::Torn | Fault::EndMissing);
+        if !moves || looks > limits::AUDIT_LOOKS {
+            let detail = &finding.detail;
+            let why = format!("the log is not valid: {detail}; see \"spoolfs audit verify\"");
+            return Ok(Some(why));
+        }
+        shared.stop.wait(limits::AUDIT_LOOK_EVERY);
+        shared.check_stop()?;
+    }
+    Ok(None)
+}
