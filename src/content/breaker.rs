@@ -15,6 +15,17 @@ enum State {
     Probing,
 }
 
+impl State {
+    fn lets_in(self, now: Timestamp) -> bool {
+        match self {
+            State::Up => true,
+            // Further off than it was set: the clock was moved back.
+            State::Down { until } => until <= now || until > now.plus(limits::BREAKER_REST),
+            State::Probing => false,
+        }
+    }
+}
+
 /// The breaker of one target.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -39,16 +50,19 @@ impl Breaker {
     /// Leave, unless the target is known to be down.
     pub(super) fn admit(&self, now: Timestamp) -> Option<Admission<'_>> {
         let mut state = self.state.lock();
-        let probe = match *state {
-            State::Up => false,
-            // Further off than it was set: the clock was moved back.
-            State::Down { until } if until <= now || until > now.plus(limits::BREAKER_REST) => {
-                *state = State::Probing;
-                true
-            }
-            State::Down { .. } | State::Probing => return None,
-        };
+        if !state.lets_in(now) {
+            return None;
+        }
+        let probe = *state != State::Up;
+        if probe {
+            *state = State::Probing;
+        }
         Some(Admission { breaker: self, probe, admitted: now })
+    }
+
+    /// Whether there would be no leave.
+    pub(super) fn refuses(&self, now: Timestamp) -> bool {
+        !self.state.lock().lets_in(now)
     }
 
     /// The target answered somebody else.

@@ -213,6 +213,22 @@ impl Fetcher {
         Err(summary(path, &failures))
     }
 
+    /// Why no copy of it is asked at this moment, if every target that has one is left alone.
+    pub(super) fn refusal(&self, stored: &Stored, path: &Path) -> Option<ContentError> {
+        let mut failures = Vec::new();
+        let (copies, now) = (self.in_order(&stored.copies, &mut failures), self.clock.now());
+        // What is sealed has a reason of its own, which does not pass.
+        let is_refused = |(copy, target): &(&Copy, Arc<Target>)| {
+            target.breaker.refuses(now)
+                && !(copy.encoding.is_sealed() && self.identities.is_empty())
+        };
+        if copies.is_empty() || !copies.iter().all(is_refused) {
+            return None;
+        }
+        failures.extend(copies.iter().map(|(copy, target)| left_alone(target, copy)));
+        Some(summary(path, &failures))
+    }
+
     /// The objects of a recording, for people.
     pub(super) fn objects(&self, stored: &Stored) -> String {
         let copies = self.in_order(&stored.copies, &mut Vec::new());
@@ -271,7 +287,7 @@ impl Fetcher {
             return transient(format!("target {name:?} is busy with other reads ({})", url()));
         };
         let Some(admission) = target.breaker.admit(self.clock.now()) else {
-            return transient(format!("target {name:?} did not answer a moment ago ({})", url()));
+            return Err(left_alone(target, copy));
         };
         let left = time.saturating_sub(begin.elapsed());
         let Ok(answer) = tokio::time::timeout(left, get(target, copy, &piece)).await else {
@@ -416,6 +432,12 @@ async fn get(target: &Target, copy: &Copy, range: &Range<u64>) -> Result<Bytes, 
 
 fn locked(url: &str, why: &Unreadable) -> Failure {
     Failure { detail: format!("{url}: {why}"), class: ErrorClass::Sealed }
+}
+
+fn left_alone(target: &Target, copy: &Copy) -> Failure {
+    let (name, url) = (target.store.name(), target.store.url(&copy.key));
+    let detail = format!("target {name:?} did not answer a moment ago ({url})");
+    Failure { detail, class: ErrorClass::Transient }
 }
 
 /// Transient if another try may help, else corrupt if wrong bytes were seen, else sealed if a key is all

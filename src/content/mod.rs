@@ -11,6 +11,7 @@ mod cache;
 mod fetch;
 mod flight;
 mod journey;
+mod refusal;
 mod scanners;
 mod segments;
 mod source;
@@ -241,6 +242,9 @@ impl Content {
         let end = offset.saturating_add(len as u64).min(stored.size);
         if offset >= end {
             return Ok(Bytes::new());
+        }
+        if let Some(error) = self.refusal(&stored, path, &(offset..end)) {
+            return Err(error);
         }
         let flights = self.set_out(&stored, path, offset..end);
         let deadline = Deadline::Total(deadline);

@@ -278,6 +278,32 @@ fn a_target_that_hangs_costs_a_share_of_the_time_and_not_the_read() {
     assert_eq!(world.gets(), asked);
 }
 
+/// Web pages try again and again.
+#[test]
+fn what_no_target_can_give_at_this_moment_is_refused_without_work() {
+    let world = World::with(1_000_000);
+    let content = world.plain();
+    assert_eq!(read(&content, 0, 10).unwrap(), world.audio[..10]);
+    world.stores.iter().for_each(|store| store.set_down(true));
+    let refused = |from| read(&content, from, 10).unwrap_err();
+    let detail = refused(500_000).detail;
+    assert!(!detail.contains("a moment ago"), "{detail}");
+    let asked = content.stats();
+    let detail = refused(500_000).detail;
+    for store in &world.stores {
+        let name = format!("{:?} did not answer a moment ago", store.name());
+        assert!(detail.contains(&name), "{detail}");
+    }
+    let now = content.stats();
+    assert_eq!((now.requests, now.failed), (asked.requests, asked.failed + 1));
+    // What is in memory needs no target.
+    assert_eq!(read(&content, 0, 10).unwrap(), world.audio[..10]);
+    // One that is asked again answers for all.
+    world.stores[1].set_down(false);
+    world.clock.advance(limits::BREAKER_REST);
+    assert_eq!(read(&content, 500_000, 10).unwrap(), world.audio[500_000..500_010]);
+}
+
 #[test]
 fn a_target_that_is_back_is_used_again() {
     let world = World::with(1000);
