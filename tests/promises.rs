@@ -214,6 +214,40 @@ fn worst(dir: &Path, count: usize) -> BTreeMap<&'static str, Duration> {
     worst
 }
 
+/// The scheduling policy of each thread of a process, by its name (`proc_pid_stat(5)`, field 41).
+fn policies(pid: Pid) -> Vec<(String, u32)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+    let of = |task: PathBuf| {
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        Some((name.to_owned(), fields.split_whitespace().nth(38)?.parse().ok()?))
+    };
+    tasks.filter_map(|task| of(task.unwrap().path())).collect()
+}
+
+/// A thread that wakes up to archive takes the processor from nobody who records.
+#[test]
+fn promise_1_what_archives_stands_back_behind_what_records() {
+    const NORMAL: u32 = 0;
+    const BATCH: u32 = 3;
+    if support::no_mount("promise_1_what_archives_stands_back_behind_what_records") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let back =
+        ["archive", "audit", "catalog", "hash", "release", "spoolfs-net", "spoolfs-remote", "sync"];
+    let has = |all: &[(String, u32)], name: &str, policy| {
+        let mut of = all.iter().filter(|(thread, _)| thread.starts_with(name)).peekable();
+        of.peek().is_some() && of.all(|(_, of)| *of == policy)
+    };
+    // A thread says so itself when it begins, and is named as its parent until then.
+    support::look::eventually(&mount, "what archives is as urgent as what records", || {
+        let all = policies(mount.pid());
+        back.iter().all(|name| has(&all, name, BATCH))
+            && ["fuser-", "spoolfs-local"].iter().all(|name| has(&all, name, NORMAL))
+    });
+}
+
 #[test]
 fn promise_1_a_locked_catalog_delays_no_call() {
     const NAME: &str = "promise_1_a_locked_catalog_delays_no_call";

@@ -98,8 +98,11 @@ impl Audit {
         let (jobs, taken) = crossbeam_channel::bounded(limits::AUDIT_QUEUE_MAX);
         let (state, dir) = (Arc::new(State::default()), directory(&options.state_dir));
         let writer = Writer::new(&options, taken, Arc::clone(&state));
-        let thread =
-            std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
+        let write = move || {
+            crate::sys::stand_back(0);
+            writer.run();
+        };
+        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(write)?;
         let (clock, thread) = (options.clock, Mutex::new(Some(thread)));
         Ok(Arc::new(Audit { inner: Some(Inner { dir, clock, jobs, state, thread }) }))
     }

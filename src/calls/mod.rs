@@ -234,9 +234,11 @@ impl Calls {
         let (starting, opened) = crossbeam_channel::bounded(0);
         let (keeper, words) =
             Keeper::new(options.clone(), recordings.clone(), status.clone(), starting)?;
-        let thread = std::thread::Builder::new()
-            .name("spoolfs-calls".to_owned())
-            .spawn(move || keeper.run())?;
+        let keep = move || {
+            crate::sys::stand_back(0);
+            keeper.run();
+        };
+        let thread = std::thread::Builder::new().name("spoolfs-calls".to_owned()).spawn(keep)?;
         Ok(Arc::new(Calls {
             path: options.state_dir.join(schema::FILE),
             clock: options.clock,

@@ -140,7 +140,10 @@ impl Catalog {
         let worker = Worker::new(shared.clone(), database);
         let thread = std::thread::Builder::new()
             .name("catalog".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                crate::sys::stand_back(0);
+                worker.run();
+            })
             .map_err(CatalogError::io(&shared.path))?;
         Ok(Arc::new(Catalog { shared, thread: Mutex::new(Some(thread)), _lock: lock }))
     }

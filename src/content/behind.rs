@@ -29,10 +29,7 @@ impl Behind {
         let last = Arc::new(Mutex::new(Instant::now()));
         let came = last.clone();
         let write = move || {
-            let this = Some(rustix::thread::gettid());
-            if let Err(errno) = rustix::process::setpriority_process(this, NICENESS) {
-                tracing::debug!(%errno, "the disk cache is written as urgently as all else");
-            }
+            crate::sys::stand_back(NICENESS);
             for (sum, bytes) in &waiting {
                 while waiting.len() < limits::CACHE_BEHIND / 4 * 3 {
                     let left = limits::CACHE_PAUSE.saturating_sub(came.lock().elapsed());

@@ -124,6 +124,7 @@ pub fn run(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("spoolfs-net")
+        .on_thread_start(|| crate::sys::stand_back(0))
         .enable_all()
         .build()?;
     let signals = Signals::new(&runtime)?;

@@ -365,6 +365,10 @@ impl Engine {
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let run = move || {
+            crate::sys::stand_back(0);
+            run();
+        };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         self.threads.lock().push(thread);
         Ok(())

@@ -77,10 +77,7 @@ pub(super) fn start(engine: &Engine) -> std::io::Result<Queues> {
 
 /// Hashing and encoding give way to everything else that wants the processor.
 pub(super) fn be_nice() {
-    let thread = rustix::thread::gettid();
-    if let Err(errno) = rustix::process::setpriority_process(Some(thread), 10) {
-        tracing::debug!(%errno, "a thread that hashes or encodes runs at normal priority");
-    }
+    crate::sys::stand_back(10);
 }
 
 type Step = dyn Fn(&Shared, &Candidate) -> Result<Option<Later>>;

@@ -92,6 +92,30 @@ pub fn ignore_sigio() {
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
 }
 
+/// Lets this thread, and those that it starts, stand back behind who records: waking up it takes the
+/// processor from nobody (SCHED_BATCH, `sched(7)`), and of one that others want, too, it has the share
+/// of `niceness` (`nice(2)`; 0: of what it was). It never starves. A policy that the administrator has
+/// chosen stays.
+pub fn stand_back(niceness: i32) {
+    // SAFETY: it takes a number; 0 is this thread.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    if policy == libc::SCHED_OTHER {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: as above, and a pointer to what lives for the call.
+        if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const param) } == -1 {
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, "a thread in the background is as urgent as all else");
+        }
+    }
+    if niceness == 0 {
+        return;
+    }
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), niceness) {
+        tracing::debug!(%error, "a thread in the background runs at normal priority");
+    }
+}
+
 /// Nothing of the memory of this process, which has keys in it, gets into a core dump, whatever
 /// `ulimit -c` and `kernel.core_pattern` say (PR_SET_DUMPABLE(2const)). Who may trace every process
 /// can still take one (`gcore`).

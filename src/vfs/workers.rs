@@ -30,8 +30,9 @@ impl Workers {
     /// If the system has no room for a thread.
     pub fn start(local: usize, remote: usize, queue: usize) -> std::io::Result<Workers> {
         Ok(Workers {
-            local: pool("spoolfs-local", local, queue)?,
-            remote: pool("spoolfs-remote", remote, queue)?,
+            local: pool("spoolfs-local", local, queue, || {})?,
+            // Who listens waits for a network, who records for a processor.
+            remote: pool("spoolfs-remote", remote, queue, || crate::sys::stand_back(0))?,
         })
     }
 
@@ -50,11 +51,12 @@ impl Workers {
     }
 }
 
-fn pool(name: &str, threads: usize, queue: usize) -> std::io::Result<Sender<Job>> {
+fn pool(name: &str, threads: usize, queue: usize, begin: fn()) -> std::io::Result<Sender<Job>> {
     let (sender, receiver) = bounded::<Job>(queue);
     for _ in 0..threads {
         let receiver = receiver.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            begin();
             for job in receiver {
                 // What it was to answer is dropped with it, which tells the caller EIO.
                 if catch_unwind(AssertUnwindSafe(job)).is_err() {
