@@ -5,6 +5,7 @@
 mod blackhole;
 mod cases;
 mod encoding;
+mod foreign;
 mod names;
 mod report;
 mod stalled;
@@ -45,6 +46,9 @@ struct Arguments {
     /// Names that `ls -l` lists.
     #[arg(long, value_name = "N")]
     names: Option<usize>,
+    /// Recordings that wait to be archived in `blackhole` and `encode`.
+    #[arg(long, value_name = "N")]
+    waiting: Option<usize>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -88,6 +92,7 @@ impl Scale {
             rounds: arguments.rounds.unwrap_or(scale.rounds).max(1),
             lasting: arguments.seconds.map_or(scale.lasting, |s| Duration::from_secs(s.max(1))),
             names: arguments.names.unwrap_or(scale.names),
+            waiting: arguments.waiting.unwrap_or(scale.waiting),
             ..scale
         }
     }

@@ -176,8 +176,16 @@ impl Results {
                         "unheard",
                         "with 50 listeners of a target that hangs, of that without",
                     ),
+                    (
+                        "stalled",
+                        "heard from disk",
+                        "with those, of that with 50 of files on the disk",
+                    ),
                     ("synced", "unsynced", "with `sync_after`, of that without"),
                     ("as FLAC", "not due", "while others are encoded, of that without"),
+                    ("as FLAC", "encoded by another", "while others are, of another's doing it"),
+                    ("as they are", "not due", "while others are archived, of that without"),
+                    ("as they are", "copied by another", "while others are, of another's copying"),
                 ] {
                     if let Some(row) = table.row(&format!("{system}, {ill}"))
                         && let Some(well) = table.row(&format!("{system}, {well}"))

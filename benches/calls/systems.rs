@@ -71,6 +71,41 @@ pub enum Far {
     Silent(String),
 }
 
+/// Which spoolfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    This,
+    /// The one that `SPOOLFS_TEST_BEFORE` names, to compare with.
+    Before,
+}
+
+impl Build {
+    /// Where it is; none if there is none, or it is this one.
+    pub fn program(self) -> Option<PathBuf> {
+        match self {
+            Build::This => None,
+            Build::Before => std::env::var_os("SPOOLFS_TEST_BEFORE").map(PathBuf::from),
+        }
+    }
+
+    /// A mount of it.
+    pub fn of(self, mut mount: Mount) -> Mount {
+        if let Some(program) = self.program() {
+            mount.program = program;
+        }
+        mount
+    }
+}
+
+impl std::fmt::Display for Build {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Build::This => "",
+            Build::Before => ", before",
+        })
+    }
+}
+
 /// What the systems stand on.
 pub struct Ground<'s> {
     server: Option<&'s SeaweedFs>,
