@@ -87,12 +87,12 @@ pub const FLAC_HEAD_BYTES_MAX: u64 = 4 << 20;
 pub const SEAL_RECIPIENTS_MAX: usize = 20;
 /// Bytes of an age file before its first block: more than so many keys need.
 pub const SEAL_HEAD_BYTES_MAX: u64 = 16 << 10;
-/// How long a command that prints identities may take, and after how long one that failed is run again.
-pub const IDENTITY_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-/// See `IDENTITY_COMMAND_TIMEOUT`.
-pub const IDENTITY_COMMAND_AGAIN: Duration = Duration::from_secs(60);
-/// Bytes of a file with identities: more than anybody has.
-pub const IDENTITY_BYTES_MAX: u64 = 64 << 10;
+/// How long a command that prints secret keys may take, and after how long one that failed is run again.
+pub const SECRET_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// See `SECRET_COMMAND_TIMEOUT`.
+pub const SECRET_COMMAND_AGAIN: Duration = Duration::from_secs(60);
+/// Bytes of a file with secret keys: more than anybody has.
+pub const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Recordings that wait for an upload thread.
 pub const ARCHIVE_QUEUE_MAX: usize = 16;
 /// Groups that wait for the release thread.
@@ -212,6 +212,10 @@ pub const IDLE_CONNECTIONS: usize = 16;
 pub const CLIENTS: usize = 4;
 /// Uploads in parts whose expected checksum is remembered until they are verified.
 pub const S3_COMPOSITES: u64 = 256;
+/// Keys of SSE-C that a target has: each is tried with an object that the others do not open.
+pub const SSE_C_KEYS_MAX: usize = 16;
+/// Objects of which it is remembered which of these keys opens them: some 200 bytes each.
+pub const SSE_C_OPENED: u64 = 10_000;
 /// Pages of unfinished uploads looked through at one start.
 pub const ORPHAN_PAGES_MAX: usize = 100;
 /// Longest answer accepted from a service that ignores ranges.

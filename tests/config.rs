@@ -160,13 +160,43 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
         ),
         (
             format!("{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"aes\""),
-            "f.toml:6:1: target 1: sse \"aes\" is no way to encrypt; write \"s3\", \"kms\" or \"none\"",
+            "f.toml:6:1: target 1: sse \"aes\" is no way to encrypt; write \"s3\", \"kms\", \"c\" or \"none\"",
         ),
         (
             format!(
                 "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"s3\"\nsse_kms_key_id = \"k\""
             ),
             "f.toml:7:1: target 1: sse_kms_key_id means nothing without sse = \"kms\"; remove it",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"kms\"\nsse_kms_context = [\"pbx\"]"
+            ),
+            "f.toml:7:1: target 1: sse_kms_context \"pbx\" is no name and value; write for example \"department=calls\"",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"kms\"\nsse_kms_context = [\"a=1\", \"a=2\"]"
+            ),
+            "f.toml:7:1: target 1: sse_kms_context \"a\" is in it twice; leave one of the two out",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"c\"\nsse_c_key_file = \"k\""
+            ),
+            "f.toml:7:1: target 1: sse_c_key_file \"k\" is not an absolute path; begin it with \"/\"",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse_c_key_file = \"/k\"\nsse_c_key_command = [\"/c\"]"
+            ),
+            "f.toml:7:1: target 1: sse_c_key_command is set, and so is sse_c_key_file; leave one of the two out",
+        ),
+        (
+            format!(
+                "{MINIMAL}[[target]]\nname = \"a\"\nurl = \"s3://b\"\nsse = \"c\"\nallow_http = true\nendpoint = \"http://10.0.0.5\""
+            ),
+            "f.toml:8:1: target 1: endpoint is plain http://, and with SSE-C each request has the key; use https://",
         ),
         (
             format!("{MINIMAL}[read]\nidentity_command = [\"vault\", \"x\"]"),
@@ -605,7 +635,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_METRICS__LISTEN", "[::1]:9779"),
             ("SPOOLFS_TARGET__0__NAME", "t"),
             ("SPOOLFS_TARGET__0__URL", "s3://b/p"),
-            ("SPOOLFS_TARGET__0__ENDPOINT", "http://10.0.0.1"),
+            ("SPOOLFS_TARGET__0__ENDPOINT", "https://10.0.0.1"),
             ("SPOOLFS_TARGET__0__REGION", "r"),
             ("SPOOLFS_TARGET__0__ACCESS_KEY_ID", "k"),
             ("SPOOLFS_TARGET__0__SECRET_ACCESS_KEY", "hunter2"),
@@ -675,6 +705,8 @@ fn every_key_can_be_set_by_its_variable() {
             ("SPOOLFS_TARGET__0__SSE", "kms"),
             ("SPOOLFS_TARGET__0__SSE_KMS_KEY_ID", "alias/calls"),
             ("SPOOLFS_TARGET__0__SSE_BUCKET_KEY", "true"),
+            ("SPOOLFS_TARGET__0__SSE_KMS_CONTEXT", "pbx=one,for=calls"),
+            ("SPOOLFS_TARGET__0__SSE_C_KEY_FILE", "/sse.key"),
             ("SPOOLFS_POLICY__0__NAME", "sales"),
             ("SPOOLFS_POLICY__0__PATH", "2026/**,*.wav"),
             ("SPOOLFS_POLICY__0__CAMPAIGN", "SALES"),
@@ -731,7 +763,10 @@ fn every_key_can_be_set_by_its_variable() {
     assert_eq!(t.price, Some(spoolfs::units::Money(23_000)));
     assert_eq!(t.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
     let (key_id, bucket_key) = (Some("alias/calls".to_owned()), Some(true));
-    assert_eq!(t.sse, Some(spoolfs::store::s3::Sse::Kms { key_id, bucket_key }));
+    let context =
+        [("pbx", "one"), ("for", "calls")].map(|(name, value)| (name.into(), value.into())).into();
+    assert_eq!(t.sse, Some(spoolfs::store::s3::Sse::Kms { key_id, bucket_key, context }));
+    assert_eq!(t.sse_c_key_file, Some("/sse.key".into()));
     assert_eq!(config.write_back.include, ["*.wav", "*.mp3"]);
     assert_eq!(config.write_back.uploads, 9);
     assert_eq!(config.write_back.keep_local, Age::Forever);
@@ -790,6 +825,13 @@ fn keys_may_come_from_a_command() {
     let set = [("SPOOLFS_READ__IDENTITY_COMMAND", "/usr/bin/vault,read,key")];
     let config = parse_with(MINIMAL, &set).expect("valid");
     assert_eq!(config.read.identity_command, ["/usr/bin/vault", "read", "key"]);
+    let set = [
+        ("SPOOLFS_TARGET__0__NAME", "a"),
+        ("SPOOLFS_TARGET__0__URL", "s3://b"),
+        ("SPOOLFS_TARGET__0__SSE_C_KEY_COMMAND", "/usr/bin/vault,read,key"),
+    ];
+    let config = parse_with(MINIMAL, &set).expect("valid");
+    assert_eq!(config.targets[0].sse_c_key_command, ["/usr/bin/vault", "read", "key"]);
 }
 
 #[test]

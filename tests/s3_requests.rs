@@ -7,15 +7,16 @@ use base64::Engine;
 use bytes::Bytes;
 use spoolfs::policy::StorageClass;
 use spoolfs::recording::Sha256;
-use spoolfs::store::s3::Sse;
+use spoolfs::store::s3::{CustomerKeys, Sse};
 use spoolfs::store::{
     Body, Capabilities, ObjectMeta, Proof, Secret, Store, StoreErrorKind, TargetOptions, open,
     verify,
 };
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::sloppy::{Answer, Request, Sloppy};
 
@@ -293,11 +294,16 @@ fn without_keys_nothing_is_sent_and_it_is_said_soon() {
     }
 }
 
-/// A server that says of what it stores that it is encrypted so, or nothing.
-fn encrypting(says: &'static [(&'static str, &'static str)]) -> Sloppy {
+/// A server that says of what it stores that it is encrypted so, or nothing; when an upload in parts is
+/// completed, or only when it is asked later.
+fn encrypting(says: &'static [(&'static str, &'static str)], at_once: bool) -> Sloppy {
+    let complete = AtomicBool::new(false);
     Sloppy::start(move |request| {
         let headers = || says.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         match (request.method.as_str(), &*request.path) {
+            ("HEAD", _) if complete.load(Ordering::SeqCst) => {
+                Answer { headers: headers(), ..Answer::status(200) }
+            }
             ("HEAD" | "GET", _) => Answer::error(404, "NoSuchKey"),
             ("POST", path) if path.contains("uploads") => Answer {
                 body: b"<InitiateMultipartUploadResult><UploadId>u1</UploadId>\
@@ -305,11 +311,15 @@ fn encrypting(says: &'static [(&'static str, &'static str)]) -> Sloppy {
                     .to_vec(),
                 ..Answer::status(200)
             },
-            ("POST", _) => Answer {
-                body: b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>".to_vec(),
-                headers: headers(),
-                ..Answer::status(200)
-            },
+            ("POST", _) => {
+                complete.store(true, Ordering::SeqCst);
+                Answer {
+                    body: b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"
+                        .to_vec(),
+                    headers: if at_once { headers() } else { Vec::new() },
+                    ..Answer::status(200)
+                }
+            }
             ("PUT", path) if path.contains("partNumber") => {
                 Answer { headers: vec![("etag", "e".into())], ..Answer::status(200) }
             }
@@ -321,7 +331,10 @@ fn encrypting(says: &'static [(&'static str, &'static str)]) -> Sloppy {
 
 #[tokio::test]
 async fn what_a_service_was_to_encrypt_and_did_not_is_a_failure_and_taken_back() {
-    let kms = |id: &str| Some(Sse::Kms { key_id: Some(id.to_owned()), bucket_key: Some(true) });
+    let kms = |id: &str| {
+        let context = vec![("pbx".into(), "one".into()), ("for".into(), "\"calls\"".into())];
+        Some(Sse::Kms { key_id: Some(id.to_owned()), bucket_key: Some(true), context })
+    };
     let (method, key) =
         ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id");
     const S3: &[(&str, &str)] = &[("x-amz-server-side-encryption", "AES256")];
@@ -338,8 +351,10 @@ async fn what_a_service_was_to_encrypt_and_did_not_is_a_failure_and_taken_back()
         (kms("two"), KMS, false),
         (kms("one"), S3, false),
     ] {
-        for bytes in [Bytes::from_static(AUDIO), Bytes::from(vec![7; 9 << 20])] {
-            let server = encrypting(says);
+        let large = Bytes::from(vec![7; 9 << 20]);
+        let puts = [(Bytes::from_static(AUDIO), true), (large.clone(), true), (large, false)];
+        for (bytes, at_once) in puts {
+            let server = encrypting(says, at_once);
             let options = TargetOptions { sse: sse.clone(), ..options(&server) };
             let (store, sum) = (open(&options).unwrap(), Sha256::of(&bytes));
             let meta = ObjectMeta::default();
@@ -359,15 +374,196 @@ async fn what_a_service_was_to_encrypt_and_did_not_is_a_failure_and_taken_back()
                 None => (None, None, None),
                 Some(Sse::S3) => (Some("AES256"), None, None),
                 Some(Sse::Kms { key_id, .. }) => (Some("aws:kms"), key_id.as_deref(), Some("true")),
+                Some(Sse::C) => unreachable!("has a test of its own"),
             };
             let enabled = header("x-amz-server-side-encryption-bucket-key-enabled");
             assert_eq!((header(method), header(key), enabled), (wanted, id, bucket));
+            let context = header("x-amz-server-side-encryption-context");
+            let context =
+                context.map(|c| base64::engine::general_purpose::STANDARD.decode(c).unwrap());
+            assert_eq!(context, id.map(|_| br#"{"for":"\"calls\"","pbx":"one"}"#.to_vec()));
             let deleted = seen.iter().any(|r| r.method == "DELETE" && !r.path.contains("uploadId"));
             assert_eq!(deleted, !good, "{seen:?}");
         }
     }
     // It is found out before a recording is sent.
-    let server = encrypting(&[]);
+    let server = encrypting(&[], true);
     let store = open(&TargetOptions { sse: Some(Sse::S3), ..options(&server) }).unwrap();
     assert_eq!(store.probe("x").await.unwrap_err().kind, StoreErrorKind::Unsupported);
+}
+
+/// Keys of SSE-C in base64, each of 32 equal bytes, and what they are known by.
+const NEW: (&str, &str) =
+    ("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "4Funlf7OsLF0HL+vKU+fkg==");
+const OLD: (&str, &str) =
+    ("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=", "F3apf5enN9TQbA8CaOS4/g==");
+
+/// A service that encrypts with the key that it is sent, and says so as `says` has it.
+fn encrypting_with_customer_keys(says: fn(&str) -> Option<String>) -> Sloppy {
+    type Object = (Vec<u8>, Option<String>);
+    let objects: Mutex<BTreeMap<String, Object>> = Mutex::default();
+    Sloppy::start(move |request| {
+        let mut objects = objects.lock().unwrap();
+        let key = request.path.split('?').next().unwrap().to_owned();
+        let md5 = request.headers.get("x-amz-server-side-encryption-customer-key-md5").cloned();
+        let told = md5.as_deref().and_then(says);
+        let mut headers: Vec<_> = told
+            .map(|md5| ("x-amz-server-side-encryption-customer-key-md5", md5))
+            .into_iter()
+            .collect();
+        headers.push(("etag", "e".into()));
+        let answer = |body: &[u8]| Answer { headers, body: body.to_vec(), ..Answer::status(200) };
+        match (request.method.as_str(), request.path.contains("uploads")) {
+            ("POST", true) => {
+                answer(b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>")
+            }
+            ("POST", false) => {
+                objects.insert(key, (vec![7; 9 << 20], md5));
+                Answer { body: b"<CompleteMultipartUploadResult/>".to_vec(), ..Answer::status(200) }
+            }
+            ("PUT", _) if request.path.contains("partNumber") => answer(b""),
+            ("PUT", _) => {
+                objects.insert(key, (request.body.clone(), md5));
+                answer(b"")
+            }
+            ("DELETE", _) => {
+                objects.remove(&key);
+                Answer::status(204)
+            }
+            _ if request.path.contains("list-type") => {
+                answer(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+            }
+            _ => match objects.get(&key) {
+                None => Answer::error(404, "NoSuchKey"),
+                Some((body, with)) if *with == md5 => answer(body),
+                Some((_, Some(_))) if md5.is_some() => Answer::error(403, "AccessDenied"),
+                Some(_) => Answer::error(400, "InvalidRequest"),
+            },
+        }
+    })
+}
+
+fn says_so(md5: &str) -> Option<String> {
+    Some(md5.to_owned())
+}
+
+fn with_keys(server: &Sloppy, sse: Option<Sse>, keys: &[(&str, &str)]) -> Arc<dyn Store> {
+    let text: String = keys.iter().map(|(key, _)| format!("{key}\n")).collect();
+    let keys = CustomerKeys::parse(text.as_bytes(), "sse_c_key_file /keys").unwrap();
+    open(&TargetOptions { sse, customer_keys: Some(keys), ..options(server) }).unwrap()
+}
+
+async fn put_large(store: &dyn Store, key: &str) -> spoolfs::store::Result<()> {
+    let bytes = Bytes::from(vec![7; 9 << 20]);
+    let sum = Sha256::of(&bytes);
+    store.put(key, Body::Bytes(bytes), sum, &ObjectMeta::default()).await
+}
+
+#[tokio::test]
+async fn a_customer_key_goes_with_what_needs_it_and_with_nothing_else() {
+    let server = encrypting_with_customer_keys(says_so);
+    let store = with_keys(&server, Some(Sse::C), &[NEW, OLD]);
+    put(&*store, "p/a", AUDIO).await.unwrap();
+    put_large(&*store, "p/large").await.unwrap();
+    assert_eq!(store.head("p/a").await.unwrap().size, AUDIO.len() as u64);
+    assert_eq!(store.get("p/a", 2..5).await.unwrap(), &AUDIO[2..5]);
+    assert_eq!(store.head("p/none").await.unwrap_err().kind, StoreErrorKind::NotFound);
+    store.list("p/", "").await.unwrap();
+    store.delete("p/a").await.unwrap();
+    for request in server.seen() {
+        let header = |name: &str| {
+            let name = format!("x-amz-server-side-encryption-customer-{name}");
+            request.headers.get(&name).map(String::as_str)
+        };
+        let needs = request.method != "DELETE" && !request.path.contains("list-type");
+        let sent = (header("algorithm"), header("key"), header("key-md5"));
+        let wanted = (Some("AES256"), Some(NEW.0), Some(NEW.1));
+        assert_eq!(sent, if needs { wanted } else { (None, None, None) }, "{request:?}");
+        assert!(!request.headers.contains_key("x-amz-server-side-encryption"));
+    }
+    assert_eq!(server.seen().iter().filter(|r| r.path.contains("partNumber")).count(), 2);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_say_which_customer_key_it_used_is_no_success() {
+    for says in [|_: &str| None, |_: &str| Some(OLD.1.to_owned())] as [fn(&str) -> _; 2] {
+        let server = encrypting_with_customer_keys(says);
+        let store = with_keys(&server, Some(Sse::C), &[NEW]);
+        assert_eq!(put(&*store, "p/a", AUDIO).await, Err(StoreErrorKind::Unsupported));
+        let error = put_large(&*store, "p/large").await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("SSE-C") && !error.to_string().contains(NEW.0));
+        assert_eq!(store.probe("x").await.unwrap_err().kind, StoreErrorKind::Unsupported);
+        let deleted: Vec<_> =
+            server.seen().into_iter().filter(|r| r.method == "DELETE").map(|r| r.path).collect();
+        assert!(deleted[0].starts_with("/calls/p/a") && deleted[1].contains("uploadId=u1"));
+        let parts = server.seen().into_iter().filter(|r| r.path.contains("partNumber"));
+        assert_eq!(parts.count(), 1, "it went on");
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_before_is_read_with_the_key_that_it_was_written_with() {
+    let server = encrypting_with_customer_keys(says_so);
+    put(&*target(&server), "p/plain", AUDIO).await.unwrap();
+    put(&*with_keys(&server, Some(Sse::C), &[OLD]), "p/old", AUDIO).await.unwrap();
+    let store = with_keys(&server, Some(Sse::C), &[NEW, OLD]);
+    put(&*store, "p/new", AUDIO).await.unwrap();
+    // What is encrypted stays readable where nothing is encrypted any more.
+    let later = with_keys(&server, None, &[NEW, OLD]);
+    for (store, requests) in [(&store, [1, 2, 3]), (&later, [2, 3, 1])] {
+        for (key, requests) in ["p/new", "p/old", "p/plain"].into_iter().zip(requests) {
+            let before = server.seen().len();
+            assert_eq!(store.get(key, 0..100).await.unwrap(), AUDIO, "{key}");
+            assert_eq!(server.seen().len() - before, requests, "{key}");
+            // It is known by now.
+            store.get(key, 0..100).await.unwrap();
+            assert_eq!(store.head(key).await.unwrap().size, AUDIO.len() as u64);
+            assert_eq!(server.seen().len() - before, requests + 2, "{key}");
+        }
+    }
+    // A key that is taken is taken, whatever it is encrypted with.
+    assert_eq!(put(&*store, "p/old", b"another").await, Err(StoreErrorKind::Exists));
+}
+
+#[tokio::test]
+async fn without_the_right_customer_key_it_is_said_and_nothing_is_written_or_lost() {
+    let server = encrypting_with_customer_keys(says_so);
+    put(&*target(&server), "p/plain", AUDIO).await.unwrap();
+    put(&*with_keys(&server, Some(Sse::C), &[OLD]), "p/old", AUDIO).await.unwrap();
+    let why = "sse_c_key_file /keys has mode 0644";
+    let none = open(&TargetOptions {
+        sse: Some(Sse::C),
+        customer_keys: Some(CustomerKeys::none(why)),
+        ..options(&server)
+    });
+    let (wrong, none) = (with_keys(&server, Some(Sse::C), &[NEW]), none.unwrap());
+    for (store, said) in [(&wrong, "none of the 1 keys"), (&none, why)] {
+        let got = store.get("p/old", 0..9).await.unwrap_err();
+        for error in [got, store.head("p/old").await.unwrap_err()] {
+            assert_eq!(error.kind, StoreErrorKind::Locked, "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(!format!("{error} {error:?}").contains(NEW.0), "{error}");
+        }
+        assert_eq!(store.get("p/plain", 0..100).await.unwrap(), AUDIO);
+    }
+    let before = server.seen().len();
+    assert_eq!(put(&*none, "p/a", AUDIO).await, Err(StoreErrorKind::Denied));
+    let error = put_large(&*none, "p/large").await.unwrap_err();
+    assert!(error.kind == StoreErrorKind::Denied && error.to_string().contains(why), "{error}");
+    assert!(server.seen()[before..].iter().all(|r| r.method == "GET"), "something was written");
+    assert!(!format!("{wrong:?}").contains(NEW.0));
+}
+
+#[tokio::test]
+async fn an_address_of_what_a_customer_key_encrypts_is_refused_with_the_reason() {
+    let server = encrypting_with_customer_keys(says_so);
+    put(&*target(&server), "p/plain", AUDIO).await.unwrap();
+    let store = with_keys(&server, Some(Sse::C), &[NEW]);
+    put(&*store, "p/a", AUDIO).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let error = store.shared_url("p/a", hour).await.unwrap_err();
+    assert!(error.to_string().contains("SSE-C") && !error.hint.is_empty(), "{error}");
+    let plain = store.shared_url("p/plain", hour).await.unwrap().unwrap();
+    assert!(!plain.contains("customer"), "{plain}");
 }

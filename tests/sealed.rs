@@ -13,7 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::mount::{Mount, Setup};
+use support::mount::{Mount, Setup, Target};
 use support::run::run;
 use support::seaweedfs::SeaweedFs;
 
@@ -611,4 +611,114 @@ fn check_tells_whether_the_key_fits() {
     fs::set_permissions(&good, Permissions::from_mode(0o640)).unwrap();
     let told = check(Some(&good));
     assert!(told.contains("0640") && !told.contains(&secret), "{told}");
+}
+
+/// Keys of SSE-C, in base64.
+fn customer_key(byte: u8) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode([byte; 32])
+}
+
+/// A bucket whose service encrypts with a key of ours, on a mount: rotation, the wrong key, a rebuild.
+#[test]
+fn what_a_bucket_encrypts_with_our_key_is_read_with_it_alone() {
+    if support::no_mount("what_a_bucket_encrypts_with_our_key_is_read_with_it_alone") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let bucket = server.new_bucket();
+    let target = Target::S3 {
+        url: format!("s3://{bucket}/pbx"),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let mut mount = Setup { target, ..Setup::default() }.prepare();
+    let (old, new) = (customer_key(1), customer_key(2));
+    let keys = key_file(&mount, "keys", &old);
+    let mut config = OpenOptions::new().append(true).open(&mount.config).unwrap();
+    writeln!(config, "sse = \"c\"\nsse_c_key_file = \"{}\"", keys.display()).unwrap();
+    mount.env.push(("SPOOLFS_WRITE_BACK__JOURNAL_INTERVAL", "1s".to_owned()));
+    mount.env.push(("SPOOLFS_LOG", "trace".to_owned()));
+    let have = |mount: &mut Mount, text: &str| {
+        fs::remove_file(&keys).unwrap();
+        key_file(mount, "keys", text);
+        mount.restart();
+    };
+    let mut recordings = vec![
+        ("small.wav", call(30_000, 1)),
+        ("large.wav", call(9_000_000, 2)),
+        ("unread.wav", call(30_000, 3)),
+    ];
+    mount.start();
+    for (name, bytes) in &recordings {
+        fs::write(mount.path(name), bytes).unwrap();
+        release(&mount, &mount.path(name));
+    }
+    let asked = mount.cli(["url".as_ref(), mount.path("small.wav").as_os_str()]);
+    assert!(asked.status.code() == Some(1) && asked.err.contains("SSE-C"), "{asked:?}");
+    let both = format!("{new}\n{old}");
+    have(&mut mount, &both);
+    for (name, bytes) in &recordings[..2] {
+        assert!(fs::read(mount.path(name)).unwrap() == *bytes, "{name}");
+    }
+    recordings.push(("rotated.wav", call(30_000, 4)));
+    fs::write(mount.path("rotated.wav"), &recordings[3].1).unwrap();
+    release(&mount, &mount.path("rotated.wav"));
+
+    // With the new key alone nothing is lost, and nothing is written beside what can not be read.
+    have(&mut mount, &new);
+    assert!(fs::read(mount.path("rotated.wav")).unwrap() == recordings[3].1);
+    refused(&mount, &mount.path("unread.wav"), Errno::ACCESS);
+    assert!(mount.said_all().contains("none of the 1 keys"), "{}", mount.said());
+    recordings.push(("later.wav", call(30_000, 5)));
+    fs::write(mount.path("later.wav"), &recordings[4].1).unwrap();
+    let archived = mount.cli(["archive".as_ref(), mount.path("later.wav").as_os_str()]);
+    assert_eq!(archived.status.code(), Some(1), "{archived:?}");
+    let status = mount.status().to_string();
+    assert!(status.contains("none of the 1 keys"), "{status}");
+
+    have(&mut mount, &both);
+    release(&mount, &mount.path("later.wav"));
+    mount.cli(["verify", "--all"]).ok();
+    mount.stop();
+    mount.fsck();
+    nothing_is_read_without_the_key(&server, &bucket);
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _may_be_missing = fs::remove_file(mount.state.join(name));
+    }
+    mount.cli(["rebuild"]).ok();
+    mount.start();
+    for (name, bytes) in &recordings {
+        assert!(fs::read(mount.path(name)).unwrap() == *bytes, "{name}");
+    }
+    fs::set_permissions(&keys, Permissions::from_mode(0o640)).unwrap();
+    let checked = mount.cli(["check"]);
+    assert!(checked.out.contains("0640") && checked.out.contains("chmod 400"), "{checked:?}");
+    mount.stop();
+    let told = mount.said_all() + &status + &checked.out + &archived.err;
+    assert!(!told.contains(&old) && !told.contains(&new));
+    for place in [&mount.mountpoint, &mount.state, &mount.runtime] {
+        for key in [&old, &new] {
+            assert_eq!(found_below(place, key.as_bytes()), None);
+        }
+    }
+}
+
+/// Of a bucket no object is given to who has the password and not the key.
+fn nothing_is_read_without_the_key(server: &SeaweedFs, bucket: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = server.client();
+        let listed = client.list_objects_v2().bucket(bucket).send().await.unwrap();
+        let keys: Vec<_> = listed.contents().iter().filter_map(|object| object.key()).collect();
+        for kind in ["/journal/", "/archive.json", "small.wav", "large.wav"] {
+            assert!(keys.iter().any(|key| key.contains(kind)), "{kind}: {keys:?}");
+        }
+        for key in keys {
+            let got = client.get_object().bucket(bucket).key(key).send().await;
+            let status = got.err().and_then(|e| Some(e.raw_response()?.status().as_u16()));
+            assert_eq!(status, Some(400), "{key}");
+        }
+    });
 }

@@ -4,19 +4,20 @@
 
 mod support;
 
+use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
 use spoolfs::clock::Timestamp;
 use spoolfs::recording::Sha256;
 use spoolfs::store::file::FileStore;
 use spoolfs::store::marker::{self, Claim};
 use spoolfs::store::memory::MemoryStore;
-use spoolfs::store::s3::PutChecksum;
+use spoolfs::store::s3::{CustomerKeys, PutChecksum, Sse};
 use spoolfs::store::{
     Body, ObjectMeta, Proof, Secret, Store, StoreError, StoreErrorKind, TargetOptions, open, verify,
 };
 use std::any::Any;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::emulators::{Emulator, Kind};
@@ -43,6 +44,14 @@ fn seaweedfs() -> Option<Subject> {
     let server = SeaweedFs::shared()?;
     let url = format!("s3://{}/calls/é+ 1", server.new_bucket());
     let store = open(&server.target("s3", &url)).unwrap();
+    Some(Subject { store, _alive: Box::new(server) })
+}
+
+/// The same, encrypted by the server with a key that only we have.
+fn seaweedfs_with_our_key() -> Option<Subject> {
+    let server = SeaweedFs::shared()?;
+    let url = format!("s3://{}/calls/é+ 1", server.new_bucket());
+    let store = open(&with_keys(server.target("s3", &url), &[KEYS[0]])).unwrap();
     Some(Subject { store, _alive: Box::new(server) })
 }
 
@@ -107,11 +116,22 @@ macro_rules! every_case {
     };
 }
 
-every_case!(contract memory file seaweedfs fake_gcs);
+every_case!(contract memory file seaweedfs seaweedfs_with_our_key fake_gcs);
 every_case!(contract_in_one_go azurite);
 
 fn key(store: &dyn Store, rest: &str) -> String {
     format!("{}{rest}", store.prefix())
+}
+
+/// Keys of SSE-C, each of 32 equal bytes.
+const KEYS: [&str; 2] = [
+    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+];
+
+fn with_keys(target: TargetOptions, keys: &[&str]) -> TargetOptions {
+    let keys = CustomerKeys::parse(keys.join("\n").as_bytes(), "keys").unwrap();
+    TargetOptions { sse: Some(Sse::C), customer_keys: Some(keys), ..target }
 }
 
 /// Bytes that differ from those of another seed everywhere.
@@ -679,4 +699,58 @@ async fn two_machines_do_not_both_write_a_large_object() {
     assert_eq!(winners.len(), 1, "{outcomes:?}");
     let stored = open(&target).unwrap().get("n/a", 0..9 << 20).await.unwrap();
     assert!(stored == noise(winners[0], 9 << 20));
+}
+
+#[tokio::test]
+async fn a_customer_key_is_what_a_server_encrypts_with_and_wants() {
+    let Some(server) = SeaweedFs::shared() else { return };
+    let bucket = server.new_bucket();
+    let target = server.target("s3", &format!("s3://{bucket}/"));
+    let bytes = [noise(1, 1000), noise(2, 9 << 20)];
+    let stores = [open(&target), open(&with_keys(target.clone(), &KEYS[1..]))];
+    let names = ["n/small", "n/large"];
+    for (at, store) in stores.into_iter().enumerate() {
+        for (name, bytes) in names.iter().zip(&bytes) {
+            put(&**store.as_ref().unwrap(), &format!("{name}{at}"), bytes).await.unwrap();
+        }
+    }
+    // Another client needs the key, too: here one that has only an address and the headers.
+    let get = server.client().get_object().bucket(&bucket).key("n/small1");
+    get.clone().send().await.unwrap_err();
+    let get = get
+        .sse_customer_algorithm("AES256")
+        .sse_customer_key(KEYS[1])
+        .sse_customer_key_md5("F3apf5enN9TQbA8CaOS4/g==");
+    let hour = PresigningConfig::expires_in(Duration::from_secs(3600)).unwrap();
+    let signed = get.presigned(hour).await.unwrap();
+    assert_eq!(signed.headers().count(), 3);
+    for with_headers in [true, false] {
+        let headers = signed.headers().filter(|_| with_headers);
+        let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let (host, path) = signed.uri().strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut stream = std::net::TcpStream::connect(host).unwrap();
+        write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer.ends_with(&bytes[0]), with_headers);
+    }
+    // With the other key and this one all can be read, as what was never encrypted.
+    let both = open(&with_keys(target.clone(), &KEYS)).unwrap();
+    for (name, bytes) in names.iter().zip(&bytes) {
+        for at in [0, 1] {
+            let key = format!("{name}{at}");
+            verify(&*both, &key, bytes.len() as u64, Sha256::of(bytes)).await.unwrap();
+            assert_eq!(both.get(&key, 500..900).await.unwrap(), bytes.slice(500..900), "{key}");
+        }
+    }
+    // And with the other alone what is encrypted can not.
+    let wrong = open(&with_keys(target, &KEYS[..1])).unwrap();
+    for name in names {
+        wrong.get(&format!("{name}0"), 0..1).await.unwrap();
+        let key = format!("{name}1");
+        for error in [wrong.get(&key, 0..1).await.unwrap_err(), wrong.head(&key).await.unwrap_err()]
+        {
+            assert_eq!(error.kind, StoreErrorKind::Locked, "{error}");
+        }
+    }
 }

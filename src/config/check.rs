@@ -416,6 +416,9 @@ fn targets(
             let key = format!("target.{index}.name");
             return Err(source.fault(&key, message, "give each target its own"));
         }
+        if let Some(file) = &target.sse_c_key_file {
+            outside_the_mount(source, &format!("target.{index}.sse_c_key_file"), file, mountpoint)?;
+        }
         if let Some(dir) = target.directory() {
             let key = format!("target.{index}.url");
             outside_the_mount(source, &key, &dir, mountpoint)?;

@@ -53,6 +53,9 @@ pub(super) struct RawTarget {
     pub sse: Option<String>,
     pub sse_kms_key_id: Option<String>,
     pub sse_bucket_key: Option<bool>,
+    pub sse_kms_context: Vec<String>,
+    pub sse_c_key_file: Option<PathBuf>,
+    pub sse_c_key_command: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,7 +7,7 @@ use crate::policy::StorageClass;
 use crate::store::s3::Sse;
 use crate::units::{Money, Secret};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use url::{Host, Url};
 
 /// How a target is spoken to.
@@ -52,6 +52,10 @@ pub struct Target {
     pub storage_class: Option<StorageClass>,
     /// How the S3 service is to encrypt what it is given.
     pub sse: Option<Sse>,
+    /// File with the keys of SSE-C.
+    pub sse_c_key_file: Option<PathBuf>,
+    /// A program that prints them, with its arguments; empty: none.
+    pub sse_c_key_command: Vec<String>,
 }
 
 impl Scheme {
@@ -111,9 +115,17 @@ pub(super) fn resolve(
         let message = format_args!("{file:?} is not an absolute path");
         return Err(source.fault(&at("credentials_file"), message, "begin it with a slash"));
     }
+    customer_keys(&raw, &at, source)?;
     let allow_http = raw.allow_http.unwrap_or(false);
     if let Some(endpoint) = &raw.endpoint {
         check_endpoint(endpoint, allow_http, &at("endpoint"), source)?;
+        let has_keys = sse == Some(Sse::C)
+            || raw.sse_c_key_file.is_some()
+            || !raw.sse_c_key_command.is_empty();
+        if has_keys && check_endpoint(endpoint, false, &at("endpoint"), source).is_err() {
+            let message = "is plain http://, and with SSE-C each request has the key";
+            return Err(source.fault(&at("endpoint"), message, "use https://"));
+        }
     }
     Ok(Target {
         name,
@@ -129,6 +141,8 @@ pub(super) fn resolve(
         price: raw.price_per_gb_month,
         storage_class: class(raw.storage_class.as_deref(), &at("storage_class"), source)?,
         sse,
+        sse_c_key_file: raw.sse_c_key_file,
+        sse_c_key_command: raw.sse_c_key_command,
     })
 }
 
@@ -155,12 +169,14 @@ fn sse(
     let kms_only = [
         ("sse_kms_key_id", raw.sse_kms_key_id.is_some()),
         ("sse_bucket_key", raw.sse_bucket_key.is_some()),
+        ("sse_kms_context", !raw.sse_kms_context.is_empty()),
     ];
     let given = kms_only.into_iter().find(|(_, given)| *given);
     match (raw.sse.as_deref(), given) {
         (Some("kms"), _) => Ok(Some(Sse::Kms {
             key_id: raw.sse_kms_key_id.clone(),
             bucket_key: raw.sse_bucket_key,
+            context: context(&raw.sse_kms_context, &at("sse_kms_context"), source)?,
         })),
         (Some("none"), _) => Ok(None),
         (_, Some((key, _))) => {
@@ -168,11 +184,52 @@ fn sse(
         }
         (None, None) => Ok(None),
         (Some("s3"), None) => Ok(Some(Sse::S3)),
+        (Some("c"), None) => Ok(Some(Sse::C)),
         (Some(other), None) => {
             let message = format_args!("{other:?} is no way to encrypt");
-            Err(source.fault(&at("sse"), message, "write \"s3\", \"kms\" or \"none\""))
+            Err(source.fault(&at("sse"), message, "write \"s3\", \"kms\", \"c\" or \"none\""))
         }
     }
+}
+
+/// `name=value` each, no name twice.
+fn context(
+    pairs: &[String],
+    key: &str,
+    source: &Source,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut context: Vec<(String, String)> = Vec::new();
+    for pair in pairs {
+        let named = pair.split_once('=').filter(|(name, _)| !name.is_empty());
+        let Some((name, value)) = named else {
+            let message = format_args!("{pair:?} is no name and value");
+            return Err(source.fault(key, message, "write for example \"department=calls\""));
+        };
+        if context.iter().any(|(other, _)| other == name) {
+            let message = format_args!("{name:?} is in it twice");
+            return Err(source.fault(key, message, "leave one of the two out"));
+        }
+        context.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(context)
+}
+
+/// Where the keys of SSE-C are from.
+fn customer_keys(
+    raw: &RawTarget,
+    at: &dyn Fn(&str) -> String,
+    source: &Source,
+) -> Result<(), ConfigError> {
+    if let Some(file) = &raw.sse_c_key_file {
+        super::check::absolute(source, &at("sse_c_key_file"), file)?;
+    }
+    let Some(program) = raw.sse_c_key_command.first() else { return Ok(()) };
+    super::check::absolute(source, &at("sse_c_key_command"), Path::new(program))?;
+    if raw.sse_c_key_file.is_some() {
+        let message = "is set, and so is sse_c_key_file";
+        return Err(source.fault(&at("sse_c_key_command"), message, "leave one of the two out"));
+    }
+    Ok(())
 }
 
 /// A key that this kind of target has no use for, and what to do instead.
@@ -180,7 +237,7 @@ fn out_of_place(scheme: Scheme, raw: &RawTarget) -> Option<(&'static str, &'stat
     const HMAC: &str = "set credentials_file; for an HMAC key write s3:// and endpoint = \
                         \"https://storage.googleapis.com\"";
     const S3_ALONE: &[Scheme] = &[Scheme::File, Scheme::Azure, Scheme::Google];
-    let keys: [(&str, bool, &[Scheme], &str); 7] = [
+    let keys: [(&str, bool, &[Scheme], &str); 9] = [
         ("endpoint", raw.endpoint.is_some(), &[Scheme::File], "remove it"),
         ("region", raw.region.is_some(), &[Scheme::File], "remove it"),
         (
@@ -203,6 +260,8 @@ fn out_of_place(scheme: Scheme, raw: &RawTarget) -> Option<(&'static str, &'stat
         ),
         ("storage_class", raw.storage_class.is_some(), S3_ALONE, "remove it"),
         ("sse", raw.sse.is_some(), S3_ALONE, "remove it"),
+        ("sse_c_key_file", raw.sse_c_key_file.is_some(), S3_ALONE, "remove it"),
+        ("sse_c_key_command", !raw.sse_c_key_command.is_empty(), S3_ALONE, "remove it"),
     ];
     let found = keys.into_iter().find(|(_, given, of, _)| *given && of.contains(&scheme));
     found.map(|(key, _, _, cure)| (key, cure))

@@ -1,38 +1,26 @@
 //! The secret keys that open sealed recordings.
 
+use super::secret::{self, Source};
 use crate::codec::seal::Identities;
 use crate::config::Config;
-use crate::{limits, private_file};
-use std::io::Read;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use zeroize::Zeroizing;
+use std::path::Path;
 
-/// The name of a systemd credential that is taken if the configuration names no file.
-const CREDENTIAL: &str = "identity";
+fn source<'a>(file: Option<&'a Path>, command: &'a [String]) -> Source<'a> {
+    let (file_key, command_key) = ("identity_file", "identity_command");
+    Source { file_key, file, command_key, command, credential: "identity".into() }
+}
 
 /// Those of the configuration, else of a systemd credential, else none. A command is waited for.
 ///
 /// # Errors
 /// What is wrong with the file or the command, or that there is a credential besides; what to do.
 pub fn identities(config: &Config) -> Result<Identities, String> {
-    let read = &config.read;
-    let named = match (&read.identity_file, read.identity_command.is_empty()) {
-        (Some(_), _) => "identity_file",
-        (None, false) => "identity_command",
-        (None, true) => return credential().map_or(Ok(Identities::default()), |c| load(&c)),
-    };
-    if let Some(credential) = credential() {
-        let credential = credential.display();
-        return Err(format!(
-            "{named} is set, and there is a credential, {credential}: take one of the two away"
-        ));
-    }
-    match &read.identity_file {
-        Some(file) => load(file),
-        None => asked(&read.identity_command),
-    }
+    found(&source(config.read.identity_file.as_deref(), &config.read.identity_command))
+}
+
+fn found(source: &Source<'_>) -> Result<Identities, String> {
+    let found = source.read()?;
+    found.map_or_else(|| Ok(Identities::default()), |found| found.parse(Identities::parse))
 }
 
 /// The same; without them, recordings are recorded and archived all the same. What a command answers
@@ -48,22 +36,19 @@ pub(super) fn identities_or_none(config: &Config) -> Identities {
     }
     let later = Identities::awaited("identity_command has not answered yet");
     let (config, found) = (config.clone(), later.clone());
-    let ask = move || {
-        loop {
-            match identities(&config) {
-                Ok(identities) => {
-                    found.become_as(&identities);
-                    return tell(&config, &found);
-                }
-                Err(error) => {
-                    tracing::error!(error, "sealed recordings can not be read; it is asked again");
-                    found.become_as(&Identities::awaited(&error));
-                }
-            }
-            std::thread::sleep(limits::IDENTITY_COMMAND_AGAIN);
+    let ask = move || match identities(&config) {
+        Ok(identities) => {
+            found.become_as(&identities);
+            tell(&config, &found);
+            true
+        }
+        Err(error) => {
+            tracing::error!(error, "sealed recordings can not be read; it is asked again");
+            found.become_as(&Identities::awaited(&error));
+            false
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("identity".into()).spawn(ask) {
+    if let Err(error) = secret::ask_until(ask) {
         later.become_as(&Identities::none(&format!("identity_command was not run: {error}")));
     }
     later
@@ -91,73 +76,6 @@ fn tell(config: &Config, identities: &Identities) {
     }
 }
 
-fn credential() -> Option<PathBuf> {
-    let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    Some(directory.join(CREDENTIAL)).filter(|file| file.exists())
-}
-
-/// What a command prints. Neither that nor what it says on stderr is repeated.
-fn asked(command: &[String]) -> Result<Identities, String> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Ok(Identities::default());
-    };
-    let from = format!("identity_command {program}");
-    let failed = |what: &str| format!("{from} {what}");
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        // What it started ends with it.
-        .process_group(0)
-        .spawn()
-        .map_err(|e| failed(&format!("can not be run: {e}")))?;
-    let output = child.stdout.take().ok_or_else(|| failed("has no output"))?;
-    let (done, answer) = crossbeam_channel::bounded(1);
-    let reader = move || {
-        let _nobody_waits_any_more = done.send(secret(output));
-    };
-    let read = std::thread::Builder::new().name("identity-read".into()).spawn(reader);
-    let answer = match read {
-        Ok(_) => answer.recv_timeout(limits::IDENTITY_COMMAND_TIMEOUT).ok(),
-        Err(_) => None,
-    };
-    let whole =
-        matches!(&answer, Some(Ok(text)) if text.len() as u64 <= limits::IDENTITY_BYTES_MAX);
-    if !whole && let Ok(group) = i32::try_from(child.id()) {
-        // It may have ended meanwhile.
-        let group = rustix::process::Pid::from_raw(group);
-        let _gone =
-            group.map(|g| rustix::process::kill_process_group(g, rustix::process::Signal::KILL));
-    }
-    let status = child.wait().map_err(|e| failed(&format!("was lost: {e}")))?;
-    match answer {
-        None => {
-            let seconds = limits::IDENTITY_COMMAND_TIMEOUT.as_secs();
-            Err(failed(&format!("has printed no key within {seconds} s")))
-        }
-        Some(Err(error)) => Err(failed(&format!("can not be read from: {error}"))),
-        Some(Ok(_)) if !whole => Err(failed("printed more than keys")),
-        Some(Ok(_)) if !status.success() => {
-            Err(failed(&format!("failed ({status}); run it by hand, as the user of the daemon")))
-        }
-        Some(Ok(text)) => Identities::parse(&text, &from).map_err(|why| format!("{from}: {why}")),
-    }
-}
-
-/// All of it, up to one byte too many. Of its full length at once: what grows leaves copies behind.
-fn secret(from: impl Read) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(Vec::with_capacity(limits::IDENTITY_BYTES_MAX as usize + 1));
-    from.take(limits::IDENTITY_BYTES_MAX + 1).read_to_end(&mut text)?;
-    Ok(text)
-}
-
-fn load(path: &Path) -> Result<Identities, String> {
-    let text = private_file::read("identity_file", path, limits::IDENTITY_BYTES_MAX)?;
-    let from = format!("identity_file {}", path.display());
-    Identities::parse(&text, &from).map_err(|why| format!("{from}: {why}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +85,14 @@ mod tests {
     /// Of the tests of the age crate.
     const SECRET: &str =
         "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+
+    fn load(path: &Path) -> Result<Identities, String> {
+        found(&source(Some(path), &[]))
+    }
+
+    fn asked(command: &[String]) -> Result<Identities, String> {
+        found(&source(None, command))
+    }
 
     #[test]
     fn a_file_that_others_may_read_is_not_used() {

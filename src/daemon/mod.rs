@@ -5,6 +5,7 @@ mod archive;
 pub(crate) mod calls;
 mod catch;
 mod commands;
+mod customer_keys;
 mod drain;
 pub mod encryption;
 mod ground;
@@ -23,6 +24,7 @@ mod record;
 mod refused;
 mod rewrite;
 mod rules;
+mod secret;
 pub(crate) mod settled;
 pub mod setup;
 mod signals;
@@ -31,10 +33,10 @@ mod trash;
 mod url;
 mod watchdog;
 
+pub use customer_keys::{customer_keys, target_options};
 pub use ground::GroundError;
 pub use identity::identities;
 pub use named::find_left;
-pub use setup::target as target_options;
 
 use crate::audit::{self, Audit};
 use crate::calls::Calls;
@@ -313,7 +315,7 @@ fn assemble(
     let stores = config
         .targets
         .iter()
-        .map(|target| store::open(&setup::target(target)))
+        .map(|target| store::open(&customer_keys::target_options_at_once(target)))
         .collect::<store::Result<Vec<_>>>()?;
     for dir in [&config.state_dir, &config.runtime_dir] {
         private_directory(dir)?;

@@ -93,8 +93,8 @@ impl EngineError {
     /// Whether the target refused this object, or spoiled it: that may be a matter of this one or
     /// of the target as a whole.
     pub(super) fn is_refused_object(&self) -> bool {
-        use StoreErrorKind::{Corrupt, Denied};
-        matches!(self, EngineError::Store(e) if matches!(e.kind, Corrupt | Denied))
+        use StoreErrorKind::{Corrupt, Denied, Locked};
+        matches!(self, EngineError::Store(e) if matches!(e.kind, Corrupt | Denied | Locked))
     }
 
     /// Whether it says nothing about the recording: not remembered as its trouble.

@@ -313,7 +313,8 @@ impl Keeper {
     }
 
     fn note(&self, error: &StoreError) {
-        if matches!(error.kind, StoreErrorKind::Unreachable | StoreErrorKind::Denied) {
+        use StoreErrorKind::{Denied, Locked, Unreachable};
+        if matches!(error.kind, Denied | Locked | Unreachable) {
             self.target.failed(error.to_string(), self.shared.now());
         } else {
             tracing::warn!(%error, "a target answered with an error");

@@ -161,7 +161,8 @@ async fn segments(
                 Some(read(&segment, last, &store.url(&key), &mut told, findings))
             }
             Err(error) => {
-                let reached = error.kind != StoreErrorKind::Unreachable;
+                use StoreErrorKind::{Locked, Unreachable};
+                let reached = !matches!(error.kind, Locked | Unreachable);
                 let what = if reached { (Severity::Damage, 40) } else { (Severity::Wrong, 30) };
                 findings.add(
                     what,

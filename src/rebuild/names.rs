@@ -25,7 +25,7 @@ pub(super) async fn learn(
     let mut all = NameKey::load(&state_dir.join(hidden::FILE)).map_err(refused)?;
     for source in sources {
         for listed in source.list(&hidden::directory(source.store.prefix(), node)).await? {
-            let range = 0..limits::IDENTITY_BYTES_MAX;
+            let range = 0..limits::SECRET_BYTES_MAX;
             let bytes = source.ask(|| source.store.get(&listed.key, range.clone())).await;
             let bytes = match bytes {
                 Ok(bytes) => bytes,
@@ -46,7 +46,7 @@ pub(super) async fn learn(
                     let own = all.clone().map_or_else(NameKey::fresh, Ok);
                     let more = own.and_then(|own| own.and(&found)).map_err(refused)?;
                     // Whoever may write there may have put any number of them.
-                    if more.text().len() as u64 > limits::IDENTITY_BYTES_MAX {
+                    if more.text().len() as u64 > limits::SECRET_BYTES_MAX {
                         tracing::warn!(key = listed.key, "there are too many name keys");
                         continue;
                     }

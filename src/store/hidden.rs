@@ -93,7 +93,7 @@ impl NameKey {
         if !path.try_exists().map_err(|e| format!("{}: {e}", path.display()))? {
             return Ok(None);
         }
-        let text = private_file::read("the name key", path, limits::IDENTITY_BYTES_MAX)?;
+        let text = private_file::read("the name key", path, limits::SECRET_BYTES_MAX)?;
         let key = NameKey::parse(&text).map_err(|why| {
             format!(
                 "the name key {}: {why}; put it back (docs/SECURITY.md, \"Hidden names\"), or move the \

@@ -83,6 +83,8 @@ pub enum StoreErrorKind {
     Denied,
     /// The bytes in the target are not those that were meant.
     Corrupt,
+    /// It is encrypted with a key that is not here (SSE-C).
+    Locked,
     /// The object must be restored from an archive class before it can be read.
     Frozen,
     /// The target can not do this, or the request is wrong.
@@ -148,6 +150,7 @@ impl StoreError {
         match self.kind {
             StoreErrorKind::Unreachable | StoreErrorKind::Unreadable => ErrorClass::Transient,
             StoreErrorKind::Corrupt => ErrorClass::Corrupt,
+            StoreErrorKind::Locked => ErrorClass::Sealed,
             StoreErrorKind::NotFound
             | StoreErrorKind::Exists
             | StoreErrorKind::Denied

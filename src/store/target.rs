@@ -64,6 +64,8 @@ pub struct TargetOptions {
     pub checksum: s3::PutChecksum,
     /// How the S3 service is to encrypt what it is given; none: as the bucket is set.
     pub sse: Option<s3::Sse>,
+    /// Keys of SSE-C; none: the target never had any.
+    pub customer_keys: Option<s3::CustomerKeys>,
 }
 
 const FORMS: &str = "write `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///directory`";
@@ -129,6 +131,7 @@ fn open_s3(options: &TargetOptions, url: &Url) -> Result<Arc<dyn Store>> {
         storage_class: options.storage_class.clone(),
         checksum: options.checksum,
         sse: options.sse.clone(),
+        customer_keys: options.customer_keys.clone(),
     })?;
     Ok(Arc::new(store))
 }
@@ -268,6 +271,16 @@ mod tests {
         assert!(with("http://10.0.0.5:9000", true).is_ok());
         for endpoint in ["http://localhost:8333", "http://127.0.0.2:1", "http://[::1]:9"] {
             assert!(with(endpoint, false).is_ok(), "{endpoint}");
+        }
+        // A key of SSE-C crosses none in clear, whatever is allowed.
+        for (endpoint, good) in
+            [("http://10.0.0.5", false), ("http://[::1]:9", true), ("https://10.0.0.5", true)]
+        {
+            let sse = Some(s3::Sse::C);
+            let keyed = TargetOptions { endpoint: Some(endpoint.into()), sse, ..options("s3://b") };
+            let opened = open(&TargetOptions { allow_http: true, ..keyed });
+            assert_eq!(opened.is_ok(), good, "{endpoint}");
+            assert!(good || opened.unwrap_err().to_string().contains("SSE-C"));
         }
         assert!(with("https://s3.example.org", false).is_ok());
         assert!(with("s3.example.org", false).is_err());

@@ -79,6 +79,7 @@ fn cure(kind: StoreErrorKind) -> &'static str {
         StoreErrorKind::Frozen => {
             "its lifecycle moves new objects to an archive class at once: let it spare .spoolfs/"
         }
+        StoreErrorKind::Locked => "give the target the key that it was encrypted with",
         StoreErrorKind::Unreadable => "look at the disk of this machine",
         StoreErrorKind::Exists | StoreErrorKind::Unsupported => {
             "check the URL, the endpoint and the region"

@@ -250,12 +250,12 @@ fn join_of(label: &JoinLabel, heard: Option<(Audio, ChunkHashes)>) -> NewJoin {
 
 /// All of an object, read and compared with what it says.
 fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Result<Read> {
-    use StoreErrorKind::{Denied, Frozen};
+    use StoreErrorKind::{Denied, Frozen, Locked};
     let (file, stored) = match fetched(shared, target, key, label) {
         Ok(Fetched::Right(file, stored)) => (file, stored),
         Ok(Fetched::Wrong) => return Ok(Read::Damaged),
         Ok(Fetched::Strange) => return Ok(Read::Closed),
-        Err(EngineError::Store(error)) if matches!(error.kind, Denied | Frozen) => {
+        Err(EngineError::Store(error)) if matches!(error.kind, Denied | Frozen | Locked) => {
             tracing::warn!(%error, "a stored join can not be read");
             return Ok(Read::Closed);
         }

@@ -1,6 +1,7 @@
 //! The client: what is asked of the SDK, and what it is kept from doing by itself.
 
-use super::Options;
+use super::sse::NamedOnce;
+use super::{Options, Sse};
 use crate::limits;
 use crate::store::{Result, StoreError, StoreErrorKind, endpoint};
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -35,8 +36,15 @@ pub(super) fn check(options: &Options) -> Result<()> {
         ));
     }
     let Some(endpoint) = &options.endpoint else { return Ok(()) };
-    endpoint::check(endpoint, options.allow_http)
-        .map_err(|unusable| refused(options, &unusable.detail, unusable.hint))
+    let secret = options.sse == Some(Sse::C) || options.customer_keys.is_some();
+    endpoint::check(endpoint, options.allow_http && !secret).map_err(|unusable| match secret {
+        true => refused(
+            options,
+            &format!("with SSE-C each request has the key, and {}", unusable.detail),
+            "use an `https://` endpoint",
+        ),
+        false => refused(options, &unusable.detail, unusable.hint),
+    })
 }
 
 /// Makes the client. Without configured keys the usual places are asked for them at the first
@@ -66,6 +74,7 @@ pub(super) async fn connect(options: &Options) -> Client {
         // The only modes that every server tried stores correctly, with a checksum of our own.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .interceptor(NamedOnce)
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(limits::CONNECT_TIMEOUT).build())

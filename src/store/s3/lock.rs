@@ -85,9 +85,7 @@ impl S3Store {
     }
 
     async fn version_now(&self, key: &str) -> Answer<String> {
-        let client = self.client().await;
-        let request = client.head_object().bucket(&self.options.bucket).key(key);
-        let head = call(0, request.send()).await?;
+        let (head, _) = self.head_as(key, None).await?;
         Ok(head.version_id().unwrap_or(UNVERSIONED).to_owned())
     }
 

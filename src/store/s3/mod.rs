@@ -4,6 +4,7 @@
 //! success is believed only as far as `probe` saw the server refuse what is wrong.
 
 mod connect;
+mod customer;
 mod fault;
 mod lock;
 mod probe;
@@ -11,6 +12,8 @@ mod put;
 mod read;
 mod sse;
 mod uploads;
+
+pub use customer::CustomerKeys;
 
 use super::fault::Fault;
 use super::in_flight::InFlight;
@@ -54,7 +57,11 @@ pub enum Sse {
         key_id: Option<String>,
         /// Whether a key of the bucket stands in for a question each; none: as the bucket is set.
         bucket_key: Option<bool>,
+        /// What else must be named to decrypt (the encryption context): names and values.
+        context: Vec<(String, String)>,
     },
+    /// With the first of the target's [`CustomerKeys`], which the service does not keep (SSE-C).
+    C,
 }
 
 /// Where and how.
@@ -82,6 +89,8 @@ pub struct Options {
     pub checksum: PutChecksum,
     /// What is put is to be encrypted there; none: as the bucket is set.
     pub sse: Option<Sse>,
+    /// Keys of SSE-C: what was encrypted with one of them can be read, whatever `sse` is now.
+    pub customer_keys: Option<CustomerKeys>,
 }
 
 /// A bucket.
@@ -95,6 +104,8 @@ pub struct S3Store {
     /// Keys being uploaded in parts now.
     in_flight: InFlight,
     parts: moka::sync::Cache<String, put::Composite>,
+    /// What objects were opened with where that was not the first try: the MD5 of a key, or none.
+    opened_by: moka::sync::Cache<String, Option<String>>,
 }
 
 impl S3Store {
@@ -111,6 +122,7 @@ impl S3Store {
             found: OnceLock::new(),
             in_flight: InFlight::default(),
             parts: moka::sync::Cache::new(limits::S3_COMPOSITES),
+            opened_by: moka::sync::Cache::new(limits::SSE_C_OPENED),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Asking a bucket: head, ranged get, list, delete.
 
+use super::sse::CustomerHeaders;
 use super::{PutChecksum, S3Store, call, patience};
 use crate::limits;
 use crate::recording::Sha256;
@@ -21,8 +22,8 @@ impl S3Store {
     pub(super) async fn try_head(&self, key: &str) -> Answer<Head> {
         let head = match self.raw_head(key).await {
             Ok(head) => head,
-            Err(f) if f.kind == StoreErrorKind::NotFound => {
-                return Err(self.why_missing(key).await);
+            Err(f) if matches!(f.kind, StoreErrorKind::NotFound | StoreErrorKind::Locked) => {
+                return Err(self.why(key).await);
             }
             Err(f) => return Err(f),
         };
@@ -39,14 +40,40 @@ impl S3Store {
 
     async fn raw_head(&self, key: &str) -> Answer<HeadObjectOutput> {
         let mode = (self.options.checksum == PutChecksum::Sha256).then_some(ChecksumMode::Enabled);
+        self.head_as(key, mode).await.map(|(head, _)| head)
+    }
+
+    /// Also tells whether it was opened with a key of ours.
+    pub(super) async fn head_as(
+        &self,
+        key: &str,
+        mode: Option<ChecksumMode>,
+    ) -> Answer<(HeadObjectOutput, bool)> {
         let client = self.client().await;
-        let request = client.head_object().bucket(&self.options.bucket).key(key);
-        call(0, request.set_checksum_mode(mode).send()).await
+        let mut tries = self.tries(key);
+        loop {
+            let customer = CustomerHeaders::of(tries.now());
+            let request = client
+                .head_object()
+                .bucket(&self.options.bucket)
+                .key(key)
+                .set_sse_customer_algorithm(customer.algorithm)
+                .set_sse_customer_key(customer.key)
+                .set_sse_customer_key_md5(customer.md5)
+                .set_checksum_mode(mode.clone());
+            match call(0, request.send()).await {
+                Ok(head) => {
+                    self.opened(key, &tries);
+                    return Ok((head, tries.now().is_some()));
+                }
+                Err(fault) => tries.refused(fault)?,
+            }
+        }
     }
 
     /// An answer to HEAD has no body: whether it is the object that is missing or the whole
-    /// bucket, only a GET tells.
-    async fn why_missing(&self, key: &str) -> Fault {
+    /// bucket, the key of an object that is wrong or the one of the account, only a GET tells.
+    async fn why(&self, key: &str) -> Fault {
         match self.try_get(key, 0..1).await {
             Ok(_) => Fault::own(StoreErrorKind::Unreachable, "it appeared while it was asked for"),
             Err(fault) => fault,
@@ -117,16 +144,26 @@ impl S3Store {
             return Ok(None);
         };
         let client = self.client().await;
-        let request = client
-            .get_object()
-            .bucket(&self.options.bucket)
-            .key(key)
-            .range(format!("bytes={}-{last}", range.start));
-        match call(0, request.send()).await {
-            Ok(answer) => Ok(Some(answer)),
-            // The range begins behind the end.
-            Err(f) if f.status == 416 => Ok(None),
-            Err(f) => Err(f),
+        let mut tries = self.tries(key);
+        loop {
+            let customer = CustomerHeaders::of(tries.now());
+            let request = client
+                .get_object()
+                .bucket(&self.options.bucket)
+                .key(key)
+                .set_sse_customer_algorithm(customer.algorithm)
+                .set_sse_customer_key(customer.key)
+                .set_sse_customer_key_md5(customer.md5)
+                .range(format!("bytes={}-{last}", range.start));
+            match call(0, request.send()).await {
+                Ok(answer) => {
+                    self.opened(key, &tries);
+                    return Ok(Some(answer));
+                }
+                // The range begins behind the end.
+                Err(f) if f.status == 416 => return Ok(None),
+                Err(fault) => tries.refused(fault)?,
+            }
         }
     }
 
@@ -155,6 +192,12 @@ impl S3Store {
     /// A GET signed beforehand (AWS Signature Version 4, in the query).
     pub(super) async fn presign(&self, key: &str, valid: Duration) -> Answer<String> {
         let wrong = |what: String| Fault::own(StoreErrorKind::Unsupported, what);
+        if self.options.customer_keys.is_some() && self.head_as(key, None).await?.1 {
+            let what = "it is encrypted with a key of ours (SSE-C), which whoever opens an address of it \
+                        would have to send along, in headers that no browser sends";
+            return Err(Fault::own(StoreErrorKind::Unsupported, what)
+                .advice("copy the recording from the mount, and give that"));
+        }
         let config = PresigningConfig::expires_in(valid).map_err(|e| wrong(e.to_string()))?;
         let client = self.client().await;
         let request = client.get_object().bucket(&self.options.bucket).key(key);
