@@ -234,6 +234,10 @@ impl Shared {
         if is_told()? {
             return Ok(());
         }
+        // Whoever had the turn before may have found that it does not answer.
+        if !target.is_up() {
+            return Err(target.trouble().into());
+        }
         let sealed = seal::seal_all(to, name_key.text().as_bytes());
         let sealed = sealed.map_err(|error| refused(&error.to_string()))?;
         let (size, sha256) = (sealed.len() as u64, Sha256::of(&sealed));
