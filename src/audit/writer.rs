@@ -344,8 +344,9 @@ impl Log {
     /// Lines up to `last` leave. The names first: a file that is still there is found again.
     fn leave(&mut self, last: u64) -> Result<()> {
         self.names.give_up();
-        self.names.forget(last)?;
-        self.chain.leave(last)
+        // Lines that stay after all must not lack the names that are in them.
+        self.chain.leave(last)?;
+        self.names.forget(last)
     }
 
     /// Writes and syncs entries; returns where the log ends then.

@@ -56,7 +56,8 @@ pub(super) fn run(shared: &Shared) {
     let mut again = Timestamp(i64::MIN);
     let mut shortening = Shortening::default();
     loop {
-        if shared.now() >= again {
+        let now = shared.now();
+        if now >= again || now < again.minus(limits::AUDIT_ANCHOR_RETRY) {
             match contained("telling the targets of the audit log", || {
                 // Whatever a target says: the clock is to be looked at.
                 let told = step(shared, &dir);
@@ -96,12 +97,17 @@ fn setting(target: &Target) -> String {
 fn told(shared: &Shared, target: &Target, head: &Head) -> Result<Told> {
     let text = shared.catalog.setting(&setting(target))?;
     let told: Option<Told> = text.and_then(|text| serde_json::from_str(&text).ok());
-    Ok(told.filter(|told| told.chain == head.chain).unwrap_or_else(|| Told {
+    let now = shared.now();
+    let mut told = told.filter(|told| told.chain == head.chain).unwrap_or_else(|| Told {
         chain: head.chain.clone(),
         head_at: Timestamp(i64::MIN),
-        lines_at: shared.now(),
+        lines_at: now,
         ..Told::default()
-    }))
+    });
+    // By a clock that was ahead: else nothing would be told until it is as late as that.
+    told.head_at = told.head_at.min(now);
+    told.lines_at = told.lines_at.min(now);
+    Ok(told)
 }
 
 /// Tells a target where the log ends, and gives it the lines that it lacks, as far as it is time.
@@ -136,6 +142,17 @@ pub(super) fn tell(
         keep(shared, target, &told)?;
     }
     if told != before { keep(shared, target, &told) } else { Ok(()) }
+}
+
+/// Whether a target may have lines before number `first`.
+pub(super) fn has_lines_before(shared: &Shared, first: u64) -> Result<bool> {
+    let Some(head) = shared.audit.health().head else { return Ok(false) };
+    for target in &shared.targets {
+        if told(shared, target, &head)?.left + 1 < first {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Deletes the lines before number `first` in each target that has some; they left the log here. One

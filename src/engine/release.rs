@@ -78,13 +78,14 @@ pub(super) fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Rea
     if let Some(target) = wanted.must.iter().find(|t| t.is_in_doubt()) {
         return Err(target.trouble().into());
     }
-    let verified: Vec<String> = shared
-        .catalog
-        .objects(id, Some(row.generation))?
-        .into_iter()
-        .filter(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256)
-        .map(|o| o.target)
-        .collect();
+    let mut objects = shared.catalog.objects(id, Some(row.generation))?;
+    objects.retain(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256);
+    for target in wanted.must.iter().filter(|target| target.store.needs_key()) {
+        for object in objects.iter().filter(|object| object.target == target.name()) {
+            shared.ask(target, target.store.head(&object.key))?;
+        }
+    }
+    let verified: Vec<String> = objects.into_iter().map(|object| object.target).collect();
     let rules = shared.rules();
     let kept = shared.facts(&rules).chosen(it).treatment.keep_for(row.adopted);
     let forever = wish == Wish::Rules && kept.is_none();

@@ -123,7 +123,10 @@ impl Scrub {
         loop {
             self.shared.check_stop()?;
             // It catches up when the target is back, and when the line may be used again.
-            if !self.target.is_up() || self.shared.uploads_are_off() {
+            // What is bad is replaced from another target, which may be about to answer after a start:
+            // else that would be tried an hour later.
+            let all_asked = self.shared.targets.iter().all(|target| target.has_answered());
+            if !self.target.is_up() || self.shared.uploads_are_off() || !all_asked {
                 return Ok(POLL);
             }
             self.look_after_alarms()?;

@@ -106,7 +106,16 @@ fn leave(
         next = oldest()?;
     }
     let first = broken(audit::first_line(dir), dir)?.unwrap_or(1);
-    anchor::take_lines_away(shared, first)?;
+    if !anchor::has_lines_before(shared, first)? {
+        return Ok(None);
+    }
+    if let Some(why) = invalid(shared, dir)? {
+        return Ok(Some(why));
+    }
+    // What is missing here for another reason can be filled from there.
+    if let Some(left) = broken(audit::verify(dir, &[]), dir)?.left {
+        anchor::take_lines_away(shared, left.last + 1)?;
+    }
     Ok(None)
 }
 

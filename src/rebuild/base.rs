@@ -108,6 +108,7 @@ async fn fetch(
             Err(e) if e.class() == ErrorClass::Corrupt || e.kind == StoreErrorKind::NotFound => {
                 return Ok(Err(e.to_string()));
             }
+            Err(e) if e.kind == StoreErrorKind::Locked => return Ok(Err(source.locked(key, &e)?)),
             Err(e) => return Err(source.failed(e)),
         };
         if let Err(e) = file.write_all_at(&bytes, at) {

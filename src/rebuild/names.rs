@@ -32,6 +32,11 @@ pub(super) async fn learn(
                 Err(error) if error.kind == StoreErrorKind::Unreachable => {
                     return Err(source.failed(error));
                 }
+                Err(error) if error.kind == StoreErrorKind::Locked => {
+                    let why = source.locked(&listed.key, &error)?;
+                    tracing::warn!(why, "a name key can not be read");
+                    continue;
+                }
                 // Another copy may be there, here or elsewhere.
                 Err(error) => {
                     tracing::warn!(%error, "a name key can not be read");

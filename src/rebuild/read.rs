@@ -94,6 +94,11 @@ impl Source {
         match self.ask(|| self.store.head(key)).await {
             Ok(head) => Ok(Some(head)),
             Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind == StoreErrorKind::Locked => {
+                let why = self.locked(key, &e)?;
+                tracing::warn!(why, "an object is passed over");
+                Ok(None)
+            }
             Err(e) => Err(self.failed(e)),
         }
     }
@@ -124,6 +129,9 @@ impl Source {
                 Ok(_) => return wrong(),
                 Err(e) if e.class() == ErrorClass::Corrupt => return wrong(),
                 Err(e) if e.kind == StoreErrorKind::NotFound => return wrong(),
+                Err(e) if e.kind == StoreErrorKind::Locked => {
+                    return Ok(Err(self.locked(key, &e)?));
+                }
                 Err(e) => return Err(self.failed(e)),
             }
         }
@@ -219,6 +227,7 @@ impl Source {
             Err(e) if e.class() == ErrorClass::Corrupt || e.kind == StoreErrorKind::NotFound => {
                 Ok(Err(e.to_string()))
             }
+            Err(e) if e.kind == StoreErrorKind::Locked => Ok(Err(self.locked(key, &e)?)),
             Err(e) => Err(self.failed(e)),
         }
     }
@@ -233,8 +242,18 @@ impl Source {
             Err(e) if matches!(e.kind, StoreErrorKind::NotFound | StoreErrorKind::Corrupt) => {
                 Ok(Err("it is listed and can not be read".to_owned()))
             }
+            Err(e) if e.kind == StoreErrorKind::Locked => Ok(Err(self.locked(key, &e)?)),
             Err(e) => Err(self.failed(e)),
         }
+    }
+
+    /// What is wrong with what the service does not give without a key that is not there.
+    ///
+    /// # Errors
+    /// `Locked`, unless it is to be passed over.
+    pub fn locked(&self, key: &str, error: &StoreError) -> Result<String> {
+        let (url, why) = (self.store.url(key), error.to_string());
+        if self.leave_sealed { Ok(why) } else { Err(RebuildError::Locked { url, why }) }
     }
 
     /// What is wrong with what could not be opened.

@@ -206,6 +206,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Whether what is there may be encrypted with a key that we alone have (SSE-C), so that it is to be
+    /// seen that there is that key still, before something relies on it.
+    fn needs_key(&self) -> bool {
+        false
+    }
+
     /// The storage class of recordings whose rule has none.
     fn storage_class(&self) -> Option<&StorageClass> {
         None

@@ -189,6 +189,10 @@ impl Store for S3Store {
         self.presign(key, valid).await.map(Some).map_err(|f| f.into_error(self.name(), "url", key))
     }
 
+    fn needs_key(&self) -> bool {
+        self.options.customer_keys.is_some()
+    }
+
     fn storage_class(&self) -> Option<&StorageClass> {
         self.options.storage_class.as_ref()
     }

@@ -56,6 +56,8 @@ pub(super) struct Tries {
     now: Option<Arc<CustomerKey>>,
     /// What those that were tried were refused with, the first of them.
     refused: Option<Fault>,
+    /// What the try without a key was refused with.
+    plain: Option<u16>,
     keys: usize,
     /// Where the keys are from, or why there are none; none: the target has no such keys at all.
     told: Option<Arc<str>>,
@@ -75,10 +77,17 @@ impl Tries {
         if !may_be_the_key(&fault) {
             return Err(fault);
         }
+        if self.now.is_none() {
+            self.plain = Some(fault.status);
+        }
         let first = self.refused.get_or_insert(fault);
         if let Some(next) = self.left.next() {
             self.now = next;
             return Ok(());
+        }
+        // Without the key that it needs a request is no good (400); 403 is about who asks.
+        if self.plain == Some(403) {
+            return Err(first.clone());
         }
         let what = match self.keys {
             0 => {
@@ -93,8 +102,16 @@ impl Tries {
 
 /// Whether a service may have refused the key rather than who asks. An answer to HEAD has no code.
 fn may_be_the_key(fault: &Fault) -> bool {
-    let who =
-        ["InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "ExpiredToken"];
+    let who = [
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    ];
     let kind = matches!(fault.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported);
     kind && matches!(fault.status, 400 | 403) && !who.contains(&fault.code.as_str())
 }
@@ -152,6 +169,7 @@ impl S3Store {
                 left: Vec::new().into_iter(),
                 now: None,
                 refused: None,
+                plain: None,
                 keys: 0,
                 told: None,
             };
@@ -166,7 +184,7 @@ impl S3Store {
         }
         let mut left = order.into_iter();
         let now = left.next().flatten();
-        Tries { left, now, refused: None, keys: all.len(), told }
+        Tries { left, now, refused: None, plain: None, keys: all.len(), told }
     }
 
     /// Remembers what an object was opened with, if it was not the first try.
