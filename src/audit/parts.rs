@@ -16,26 +16,25 @@ pub struct Part {
     pub last: u64,
     /// The lines, with their ends.
     pub bytes: Vec<u8>,
-    /// The file gets no more lines.
-    pub complete: bool,
 }
 
-/// The lines after number `after`, up to the end of their file, but not beyond `head`.
+/// The lines after number `after`, up to the end of their file, but not beyond `head`; those of a file that
+/// may get more only if `unfinished`. Otherwise that file is not read.
 ///
 /// # Errors
 /// They can not be read.
-pub fn next_part(dir: &Path, after: u64, head: &Head) -> Result<Option<Part>> {
+pub fn next_part(dir: &Path, after: u64, head: &Head, unfinished: bool) -> Result<Option<Part>> {
     if after >= head.seq {
         return Ok(None);
     }
     let all = segments(dir).map_err(at(dir))?;
     for (n, (_, path)) in all.iter().enumerate() {
         let next = all.get(n + 1).map(|(first, _)| *first);
-        if next.is_some_and(|first| first <= after + 1) {
+        if next.is_some_and(|first| first <= after + 1) || (next.is_none() && !unfinished) {
             continue;
         }
         let text = std::fs::read(path).map_err(at(path))?;
-        let mut part = Part { first: 0, last: 0, bytes: Vec::new(), complete: next.is_some() };
+        let mut part = Part { first: 0, last: 0, bytes: Vec::new() };
         for line in text.split_inclusive(|b| *b == b'\n') {
             let Some(link) = line.strip_suffix(b"\n").and_then(Link::of) else { continue };
             if link.seq <= after || link.seq > head.seq {

@@ -290,7 +290,7 @@ impl World {
     /// As `anchor`, from what the file holds now, without a check of all.
     fn anchor_at(&self, seq: u64) -> Anchor {
         let head = chain::head(&self.dir()).expect("a head");
-        let part = next_part(&self.dir(), seq - 1, &Head { seq, ..head.clone() });
+        let part = next_part(&self.dir(), seq - 1, &Head { seq, ..head.clone() }, true);
         let bytes = part.expect("read").expect("there").bytes;
         anchors_in(&head.chain, &bytes).pop().expect("one")
     }

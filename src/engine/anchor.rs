@@ -67,7 +67,7 @@ pub(super) fn run(shared: &Shared) {
                 Err(EngineError::Stopping) => return,
                 Err(error) => {
                     tracing::warn!(%error, "the targets could not be told of the audit log, or lines not leave it; it is tried again");
-                    again = shared.now().plus(limits::AUDIT_ANCHOR_RETRY);
+                    again = now.plus(limits::AUDIT_ANCHOR_RETRY);
                 }
             }
         }
@@ -131,10 +131,7 @@ pub(super) fn tell(
         (told.head, told.head_at) = (head.seq, now);
     }
     let daily = told.lines_at.plus(limits::AUDIT_SHIP_EVERY) <= now;
-    while let Some(part) = next(dir, told.lines, head)? {
-        if !(part.complete || daily) {
-            break;
-        }
+    while let Some(part) = next(dir, told.lines, head, daily)? {
         let name = PartKey { chain: head.chain.clone(), first: part.first, last: part.last };
         let key = part_key(prefix, &node, &name, Sha256::of(&part.bytes));
         put(shared, target, &key, part.bytes, "application/jsonl")?;
@@ -208,8 +205,9 @@ fn keep(shared: &Shared, target: &Target, told: &Told) -> Result<()> {
     Ok(shared.catalog.set_setting(&setting(target), &text)?)
 }
 
-fn next(dir: &Path, after: u64, head: &Head) -> Result<Option<Part>> {
-    audit::next_part(dir, after, head).map_err(|error| EngineError::refused(dir, error.to_string()))
+fn next(dir: &Path, after: u64, head: &Head, unfinished: bool) -> Result<Option<Part>> {
+    audit::next_part(dir, after, head, unfinished)
+        .map_err(|error| EngineError::refused(dir, error.to_string()))
 }
 
 fn head_text(node: &str, head: &Head, now: Timestamp) -> Vec<u8> {

@@ -48,15 +48,17 @@ pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Resul
     };
     ledger.look(now);
     ledger.rules(&duration_text(keep), now);
-    save(shared, &ledger)?;
-    let why = match ledger.halted(now) {
-        Some(_) => Some(
+    let left = match ledger.halted(now) {
+        Some(_) => Ok(Some(
             "audit_keep is new, or the clock went forward by more than a day: it is waited for 72 \
              hours"
                 .to_owned(),
-        ),
-        None => leave(shared, dir, keep, state)?,
+        )),
+        None => leave(shared, dir, keep, state),
     };
+    // Also of a look that failed: the time was seen.
+    save(shared, &ledger)?;
+    let why = left?;
     if let Some(why) = why.as_ref().filter(|why| **why != state.said) {
         tracing::info!(why, "no lines leave the audit log now");
     }
