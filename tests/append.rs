@@ -10,10 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use support::hitch::Hitches;
 use support::mount::{Mount, Setup};
 
 const LEN: usize = 700_001;
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = support::look::PATIENCE;
 
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -125,6 +126,7 @@ fn an_append_to_a_released_recording_waits_for_no_target() {
     }
     let before = fs::metadata(&paths[0]).unwrap();
     let hung = Hung::all(&mount, LEN);
+    let hitches = Hitches::beside(&mount.root);
     let mut took: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     let mut timed = |name, what: &mut dyn FnMut()| {
         let began = Instant::now();
@@ -164,11 +166,13 @@ fn an_append_to_a_released_recording_waits_for_no_target() {
             mount.start();
         }
     }
+    let hitches = hitches.allowance();
     for (name, mut took) in took {
         took.sort();
         let at = |part: usize| took[(took.len() - 1) * part / 100];
         println!("{name}: median {:?}, p99 {:?}, worst {:?}", at(50), at(99), at(100));
-        assert!(at(100) < Duration::from_millis(1500), "{name}: {:?}", at(100));
+        let bound = Duration::from_millis(1500) + hitches;
+        assert!(at(100) < bound, "{name}: {:?}, {hitches:?}", at(100));
     }
     let look = fs::metadata(&paths[0]).unwrap();
     use std::os::unix::fs::MetadataExt;

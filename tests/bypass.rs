@@ -18,7 +18,7 @@ use support::no_mount;
 use support::run::{Ran, run};
 
 /// Far less than a hung mount would take: for ever.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = support::look::PATIENCE;
 
 fn bypass(arguments: &[&str]) -> Ran {
     run(Command::new(env!("CARGO_BIN_EXE_spoolfs")).arg("bypass").args(arguments), SOON)
@@ -80,7 +80,7 @@ fn bypass_uncovers_the_plain_directory_and_tells_it_until_the_next_mount() {
     drop(open);
     assert_eq!(std::fs::read(mount.path("open.wav")).unwrap(), b"before after");
 
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.exited().is_none() {
         assert!(Instant::now() < until, "nothing is left to serve\n{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));
@@ -199,7 +199,7 @@ fn bypass_after_an_end_waits_for_nobody_who_comes_back() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_spoolfs"));
         command.args(["bypass", "--unless-restarting", unit, "--config"]).arg(&config);
         command.env("PATH", path).env("SERVICE_RESULT", result).env("EXIT_STATUS", status);
-        run(&mut command, Duration::from_secs(20)).ok();
+        run(&mut command, SOON).ok();
         is_mounted(&point)
     };
     let asked = || std::fs::read_to_string(dir.path().join("asked")).unwrap();

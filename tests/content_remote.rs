@@ -11,6 +11,7 @@ use spoolfs::store::{Body, ObjectMeta, open};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use support::hitch::Hitches;
 use support::seaweedfs::SeaweedFs;
 
 #[derive(Debug)]
@@ -74,15 +75,21 @@ fn a_recording_is_read_from_a_server_and_its_death_is_an_error_within_a_second()
     // One with nothing in memory.
     let content = reader();
     let read = |offset: u64| content.read(node, Path::new("a b.wav"), offset, 100_000);
+    let scratch = tempfile::tempdir().unwrap();
+    let hitches = Hitches::beside(scratch.path());
     let begin = Instant::now();
     assert!(read(1_000_000).unwrap() == audio[1_000_000..1_100_000]);
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let first = begin.elapsed();
 
     drop(server);
+    let mut longest = Duration::ZERO;
     for _ in 0..20 {
         let begin = Instant::now();
         let read = read(3_000_000).map(|bytes| bytes.len());
         assert_eq!(read.unwrap_err().class, ErrorClass::Transient);
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        longest = longest.max(begin.elapsed());
     }
+    let hitches = hitches.allowance();
+    assert!(first < Duration::from_secs(2) + hitches, "{first:?}, {hitches:?}");
+    assert!(longest < Duration::from_secs(1) + hitches, "{longest:?}, {hitches:?}");
 }

@@ -185,7 +185,7 @@ impl Step {
                 fs::rename(&aside, &mount.target)?;
                 written?;
                 // Reads leave a target alone for some seconds that did not answer.
-                let until = Instant::now() + Duration::from_secs(20);
+                let until = Instant::now() + support::look::PATIENCE;
                 while let Err(error) = fs::read(at("d/cut.WAV")) {
                     if Instant::now() > until {
                         return Err(error);
@@ -227,7 +227,7 @@ impl Step {
                 File::open(at(path))?.set_modified(then)
             }
             Step::Buried(path) => {
-                let until = Instant::now() + Duration::from_secs(20);
+                let until = Instant::now() + support::look::PATIENCE;
                 loop {
                     let path = at(path).display().to_string();
                     let ran = mount.cli(["trash", "list", &path, "--json"]);
@@ -417,7 +417,7 @@ fn with_a_past(point: &str) -> (Mount, Tree) {
 /// Waits for the daemon's end, which must be the one that was asked for.
 #[track_caller]
 fn dies(mount: &mut Mount, point: &str) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     let status = loop {
         if let Some(status) = mount.exited() {
             break status;
@@ -439,7 +439,7 @@ fn until_death(mount: &mut Mount, point: &str, tree: &mut Tree) -> Step {
         return Step::Rest(0);
     }
     for step in work(point) {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + support::look::PATIENCE;
         let mut done = step.run(mount);
         while done.is_err() && step.is_asked() && mount.exited().is_none() && Instant::now() < until
         {
@@ -460,7 +460,7 @@ fn until_death(mount: &mut Mount, point: &str, tree: &mut Tree) -> Step {
 
 /// Everything is compared, settled, archived and told in the journal.
 fn settle(mount: &Mount, point: &str) {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let ran = mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]);
         let status = mount.status();
@@ -562,7 +562,7 @@ fn nobody_notices(point: &str) {
     }
     for step in work(point) {
         call.write_all(b"20 ms of somebody's voice").unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + support::look::PATIENCE;
         while let Err(error) = step.run(&mount) {
             // Commands are asked again; calls must not notice.
             let again = step.is_asked() && Instant::now() < until;
@@ -636,7 +636,7 @@ fn is_replaced_all_the_same(point: &str) {
     mount.bury();
     mount.env.clear();
     mount.start();
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let ran = mount.cli(["verify", "--all"]);
         let bad = &mount.status()["bad_copies"];

@@ -110,7 +110,7 @@ fn run(site: &str, n: usize, errno: &str, how: &str, tell: &dyn Fn(&io::Error) -
     mount.env.clear();
     mount.start();
     check(&mount.mountpoint, &expected, &what);
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let ran = mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]);
         if ran.status.success() {

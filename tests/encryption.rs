@@ -17,7 +17,7 @@ use support::mount::{Mount, Setup, Target};
 use support::no_mount;
 use support::run::{Ran, run};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = support::look::PATIENCE;
 
 /// A disk of its own with recordings and state on it, and elsewhere a target and a key.
 struct Rig {

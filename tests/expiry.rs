@@ -38,7 +38,7 @@ fn bytes(path: &str) -> Vec<u8> {
 
 #[track_caller]
 fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     while !is() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(50));
@@ -325,7 +325,7 @@ fn dies_and_goes_on(point: &str) {
     mount.env.push(("SPOOLFS_CRASH_AT", point.to_owned()));
     mount.start();
     // Until then something else may be done with them.
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     let status = loop {
         retention(&mount, &["--now", "--confirm"]);
         if let Some(status) = mount.exited() {

@@ -138,7 +138,7 @@ fn a_recording_stored_as_flac_is_gone_on_with() {
     let header = wav_header(Coding::Pcm16, 8000, 1, 1_200_000);
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&header, 0).unwrap();
     bytes[..44].copy_from_slice(&header);
-    let until = Instant::now() + Duration::from_secs(40);
+    let until = Instant::now() + support::look::PATIENCE;
     while xattr(&path, "user.spoolfs.source") != "local" {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));

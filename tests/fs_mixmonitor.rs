@@ -89,7 +89,7 @@ fn recordings_on_a_mount_are_what_was_played() {
     std::thread::scope(|scope| {
         let call = scope.spawn(|| Play::new(&source).paced(Duration::from_millis(200)).onto(&path));
         let mut sizes = vec![];
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + support::look::PATIENCE;
         while !call.is_finished() && Instant::now() < until {
             let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
             if sizes.last() != Some(&size) {

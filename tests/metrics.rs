@@ -22,7 +22,7 @@ fn families(text: &str) -> BTreeSet<String> {
 
 /// Where the daemon says that it serves metrics.
 fn address(mount: &Mount) -> String {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let said = mount.said_all();
         let line = said.lines().find(|line| line.contains("metrics are served"));
@@ -37,7 +37,7 @@ fn address(mount: &Mount) -> String {
 /// Head and body of the answer to one request.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).expect("somebody listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("settable");
+    stream.set_read_timeout(Some(support::look::PATIENCE)).expect("settable");
     write!(stream, "{request} HTTP/1.1\r\nHost: pbx\r\n\r\n").expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer that ends");
@@ -68,7 +68,7 @@ fn metrics_tell_what_status_knows_and_name_no_recording() {
 
     // Left out until something was synced.
     let complete = |page: &str| page.contains("durable_until_timestamp_seconds");
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     let (head, page) = loop {
         let (head, page) = ask(&address(&mount), "GET /metrics");
         if complete(&page) {
@@ -141,7 +141,7 @@ fn whoever_asks_wrongly_or_never_keeps_no_metrics_from_others() {
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
     }
     let mut long = TcpStream::connect(&address).expect("somebody listens");
-    long.set_read_timeout(Some(Duration::from_secs(20))).expect("settable");
+    long.set_read_timeout(Some(support::look::PATIENCE)).expect("settable");
     // It may break off while we are still sending.
     let _sent = write!(long, "GET /metrics HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(1 << 20));
     let mut answer = Vec::new();
@@ -162,7 +162,7 @@ fn a_taken_address_keeps_no_call_from_being_recorded() {
     let end = format!("[metrics]\nlisten = \"{listen}\"\n");
     let mount = Setup { end, ..Setup::default() }.mount();
     std::fs::write(mount.path("call.wav"), b"a call").expect("recorded");
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + support::look::PATIENCE;
     while !mount.said_all().contains("there are no metrics") {
         assert!(Instant::now() < until, "not a word of it\n{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));

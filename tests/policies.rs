@@ -34,7 +34,7 @@ fn explained(mount: &Mount, path: &str) -> Value {
 }
 
 fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     while !is() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(100));

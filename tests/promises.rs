@@ -265,7 +265,7 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     let catalog = mount.state.join("catalog.db");
     let lock = rusqlite::Connection::open(&catalog).unwrap();
     lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + support::look::PATIENCE;
     let storm = std::thread::spawn({
         let file = File::create(mount.root.join("storm")).unwrap();
         move || {
@@ -342,7 +342,7 @@ fn promise_1_a_hung_target_delays_no_call() {
             })
             .collect();
         // As many listeners at a time as there are, and none of these waits for one.
-        let until = Instant::now() + Duration::from_secs(6);
+        let until = Instant::now() + support::look::PATIENCE;
         let mut round = 0;
         while Instant::now() < until {
             let (here, there) = (calls.join(round.to_string()), raw.join(round.to_string()));
@@ -365,7 +365,7 @@ fn promise_1_a_hung_target_delays_no_call() {
         assert!(*took < Duration::from_millis(500) + storm, "{what} took {took:?}");
     }
     archive_in_the_end(&mount);
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     while fs::read(released.join("7.wav")).ok().as_deref() != Some(&[7; 300_000]) {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(100));
@@ -382,7 +382,7 @@ fn merge(into: &mut BTreeMap<&'static str, Duration>, from: BTreeMap<&'static st
 /// The catalog catches up by itself, soon after it can be written again.
 #[track_caller]
 fn archive_in_the_end(mount: &Mount) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let ran = mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]);
         if ran.status.success() {
@@ -531,7 +531,7 @@ fn promise_2_a_writer_from_before_the_mount_is_waited_for() {
     drop(writer);
     drop(map);
     for path in [&old, &mapped] {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + support::look::PATIENCE;
         while source(path) != b"archive" {
             assert!(
                 Instant::now() < until,

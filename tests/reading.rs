@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::faulty_proxy::Proxy;
+use support::hitch::Hitches;
 use support::many;
 use support::mount::{Mount, Setup, Target};
 use support::noise_wav;
@@ -243,7 +244,7 @@ fn a_thousand_flipped_bits_are_never_heard() {
         hear(some);
         chunks += some.iter().map(|n| audio(*n).len().div_ceil(65_536)).sum::<usize>();
         // Written behind the answers.
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + support::look::PATIENCE;
         while cached().len() < chunks {
             assert!(Instant::now() < until, "{}", mount.status());
             std::thread::sleep(Duration::from_millis(20));
@@ -338,10 +339,11 @@ fn fifty_readers_of_a_target_that_hangs_have_their_error_and_writers_feel_nothin
         fs::write(dir.join(format!("{n}.wav")), noise(n, 400_000)).unwrap();
     }
     release(&mount, &dir);
+    let hitches = Hitches::beside(&mount.root);
     let healthy = writes(&mount.path("healthy.wav"));
     let hung = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     kill_process(hung, Signal::STOP).unwrap();
-    let stalled = std::thread::scope(|scope| {
+    let (stalled, longest_open, longest) = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..50)
             .map(|n| {
                 let path = dir.join(format!("{n}.wav"));
@@ -355,25 +357,31 @@ fn fifty_readers_of_a_target_that_hangs_have_their_error_and_writers_feel_nothin
             })
             .collect();
         let stalled = writes(&mount.path("stalled.wav"));
+        let (mut longest_open, mut longest) = (Duration::ZERO, Duration::ZERO);
         for reader in readers {
             let (opened, error, took) = reader.join().unwrap();
-            assert!(opened < Duration::from_secs(1), "an open waited {opened:?}");
             assert_eq!(error, Some(5), "EIO");
-            assert!(took < TIMEOUT + Duration::from_secs(2), "{took:?}");
+            (longest_open, longest) = (longest_open.max(opened), longest.max(took));
         }
-        stalled
+        (stalled, longest_open, longest)
     });
     println!("write + close, p99.9: {healthy:?} healthy, {stalled:?} with 50 readers stalled");
-    assert!(stalled < healthy * 4 + Duration::from_millis(50), "{healthy:?} {stalled:?}");
     // Known to be down: at once.
     let begin = Instant::now();
     fs::read(dir.join("50.wav")).unwrap_err();
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    let known = begin.elapsed();
+    let (hitches, second) = (hitches.allowance(), Duration::from_secs(1));
+    println!("allowed for the machine: {hitches:?}");
+    let bound = healthy * 4 + Duration::from_millis(50) + hitches;
+    assert!(stalled < bound, "{healthy:?} {stalled:?}");
+    assert!(longest_open < second + hitches, "an open waited {longest_open:?}");
+    assert!(longest < TIMEOUT + second * 2 + hitches, "{longest:?}");
+    assert!(known < second + hitches, "{known:?}");
     let said = mount.said_all();
     let line = said.lines().find(|l| l.contains("could not be read")).unwrap();
     assert!(line.contains("released/") && line.contains("s3://"), "{line}");
     kill_process(hung, Signal::CONT).unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     while fs::read(dir.join("7.wav")).ok().is_none_or(|bytes| bytes != noise(7, 400_000)) {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(100));
@@ -408,19 +416,21 @@ fn a_reader_that_is_killed_goes_at_once() {
     let mut reader = Command::new("cat").arg(&call).stdout(Stdio::null()).spawn().unwrap();
     // Asleep in the read of a page, which the kernel shows as the system call.
     let at = format!("/proc/{}/syscall", reader.id());
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + support::look::PATIENCE;
     while !fs::read_to_string(&at).unwrap_or_default().starts_with("0 ") {
         assert!(Instant::now() < until, "it does not read");
         std::thread::sleep(Duration::from_millis(10));
     }
     std::thread::sleep(Duration::from_millis(100));
     assert!(reader.try_wait().unwrap().is_none(), "the target does not hang");
+    let hitches = Hitches::beside(&mount.root);
     let begin = Instant::now();
     reader.kill().unwrap();
     reader.wait().unwrap();
     let took = begin.elapsed();
+    let hitches = hitches.allowance();
     kill_process(hung, Signal::CONT).unwrap();
-    assert!(took < Duration::from_secs(1), "it was held for {took:?}");
+    assert!(took < Duration::from_secs(1) + hitches, "it was held for {took:?}, {hitches:?}");
 }
 
 #[test]
@@ -452,7 +462,9 @@ fn who_reads_through_the_archive_is_named_and_waits() {
     assert!(line.contains("tar") && line.contains("uid"), "{line}");
     assert_eq!(mount.status()["cache"]["used"].as_u64().unwrap() / 4096, 59);
     // Somebody else does not wait.
+    let hitches = Hitches::beside(&mount.root);
     let begin = Instant::now();
     fs::read(dir.join("74.wav")).unwrap();
-    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    let took = begin.elapsed();
+    assert!(took < Duration::from_millis(500) + hitches.allowance(), "{took:?}");
 }

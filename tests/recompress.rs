@@ -44,7 +44,7 @@ const NAMES: [&str; 3] = ["released.wav", "local.wav", "note.txt"];
 
 #[track_caller]
 fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     while !is() {
         assert!(Instant::now() < until, "{what}\n{}", mount.said());
         std::thread::sleep(Duration::from_millis(50));
@@ -126,7 +126,7 @@ fn recompress(mount: &Mount) -> support::run::Ran {
 
 #[track_caller]
 fn dies(mount: &mut Mount, point: &str) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     let status = loop {
         if let Some(status) = mount.exited() {
             break status;

@@ -250,7 +250,7 @@ async fn child_with_an_environment() {
     for request in server.seen() {
         println!("authorization={}", request.headers["authorization"]);
     }
-    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 fn child(environment: &[(&str, &str)]) -> String {
@@ -290,7 +290,7 @@ fn without_keys_nothing_is_sent_and_it_is_said_soon() {
         let text = child(&[environment]);
         assert!(text.contains("kind=Denied") && text.contains("access_key_id"), "{text}");
         assert!(!text.contains("authorization="), "{text}");
-        assert!(begin.elapsed() < Duration::from_secs(5), "{text}");
+        assert!(begin.elapsed() < Duration::from_secs(30), "{text}");
     }
 }
 

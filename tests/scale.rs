@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::hitch::Hitches;
 use support::many;
 use support::mount::{Mount, Setup};
 
@@ -38,11 +39,13 @@ fn a_large_archive_starts_at_once_and_is_listed_from_the_catalog() {
     many::fill(&mount.state.join("catalog.db"), &dirs, EACH, count);
     let bytes = fs::metadata(mount.state.join("catalog.db")).unwrap().len();
     println!("{count} recordings: {} MiB, made in {:?}", bytes >> 20, filled.elapsed());
+    let hitches = Hitches::beside(&mount.root);
     let begin = Instant::now();
     mount.start();
     let started = begin.elapsed();
+    let hitches = hitches.allowance();
     println!("start: {started:?}, {} MiB resident", resident(&mount));
-    assert!(started < Duration::from_secs(2), "a start took {started:?}");
+    assert!(started < Duration::from_secs(2) + hitches, "a start took {started:?}, {hitches:?}");
 
     let begin = Instant::now();
     let listed = Command::new("ls").arg("-l").arg(mount.path("000")).output().unwrap();
@@ -55,10 +58,12 @@ fn a_large_archive_starts_at_once_and_is_listed_from_the_catalog() {
     let lines = found.stdout.iter().filter(|b| **b == b'\n').count() as u64;
     assert_eq!(lines, (EACH * 10).min(count));
     println!("find of {lines}: {:?}", begin.elapsed());
+    let hitches = Hitches::beside(&mount.root);
     let begin = Instant::now();
     let status = mount.status();
-    println!("status: {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    let took = begin.elapsed();
+    println!("status: {took:?}");
+    assert!(took < Duration::from_secs(2) + hitches.allowance(), "{took:?}");
     assert!(status.to_string().contains(&(count + 1).to_string()), "{status}");
     let resident = resident(&mount);
     println!("{resident} MiB resident in the end");

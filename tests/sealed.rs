@@ -227,7 +227,7 @@ fn what_is_known_is_found_only_where_the_documents_say() {
         drop(file);
         assert!(fs::read(&path).unwrap() == bytes);
         // The disk cache is written behind the reads, and has what was decoded.
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + support::look::PATIENCE;
         while !seal && found_below(&mount.state, audio).is_none() {
             assert!(Instant::now() < until, "{mode}: the cache holds nothing");
             std::thread::sleep(Duration::from_millis(20));
@@ -316,7 +316,7 @@ fn a_daemon_that_dies_leaves_no_core_dump() {
     }
     let mut mount = Setup::default().mount();
     kill_process(mount.pid(), Signal::ABORT).unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     let status = loop {
         match mount.exited() {
             Some(status) => break status,
@@ -400,7 +400,7 @@ fn what_is_appended_to_a_sealed_recording_waits_for_the_key() {
     mount.stop();
     use_key(&mut mount, Some(&key));
     mount.start();
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     while xattr(&path, "user.spoolfs.source") != "local" {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));
@@ -478,7 +478,7 @@ fn rebuilt_from_objects(hide: bool) {
     let mut rebuild = Command::new(&mount.program);
     rebuild.arg("rebuild").arg("--config").arg(&mount.config);
     rebuild.envs(mount.env.iter().map(|(name, value)| (name, value)));
-    run(&mut rebuild, Duration::from_secs(60)).ok();
+    run(&mut rebuild, support::look::PATIENCE).ok();
     mount.start();
     for (name, bytes, _) in &recordings() {
         assert!(fs::read(mount.path(name)).unwrap() == *bytes, "{name}");
@@ -556,7 +556,7 @@ fn stock_tools_restore_what_is_sealed() {
     let work = mount.root.join("told");
     fs::create_dir(&work).unwrap();
     fs::write(work.join("key.txt"), &other).unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     let copy = format!("cp -r {}/.spoolfs/journal/* journal", mount.target.display());
     loop {
         shell(&format!("rm -rf journal && {copy}"), &work);
@@ -602,7 +602,7 @@ fn check_tells_whether_the_key_fits() {
         command.arg("check").arg("--config").arg(&mount.config);
         command.envs(mount.env.iter().map(|(name, value)| (name, value)));
         command.envs(key.map(|key| ("SPOOLFS_READ__IDENTITY_FILE", key)));
-        run(&mut command, Duration::from_secs(60)).out
+        run(&mut command, support::look::PATIENCE).out
     };
     assert!(check(None).contains("can not be read here once released"));
     let (good, bad) = (key_file(&mount, "good", &secret), key_file(&mount, "bad", &other));

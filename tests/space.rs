@@ -20,7 +20,7 @@ const CALLS: u64 = 100;
 const BYTES_PER_SECOND: u64 = 12 << 20;
 /// How full, in percent, the calls in progress make the disk at most when all have ended.
 const FULL: u64 = 85;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = support::look::PATIENCE;
 
 /// A file system of its own, taken away at the end.
 struct Disk(tempfile::TempDir);

@@ -78,7 +78,7 @@ fn xattr(path: &Path, name: &str) -> Option<String> {
 #[track_caller]
 fn joined(mount: &Mount, call: &str, legs: usize) -> PathBuf {
     let path = mount.path("stitched").join(format!("{call}.wav"));
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let told = xattr(&path, "user.spoolfs.legs").unwrap_or_default();
         if told.lines().filter(|l| l.contains("duration")).count() == legs {
@@ -98,7 +98,7 @@ fn known(mount: &Mount, count: i64) {
         let memory = rusqlite::Connection::open_with_flags(&path, flags)?;
         memory.query_row("SELECT count(*) FROM audio", [], |row| row.get(0))
     };
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + support::look::PATIENCE;
     while rows().ok() != Some(count) {
         assert!(Instant::now() < until, "{:?}\n{}", rows(), mount.said());
         std::thread::sleep(Duration::from_millis(100));
@@ -353,7 +353,7 @@ fn the_first_8_kib_are_one_request(compress: &str) {
     assert_eq!(key.ends_with(".flac"), compress == "flac", "{key}");
     // Nothing is left in memory; the cache never had them.
     mount.restart();
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.said_all().matches("the target is ready").count() < 2 {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));
@@ -422,7 +422,7 @@ fn a_join_of_a_plain_a_flac_and_a_sealed_leg_fetches_nothing_that_it_does_not_se
         let _there_may_be_none = fs::remove_dir_all(cache);
         mount.start();
     }
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.said_all().matches("the target is ready").count() < 4 {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));
@@ -500,7 +500,7 @@ fn joins_can_be_read_and_nothing_else() {
     // Who can not get at a leg can not get at it by the join.
     fs::set_permissions(mount.path("2026/11"), fs::Permissions::from_mode(0o750)).unwrap();
     let path = joined(&mount, CALL, 3);
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + support::look::PATIENCE;
     while fs::metadata(&path).unwrap().mode() & 0o7777 != 0o440 {
         assert!(Instant::now() < until, "{:o}", fs::metadata(&path).unwrap().mode());
     }
@@ -639,7 +639,7 @@ fn a_command_writes_a_join_to_a_file() {
     });
     assert_eq!(names(&mount.mountpoint), ["2026"]);
     let out = mount.root.join("out.wav");
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let ran = mount.cli(["stitch".as_ref(), CALL.as_ref(), "-o".as_ref(), out.as_os_str()]);
         if ran.status.success() && fs::read(&out).unwrap() == expected() {
@@ -740,7 +740,7 @@ fn joins_are_shown_where_they_are_wanted() {
     let place = mount.path("ORIG/a/calls");
     let join = format!("{CALL}.wav");
     let shows = |mount: &Mount, place: &Path| {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + support::look::PATIENCE;
         while fs::read(place.join(&join)).ok() != Some(expected()) {
             assert!(Instant::now() < until, "{place:?}\n{}", mount.said());
             std::thread::sleep(Duration::from_millis(20));

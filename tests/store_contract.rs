@@ -21,6 +21,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::emulators::{Emulator, Kind};
+use support::hitch::Hitches;
 use support::seaweedfs::SeaweedFs;
 
 /// An empty target, and what keeps it alive.
@@ -494,13 +495,17 @@ async fn a_dead_port_is_unreachable_and_never_not_found() {
         })
         .unwrap();
         assert!(!format!("{store:?}").contains("aHVudGVyMg"), "{url}");
+        let scratch = tempfile::tempdir().unwrap();
+        let hitches = Hitches::beside(scratch.path());
         let begin = Instant::now();
         for error in every_error(&*store).await {
             assert_eq!(error.kind, StoreErrorKind::Unreachable, "{url}: {error}");
             assert!(error.to_string().contains("refused"), "{error}");
             assert!(!format!("{error} {error:?}").contains("aHVudGVyMg"));
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "{url}: it was tried again inside");
+        let (took, hitches) = (begin.elapsed(), hitches.allowance());
+        let bound = Duration::from_secs(5) + hitches;
+        assert!(took < bound, "{url}: it was tried again inside: {took:?}");
     }
 }
 
@@ -674,7 +679,7 @@ fn outlives(store: &dyn Store) {
             put(store, &k, &noise(i, 100)).await.unwrap();
             assert_eq!(store.get(&k, 0..100).await.unwrap(), noise(i, 100));
         });
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < Duration::from_secs(30));
         // Every second one stays, but is not driven any more.
         if i % 2 == 0 {
             idle.push(runtime);

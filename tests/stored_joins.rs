@@ -47,7 +47,7 @@ const KEEP: &str = "keep_expired = true\n";
 
 #[track_caller]
 fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(90);
+    let until = Instant::now() + support::look::PATIENCE;
     while !is() {
         assert!(Instant::now() < until, "{what}: {:?}\n{}", names(mount), mount.said());
         std::thread::sleep(Duration::from_millis(50));
@@ -564,7 +564,7 @@ struct Lives {
 impl Lives {
     #[track_caller]
     fn until(&mut self, what: &str, is: impl Fn(&Mount) -> bool) {
-        let until = Instant::now() + Duration::from_secs(90);
+        let until = Instant::now() + support::look::PATIENCE;
         while !is(&self.mount) {
             assert!(
                 Instant::now() < until,
@@ -595,7 +595,7 @@ impl Lives {
         if self.mount.exited().is_none() {
             kill_process(self.mount.pid(), Signal::TERM).unwrap();
         }
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + support::look::PATIENCE;
         let status = loop {
             if let Some(status) = self.mount.exited() {
                 break status;

@@ -40,6 +40,13 @@ fn subject(n: u64) -> Subject {
     }
 }
 
+/// Waits until the log has line `seq`: a flush waits for a slow disk only a moment.
+fn written(audit: &Audit, seq: u64) {
+    while audit.health().head.is_none_or(|head| head.seq < seq) {
+        audit.flush();
+    }
+}
+
 /// Whether every line holds the digest of the one before.
 fn is_chained(text: &str) -> bool {
     let mut prev = line::NOTHING;
@@ -96,6 +103,7 @@ fn a_log_goes_on_after_a_restart_and_over_its_files() {
         for n in 0..2000 {
             audit.record(Entry::new(Event::Restored).on(subject(n)).because(&*line));
         }
+        written(&audit, 1 + (round + 1) * 2000);
         audit.stop();
         assert_eq!(audit.health().head.expect("a head").seq, 1 + (round + 1) * 2000);
     }
@@ -118,9 +126,10 @@ impl World {
         for n in 1..lines {
             audit.record(Entry::new(Event::Restored).on(subject(n % 500)).why("asked for"));
             if n % 10_000 == 0 {
-                audit.flush();
+                written(&audit, n);
             }
         }
+        written(&audit, lines);
         audit.stop();
         assert_eq!(audit.health().head.expect("a head").seq, lines);
         world

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const KEEP: u64 = 10_000_000;
 /// How far the clock goes between two looks: past most waits between two tries.
 const STEP: u64 = 40;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One life of a few recordings in front of such a target.
 struct Life {

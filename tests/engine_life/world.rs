@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// Longest that a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub clock: Arc<ManualClock>,
@@ -125,7 +125,7 @@ impl World {
     pub fn open(&mut self) {
         let options = self.catalog_options();
         // A world that "died" a moment ago may still have a thread that holds the lock.
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + PATIENCE;
         let catalog = loop {
             match Catalog::open(options.clone()) {
                 Err(CatalogError::Locked { .. }) if Instant::now() < until => {

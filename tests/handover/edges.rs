@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 #[track_caller]
 pub fn wait_for<T>(mount: &Mount, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
@@ -69,7 +69,7 @@ fn regression_a_slow_service_manager_does_not_turn_an_upgrade_into_a_stop() {
     let mount = Setup::default().prepare();
     let socket = mount.root.join("manager");
     let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    manager.set_read_timeout(Some(support::look::PATIENCE)).unwrap();
     let log = File::create(&mount.log).unwrap();
     let child = Command::new(&mount.program)
         .args(["mount".as_ref(), "--config".as_ref(), mount.config.as_os_str()])
@@ -108,7 +108,7 @@ fn regression_an_aborted_connection_leaves_no_dead_mount() {
     let aborted = fs::write(abort, "1");
     rustix::mount::unmount(&connections, UnmountFlags::DETACH).unwrap();
     aborted.unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.exited().is_none() {
         assert!(Instant::now() < until, "it did not end\n{}", mount.said());
         std::thread::sleep(Duration::from_millis(5));

@@ -19,7 +19,7 @@ fn name(number: usize) -> String {
 /// Asks until it is done: a daemon that takes over may not listen yet.
 #[track_caller]
 fn ask(mount: &Mount, command: &str, paths: &[PathBuf]) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         let paths = paths.iter().map(|path| path.clone().into_os_string());
         let ran = mount.cli([OsString::from(command)].into_iter().chain(paths));

@@ -78,7 +78,7 @@ fn nobody_notices(passthrough: &str) {
 
 /// The checker finds nothing after it.
 pub fn settled(mount: &mut support::mount::Mount) {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.status()["warnings"].to_string().contains("compared with the catalog") {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(20));

@@ -26,7 +26,7 @@ pub fn kept(mode: &str) -> Mount {
 /// Another process than `before` serves the mount.
 #[track_caller]
 pub fn successor(mount: &Mount, before: Pid) -> Pid {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     loop {
         if let Some(pid) = mount.server().filter(|pid| *pid != before) {
             return pid;
@@ -149,7 +149,7 @@ fn a_stop_serves_what_is_open_and_no_more() {
         let call = File::create(&path).unwrap();
         call.write_all_at(b"before", 0).unwrap();
         kill_process(mount.pid(), Signal::TERM).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + support::look::PATIENCE;
         while is_mounted(&mount.mountpoint) {
             assert!(Instant::now() < until, "still mounted\n{}", mount.said());
             std::thread::sleep(Duration::from_millis(5));
@@ -184,7 +184,7 @@ fn an_older_daemon_leaves_the_mount_of_a_newer_one_alone() {
     let before = mount.server().expect("it runs");
     version(1);
     kill_process(before, Signal::KILL).unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + support::look::PATIENCE;
     while mount.said().matches("newer").count() < 2 {
         assert!(Instant::now() < until, "{}", mount.said());
         std::thread::sleep(Duration::from_millis(10));

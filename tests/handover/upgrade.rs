@@ -71,7 +71,7 @@ fn migrates_in_mid_call(passthrough: &str) {
         for _ in 0..2 {
             let before = mount.server().expect("it runs");
             kill_process(before, Signal::KILL).unwrap();
-            let until = Instant::now() + Duration::from_secs(5);
+            let until = Instant::now() + support::look::PATIENCE;
             while test_kill_process(before).is_ok() {
                 assert!(Instant::now() < until, "it does not die");
                 std::thread::sleep(Duration::from_millis(1));

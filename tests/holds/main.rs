@@ -166,7 +166,7 @@ fn a_hand_over_leaves_no_moment_in_which_a_held_recording_can_be_deleted() {
             for _ in 0..5 {
                 let before = mount.server().unwrap();
                 rustix::process::kill_process(before, rustix::process::Signal::KILL).unwrap();
-                let until = Instant::now() + Duration::from_secs(30);
+                let until = Instant::now() + support::look::PATIENCE;
                 while mount.server().is_none_or(|pid| pid == before) {
                     assert!(Instant::now() < until, "no successor");
                     std::thread::sleep(Duration::from_millis(5));
@@ -323,7 +323,7 @@ fn lift_as(mount: &Mount, login: u32, what: &[&str]) -> support::run::Ran {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", script, &login.to_string(), env!("CARGO_BIN_EXE_spoolfs"), "hold", "lift"]);
     command.args(["--reason", "settled"]).args(what).arg("--config").arg(&mount.config);
-    support::run::run(&mut command, Duration::from_secs(60))
+    support::run::run(&mut command, support::look::PATIENCE)
 }
 
 /// Whether this machine lets processes say as whom they logged in.

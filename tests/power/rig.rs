@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 const DISK_MIB: u64 = 640;
 const MAGIC: &[u8; 8] = b"spl-test";
 /// Longest wait for the comparison of the tree after a start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: u64 = 4;
 /// How often something is added to a recording.
 const GROWN_MAX: u32 = 3;

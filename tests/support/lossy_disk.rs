@@ -345,7 +345,7 @@ impl Drop for LossyDisk {
     fn drop(&mut self) {
         // Programs that were just killed may take a moment to let go. The loop device goes with
         // the last of them, and the file it is made of only after it.
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + super::look::PATIENCE;
         for path in [&self.at, &self.served] {
             while rustix::mount::unmount(path, UnmountFlags::empty())
                 == Err(rustix::io::Errno::BUSY)

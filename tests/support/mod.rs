@@ -8,6 +8,7 @@ pub mod emulators;
 pub mod ext4;
 pub mod faulty_proxy;
 pub mod faulty_store;
+pub mod hitch;
 pub mod look;
 pub mod lossy_disk;
 pub mod many;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::look::PATIENCE;
 use super::run::{Ran, run};
 
-const READY_DEADLINE: Duration = Duration::from_secs(20);
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
-const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = PATIENCE;
+const STOP_DEADLINE: Duration = PATIENCE;
+const COMMAND_DEADLINE: Duration = PATIENCE;
 /// How often a deadline looks whether the daemon has died meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
