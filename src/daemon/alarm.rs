@@ -9,23 +9,31 @@ use std::path::{Path, PathBuf};
 /// Since when, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Alarm {
-    /// When the mount was taken away.
+    /// When the mount was taken away first.
     pub since: Timestamp,
-    /// The reason, a sentence.
+    /// When it was taken away last: it may have been mounted again and never become ready.
+    #[serde(default)]
+    pub last: Timestamp,
+    /// The reason of the last time, a sentence.
     pub reason: String,
 }
 
 impl Alarm {
-    /// Leaves the note, unless there is one: the first emergency is where it began.
+    /// The mount was taken away at `now`.
+    pub fn new(now: Timestamp, reason: &str) -> Alarm {
+        Alarm { since: now, last: now, reason: reason.to_owned() }
+    }
+
+    /// Leaves the note. One that is there from before tells when the emergency began.
     ///
     /// # Errors
     /// As writing a file.
-    pub fn raise(&self, runtime_dir: &Path) -> io::Result<()> {
-        if Alarm::read(runtime_dir).is_some() {
-            return Ok(());
+    pub fn raise(mut self, runtime_dir: &Path) -> io::Result<()> {
+        if let Some(before) = Alarm::read(runtime_dir) {
+            self.since = before.since;
         }
         std::fs::create_dir_all(runtime_dir)?;
-        std::fs::write(place(runtime_dir), serde_json::to_vec(self)?)
+        std::fs::write(place(runtime_dir), serde_json::to_vec(&self)?)
     }
 
     /// The note, if there is one.
@@ -33,15 +41,16 @@ impl Alarm {
         serde_json::from_slice(&std::fs::read(place(runtime_dir)).ok()?).ok()
     }
 
-    /// Takes the note away and returns it: recordings are archived again.
-    pub fn clear(runtime_dir: &Path) -> Option<Alarm> {
-        let alarm = Alarm::read(runtime_dir);
-        if let Err(error) = std::fs::remove_file(place(runtime_dir))
-            && error.kind() != io::ErrorKind::NotFound
-        {
+    /// Takes this note away: recordings are archived again. Not one that was left since: whoever takes
+    /// a mount away does not wait until it is ready. Whether it is over.
+    pub fn clear(&self, runtime_dir: &Path) -> bool {
+        if Alarm::read(runtime_dir).as_ref() != Some(self) {
+            return false;
+        }
+        if let Err(error) = std::fs::remove_file(place(runtime_dir)) {
             tracing::warn!(%error, "the note of an emergency could not be taken away");
         }
-        alarm
+        true
     }
 }
 
@@ -54,15 +63,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_alarm_stays_until_it_is_cleared() {
+    fn an_alarm_tells_when_the_emergency_began_until_it_is_cleared() {
         let dir = tempfile::tempdir().expect("a directory");
         let runtime = dir.path().join("run");
-        assert_eq!(Alarm::clear(&runtime), None);
-        let first = Alarm { since: Timestamp(1), reason: "first".into() };
-        first.raise(&runtime).expect("raised");
-        Alarm { since: Timestamp(2), reason: "second".into() }.raise(&runtime).expect("raised");
-        assert_eq!(Alarm::read(&runtime), Some(first.clone()));
-        assert_eq!(Alarm::clear(&runtime), Some(first));
+        Alarm::new(Timestamp(1), "first").raise(&runtime).expect("raised");
+        Alarm::new(Timestamp(2), "second").raise(&runtime).expect("raised");
+        let alarm = Alarm::read(&runtime).expect("a note");
+        assert_eq!((alarm.since, &*alarm.reason), (Timestamp(1), "second"));
+        assert!(alarm.clear(&runtime));
         assert_eq!(Alarm::read(&runtime), None);
+        assert!(!alarm.clear(&runtime), "there is nothing any more");
+    }
+
+    #[test]
+    fn regression_who_became_ready_does_not_clear_the_alarm_of_a_bypass_meanwhile() {
+        let dir = tempfile::tempdir().expect("a directory");
+        Alarm::new(Timestamp(1), "before the mount").raise(dir.path()).expect("raised");
+        let noted = Alarm::read(dir.path()).expect("a note");
+        Alarm::new(Timestamp(2), "of the new mount").raise(dir.path()).expect("raised");
+        assert!(!noted.clear(dir.path()));
+        assert_eq!(Alarm::read(dir.path()).expect("it stays").reason, "of the new mount");
     }
 }

@@ -136,6 +136,8 @@ pub fn run(config: Config) -> Result<()> {
         // No call waits for this start, and a large catalog may take its time.
         notify(&format!("EXTEND_TIMEOUT_USEC={}", limits::FRESH_START_WAIT.as_micros()));
     }
+    // A note that comes later is of a bypass of this mount.
+    let bypassed = alarm::Alarm::read(&config.runtime_dir);
     let (daemon, server) = assemble(config, &runtime, kept)?;
     let (mounted, watch) = (server.mounted(), server.watch());
     // What is taken over is kept already, and calls wait for it to be served.
@@ -181,7 +183,8 @@ pub fn run(config: Config) -> Result<()> {
     record::started(&daemon);
     metrics::serve(&daemon);
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
-    if let Some(alarm) = alarm::Alarm::clear(&daemon.config.read().runtime_dir) {
+    let runtime_dir = daemon.config.read().runtime_dir.clone();
+    if let Some(alarm) = bypassed.filter(|alarm| alarm.clear(&runtime_dir)) {
         tracing::warn!(
             seconds = alarm.since.age_at(daemon.clock.now()).as_secs(),
             reason = alarm.reason,

@@ -55,8 +55,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let detached = detach(&mountpoint).map_err(|e| Exit::failed(e.to_string()))?;
     let report = Report { mountpoint, detached, reason: reason.to_owned() };
     if detached > 0 {
-        let alarm = Alarm { since: SystemClock.now(), reason: report.reason.clone() };
-        raise(&essentials, &alarm);
+        let alarm = Alarm::new(SystemClock.now(), &report.reason);
+        raise(&essentials, alarm);
         loudly(&in_words(&report));
     }
     unlock(&report.mountpoint, &essentials);
@@ -138,7 +138,7 @@ fn mountpoint(arguments: &Arguments, essentials: &Essentials) -> Result<PathBuf,
 }
 
 /// Leaves the note that `status` shows. That it can not be left stops nothing.
-pub(crate) fn raise(essentials: &Essentials, alarm: &Alarm) {
+pub(crate) fn raise(essentials: &Essentials, alarm: Alarm) {
     let Some(runtime_dir) = essentials.runtime_dir() else { return };
     if let Err(error) = alarm.raise(&runtime_dir) {
         loudly(&format!("no note could be left in {}: {error}", runtime_dir.display()));

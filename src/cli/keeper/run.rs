@@ -238,8 +238,8 @@ impl Keeper {
                 let warning = bypass::warning(&mountpoint, why);
                 tracing::error!("{warning}");
                 notify(&format!("STATUS={warning}"));
-                let alarm = Alarm { since: SystemClock.now(), reason: why.to_owned() };
-                bypass::raise(&essentials, &alarm);
+                let alarm = Alarm::new(SystemClock.now(), why);
+                bypass::raise(&essentials, alarm);
             }
             Err(error) => tracing::error!("{why}; {error}"),
         }
