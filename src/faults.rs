@@ -7,6 +7,7 @@
 //! | `SPOOLFS_CRASH_MARK` | a file that is made at the abort; if it is there, nothing aborts. For the second of several the name ends in `.2`, and so on |
 //! | `SPOOLFS_AHEAD` | seconds that the clock is ahead |
 //! | `SPOOLFS_LATE` | milliseconds by which each close of a file is heard of later than it was |
+//! | `SPOOLFS_SLOW` | milliseconds for which every fourth passing of a point of [`POINTS`] stands still |
 //! | `SPOOLFS_FAIL` | `site:N:ERRNO[:once\|forever]`, several with commas: the Nth call at a site of [`SITES`] fails, and with `forever` all after it |
 //!
 //! Tests in the same process use `set` instead. Each name stands once in the source and once in a
@@ -199,9 +200,9 @@ pub const SITES: &[&str] = &[
 
 /// Whether a variable of the environment is one of these, and heeded.
 pub fn is_heeded(variable: &str) -> bool {
-    let known =
-        ["SPOOLFS_AHEAD", "SPOOLFS_CRASH_AT", "SPOOLFS_CRASH_MARK", "SPOOLFS_FAIL", "SPOOLFS_LATE"];
-    cfg!(feature = "faults") && known.contains(&variable)
+    let known = ["AHEAD", "CRASH_AT", "CRASH_MARK", "FAIL", "LATE", "SLOW"];
+    let name = variable.strip_prefix("SPOOLFS_");
+    cfg!(feature = "faults") && name.is_some_and(|name| known.contains(&name))
 }
 
 /// How far the clock is ahead of the machine's, if the environment asks for it.
@@ -249,8 +250,28 @@ pub fn ahead() -> std::time::Duration {
 #[cfg(feature = "faults")]
 pub fn close() {
     static LATE: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let text = || std::env::var("SPOOLFS_LATE").unwrap_or_default();
-    let millis = *LATE.get_or_init(|| text().parse().unwrap_or(0));
+    stand_still(*LATE.get_or_init(|| millis("SPOOLFS_LATE")));
+}
+
+/// Every fourth step of the engine and the file system takes its time, if the environment asks for
+/// it: what follows a step comes late for who does not await it.
+#[cfg(feature = "faults")]
+fn slow() {
+    static SLOW: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    static PASSED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let slow = *SLOW.get_or_init(|| millis("SPOOLFS_SLOW"));
+    if slow > 0 && PASSED.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(4) {
+        stand_still(slow);
+    }
+}
+
+#[cfg(feature = "faults")]
+fn millis(variable: &str) -> u64 {
+    std::env::var(variable).unwrap_or_default().parse().unwrap_or(0)
+}
+
+#[cfg(feature = "faults")]
+fn stand_still(millis: u64) {
     if millis > 0 {
         std::thread::sleep(std::time::Duration::from_millis(millis));
     }
@@ -385,6 +406,7 @@ mod chosen {
 
     /// Dies here, if the environment asks for it.
     pub fn point(name: &'static str) {
+        super::slow();
         if !armed() {
             return;
         }

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::hitch::Hitches;
 use support::mixmonitor::Play;
 use support::mount::{Mount, Setup, Target};
 use support::seaweedfs::SeaweedFs;
@@ -277,6 +278,7 @@ fn promise_1_a_locked_catalog_delays_no_call() {
             }
         }
     });
+    let hitches = Hitches::beside(&mount.root);
     let (mut mounted, mut beside) = (BTreeMap::new(), BTreeMap::new());
     let mut round = 0;
     while Instant::now() < until {
@@ -291,13 +293,18 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     storm.join().unwrap();
     // The same disk under the same storm: what the raw directory suffered at its worst moment,
     // whichever operation that hit, is not ours. Beyond that MixMonitor's 500 ms is the bound where
-    // other tests share the cores; `scripts/soak` asks for 50 ms on a machine of its own.
+    // other tests share the cores, and what those do to whoever has to wake up; `scripts/soak` asks
+    // for 50 ms on a machine of its own.
     let storm = *beside.values().max().unwrap();
-    let bound = std::env::var("SPOOLFS_TEST_STALL_MS").ok().and_then(|ms| ms.parse().ok());
-    let bound = Duration::from_millis(bound.unwrap_or(500));
+    let alone = std::env::var("SPOOLFS_TEST_STALL_MS").ok().and_then(|ms| ms.parse().ok());
+    let bound = alone
+        .map_or_else(|| Duration::from_millis(500) + hitches.allowance(), Duration::from_millis);
     for (what, took) in &mounted {
         println!("worst {what}: {took:?} on the mount, {:?} beside it", beside[what]);
-        assert!(*took < bound + storm, "{what} took {took:?}");
+        assert!(
+            *took < bound + storm,
+            "{what} took {took:?}, allowed were {bound:?} and {storm:?}"
+        );
     }
     let names = fs::read_dir(mount.path("calls/0")).unwrap().count();
     assert_eq!(names, 50);
@@ -333,6 +340,7 @@ fn promise_1_a_hung_target_delays_no_call() {
     }
     let hung = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     kill_process(hung, Signal::STOP).unwrap();
+    let hitches = Hitches::beside(&mount.root);
     let (mut mounted, mut beside) = (BTreeMap::new(), BTreeMap::new());
     std::thread::scope(|scope| {
         let listeners: Vec<_> = (0..40)
@@ -359,7 +367,7 @@ fn promise_1_a_hung_target_delays_no_call() {
         }
     });
     kill_process(hung, Signal::CONT).unwrap();
-    let storm = *beside.values().max().unwrap();
+    let storm = hitches.allowance().max(*beside.values().max().unwrap());
     for (what, took) in &mounted {
         println!("worst {what}: {took:?} on the mount, {:?} beside it", beside[what]);
         assert!(*took < Duration::from_millis(500) + storm, "{what} took {took:?}");

@@ -5,6 +5,7 @@ use super::error::{RebuildError, Result};
 use super::read::{Source, each_to};
 use crate::catalog::Told;
 use crate::catalog::rebuild::scratch;
+use crate::clock::Timestamp;
 use crate::limits;
 use crate::store::journal;
 use crate::store::snapshot::Header;
@@ -50,6 +51,8 @@ pub(super) struct Journals {
     pub segments: usize,
     /// The highest epoch that any target has heard of.
     pub epoch: u64,
+    /// Since when a target lacks rows that another one has; `None` if all know the same.
+    pub lags_since: Option<Timestamp>,
     /// What they follow: epoch and last row of a snapshot.
     after: Option<(u64, u64)>,
 }
@@ -69,7 +72,9 @@ pub(super) async fn journals(
 ) -> Result<std::result::Result<Journals, Repeated>> {
     let conn = scratch(state_dir, TABLES, limits::REBUILD_CACHE_BYTES)?;
     let after = base.map(|b| (b.epoch, b.seq));
-    let mut found = Journals { conn, damage: Vec::new(), segments: 0, epoch: 0, after };
+    let mut found =
+        Journals { conn, damage: Vec::new(), segments: 0, epoch: 0, lags_since: None, after };
+    let mut ends = Vec::new();
     for source in sources {
         let directory = journal::directory(source.store.prefix(), node);
         let mut segments: BTreeMap<(u64, u64), String> = BTreeMap::new();
@@ -80,6 +85,12 @@ pub(super) async fn journals(
             }
         }
         found.epoch = found.epoch.max(segments.keys().last().map_or(0, |(epoch, _)| *epoch));
+        if sources.len() > 1
+            && let Some(((epoch, _), key)) = segments.last_key_value()
+            && let Some(row) = last_row(source, key).await?
+        {
+            ends.push((row.at, *epoch, row.seq));
+        }
         if let Some(base) = base {
             let shipped = base.segments.get(source.name()).copied().unwrap_or(0);
             segments.retain(|number, _| *number > (base.epoch, shipped));
@@ -98,7 +109,17 @@ pub(super) async fn journals(
         return Ok(Err(Repeated));
     }
     found.forget_repeated()?;
+    ends.sort_unstable();
+    // All of them ended at the same row otherwise.
+    found.lags_since = ends.first().filter(|first| ends.last() != Some(first)).map(|first| first.0);
     Ok(Ok(found))
+}
+
+/// The last row of a segment; none if it can not be read.
+async fn last_row(source: &Source, key: &str) -> Result<Option<Told>> {
+    let Ok(bytes) = source.segment(key).await? else { return Ok(None) };
+    let Ok(salvaged) = journal::salvage(&bytes) else { return Ok(None) };
+    Ok(salvaged.lines.iter().rev().find_map(|(_, text)| Told::parse(text).ok()))
 }
 
 impl Journals {

@@ -30,6 +30,8 @@ pub(super) struct Merge<'a> {
     pub findings: &'a Findings,
     pub report: &'a mut Report,
     pub now: Timestamp,
+    /// Since when a target's journal lacks what another one has.
+    pub lags_since: Option<Timestamp>,
     pub to: &'a mut Rebuild,
 }
 
@@ -113,6 +115,14 @@ impl Merge<'_> {
         Some(NewNode { row, names, contents: Vec::new(), told: false, buried: None, trash: false })
     }
 
+    /// Whether a target's journal may lack what another one tells of it: that one would have it from
+    /// nowhere else, since the new catalog counts on behind what any of them has.
+    fn lags(&self, one: &Recording) -> bool {
+        let Some(since) = self.lags_since else { return false };
+        let told = one.contents.values().filter_map(|content| content.archived_at).max();
+        one.heard >= since || told.is_some_and(|at| at >= since)
+    }
+
     /// A recording that is below. It is hashed again before it counts as archived: nothing but
     /// the lost catalog knew the stamp of what was archived.
     fn local(&mut self, file: &LocalFile, merged: &mut Merged) -> Result<()> {
@@ -136,7 +146,7 @@ impl Merge<'_> {
         let row = local_row(&one, file, archived_at);
         if archived_at.is_some() {
             self.report.local += 1;
-            if moved {
+            if moved || self.lags(&one) {
                 merged.tell.push(id);
             }
         }
@@ -240,7 +250,7 @@ impl Merge<'_> {
         let mut row = self.remote_row(id, &one, (number, current), State::Released);
         row.attr.nlink = u32::try_from(paths.len()).unwrap_or(1).max(1);
         let told = |p: &PathBuf| one.names.contains(p.as_os_str().as_bytes());
-        if current.archived_at.is_none() || !paths.iter().all(told) {
+        if current.archived_at.is_none() || !paths.iter().all(told) || self.lags(&one) {
             merged.tell.push(id);
         }
         if current.archived_at.is_none() {

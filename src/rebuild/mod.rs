@@ -21,7 +21,7 @@ pub use journals::{Damage, Gap};
 
 use crate::catalog::Identity;
 use crate::catalog::rebuild::{Before, PARTIAL, Rebuild};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::codec::seal::Identities;
 use crate::lower::Lower;
 use crate::recording::NodeId;
@@ -182,6 +182,7 @@ pub fn run(options: &Options, parts: &Parts, progress: &(dyn Fn(&str) + Sync)) -
         findings: &findings,
         report: &mut report,
         now: parts.clock.now(),
+        lags_since: heard.lags_since,
         to: &mut catalog,
     };
     let merged = merged.run()?;
@@ -232,6 +233,7 @@ struct Heard {
     gaps: Vec<Gap>,
     last_seq: u64,
     epoch: u64,
+    lags_since: Option<Timestamp>,
 }
 
 impl Heard {
@@ -244,6 +246,7 @@ impl Heard {
             last_seq: journals.last_seq()?,
             segments: journals.segments,
             epoch: journals.epoch,
+            lags_since: journals.lags_since,
             damage: journals.damage,
         })
     }

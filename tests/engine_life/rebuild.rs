@@ -7,7 +7,7 @@ use spoolfs::clock::{Clock, Timestamp};
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::rebuild::{Gap, RebuildError};
 use spoolfs::recording::{Kind, NodeId, State};
-use spoolfs::store::memory::{MemoryStore, Operation};
+use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -335,6 +335,40 @@ fn a_gap_in_one_journal_is_filled_from_another_target() {
         named(&before).into_iter().filter(|(p, ..)| p != "f/new.wav").collect::<Vec<_>>()
     );
     assert_eq!(all_objects(&world, &ids), objects);
+}
+
+/// Rows that one target has are never put into the other once the catalog that shipped them is gone:
+/// the rebuild tells again of what they are about.
+#[test]
+fn regression_a_target_whose_journal_lagged_is_told_by_the_rebuild_what_another_had_heard() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    world.archived("a.wav", &audio(900, 1));
+    world.until_told();
+    let released = world.released("b.wav", &audio(900, 2));
+    world.until_told();
+    world.record("c.wav", &audio(900, 3));
+    world.pass(301);
+    let local = world.find("c.wav").unwrap().id;
+    world.until_state(local, State::Archived);
+    world.stores[1].fail_next_of("journal/", Operation::Put, 100_000, Fault::Unreachable);
+    let pending =
+        |world: &World, name: &str| world.catalog().journal_pending(name, 10).unwrap().len();
+    world.catalog().drain().unwrap();
+    world.pass(61);
+    world.until("the first target is told", || pending(&world, "one") == 0);
+    assert!(pending(&world, "two") > 0);
+    world.die();
+    world.stores[1].fail_no_more();
+    world.lose_database();
+    world.rebuild(None, &[]).unwrap();
+    world.open();
+    world.start();
+    world.until_state(local, State::Archived);
+    assert_eq!(world.state(released), State::Released);
+    world.until_told();
+    let report = world.fsck(false);
+    assert!(report.findings.iter().all(|finding| finding.rule != 44), "{report:?}");
 }
 
 #[test]

@@ -15,7 +15,8 @@ use super::run::{Ran, run};
 
 const READY_DEADLINE: Duration = PATIENCE;
 const STOP_DEADLINE: Duration = PATIENCE;
-const COMMAND_DEADLINE: Duration = PATIENCE;
+/// A command may archive thousands of recordings on a slow disk.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(400);
 /// How often a deadline looks whether the daemon has died meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -180,16 +180,34 @@ impl SeaweedFs {
         let create = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|e| e.to_string())?;
-            let make = client.create_bucket().bucket(name);
-            let made = match locked {
-                true => make.object_lock_enabled_for_bucket(true),
-                false => make,
-            };
-            let made = runtime.block_on(made.send());
-            made.map(drop).map_err(|e| format!("{e:?}"))
+            let make = client.create_bucket().bucket(&name);
+            if locked {
+                let made = runtime.block_on(make.object_lock_enabled_for_bucket(true).send());
+                return made.map(drop).map_err(|e| format!("{e:?}"));
+            }
+            runtime.block_on(make.send()).map_err(|e| format!("{e:?}"))?;
+            // On a busy machine the first object may come before there is a volume for it: an
+            // error of the server that is none of a test's.
+            let begin = Instant::now();
+            while let Err(e) = runtime.block_on(touch(&client, &name)) {
+                if begin.elapsed() > START_TIMEOUT {
+                    return Err(e);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
         });
         create.join().expect("the thread that makes a bucket")
     }
+}
+
+/// Puts an object and deletes it.
+async fn touch(client: &aws_sdk_s3::Client, bucket: &str) -> Result<(), String> {
+    let key = "there";
+    let put = client.put_object().bucket(bucket).key(key).send();
+    put.await.map_err(|e| format!("{e:?}"))?;
+    let delete = client.delete_object().bucket(bucket).key(key).send();
+    delete.await.map(drop).map_err(|e| format!("{e:?}"))
 }
 
 impl Drop for SeaweedFs {

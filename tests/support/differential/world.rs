@@ -83,7 +83,7 @@ impl Attributes {
     /// Whether both can be the same file in two worlds. A time that an operation set must agree to
     /// the nanosecond; one the clock set (after `started`) within what a slow machine needs.
     pub fn agree(&self, other: &Attributes, started: i64) -> bool {
-        const SLOW: i64 = 20;
+        const SLOW: i64 = 300;
         let same_time = if self.modified.0 >= started {
             (self.modified.0 - other.modified.0).abs() <= SLOW
         } else {
