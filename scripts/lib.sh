@@ -189,13 +189,13 @@ run_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --features faults --locked --no-run "$@"
     # The build's gigabytes go to the disk before the first test has to wait there behind them.
-    sync
+    timeout 300 sync -f . || true
     cargo nextest run --features faults --locked --no-fail-fast "$@"
     return
   fi
   local log=$SCRATCH/cargo-test.log status=0
   cargo test --features faults --locked --no-run "$@"
-  sync
+  timeout 300 sync -f . || true
   # Two threads: each mount brings a daemon of its own, and the machine may have two cores.
   cargo test --features faults --locked --no-fail-fast "$@" -- --test-threads 2 2>&1 | tee "$log" || status=$?
   awk '/^test result:/ {

@@ -514,6 +514,10 @@ pub const WORM_LATER_PER_SECOND: u64 = 20;
 pub const LOCKS_QUEUE_MAX: usize = 100_000;
 /// How long `hold add` waits to know whether targets can lock objects.
 pub const LOCKS_ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// An object that another took the place of and that can not be deleted is tried again after this.
+pub const LEAVING_REFUSED_RETRY: Duration = Duration::from_secs(3600);
+/// So many of them are remembered; before they are through no others are tried.
+pub const LEAVING_REFUSED_MAX: usize = 100_000;
 /// An object that a target refuses to delete is tried again after this time.
 pub const REFUSED_DELETE_RETRY: Duration = Duration::from_secs(86_400);
 /// How often it is said that the audit log can not be written.

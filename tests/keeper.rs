@@ -337,7 +337,7 @@ impl Mounted {
     /// Writes into the directory, which has to work again within five seconds.
     #[track_caller]
     fn records(&self, name: &str) {
-        let (hitches, began) = (Hitches::beside(&self.mount.root), Instant::now());
+        let (hitches, began) = (Hitches::of_syncing_beside(&self.mount.root), Instant::now());
         let (path, (told, tell)) = (self.mount.path(name), std::sync::mpsc::channel());
         std::thread::spawn(move || {
             // A call that fails is tried again; one that hangs counts with its whole time.

@@ -39,7 +39,7 @@ fn a_large_archive_starts_at_once_and_is_listed_from_the_catalog() {
     many::fill(&mount.state.join("catalog.db"), &dirs, EACH, count);
     let bytes = fs::metadata(mount.state.join("catalog.db")).unwrap().len();
     println!("{count} recordings: {} MiB, made in {:?}", bytes >> 20, filled.elapsed());
-    let hitches = Hitches::beside(&mount.root);
+    let hitches = Hitches::of_syncing_beside(&mount.root);
     let begin = Instant::now();
     mount.start();
     let started = begin.elapsed();
@@ -58,7 +58,7 @@ fn a_large_archive_starts_at_once_and_is_listed_from_the_catalog() {
     let lines = found.stdout.iter().filter(|b| **b == b'\n').count() as u64;
     assert_eq!(lines, (EACH * 10).min(count));
     println!("find of {lines}: {:?}", begin.elapsed());
-    let hitches = Hitches::beside(&mount.root);
+    let hitches = Hitches::of_syncing_beside(&mount.root);
     let begin = Instant::now();
     let status = mount.status();
     let took = begin.elapsed();

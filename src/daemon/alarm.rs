@@ -33,7 +33,11 @@ impl Alarm {
             self.since = before.since;
         }
         std::fs::create_dir_all(runtime_dir)?;
-        std::fs::write(place(runtime_dir), serde_json::to_vec(&self)?)
+        // In one step: who reads it meanwhile finds the one before or this one.
+        let place = place(runtime_dir);
+        let new = place.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(&self)?)?;
+        std::fs::rename(new, place)
     }
 
     /// The note, if there is one.

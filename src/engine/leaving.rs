@@ -13,8 +13,10 @@ use super::shared::Shared;
 use crate::audit::{Clear, Entry, Event};
 use crate::catalog::{Leaving, ObjectState};
 use crate::clock::Timestamp;
+use crate::recording::ObjectAge;
 use crate::store;
 use crate::{faults, limits};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,14 +47,16 @@ impl Noted {
 /// Until the engine stops.
 pub(super) fn run(shared: &Shared) {
     let (mut again, mut failures): (Option<Timestamp>, u32) = (None, 0);
+    let mut refused = Refused::default();
     while !shared.stop.wait(LOOK) {
         let due = again.is_some_and(|at| at <= shared.now());
         if !shared.leaving.0.swap(false, Ordering::AcqRel) && !due {
             continue;
         }
-        again = match contained("deleting what was stored anew", || sweep(shared)) {
+        again = match contained("deleting what was stored anew", || sweep(shared, &mut refused)) {
             Ok(0) => None,
             Ok(_) => {
+                refused.tell();
                 failures = 0;
                 Some(shared.now().plus(AGAIN))
             }
@@ -66,24 +70,61 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
+/// What was refused.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Until when it is left alone, by row number of the object.
+    until: HashMap<i64, Timestamp>,
+    /// How many there are that were not told yet, and why one of them was.
+    new: Option<(u64, EngineError)>,
+}
+
+impl Refused {
+    fn note(&mut self, object: i64, until: Timestamp, why: EngineError) {
+        self.until.insert(object, until);
+        let (count, first) = self.new.take().unwrap_or((0, why));
+        self.new = Some((count + 1, first));
+    }
+
+    fn tell(&mut self) {
+        if let Some((count, error)) = self.new.take() {
+            tracing::warn!(count, %error, "objects that others took the place of can not be deleted");
+        }
+    }
+}
+
 /// Looks at all that leave. How many are left.
-fn sweep(shared: &Shared) -> Result<u64> {
+fn sweep(shared: &Shared, refused: &mut Refused) -> Result<u64> {
     let (mut after, mut left) = (0, 0);
+    refused.until.retain(|_, until| *until > shared.now());
     loop {
         let page = shared.catalog.leaving(after, limits::PLAN_PAGE_ROWS)?;
         let Some(last) = page.last() else { return Ok(left) };
         after = last.object;
         for leaving in page {
             shared.check_stop()?;
+            if refused.until.contains_key(&leaving.object) {
+                left += 1;
+                continue;
+            }
+            if refused.until.len() >= limits::LEAVING_REFUSED_MAX {
+                // Whatever refuses so many refuses the others, too.
+                return Ok(left + 1);
+            }
             match one(shared, &leaving) {
                 Ok(true) => {}
                 Ok(false) => left += 1,
                 Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => {
                     return Err(error);
                 }
-                Err(error) => {
+                Err(error) if error.is_of_the_moment() => {
                     left += 1;
                     tracing::debug!(%error, "an object that another took the place of stays for now");
+                }
+                Err(error) => {
+                    left += 1;
+                    let until = shared.now().plus(limits::LEAVING_REFUSED_RETRY);
+                    refused.note(leaving.object, until, error);
                 }
             }
         }
@@ -121,6 +162,19 @@ fn one(shared: &Shared, leaving: &Leaving) -> Result<bool> {
         ));
     };
     let target = expiry::target_of(shared, &object)?;
+    // What can not be deleted is not on record as deleted.
+    match expiry::deletable(shared, &object, false)? {
+        ObjectAge::Changed(_) => {}
+        ObjectAge::Gone => {
+            shared.catalog.object_expired(object.id)?;
+            return Ok(true);
+        }
+        ObjectAge::Unproved(why) => {
+            tracing::warn!(why, "an object is left alone");
+            shared.catalog.stays(object.id)?;
+            return Ok(true);
+        }
+    }
     let stored = &other.stored;
     shared.ask(target, store::verify(&*target.store, &other.key, stored.size, stored.sha256))?;
     let path = shared.catalog.last_path(object.node)?.unwrap_or_default();

@@ -164,6 +164,46 @@ fn an_old_object_stays_until_the_new_one_is_told_and_right() {
     assert!(has(&world, &old[1]));
 }
 
+/// The line is written before the object goes, so it must be known before that it can go; and a
+/// target that refuses is not asked twice a minute.
+#[test]
+fn regression_an_old_object_that_can_not_be_asked_for_is_not_on_record_as_removed() {
+    let (mut world, state) = (World::with(&["one"]), tempfile::tempdir().unwrap());
+    let (state_dir, node) = (state.path().to_owned(), world.node.clone());
+    let options = spoolfs::audit::Options { state_dir, node, clock: world.clock.clone() };
+    let audit = spoolfs::audit::Audit::start(options).unwrap();
+    world.audit = audit.clone();
+    world.start();
+    let id = world.released("a.wav", &call(1));
+    let old = verified(&world, id);
+    compress(&mut world);
+    assert_eq!(recompress(&world, false).0.done, 1);
+    let removed = || {
+        audit.flush();
+        let all = spoolfs::audit::Filter { limit: 1000, ..Default::default() };
+        let dir = spoolfs::audit::directory(state.path());
+        let shown = spoolfs::audit::show(&dir, &all).unwrap();
+        shown.lines.iter().filter(|line| line["event"] == "object_removed").count()
+    };
+    world.until_told();
+    world.store().fail_next_of("a.wav", Operation::Head, 100_000, Fault::Denied);
+    world.pass(LATER);
+    let before = world.store().calls(Operation::Head);
+    world.until("it is asked for", || world.store().calls(Operation::Head) > before);
+    for _ in 0..6 {
+        world.pass(31);
+        world.idle();
+    }
+    let asked = world.store().calls(Operation::Head) - before;
+    assert!(asked < 3, "{asked} times in three minutes");
+    assert!(has(&world, &old[0]));
+    assert_eq!(removed(), 0);
+    world.store().fail_no_more();
+    world.pass(3601);
+    world.until("it is gone", || !has(&world, &old[0]));
+    world.until("it is on record", || removed() == 1);
+}
+
 #[test]
 fn what_one_target_does_not_take_is_stored_anew_in_none() {
     for fault in [Fault::Unreachable, Fault::ReplyLost, Fault::Denied] {

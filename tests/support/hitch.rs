@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// How often the meter looks.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// Measures, beside the mount and as long as it lives, how long it takes to wake up, to write and
-/// to sync a block.
+/// Measures, beside the mount and as long as it lives, how long it takes to wake up and to write a
+/// block, and if that is asked for, to sync it.
 #[derive(Debug)]
 pub struct Hitches {
     stop: Arc<AtomicBool>,
@@ -20,8 +20,17 @@ pub struct Hitches {
 }
 
 impl Hitches {
-    /// On the file system of `dir`, which is not the mount.
+    /// On the file system of `dir`, which is not the mount: for what waits for no disk.
     pub fn beside(dir: &Path) -> Hitches {
+        Hitches::begin(dir, false)
+    }
+
+    /// For what has to sync on its way, as a start does.
+    pub fn of_syncing_beside(dir: &Path) -> Hitches {
+        Hitches::begin(dir, true)
+    }
+
+    fn begin(dir: &Path, sync: bool) -> Hitches {
         let stop = Arc::new(AtomicBool::new(false));
         let (file, stopped) = (File::create(dir.join("hitches")).expect("a file"), stop.clone());
         let meter = std::thread::spawn(move || {
@@ -30,7 +39,9 @@ impl Hitches {
                 let begun = Instant::now();
                 std::thread::sleep(EVERY);
                 file.write_all_at(&[1; 4096], 0).expect("a block can be written");
-                file.sync_all().expect("and synced");
+                if sync {
+                    file.sync_all().expect("and synced");
+                }
                 worst = worst.max(begun.elapsed().saturating_sub(EVERY));
             }
             worst

@@ -113,6 +113,22 @@ fn purge_one(shared: &Shared, id: NodeId, since: Timestamp, asked: bool) -> Resu
     failed.map_or(Ok(()), Err)
 }
 
+/// What an object says of itself, which can be deleted as far as is known before it is tried.
+///
+/// # Errors
+/// Why not now; nothing was deleted.
+pub(in crate::engine) fn deletable(
+    shared: &Shared,
+    object: &ObjectRow,
+    asked: bool,
+) -> Result<ObjectAge> {
+    let target = target_of(shared, object)?;
+    let age_now = age(shared, object)?;
+    // Also of what is hidden, or gone: the version that is locked is another matter.
+    locks::before_delete(shared, target, object, asked)?;
+    Ok(age_now)
+}
+
 /// Deletes an object in its target, if it says that it is of this recording, and sees that it is gone.
 pub(in crate::engine) fn delete_object(
     shared: &Shared,
@@ -120,10 +136,7 @@ pub(in crate::engine) fn delete_object(
     asked: bool,
 ) -> Result<()> {
     let target = target_of(shared, object)?;
-    let age_now = age(shared, object)?;
-    // Also of what is hidden, or gone: the version that is locked is another matter.
-    locks::before_delete(shared, target, object, asked)?;
-    match age_now {
+    match deletable(shared, object, asked)? {
         ObjectAge::Gone => {}
         ObjectAge::Unproved(why) => tracing::warn!(why, "an object is left alone"),
         ObjectAge::Changed(_) => {
