@@ -374,7 +374,7 @@ pub const FSCK_ROWS_NAMED: usize = 20;
 pub const SCRUB_CATCHES_UP: u32 = 4;
 /// How often bad copies that were not replaced are looked at again.
 pub const SCRUB_ALARMS_EVERY: Duration = Duration::from_secs(3600);
-/// Bad copies that are remembered one by one.
+/// Bad copies that are remembered one by one, and as many that no key opens.
 pub const BAD_COPIES_MAX: usize = 1000;
 /// Lines of a snapshot of the catalog that are read before others have their turn.
 pub const SNAPSHOT_BATCH_LINES: u32 = 256;

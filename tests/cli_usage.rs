@@ -224,6 +224,7 @@ fn status_report() -> StatusReport {
         },
         warnings: vec![],
         bad_copies: 0,
+        unopened_copies: 0,
         link: LinkReport {
             plain_because: Some("the kernel is old".into()),
             survives: "calls go on".into(),

@@ -91,6 +91,7 @@ fn metrics_tell_what_status_knows_and_name_no_recording() {
         ("spoolfs_disk_pressure", 0.0),
         ("spoolfs_call_record_sources", 1.0),
         ("spoolfs_bad_copies", 0.0),
+        ("spoolfs_unopened_copies", 0.0),
     ] {
         assert_eq!(sample(&page, name), Some(value), "{name}\n{page}");
     }

@@ -13,6 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::look::eventually;
 use support::mount::{Mount, Setup, Target};
 use support::run::run;
 use support::seaweedfs::SeaweedFs;
@@ -678,9 +679,22 @@ fn what_a_bucket_encrypts_with_our_key_is_read_with_it_alone() {
     let status = mount.status().to_string();
     assert!(status.contains("none of the 1 keys"), "{status}");
 
+    // With the old one alone the target is used, and what it does not open is told.
+    have(&mut mount, &old);
+    eventually(&mount, "the target answers", || {
+        mount.status()["targets"][0]["state"] == "reachable"
+    });
+    let verified = mount.cli(["verify".as_ref(), mount.path("rotated.wav").as_os_str()]);
+    assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+    let told = mount.status();
+    assert_eq!((&told["unopened_copies"], &told["bad_copies"]), (&1.into(), &0.into()), "{told}");
+    let checked = mount.cli(["check"]);
+    assert!(checked.out.contains("no key opens 1 of them"), "{checked:?}");
+
     have(&mut mount, &both);
     release(&mount, &mount.path("later.wav"));
     mount.cli(["verify", "--all"]).ok();
+    assert_eq!(mount.status()["unopened_copies"], 0);
     mount.stop();
     mount.fsck();
     nothing_is_read_without_the_key(&server, &bucket);

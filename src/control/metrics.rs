@@ -126,6 +126,11 @@ impl Page {
             "Archived copies that are gone or damaged, and were not replaced.",
             report.bad_copies as f64,
         )?;
+        self.gauge(
+            "unopened_copies",
+            "Archived copies that no key of SSE-C opens, so that they can not be checked.",
+            report.unopened_copies as f64,
+        )?;
         self.time(
             "durable_until_timestamp_seconds",
             "All that happened up to then survives a power cut.",

@@ -62,6 +62,9 @@ pub struct StatusReport {
     /// Archived copies that are gone or damaged, and were not replaced.
     #[serde(default)]
     pub bad_copies: u64,
+    /// Archived copies that no key opens (SSE-C), so that nothing is known of them.
+    #[serde(default)]
+    pub unopened_copies: u64,
     /// The connection to the kernel.
     #[serde(default)]
     pub link: LinkReport,

@@ -147,6 +147,7 @@ pub(super) fn status(daemon: &Daemon) -> StatusReport {
     let config = daemon.config.read();
     warnings.extend(lost(daemon, &config));
     warnings.extend(bad_copies(&engine.bad));
+    warnings.extend(unopened_copies(&engine.unopened));
     warnings.extend(refuted(daemon));
     warnings.extend(daemon.engine.expiry_halted().map(|why| format!("Retention: {why}.")));
     warnings.extend(incomplete(daemon));
@@ -195,6 +196,7 @@ pub(super) fn status(daemon: &Daemon) -> StatusReport {
         },
         warnings,
         bad_copies: engine.bad.len() as u64,
+        unopened_copies: engine.unopened.len() as u64,
         link: daemon.link.get().map(Link::report).unwrap_or_default(),
         calls: calls::report(daemon),
         trash: TrashCount { files: counts.trash.0, bytes: counts.trash.1 },
@@ -247,6 +249,19 @@ fn bad_copies(bad: &[BadCopy]) -> Option<String> {
          no other copy, bring them back (versions or a backup of the bucket) and run \"spoolfs verify\" \
          on them.",
         bad.len(),
+        first.path.display(),
+        first.reason
+    ))
+}
+
+/// Copies that may be good, and that nobody can read.
+fn unopened_copies(unopened: &[BadCopy]) -> Option<String> {
+    let first = unopened.first()?;
+    Some(format!(
+        "NO KEY OPENS ARCHIVED COPIES (SSE-C), so that they can be neither read nor checked: {}, the first \
+         is {}: {}. Put the key back where the others are, restart, and run \"spoolfs verify\" on them; \
+         nothing of them is replaced or deleted.",
+        unopened.len(),
         first.path.display(),
         first.reason
     ))

@@ -1,5 +1,5 @@
-//! What is known of bad copies that nothing has replaced yet: kept in the catalog, so that no death
-//! loses an alarm.
+//! What is known of bad copies that nothing has replaced yet, and of copies that no key opens: kept in
+//! the catalog, so that no death loses an alarm.
 
 use super::error::Result;
 use super::scrub::Round;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 const BAD: &str = "scrub.bad";
 
-/// A copy that is gone or damaged, and was not replaced.
+/// A copy that is gone or damaged, and was not replaced; or one that no key opens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadCopy {
     /// The recording, relative to the mount.
@@ -27,6 +27,9 @@ pub struct BadCopy {
     pub reason: String,
     /// When it was found.
     pub at: Timestamp,
+    /// No key of ours opens it (SSE-C): whether it is bad can not be told.
+    #[serde(default)]
+    pub unopened: bool,
 }
 
 /// What is known of bad copies, and how far the scrub of each target has come.
@@ -41,12 +44,20 @@ pub(super) struct Alarms {
 }
 
 impl Alarms {
-    pub fn bad(&self) -> Vec<BadCopy> {
-        self.bad.values().cloned().collect()
+    /// Those that are gone or damaged, and those that no key opens.
+    pub fn split(&self) -> (Vec<BadCopy>, Vec<BadCopy>) {
+        self.bad.values().cloned().partition(|one| !one.unopened)
     }
 
-    pub fn has(&self, target: &str, key: &str) -> bool {
+    /// Whether there is an alarm of any kind.
+    pub fn knows(&self, target: &str, key: &str) -> bool {
         self.bad.contains_key(&(target.to_owned(), key.to_owned()))
+    }
+
+    /// Whether it is known to be gone or damaged.
+    pub fn has(&self, target: &str, key: &str) -> bool {
+        let known = self.bad.get(&(target.to_owned(), key.to_owned()));
+        known.is_some_and(|one| !one.unopened)
     }
 
     /// Keys of the bad copies of a target that are to be looked at again now, some time after they
@@ -84,30 +95,44 @@ pub(super) fn load(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Raises an alarm, unless it is raised. False if there are too many already.
+/// What there is an alarm of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alarm {
+    /// It is gone or damaged.
+    Bad,
+    /// No key opens it: nothing is known of it, and nothing of that is on record.
+    Unopened,
+}
+
+/// Raises an alarm, unless it is raised. False if there are too many of the kind already.
 pub(super) fn raise(
     shared: &Shared,
     object: &ObjectRow,
     path: PathBuf,
-    reason: &str,
+    (alarm, reason): (Alarm, &str),
 ) -> Result<bool> {
     load(shared)?;
     let name = (object.target.clone(), object.key.clone());
+    let unopened = alarm == Alarm::Unopened;
     {
         let mut alarms = shared.alarms.lock();
-        if alarms.bad.contains_key(&name) {
+        // One that was bad before its key was lost is still that.
+        if alarms.bad.get(&name).is_some_and(|one| unopened || !one.unopened) {
             return Ok(true);
         }
-        if alarms.bad.len() >= limits::BAD_COPIES_MAX {
+        let of_kind = alarms.bad.values().filter(|one| one.unopened == unopened);
+        if of_kind.count() >= limits::BAD_COPIES_MAX {
             return Ok(false);
         }
-        let at = shared.now();
+        let (at, reason) = (shared.now(), reason.to_owned());
         let (target, key) = name.clone();
         let path = path.clone();
-        alarms.bad.insert(name, BadCopy { path, target, key, reason: reason.into(), at });
+        alarms.bad.insert(name, BadCopy { path, target, key, reason, at, unopened });
     }
-    let event = failed(object);
-    shared.audit.record(Entry::new(event).on(subject(object, path)).why(reason));
+    if !unopened {
+        let event = failed(object);
+        shared.audit.record(Entry::new(event).on(subject(object, path)).why(reason));
+    }
     store(shared)?;
     faults::point("scrub.after_alarm");
     Ok(true)
@@ -133,9 +158,11 @@ pub(super) fn clear(shared: &Shared, target: &str, key: &str) -> Result<()> {
         alarms.bad.remove(&name)
     };
     if let Some(over) = over {
-        let (target, key) = (over.target, Clear::key(&over.key));
-        let event = Event::VerificationSettled { target, key };
-        shared.audit.record(Entry::new(event).why(over.path.to_string_lossy()));
+        if !over.unopened {
+            let (target, key) = (over.target, Clear::key(&over.key));
+            let event = Event::VerificationSettled { target, key };
+            shared.audit.record(Entry::new(event).why(over.path.to_string_lossy()));
+        }
         store(shared)?;
         faults::point("scrub.after_clear");
     }
@@ -157,6 +184,7 @@ pub(super) fn failed(object: &ObjectRow) -> Event {
 fn store(shared: &Shared) -> Result<()> {
     // One at a time, so that an older list does not come after a newer one.
     let _storing = shared.storing_alarms.lock();
-    let text = serde_json::to_string(&shared.alarms.lock().bad()).unwrap_or_default();
+    let all: Vec<BadCopy> = shared.alarms.lock().bad.values().cloned().collect();
+    let text = serde_json::to_string(&all).unwrap_or_default();
     Ok(shared.catalog.set_setting(BAD, &text)?)
 }

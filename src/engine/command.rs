@@ -511,7 +511,7 @@ fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
         looked_at += 1;
         match mend::check(shared, object) {
             Ok(Check::Good) => {}
-            Ok(Check::Replaced(what) | Check::Lost(what)) => bad.push(what),
+            Ok(Check::Replaced(what) | Check::Lost(what) | Check::Unopened(what)) => bad.push(what),
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
             Err(error) => bad.push(error.to_string()),
         }

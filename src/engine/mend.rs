@@ -1,11 +1,11 @@
 //! Reading an archived object whole, and seeing to it if it is not what was archived: replaced while
 //! there is another copy, else an alarm.
 //!
-//! **Invariant:** an object is bad only if its target answered so, twice. A bad one is never
+//! **Invariant:** an object is bad only if its target answered so, twice. What no key opens is not. A bad one is never
 //! written over: its replacement has another key. Before it counts as verified no more an alarm is
 //! kept in the catalog, which lasts until the target has the recording again.
 
-use super::alarms::{clear, explain, failed, raise, subject};
+use super::alarms::{Alarm, clear, explain, failed, raise, subject};
 use super::error::{EngineError, Result};
 use super::recall::check_room;
 use super::shared::Shared;
@@ -29,6 +29,8 @@ pub(super) enum Check {
     Replaced(String),
     /// It is bad, and was not replaced; why.
     Lost(String),
+    /// No key opens it, so that nothing is known of it; what to do.
+    Unopened(String),
 }
 
 /// Reads an object that counts as verified, or is to be proved, and sees to it if it is bad.
@@ -58,8 +60,25 @@ pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
             not_proved(shared, &target, object, &error.to_string())
         }
         Err(error) if is_bad(&error) => bad(shared, &target, object, &error.to_string()),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Locked => {
+            unopened(shared, object, &e.to_string())
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Nothing is given up or replaced for an object that no key opens: with the key it is good again.
+fn unopened(shared: &Shared, object: &ObjectRow, reason: &str) -> Result<Check> {
+    // Of an earlier generation, or of a recording that was deleted, nobody is to be woken.
+    if wanted(shared, object)?.is_some() {
+        let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
+        // Said once, and not for a thousand objects in each hour without the key.
+        if !shared.alarms.lock().knows(&object.target, &object.key) {
+            tracing::error!(path = %path.display(), reason, "an archived object can not be opened");
+        }
+        raise(shared, object, path, (Alarm::Unopened, reason))?;
+    }
+    Ok(Check::Unopened(reason.to_owned()))
 }
 
 /// Looks again at an object that there is an alarm of: it may be wanted no more, be good again, or
@@ -105,7 +124,8 @@ pub(super) fn find_given_up(shared: &Shared, target: &Target) -> Result<()> {
             shared.check_stop()?;
             if !is_known(shared, object)? {
                 let path = shared.catalog.last_path(object.node)?.unwrap_or_default();
-                raise(shared, object, path, "it was damaged or gone, and was not replaced yet")?;
+                let reason = "it was damaged or gone, and was not replaced yet";
+                raise(shared, object, path, (Alarm::Bad, reason))?;
             }
         }
     }
@@ -212,7 +232,7 @@ fn not_proved(
         return Ok(Check::Lost(reason.to_owned()));
     }
     if !is_known(shared, object)? {
-        raise(shared, object, path.clone(), reason)?;
+        raise(shared, object, path.clone(), (Alarm::Bad, reason))?;
     }
     // The key may have been written before.
     shared.catalog.abandon_key(object.id)?;
@@ -255,7 +275,7 @@ fn bad(shared: &Shared, target: &Arc<Target>, object: &ObjectRow, reason: &str) 
         shared.audit.record(entry.why(reason));
     }
     // Of an earlier generation, or of a recording that was deleted, nobody is to be woken.
-    if row.is_some() && !raise(shared, object, path.clone(), reason)? {
+    if row.is_some() && !raise(shared, object, path.clone(), (Alarm::Bad, reason))? {
         let why = "there are too many bad copies already to do anything about it";
         return Ok(Check::Lost(format!("{reason}; {why}")));
     }

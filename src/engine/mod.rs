@@ -182,6 +182,8 @@ pub struct Status {
     pub scrub: BTreeMap<String, Round>,
     /// Copies that are gone or damaged, and were not replaced.
     pub bad: Vec<BadCopy>,
+    /// Copies that no key opens (SSE-C), so that nothing is known of them.
+    pub unopened: Vec<BadCopy>,
     /// Everything that happened up to this time survives a power cut, as far as known.
     pub durable_until: Option<Timestamp>,
     /// Whether the lower file system is too full.
@@ -590,9 +592,9 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         let activity = &self.shared.activity;
-        let (scrub, bad) = {
+        let (scrub, (bad, unopened)) = {
             let alarms = self.shared.alarms.lock();
-            (alarms.rounds.clone(), alarms.bad())
+            (alarms.rounds.clone(), alarms.split())
         };
         let (now, zone, rules) = (self.shared.now(), self.shared.clock.zone(), self.shared.rules());
         Status {
@@ -608,6 +610,7 @@ impl Engine {
             syncs: activity.syncs.load(Ordering::Relaxed),
             scrub,
             bad,
+            unopened,
             durable_until: self
                 .shared
                 .rules()

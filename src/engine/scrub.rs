@@ -28,7 +28,7 @@ pub struct Round {
     last: i64,
     /// When it was begun.
     pub begun: Timestamp,
-    /// Objects looked at.
+    /// Objects that had their turn, also those that no key opens.
     pub checked: u64,
     /// Objects there were when it began.
     pub of: u64,

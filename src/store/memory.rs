@@ -74,6 +74,8 @@ struct Object {
     held: bool,
     retained: Option<Retention>,
     signed: bool,
+    /// It is encrypted with a key that is not here.
+    key_lost: bool,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +149,13 @@ impl MemoryStore {
     pub fn set_class(&self, key: &str, class: Option<StorageClass>) {
         if let Some(object) = self.state.lock().objects.get_mut(key) {
             object.class = class;
+        }
+    }
+
+    /// Whether an object is encrypted with a key that is not here (SSE-C).
+    pub fn set_key_lost(&self, key: &str, yes: bool) {
+        if let Some(object) = self.state.lock().objects.get_mut(key) {
+            object.key_lost = yes;
         }
     }
 
@@ -287,6 +296,16 @@ impl MemoryStore {
         let found = self.state.lock().objects.get(key).cloned();
         found.ok_or_else(|| self.error(StoreErrorKind::NotFound, op, key, "no such object"))
     }
+
+    /// The same, if it can be opened.
+    fn open(&self, op: Operation, key: &str) -> Result<Object> {
+        match self.find(op, key)? {
+            object if object.key_lost => {
+                Err(self.error(StoreErrorKind::Locked, op, key, "no key opens it (on request)"))
+            }
+            object => Ok(object),
+        }
+    }
 }
 
 /// The only version of each object.
@@ -326,7 +345,7 @@ impl Store for MemoryStore {
 
     async fn head(&self, key: &str) -> Result<Head> {
         let lost = self.begin(Operation::Head, key).await?;
-        let object = self.find(Operation::Head, key);
+        let object = self.open(Operation::Head, key);
         let answer = object.map(|o| Head {
             size: o.bytes.len() as u64,
             sha256: (!self.state.lock().without_checksums).then(|| Sha256::of(&o.bytes)),
@@ -337,7 +356,7 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let lost = self.begin(Operation::Get, key).await?;
-        let object = self.find(Operation::Get, key).and_then(|o| match &o.class {
+        let object = self.open(Operation::Get, key).and_then(|o| match &o.class {
             Some(class) if class.is_cold() => {
                 let what = format!("it is in {class}; restore it first");
                 Err(self.error(StoreErrorKind::Frozen, Operation::Get, key, &what))

@@ -299,6 +299,55 @@ fn regression_a_copy_that_can_not_be_replaced_is_an_alarm_until_it_is() {
 }
 
 #[test]
+fn a_copy_that_no_key_opens_is_told_and_nothing_is_done_to_it_until_the_key_is_back() {
+    let (mut world, ids) = scrubbed(&["one", "two"], 2);
+    let before = |world: &World| world.catalog().objects(ids[0], None).unwrap();
+    let (objects, locked) = (before(&world), key(&world, ids[0], "one"));
+    world.stores[0].set_key_lost(&locked, true);
+    let told = |world: &World| {
+        let status = world.engine().status();
+        assert_eq!(status.bad, [], "it is not damaged");
+        status.unopened.iter().map(|one| one.key.clone()).collect::<Vec<_>>()
+    };
+    scrub(&world, "a round is through", || round(&world, "one").is_some_and(|r| r.through));
+    assert_eq!(told(&world), [&*locked]);
+    assert_eq!(round(&world, "one").map(|r| (r.checked, r.replaced)), Some((2, 0)));
+    let outcome = world.run_one(Command::Verify, "0.wav");
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("no key")), "{outcome:?}");
+    world.restart();
+    assert_eq!(told(&world), [&*locked], "not forgotten with the daemon");
+    assert_eq!((before(&world), world.keys().len()), (objects, 2), "nothing was put or given up");
+    world.stores[0].set_key_lost(&locked, false);
+    world.until("the key is back", || {
+        world.pass(60);
+        told(&world).is_empty()
+    });
+}
+
+#[test]
+fn what_is_damaged_is_told_as_that_whether_its_key_is_lost_before_or_after() {
+    let world = World::new();
+    for lost_first in [true, false] {
+        let name = format!("{lost_first}.wav");
+        let id = world.released(&name, &audio(1000, 1));
+        let key = key(&world, id, "one");
+        for lost in [lost_first, !lost_first] {
+            match lost {
+                true => world.store().set_key_lost(&key, true),
+                false => {
+                    world.store().set_key_lost(&key, false);
+                    world.store().tamper(&key, Some(b"rubbish"));
+                }
+            }
+            assert!(matches!(world.run_one(Command::Verify, &name), Outcome::Failed(_)));
+        }
+        let status = world.engine().status();
+        let bad: Vec<_> = status.bad.iter().map(|one| &one.key).collect();
+        assert!(bad.contains(&&key) && status.unopened.is_empty(), "{status:?}");
+    }
+}
+
+#[test]
 fn regression_what_was_given_up_without_an_alarm_is_found_at_the_next_start() {
     let mut world = World::with(&["one", "two"]);
     world.start();

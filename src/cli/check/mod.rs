@@ -188,6 +188,15 @@ fn trouble(status: &StatusReport) -> Vec<Finding> {
              from versions or a backup of the bucket, and run `spoolfs verify` on them",
         ));
     }
+    if status.unopened_copies > 0 {
+        let unopened = status.unopened_copies;
+        findings.push(Finding::failed(
+            "archived copies",
+            format!("no key opens {unopened} of them (SSE-C)"),
+            "put the key back where the target's others are (`sse_c_key_file`), restart, and run \
+             `spoolfs verify` on them; `spoolfs status` and the log name them",
+        ));
+    }
     let used = format!("{}% of it is used, more than [space] allows", status.disk.used_percent);
     match status.disk.pressure {
         DiskPressure::None => {}
