@@ -240,6 +240,7 @@ fn status_report() -> StatusReport {
             failing: 1,
             leaving: 3,
             bad: 2,
+            unopened: 0,
             swept: false,
         }),
     }

@@ -3,14 +3,20 @@
 
 mod support;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
+use spoolfs::recording::Sha256;
+use spoolfs::store::s3::{CustomerKeys, Sse};
+use spoolfs::store::{self, Body, ObjectMeta, TargetOptions};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::mount::{Mount, Setup};
+use support::mount::{Mount, Setup, Target};
 use support::no_mount;
+use support::seaweedfs::SeaweedFs;
 
 const DAY: &str = "2026/11/21";
 /// The fixtures' first call, in the order of its legs.
@@ -299,6 +305,66 @@ fn stored_joins_are_found_again() {
     assert_eq!(stored_is(&mount, &LEGS), name);
     days_later(&mut mount, 21);
     eventually(&mount, "the join goes with the last leg", || stored(&mount).is_empty());
+}
+
+#[test]
+fn a_join_that_no_key_opens_keeps_no_other_from_being_found_or_stored() {
+    if no_mount("a_join_that_no_key_opens_keeps_no_other_from_being_found_or_stored") {
+        return;
+    }
+    let Some(server) = SeaweedFs::start() else { return };
+    let bucket = server.new_bucket();
+    let url = format!("s3://{bucket}/pbx");
+    let target = Target::S3 {
+        url: url.clone(),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let end = format!("{RULES}{KEEP}");
+    let mut mount = Setup { target, ..at_once(end) }.prepare();
+    let [ours, lost] = [1, 2].map(|byte| BASE64.encode([byte; 32]));
+    let keys = mount.root.join("keys");
+    let have = |text: &str| {
+        fs::write(&keys, text).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o400)).unwrap();
+    };
+    have(&ours);
+    mount.env.push(("SPOOLFS_TARGET__0__SSE", "c".to_owned()));
+    mount.env.push(("SPOOLFS_TARGET__0__SSE_C_KEY_FILE", keys.display().to_string()));
+    let mut mount = recorded(mount, &LEGS);
+    let joins = |mount: &Mount, stored: u64, unopened: u64| {
+        eventually(mount, "all is looked at", || {
+            let joins = &mount.status()["joins"];
+            joins["swept"] == true && joins["stored"] == stored && joins["unopened"] == unopened
+        });
+    };
+    joins(&mount, 1, 0);
+
+    // Before the others in the listing.
+    let store = TargetOptions {
+        sse: Some(Sse::C),
+        customer_keys: Some(CustomerKeys::parse(lost.as_bytes(), "keys").unwrap()),
+        ..server.target("s3", &url)
+    };
+    let key = "pbx/stitched/0.wav";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (body, sha256) = (Body::Bytes("join".into()), Sha256::of(b"join"));
+        let store = store::open(&store).unwrap();
+        store.put(key, body, sha256, &ObjectMeta::default()).await.unwrap();
+    });
+    lose(&mut mount);
+    joins(&mount, 1, 1);
+    assert!(mount.cli(["status"]).ok().out.contains("THAT NO KEY OPENS"));
+    write_several(&mount, &[(CALL, &LEGS), ("1795228029.2", &LEGS[1..])]);
+    joins(&mount, 2, 1);
+
+    // With the key it is seen what it is: none of ours.
+    mount.stop();
+    have(&format!("{ours}\n{lost}"));
+    mount.start();
+    joins(&mount, 2, 0);
 }
 
 #[test]

@@ -157,6 +157,7 @@ impl Page {
             ("waiting", joins.waiting),
             ("failing", joins.failing),
             ("leaving", joins.leaving),
+            ("unopened", joins.unopened),
         ] {
             family.with_label_values(&[state]).set(count as f64);
         }

@@ -125,6 +125,9 @@ pub struct JoinsReport {
     pub leaving: u64,
     /// Objects found damaged or gone since the start.
     pub bad: u64,
+    /// Objects that may be stored joins, and that no key opens.
+    #[serde(default)]
+    pub unopened: u64,
     /// Whether all calls were looked at since the start.
     pub swept: bool,
 }

@@ -237,8 +237,8 @@ fn lost(daemon: &Daemon, config: &Config) -> Option<String> {
 }
 
 fn joins(status: JoinStatus) -> JoinsReport {
-    let JoinStatus { stored, waiting, failing, leaving, bad, swept } = status;
-    JoinsReport { stored, waiting, failing, leaving, bad, swept }
+    let JoinStatus { stored, waiting, failing, leaving, bad, unopened, swept } = status;
+    JoinsReport { stored, waiting, failing, leaving, bad, unopened, swept }
 }
 
 /// Copies that nothing can replace.

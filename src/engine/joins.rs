@@ -29,6 +29,7 @@ use crate::limits;
 use crate::recording::NodeId;
 use crate::stitch::{Kept, KeptState, StitchError, Stitched};
 use later::Later;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +65,8 @@ pub struct JoinStatus {
     pub leaving: u64,
     /// Objects that were damaged or gone since the start.
     pub bad: u64,
+    /// Objects that may be stored joins, and that no key opens.
+    pub unopened: u64,
     /// All were looked at since the start.
     pub swept: bool,
 }
@@ -87,6 +90,7 @@ impl Engine {
             later: Later::default(),
             stays: Later::default(),
             lists: Later::default(),
+            unopened: BTreeMap::new(),
             bad: 0,
         };
         self.spawn("joins", move || keeper.run()).map_err(EngineError::Thread)
@@ -153,6 +157,8 @@ struct Keeper {
     stays: Later<i64>,
     /// Targets of which it could not be told yet which joins they have.
     lists: Later<String>,
+    /// How many objects of a target no key opened, when it was asked for its joins.
+    unopened: BTreeMap<String, u64>,
     bad: u64,
 }
 
@@ -210,6 +216,7 @@ impl Keeper {
             waiting: self.later.waiting() as u64,
             failing: (self.later.failing() + self.stays.failing()) as u64,
             bad: self.bad,
+            unopened: self.unopened.values().sum(),
             swept: self.sweep.done,
             ..JoinStatus::default()
         };
@@ -327,21 +334,28 @@ impl Keeper {
     }
 
     /// Asks targets once what they have, if it was lost here. Whether all were asked that must have
-    /// it. What can not be told of one keeps nothing else.
+    /// it. What can not be told of one keeps nothing else; what no key opens is asked for again from time
+    /// to time, and by the next daemon.
     fn find_again(&mut self) -> Result<bool> {
         let (mut all, now) = (true, self.shared.now());
         let shared = Arc::clone(&self.shared);
         for target in &shared.targets {
             let name = target.name().to_owned();
-            if self.kept.is_listed(&name).map_err(failed)? {
+            let is_listed = self.kept.is_listed(&name).map_err(failed)?;
+            if is_listed && !self.unopened.contains_key(&name) {
                 continue;
             }
             let is_time = target.is_up() && !self.lists.is_put_off(&name, now);
             match is_time.then(|| objects::find_again(&shared, &self.kept, target, &mut self.bad)) {
-                Some(Ok(())) => {
+                Some(Ok(0)) => {
                     self.kept.was_listed(&name).map_err(failed)?;
+                    self.unopened.remove(&name);
                     self.lists.done(&name);
-                    continue;
+                }
+                Some(Ok(unopened)) => {
+                    self.kept.was_asked(&name);
+                    self.lists.failed(&name, now, Some(limits::JOIN_LOOK_AGAIN_MAX));
+                    self.unopened.insert(name, unopened);
                 }
                 Some(Err(error @ (EngineError::Stopping | EngineError::Catalog(_)))) => {
                     return Err(error);
@@ -349,10 +363,10 @@ impl Keeper {
                 Some(Err(error)) => {
                     tracing::warn!(target = name, %error, "which joins a target has is asked again later");
                     self.lists.failed(&name, now, None);
+                    all &= is_listed || !target.required;
                 }
-                None => {}
+                None => all &= is_listed || !target.required,
             }
-            all &= !target.required;
         }
         Ok(all)
     }

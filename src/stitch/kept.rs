@@ -13,6 +13,7 @@ use crate::recording::{Attr, ChunkHashes, Generation, NodeId, Sha256, Stored};
 use parking_lot::Mutex;
 use rows::{FILE, Sql, ask, failed, known, many, params, sql};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -145,6 +146,8 @@ pub struct Kept {
     reader: Mutex<Connection>,
     /// Some stand in for recordings that have expired: most installations have none.
     shown: AtomicBool,
+    /// Targets that were asked which joins they have, and did not tell of all.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 impl Kept {
@@ -167,7 +170,8 @@ impl Kept {
         };
         let (connection, reader, shown) = open().map_err(|e| failed(&path, &e))?;
         let (connection, reader) = (Mutex::new(connection), Mutex::new(reader));
-        Ok(Kept { path, connection, reader, shown: AtomicBool::new(shown) })
+        let (shown, asked) = (AtomicBool::new(shown), Mutex::default());
+        Ok(Kept { path, connection, reader, shown, asked })
     }
 
     fn read<T>(&self, run: impl FnOnce(&Connection) -> Sql<T>) -> Result<T> {

@@ -114,7 +114,8 @@ fn hidden(key: &str, error: &LabelError) -> EngineError {
 
 /// Takes note of the joins of this machine that a target has. What they were made of in detail is not
 /// known any more: while all their recordings are there they are made anew, and found to be the same.
-/// `damaged` counts objects that are.
+/// `damaged` counts objects that are. Answers how many there are of which nobody has the key: they are
+/// passed over.
 ///
 /// # Errors
 /// The target is down, or of some objects it can not be told yet; all others are taken note of.
@@ -123,12 +124,12 @@ pub(super) fn find_again(
     kept: &Kept,
     target: &Target,
     damaged: &mut u64,
-) -> Result<()> {
+) -> Result<u64> {
     let prefix = format!("{}{}", target.store.prefix(), key::JOINED);
-    let (mut after, mut untold) = (String::new(), Ok(()));
+    let (mut after, mut untold, mut unopened) = (String::new(), Ok(()), 0);
     loop {
         let page = ask(shared, target, target.store.list(&prefix, &after))?;
-        let Some(last) = page.last() else { return untold };
+        let Some(last) = page.last() else { return untold.map(|()| unopened) };
         after.clone_from(&last.key);
         let since = Instant::now();
         for listed in page {
@@ -137,7 +138,12 @@ pub(super) fn find_again(
                 continue;
             }
             match found(shared, kept, target, &listed.key) {
-                Ok(is_damaged) => *damaged += u64::from(is_damaged),
+                Ok(Found::Damaged) => *damaged += 1,
+                Ok(Found::Unopened(why)) => {
+                    unopened += 1;
+                    tracing::warn!(why, "a stored join that no key opens is passed over");
+                }
+                Ok(Found::Seen) => {}
                 Err(error) if error.is_of_the_moment() => return Err(error),
                 Err(error) => untold = Err(error),
             }
@@ -148,20 +154,33 @@ pub(super) fn find_again(
     }
 }
 
-/// Takes note of an object, if it says that it is a join of this machine; whether it is damaged.
-fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<bool> {
+/// What an object below the name of joins was found to be.
+enum Found {
+    /// A join, of which note was taken, or none of ours.
+    Seen,
+    /// It is damaged.
+    Damaged,
+    /// It may be one: without the key, not even what it says of itself can be read; why.
+    Unopened(String),
+}
+
+/// Takes note of an object, if it says that it is a join of this machine.
+fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<Found> {
     let head = match ask(shared, target, target.store.head(key)) {
-        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(false),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => return Ok(Found::Seen),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Locked => {
+            return Ok(Found::Unopened(e.to_string()));
+        }
         head => head?,
     };
     let node = shared.catalog.identity().node;
     let label = match shared.join_label_of(&head) {
         Ok(label) if label.node == node => label,
         Err(error @ LabelError::Hidden(_)) if store::hidden::is_of(&head.user, &node) => {
-            return Err(hidden(key, &error));
+            return Ok(Found::Unopened(hidden(key, &error).to_string()));
         }
         // Another machine's, or none of ours.
-        Ok(_) | Err(_) => return Ok(false),
+        Ok(_) | Err(_) => return Ok(Found::Seen),
     };
     if shared.identities.are_awaited() && label.stored.encoding.is_sealed() {
         return Err(EngineError::refused(Path::new(key), &*shared.identities.told()));
@@ -180,7 +199,7 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
             let object = object(ObjectState::Verified, stored);
             kept.found(&new, &label.legs, &object).map_err(failed)?;
             tracing::info!(target = target.name(), key, "a stored join was found again");
-            Ok(false)
+            Ok(Found::Seen)
         }
         Read::Damaged => {
             let reason = "it was found again, and is not what it says";
@@ -190,7 +209,7 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
             shared.audit.record(entry.why(reason));
             let object = object(ObjectState::Abandoned, label.stored.clone());
             kept.found_damaged(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
-            Ok(true)
+            Ok(Found::Damaged)
         }
         Read::Closed => {
             tracing::warn!(
@@ -199,7 +218,7 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<boo
             );
             let object = object(ObjectState::Abandoned, label.stored.clone());
             kept.found_damaged(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
-            Ok(false)
+            Ok(Found::Seen)
         }
     }
 }

@@ -71,11 +71,19 @@ impl Kept {
     /// # Errors
     /// It can not be used.
     pub fn is_listed(&self, target: &str) -> Result<bool> {
+        if self.asked.lock().contains(target) {
+            return Ok(true);
+        }
         let text = "SELECT 1 FROM listed WHERE target = ?1";
         self.with(|connection| connection.prepare_cached(text)?.exists([target]))
     }
 
-    /// It was.
+    /// It was, and did not tell of all: the next daemon asks it again.
+    pub fn was_asked(&self, target: &str) {
+        self.asked.lock().insert(target.to_owned());
+    }
+
+    /// It was, and told of all.
     ///
     /// # Errors
     /// It can not be used.
