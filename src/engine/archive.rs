@@ -302,6 +302,7 @@ fn put_under(
             Ok(()) => return Ok(Put::Proved),
             Err(Answer::Not(e)) if e.kind == StoreErrorKind::NotFound => {}
             Err(Answer::Not(e)) if e.kind == StoreErrorKind::Corrupt => return Ok(Put::Taken),
+            Err(Answer::Not(e)) if e.kind == StoreErrorKind::Locked => return Ok(locked(job, &e)),
             Err(other) => return Err(other.into()),
         }
     }
@@ -328,10 +329,18 @@ fn put_under(
             shared.catalog.abandon_key(object.id)?;
             if moved(shared, job) { Ok(Put::Changed) } else { Err(e.into()) }
         }
+        Err(Answer::Not(e)) if !written && e.kind == StoreErrorKind::Locked => Ok(locked(job, &e)),
         // What is in the way is no object: in a directory, a file where the key needs a folder.
         Err(Answer::Not(e)) if !written && e.kind == StoreErrorKind::NotFound => Ok(Put::Taken),
         Err(other) => Err(other.into()),
     }
+}
+
+/// Whether it is this recording can not be told without its key of SSE-C: it is left alone.
+fn locked(job: &Job, error: &StoreError) -> Put {
+    let path = job.path.display();
+    tracing::warn!(%path, %error, "no key opens what is under a key: the recording gets another one");
+    Put::Taken
 }
 
 /// The target found other bytes than were hashed. If they are not in the file, it is the target's

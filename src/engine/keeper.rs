@@ -281,8 +281,11 @@ impl Keeper {
                     None => self.new_epoch(&key, true),
                 };
             }
-            // Nobody can read it: the number is lost, not the target.
-            Some(Err(error)) if error.kind == StoreErrorKind::Corrupt => {
+            // Nobody can read it, or nobody who has not its key of SSE-C: the number is lost, not the target.
+            Some(Err(error))
+                if matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::Locked) =>
+            {
+                tracing::warn!(%error, "a journal segment is left alone");
                 return self.new_epoch(&key, false);
             }
             Some(Err(error)) => {

@@ -435,11 +435,11 @@ fn write_again(
         faults::point("scrub.after_key");
         let body = Body::File { file: Arc::clone(&file), len: stored.size };
         let put = target.store.put(&new.key, body, stored.sha256, &meta);
-        match shared.until_stop(put) {
-            Ok(()) => {}
-            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
+        let written = match shared.until_stop(put) {
+            Ok(()) => true,
+            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => false,
             Err(error) => return Err(error),
-        }
+        };
         faults::point("scrub.after_put");
         let proof = store::verify(&*target.store, &new.key, stored.size, stored.sha256);
         match shared.until_stop(proof) {
@@ -451,6 +451,11 @@ fn write_again(
                 return Ok(Some(new.key));
             }
             Err(error) if is_bad(&error) => shared.catalog.abandon_key(new.id)?,
+            // What was there before and no key opens is left alone.
+            Err(EngineError::Store(e)) if !written && e.kind == StoreErrorKind::Locked => {
+                tracing::warn!(path = %path.display(), error = %e, "an object is left alone");
+                shared.catalog.abandon_key(new.id)?;
+            }
             Err(error) => return Err(error),
         }
     }

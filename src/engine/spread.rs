@@ -160,7 +160,11 @@ fn has_it(shared: &Shared, it: &Candidate, target: &Target) -> Result<bool> {
             Ok(true)
         }
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => Ok(false),
-        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Corrupt => {
+        // Without its key of SSE-C it can not be told what it is: the recording gets another one.
+        Err(EngineError::Store(e))
+            if matches!(e.kind, StoreErrorKind::Corrupt | StoreErrorKind::Locked) =>
+        {
+            tracing::warn!(path = %it.path.display(), error = %e, "an object is left alone");
             shared.catalog.abandon_key(object.id)?;
             Ok(false)
         }

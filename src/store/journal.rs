@@ -343,7 +343,9 @@ pub async fn ship(store: &dyn Store, shipment: &Shipment, free: bool) -> Result<
         false => Some(taken(key)),
     };
     match (verify(store, key, bytes.len() as u64, *sha256).await, taken) {
-        (Err(e), Some(taken)) if e.kind == StoreErrorKind::Corrupt => {
+        (Err(e), Some(taken))
+            if matches!(e.kind, StoreErrorKind::Corrupt | StoreErrorKind::Locked) =>
+        {
             Err(taken
                 .hint("another daemon or an older catalog wrote this segment: start a new epoch"))
         }
@@ -354,6 +356,7 @@ pub async fn ship(store: &dyn Store, shipment: &Shipment, free: bool) -> Result<
 async fn is_there(store: &dyn Store, key: &str) -> Result<bool, StoreError> {
     match store.head(key).await {
         Ok(_) => Ok(true),
+        Err(e) if e.kind == StoreErrorKind::Locked => Ok(true),
         Err(e) if e.kind == StoreErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     }

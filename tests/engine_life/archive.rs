@@ -3,7 +3,7 @@ use spoolfs::catalog::{Digest, ObjectState};
 use spoolfs::clock::Clock;
 use spoolfs::engine::{Command, Outcome, Standing};
 use spoolfs::policy::{Patterns, Rules};
-use spoolfs::recording::{ChunkHashes, Sha256, State};
+use spoolfs::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use spoolfs::store::marker::{self, Claim};
 use spoolfs::store::memory::{Fault, MemoryStore, Operation};
 use spoolfs::store::{Body, ObjectMeta, Store};
@@ -169,6 +169,75 @@ fn promise_9_a_taken_key_is_left_alone_and_another_is_used() {
     let ours = objects.iter().find(|o| o.state == ObjectState::Verified).unwrap();
     assert!(ours.key.starts_with("p/pbx/a~1-"), "{}", ours.key);
     assert_eq!(world.object(&ours.key), b"audio");
+}
+
+/// What an earlier try left, and what somebody else put there.
+#[test]
+fn what_no_key_opens_is_left_alone_and_another_key_is_used() {
+    for left_over in [true, false] {
+        let mut world = World::new();
+        world.until_standing(Standing::Up);
+        let taken = "p/pbx/a.wav";
+        match left_over {
+            true => world.store().fail_next(Operation::Put, 1, Fault::ReplyLost),
+            false => world.store().tamper(taken, Some(b"of somebody else")),
+        }
+        world.store().set_key_lost(taken, true);
+        let id = world.record("a.wav", b"audio");
+        if left_over {
+            world.pass(400);
+            let standing = || world.engine().status().targets[0].standing;
+            world.until("the answer is lost", || standing() != Standing::Up);
+            world.die();
+            world.store().set_key_lost(taken, true);
+            world.open();
+            world.start();
+        }
+        let bytes = world.object(taken);
+        let other = world.record("b.wav", b"more audio");
+        world.pass(400);
+        for id in [id, other] {
+            world.until_state(id, State::Archived);
+        }
+        let objects = world.catalog().objects(id, None).unwrap();
+        let [old, new] = &objects[..] else { panic!("{objects:?}") };
+        assert_eq!((&*old.key, old.state), (taken, ObjectState::Abandoned));
+        assert_eq!(new.state, ObjectState::Verified);
+        assert_eq!((world.object(taken), &*world.object(&new.key)), (bytes, &b"audio"[..]));
+    }
+}
+
+#[test]
+fn a_target_gets_released_recordings_beside_what_no_key_opens_there() {
+    let mut world = World::new();
+    let name = |i| format!("{i}.wav");
+    let ids: Vec<_> = (0..3).map(|i| world.released(&name(i), &audio(1000, i))).collect();
+    world.die();
+    world.stores.push(Arc::new(MemoryStore::new("two", "p/")));
+    world.required.push("two".into());
+    world.open();
+    // The first is in the way, the second may be ours: a rebuild without this target knows its key.
+    for (id, i) in ids.iter().zip(0..2) {
+        let key = format!("p/pbx/{i}.wav");
+        world.stores[1].tamper(&key, Some(b"locked"));
+        world.stores[1].set_key_lost(&key, true);
+        if i == 1 {
+            let (stored, first) = (Stored::plain(1000, Sha256::of(&audio(1000, 1))), Generation(1));
+            world.catalog().assign_key_for(*id, first, "two", &[key], &stored).unwrap();
+        }
+    }
+    world.start();
+    let has = |id: &NodeId| {
+        let all = world.catalog().objects(*id, None).unwrap();
+        all.iter().any(|o| o.target == "two" && o.state == ObjectState::Verified)
+    };
+    world.until("it has all", || {
+        world.pass(60);
+        ids.iter().all(has)
+    });
+    for i in 0..2 {
+        assert_eq!(&*world.stores[1].bytes(&format!("p/pbx/{i}.wav")).unwrap(), b"locked");
+    }
 }
 
 #[test]

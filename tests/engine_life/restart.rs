@@ -198,6 +198,36 @@ fn a_journal_number_that_is_used_by_us_begins_a_new_epoch() {
 }
 
 #[test]
+fn a_journal_segment_that_no_key_opens_holds_up_no_other() {
+    let mut world = World::new();
+    world.journal_interval = Duration::from_secs(100_000);
+    world.restart();
+    world.archived("a.wav", b"audio");
+    world.store().fail_next_of(".spoolfs/journal/", Operation::Put, 1, Fault::ReplyLost);
+    world.pass(100_001);
+    world.until_standing(Standing::Down);
+    let segments = |world: &World| {
+        let keys = world.store().keys();
+        keys.into_iter().filter(|key| key.contains("/journal/")).collect::<Vec<_>>()
+    };
+    let [lost] = &segments(&world)[..] else { panic!("{:?}", world.store().keys()) };
+    world.store().set_key_lost(lost, true);
+    world.journal_interval = Duration::from_secs(60);
+    world.restart();
+    world.archived("b.wav", b"more");
+    world.until_told();
+    assert_eq!(world.engine().status().targets[0].standing, Standing::Up);
+    let told: Vec<u8> =
+        segments(&world).iter().filter(|key| *key != lost).fold(Vec::new(), |mut all, key| {
+            all.extend(world.object(key));
+            all
+        });
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.contains("a.wav") && told.contains("b.wav"), "{told}");
+    assert_eq!(world.catalog().lost_since().unwrap(), None);
+}
+
+#[test]
 fn a_lost_answer_to_a_journal_segment_repeats_no_line() {
     let mut world = World::new();
     world.rules = Rules { keep_local: None, ..rules() };

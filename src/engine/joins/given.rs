@@ -129,7 +129,7 @@ impl One<'_> {
         names: &NewNames,
         left_over: bool,
     ) -> Result<bool> {
-        if left_over && let Some(right) = self.is_right(target, object)? {
+        if left_over && let Some(right) = self.is_left(target, object)? {
             return Ok(right);
         }
         let Stored { size, sha256, .. } = self.gift.stored;
@@ -144,13 +144,25 @@ impl One<'_> {
         let class = target.store.storage_class().cloned();
         let meta = ObjectMeta { storage_class: class, ..names.meta.clone() };
         let put = target.store.put(&object.key, body, sha256, &meta);
-        match ask(self.shared, target, put) {
-            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => {}
-            other => other?,
-        }
+        let written = match ask(self.shared, target, put) {
+            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Exists => false,
+            other => other.map(|()| true)?,
+        };
         faults::point("joins.after_put");
+        let right = match written {
+            true => self.is_right(target, object),
+            false => self.is_left(target, object),
+        };
         // What is in the way may be no object: in a directory, a file where the key needs a folder.
-        Ok(self.is_right(target, object)?.unwrap_or(false))
+        Ok(right?.unwrap_or(false))
+    }
+
+    /// The same of what was there before: what no key opens is not the join, as far as can be told.
+    fn is_left(&self, target: &Target, object: &KeptObject) -> Result<Option<bool>> {
+        match self.is_right(target, object) {
+            Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Locked => Ok(Some(false)),
+            other => other,
+        }
     }
 
     /// Whether an object is the join; none if there is none.

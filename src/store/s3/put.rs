@@ -47,6 +47,10 @@ impl S3Store {
         match self.try_get(key, 0..1).await {
             Ok(_) => Err(Fault::own(StoreErrorKind::Exists, "the key is taken")),
             Err(f) if f.kind == StoreErrorKind::NotFound => Ok(()),
+            Err(f) if f.kind == StoreErrorKind::Locked => {
+                let what = format!("the key is taken: {}", f.detail);
+                Err(Fault::own(StoreErrorKind::Exists, what))
+            }
             Err(f) => Err(f),
         }
     }
