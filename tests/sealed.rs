@@ -719,6 +719,35 @@ fn what_a_bucket_encrypts_with_our_key_is_read_with_it_alone() {
     }
 }
 
+/// Keys that nothing is written with any more, but read.
+#[test]
+fn check_tells_of_keys_of_a_bucket_that_can_not_be_used() {
+    let Some(server) = SeaweedFs::start() else { return };
+    let target = Target::S3 {
+        url: format!("s3://{}/pbx", server.new_bucket()),
+        endpoint: server.endpoint(),
+        id: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret: SeaweedFs::SECRET_KEY.to_owned(),
+    };
+    let mount = Setup { target, ..Setup::default() }.prepare();
+    let keys = mount.root.join("sse-c.keys");
+    let mut config = OpenOptions::new().append(true).open(&mount.config).unwrap();
+    writeln!(config, "sse_c_key_file = \"{}\"", keys.display()).unwrap();
+    let check = |mount: &Mount| mount.cli(["check"]);
+    let name = keys.display().to_string();
+    let missing = check(&mount);
+    assert!(missing.out.contains(&name) && missing.out.contains("mend that"), "{missing:?}");
+    assert_eq!(missing.status.code(), Some(1));
+    key_file(&mount, "sse-c.keys", "no key");
+    let bad = check(&mount);
+    assert!(bad.out.contains(&name) && bad.out.contains("line 2 is no key"), "{bad:?}");
+    assert_eq!(bad.status.code(), Some(1));
+    fs::remove_file(&keys).unwrap();
+    key_file(&mount, "sse-c.keys", &customer_key(1));
+    let good = check(&mount);
+    assert!(good.status.success() && !good.out.contains("mend that"), "{good:?}");
+}
+
 /// Of a bucket no object is given to who has the password and not the key.
 fn nothing_is_read_without_the_key(server: &SeaweedFs, bucket: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -4,9 +4,11 @@ use super::Finding;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Target};
 use crate::recording::Sha256;
-use crate::store::{self, Body, Locks, ObjectMeta, Store, StoreError, StoreErrorKind, marker};
+use crate::store::s3::Sse;
+use crate::store::{
+    self, Body, Locks, ObjectMeta, Store, StoreError, StoreErrorKind, TargetOptions, marker,
+};
 use bytes::Bytes;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest time for all of one target.
@@ -28,23 +30,34 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     config
         .targets
         .iter()
-        .flat_map(|target| match open(target) {
-            Ok(store) => runtime.block_on(async {
-                let store = store.as_ref();
-                let mut found = within_time(target, store, &config.archive).await;
-                if worm {
-                    found.extend(refuses_worm(target, store).await);
-                }
-                found
-            }),
-            Err(e) => vec![finding_of(target, "open", &e)],
+        .flat_map(|target| {
+            let options = crate::daemon::target_options(target);
+            let mut found: Vec<_> = unused_keys(target, &options).into_iter().collect();
+            match store::open(&options) {
+                Ok(store) => runtime.block_on(async {
+                    let store = store.as_ref();
+                    found.extend(within_time(target, store, &config.archive).await);
+                    if worm {
+                        found.extend(refuses_worm(target, store).await);
+                    }
+                }),
+                Err(e) => found.push(finding_of(target, "open", &e)),
+            }
+            found
         })
         .collect()
 }
 
-/// The one place where a target of the configuration becomes a store.
-fn open(target: &Target) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&crate::daemon::target_options(target))
+/// Keys of SSE-C that are named and can not be had, though nothing is written with them: with
+/// `sse = "c"` what is tried below fails for it.
+fn unused_keys(target: &Target, options: &TargetOptions) -> Option<Finding> {
+    let keys = options.customer_keys.as_ref().filter(|keys| keys.is_empty())?;
+    (target.sse != Some(Sse::C)).then(|| {
+        let detail = format!("the keys of SSE-C can not be used: {}", keys.told());
+        let cure = "mend that, or what was encrypted with them there can not be read; if nothing ever was, \
+                    take sse_c_key_file or sse_c_key_command out of the target";
+        Finding::failed(title(target), detail, cure)
+    })
 }
 
 async fn within_time(target: &Target, store: &dyn Store, archive: &str) -> Vec<Finding> {
