@@ -746,6 +746,9 @@ async fn a_customer_key_is_what_a_server_encrypts_with_and_wants() {
             let key = format!("{name}{at}");
             verify(&*both, &key, bytes.len() as u64, Sha256::of(bytes)).await.unwrap();
             assert_eq!(both.get(&key, 500..900).await.unwrap(), bytes.slice(500..900), "{key}");
+            // Of what is not encrypted there is an address, though the server takes a key for it.
+            let address = both.shared_url(&key, Duration::from_secs(60)).await;
+            assert_eq!(address.is_ok(), at == 0, "{key}: {address:?}");
         }
     }
     // And with the other alone what is encrypted can not.

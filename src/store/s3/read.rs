@@ -189,10 +189,25 @@ impl S3Store {
         Ok(collected.slice(limit(range.start)..limit(range.end)))
     }
 
+    /// Whether it is encrypted with a key of ours. That a service takes one says nothing: some ignore keys
+    /// for what has none.
+    async fn needs_key(&self, key: &str) -> Answer<bool> {
+        let client = self.client().await;
+        let head = client.head_object().bucket(&self.options.bucket).key(key);
+        match call(0, head.send()).await {
+            Ok(head) => Ok(head.sse_customer_algorithm().is_some()),
+            // Without its key it is refused; which answer stands for that, `head_as` knows.
+            Err(fault) if matches!(fault.status, 400 | 403) => {
+                self.head_as(key, None).await.map(|(_, with_a_key)| with_a_key)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// A GET signed beforehand (AWS Signature Version 4, in the query).
     pub(super) async fn presign(&self, key: &str, valid: Duration) -> Answer<String> {
         let wrong = |what: String| Fault::own(StoreErrorKind::Unsupported, what);
-        if self.options.customer_keys.is_some() && self.head_as(key, None).await?.1 {
+        if self.options.customer_keys.is_some() && self.needs_key(key).await? {
             let what = "it is encrypted with a key of ours (SSE-C), which whoever opens an address of it \
                         would have to send along, in headers that no browser sends";
             return Err(Fault::own(StoreErrorKind::Unsupported, what)
