@@ -544,8 +544,11 @@ pub const AUDIT_KEEP_LEAST: Duration = Duration::from_secs(365 * 86_400);
 pub const AUDIT_FILE_AGE: Duration = Duration::from_secs(30 * 86_400);
 /// How often it is looked at whether lines of the audit log leave.
 pub const AUDIT_LEAVE_EVERY: Duration = Duration::from_secs(3600);
-/// Time until a target that could not be told of the audit log is told again.
+/// Time until a target that could not be told of the audit log is told again, or lines are let leave
+/// again; doubled with each failure in a row, up to [`AUDIT_ANCHOR_EVERY`] and [`AUDIT_LEAVE_EVERY`].
 pub const AUDIT_ANCHOR_RETRY: Duration = Duration::from_secs(30);
+/// How often it is said that one of both still fails.
+pub const AUDIT_SAY_AGAIN: Duration = Duration::from_secs(86_400);
 /// How often a check of the audit log looks again at an end that may be just being written.
 pub const AUDIT_LOOKS: usize = 5;
 /// Pause between two such looks.

@@ -274,3 +274,211 @@ fn what_a_daemon_does_is_on_record_checked_shown_and_erased() {
     let nowhere = mount.cli(["audit", "verify", "--against", "nowhere"]);
     assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
 }
+
+/// Lines leave by `audit_keep` on a mount.
+mod leaving {
+    use crate::support::mount::{Mount, Setup};
+
+    use serde_json::Value;
+    use spoolfs::audit::{self, Audit, Entry, Event, Options, Subject, directory};
+    use spoolfs::catalog::{self, Catalog};
+    use spoolfs::clock::{Clock, ManualClock, SystemClock};
+    use spoolfs::policy::Ledger;
+    use spoolfs::recording::{Generation, NodeId};
+    use spoolfs::store::audit::parse_part;
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    const DAY: u64 = 86_400;
+    /// The last line that is old enough to leave, in the second file of the log.
+    const OLD: u64 = 11;
+    /// Known of one of them alone.
+    const NAME: &str = "of-a-line-that-leaves.wav";
+
+    #[track_caller]
+    fn eventually(mount: &Mount, what: &str, mut is: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(120);
+        while !is() {
+            assert!(Instant::now() < until, "{what}\n{}", mount.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn verdict(mount: &Mount, options: &[&str]) -> Value {
+        let ran = mount.cli(["audit", "verify", "--json"].iter().chain(options));
+        let verdict: Value =
+            serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        assert_eq!(ran.status.success(), verdict["valid"] == true, "{ran:?}");
+        verdict
+    }
+
+    #[track_caller]
+    fn is_valid(mount: &Mount, what: &str) {
+        for options in [&[][..], &["--against", "archive"]] {
+            let verdict = verdict(mount, options);
+            assert_eq!(verdict["valid"], true, "{what} {options:?}: {verdict:#}");
+        }
+    }
+
+    /// Writes the log that there is before the first start: two files of 400 days ago, which a
+    /// crash had cut, and a third.
+    fn old_lines(mount: &Mount) {
+        let now = SystemClock.now();
+        let clock = ManualClock::at(now.minus(Duration::from_secs(400 * DAY)));
+        let state_dir = mount.state.clone();
+        let audit =
+            Audit::start(Options { state_dir, node: "pbx".into(), clock: clock.clone() }).unwrap();
+        let subject =
+            Subject { id: NodeId(9), path: NAME.into(), generation: Generation(1), sha256: None };
+        audit.record_synced(Entry::new(Event::Restored).on(subject)).unwrap();
+        for lines in [4, 5] {
+            (0..lines).for_each(|_| audit.record_synced(Event::Restored).unwrap());
+            audit.renew();
+        }
+        clock.advance(Duration::from_secs(400 * DAY));
+        audit.record_synced(Event::Pinned).unwrap();
+        audit.stop();
+        assert_eq!(files(mount).len(), 3);
+        let torn = directory(&mount.state).join("aside/000000000001-77-1.told");
+        fs::write(torn, b"torn").unwrap();
+    }
+
+    /// A target has all of that, and the time in which nothing leaves after `audit_keep` was
+    /// configured is over.
+    fn with_old_lines(setup: Setup) -> Mount {
+        let top = "node = \"pbx\"\n".into();
+        let mut mount = Setup { top, ..setup }.prepare();
+        old_lines(&mount);
+        mount.start();
+        let told = || {
+            let verdict = verdict(&mount, &["--against", "archive"]);
+            verdict["valid"] == true && in_catalog(&mount)["lines"].as_u64() >= Some(OLD)
+        };
+        eventually(&mount, "the target is told", told);
+        mount.stop();
+        let config = fs::read_to_string(&mount.config).unwrap();
+        let config = format!("{config}\n[retention]\naudit_keep = \"365d\"\n");
+        fs::write(&mount.config, config).unwrap();
+        let now = SystemClock.now();
+        let mut ledger = Ledger::default();
+        ledger.rules("365d", now.minus(Duration::from_secs(4 * DAY)));
+        ledger.look(now);
+        let ledger = serde_json::to_string(&ledger).unwrap();
+        open(&mount).set_setting("audit.keep", &ledger).unwrap();
+        mount
+    }
+
+    fn open(mount: &Mount) -> Arc<Catalog> {
+        let options = catalog::Options {
+            state_dir: mount.state.clone(),
+            runtime_dir: mount.runtime.clone(),
+            clock: Arc::new(SystemClock),
+            node: "pbx".into(),
+        };
+        Catalog::open(options).unwrap()
+    }
+
+    /// What the catalog of a daemon that runs, or died, knows of what the target was told.
+    fn in_catalog(mount: &Mount) -> Value {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let told = rusqlite::Connection::open_with_flags(mount.state.join("catalog.db"), flags)
+            .and_then(|db| {
+                let sql = "SELECT value FROM setting WHERE key = 'audit.told.archive'";
+                db.query_row(sql, [], |row| row.get::<_, String>(0))
+            });
+        told.ok().and_then(|told| serde_json::from_str(&told).ok()).unwrap_or_default()
+    }
+
+    fn files(mount: &Mount) -> Vec<PathBuf> {
+        let files = fs::read_dir(directory(&mount.state)).unwrap().map(|f| f.unwrap().path());
+        let mut files: Vec<_> =
+            files.filter(|f| f.extension().is_some_and(|e| e == "jsonl")).collect();
+        files.sort();
+        files
+    }
+
+    fn log(mount: &Mount) -> String {
+        files(mount).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+    }
+
+    fn first(mount: &Mount) -> u64 {
+        audit::first_line(&directory(&mount.state)).unwrap().unwrap()
+    }
+
+    /// Whether something here still tells of the lines that leave.
+    fn is_known(mount: &Mount) -> bool {
+        let dir = directory(&mount.state);
+        let files = [&dir, &dir.join("aside")].map(|dir| fs::read_dir(dir).unwrap().flatten());
+        let mut files = files.into_iter().flatten().map(|file| file.path());
+        files.any(|file| {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            let bytes = fs::read(&file).unwrap_or_default();
+            name.starts_with("000000000001")
+                || name.ends_with(".left")
+                || bytes.windows(NAME.len()).any(|part| part == NAME.as_bytes())
+        })
+    }
+
+    #[cfg(feature = "faults")]
+    fn is_cut_off_and_completed(point: &str) {
+        let mut mount = with_old_lines(Setup::default());
+        let before = log(&mount);
+        let stays = before.lines().nth(OLD as usize).unwrap();
+        let parts = |mount: &Mount| {
+            let dir = mount.target.join(".spoolfs/audit/pbx");
+            let chain = fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+            let of = |name: &str| {
+                let files = fs::read_dir(chain.join(name)).unwrap().flatten();
+                files.map(|file| file.path().display().to_string()).collect::<Vec<_>>()
+            };
+            (of("lines"), of("heads"))
+        };
+        let (_, heads) = parts(&mount);
+        assert!(is_known(&mount));
+        mount.env = vec![("SPOOLFS_CRASH_AT", point.to_owned())];
+        let _may_end_before_it_is_ready = mount.start_or_end();
+        let until = Instant::now() + Duration::from_secs(120);
+        while mount.exited().is_none() {
+            assert!(Instant::now() < until, "{point}: it lives on\n{}", mount.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let name = point.split(':').next().unwrap();
+        assert!(mount.said().contains(&format!("dies at crash point {name}")), "{}", mount.said());
+        is_valid(&mount, point);
+        let cut = log(&mount);
+        assert!(cut.contains(stays), "{point}: {cut}");
+        mount.bury();
+        mount.env.clear();
+        mount.start();
+        let is_old = |part: &String| parse_part(part).is_some_and(|part| part.last <= OLD);
+        let done = || !is_known(&mount) && !parts(&mount).0.iter().any(is_old);
+        eventually(&mount, &format!("{point}: the leaving is completed"), done);
+        eventually(&mount, "the target is known to", || in_catalog(&mount)["left"] == OLD);
+        mount.stop();
+        is_valid(&mount, point);
+        assert_eq!(first(&mount), OLD + 1, "{point}");
+        let after = log(&mount);
+        assert!(after.starts_with(&cut[cut.find(stays).unwrap()..]), "{point}: {after}");
+        assert_eq!(verdict(&mount, &[])["left"]["last"], OLD, "{point}");
+        let (_, now) = parts(&mount);
+        assert!(heads.iter().all(|head| now.contains(head)), "{point}: {heads:?} {now:?}");
+    }
+
+    /// Wherever the daemon dies while lines leave, the log is valid, here and against its target, and
+    /// later nothing is left of those that leave, and everything of the others.
+    #[cfg(feature = "faults")]
+    #[test]
+    fn lines_leave_whenever_the_daemon_dies_and_the_log_is_valid_at_any_moment() {
+        let name = "lines_leave_whenever_the_daemon_dies_and_the_log_is_valid_at_any_moment";
+        if crate::support::no_mount(name) {
+            return;
+        }
+        let all = spoolfs::faults::POINTS.iter().filter(|point| point.starts_with("lines."));
+        let mut points: Vec<String> = all.map(|point| (*point).to_owned()).collect();
+        // Between the two files, and with both gone.
+        points.extend(["lines.after_record:2", "lines.after_removal:2"].map(str::to_owned));
+        crate::support::each_of(3, &points, |point| is_cut_off_and_completed(point));
+    }
+}

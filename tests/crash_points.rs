@@ -515,13 +515,14 @@ fn each(points: &[String], test: fn(&str)) {
 fn points() -> Vec<String> {
     let only = std::env::var("SPOOLFS_TEST_POINTS").unwrap_or_default();
     let wanted = |point: &&str| only.is_empty() || only.split(',').any(|o| point.contains(o));
-    // Those of expiry, of stored joins, of what holds keep and of moving into encrypted directories have
-    // suites of their own,
+    // Those of expiry, of stored joins, of what holds keep, of lines that leave the audit log and of moving
+    // into encrypted directories have suites of their own,
     // and those of the scrub a test; so has a second death in a row.
     let elsewhere = |point: &&str| {
         point.starts_with("expiry.")
             || point.starts_with("joins.")
             || point.starts_with("kept.")
+            || point.starts_with("lines.")
             || point.starts_with("rewrite.")
             || point.starts_with("scrub.")
             || point.starts_with("setup.")

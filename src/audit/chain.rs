@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a line that was synced is never changed or moved here. Only what follows the last of
 //! them, and was cut by a crash, is set aside; the log tells of it. Lines are removed only with whole
-//! files from the beginning on, when a later line tells of it.
+//! files from the beginning on, when a later line tells of it: a file gets another name first, by which
+//! what is known of its lines is removed also if a crash comes between.
 
 use super::error::{Result, at};
 use super::event::Event;
@@ -18,6 +19,7 @@ const SUFFIX: &str = ".jsonl";
 const ASIDE: &str = "aside";
 const TORN: &str = "torn";
 const TOLD: &str = "told";
+const LEFT: &str = "left";
 const HEAD: &str = "head.json";
 const DIGITS: usize = 12;
 
@@ -38,6 +40,36 @@ pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{first:0DIGITS$}{SUFFIX}"))
+}
+
+/// A file whose lines left.
+struct Left {
+    /// Number of its first line, as in its name.
+    first: String,
+    last: u64,
+    path: PathBuf,
+}
+
+/// Those that are still to be removed, the oldest first.
+fn left(dir: &Path) -> io::Result<Vec<Left>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = file_name(&path);
+        let numbers =
+            name.strip_suffix(LEFT).and_then(|name| name.strip_suffix('.')?.split_once('-'));
+        let Some((first, last)) = numbers else { continue };
+        if let Ok(last) = last.parse() {
+            found.push(Left { first: first.to_owned(), last, path: path.clone() });
+        }
+    }
+    found.sort_by_key(|left| left.last);
+    Ok(found)
+}
+
+/// Whether files of lines that left are still to be removed.
+pub(super) fn has_left(dir: &Path) -> io::Result<bool> {
+    Ok(!left(dir)?.is_empty())
 }
 
 /// Where the log was last known to end.
@@ -224,30 +256,53 @@ impl Chain {
         self.renew = self.renew || self.len > 0;
     }
 
-    /// Removes the files with all lines up to `last`, the oldest first, and what was set aside of
-    /// them. The one that is written to stays.
+    /// Takes the files with all lines up to `last` out of the log, the oldest first. The one that is
+    /// written to stays. They are removed by `remove_left`.
     pub fn leave(&mut self, last: u64) -> Result<()> {
         let dir = &self.dir;
         let all = segments(dir).map_err(at(dir))?;
         let next = all.iter().skip(1).map(|(first, _)| *first);
-        for ((_, path), next) in all.iter().zip(next) {
+        for ((first, path), next) in all.iter().zip(next) {
             if next > last + 1 || *path == self.path {
                 break;
             }
+            let gone = dir.join(format!("{first:0DIGITS$}-{:0DIGITS$}.{LEFT}", next - 1));
             let left = || -> io::Result<()> {
-                let (aside, stem) = (dir.join(ASIDE), file_name(&path.with_extension("")));
-                for entry in std::fs::read_dir(&aside)? {
-                    let entry = entry?;
-                    if entry.file_name().to_string_lossy().starts_with(&format!("{stem}-")) {
-                        may_change()?;
-                        std::fs::remove_file(entry.path())?;
-                    }
-                }
                 may_change()?;
-                std::fs::remove_file(path)?;
+                std::fs::rename(path, gone)?;
                 sync_dir(dir)
             };
             left().map_err(at(path))?;
+            faults::point("lines.after_left");
+        }
+        Ok(())
+    }
+
+    /// The last of the lines that left and whose files are still to be removed.
+    pub fn left_to(&self) -> Result<Option<u64>> {
+        Ok(left(&self.dir).map_err(at(&self.dir))?.last().map(|left| left.last))
+    }
+
+    /// Removes the files of lines that left, and what had been set aside of them.
+    pub fn remove_left(&self) -> Result<()> {
+        let dir = &self.dir;
+        let aside = dir.join(ASIDE);
+        for Left { first, path, .. } in left(dir).map_err(at(dir))? {
+            let remove = || -> io::Result<()> {
+                for entry in std::fs::read_dir(&aside)? {
+                    let entry = entry?;
+                    if entry.file_name().to_string_lossy().starts_with(&format!("{first}-")) {
+                        may_change()?;
+                        std::fs::remove_file(entry.path())?;
+                        faults::point("lines.after_aside");
+                    }
+                }
+                may_change()?;
+                std::fs::remove_file(&path)?;
+                sync_dir(dir)
+            };
+            remove().map_err(at(&path))?;
+            faults::point("lines.after_removal");
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub use error::{AuditError, Result};
 pub use event::{Clear, Entry, Event, Subject, User, Who};
 pub use line::Head;
 pub use parts::{Part, anchors_in, next_part};
-pub use shorten::{Leaving, file_begun, first_line, leaving};
+pub use shorten::{Leaving, file_begun, first_line, is_cut_off, leaving};
 pub use show::{Filter, Shown, show};
 pub use writer::Erasure;
 
@@ -174,7 +174,8 @@ impl Audit {
     }
 
     /// Removes the files with all lines up to number `last`, and what stands for pseudonyms that only
-    /// they had. A line that tells of it must be in the log, and told to the targets, before.
+    /// they had; also what is left of lines before that left and were cut off in it. A line that tells
+    /// of it must be in the log, and told to the targets, before.
     ///
     /// # Errors
     /// Some of it may still be there; it can be asked for again.

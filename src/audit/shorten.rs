@@ -63,6 +63,14 @@ pub fn first_line(dir: &Path) -> Result<Option<u64>> {
     Ok(segments(dir).map_err(at(dir))?.first().map(|(first, _)| *first))
 }
 
+/// Whether something of lines that left is still to be removed: their leaving was cut off.
+///
+/// # Errors
+/// The directory can not be read.
+pub fn is_cut_off(dir: &Path) -> Result<bool> {
+    super::chain::has_left(dir).map_err(at(dir))
+}
+
 /// When the first line of the file that is written to happened.
 ///
 /// # Errors

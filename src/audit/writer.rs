@@ -7,8 +7,8 @@ use super::line::{self, Head};
 use super::names::Names;
 use super::{Options, directory};
 use crate::clock::{SharedClock, Timestamp};
-use crate::limits;
 use crate::recording::Sha256;
+use crate::{faults, limits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -274,7 +274,11 @@ impl Writer {
             *self.state.damage.lock() = Some(what.clone());
         }
         *self.state.head.lock() = Some(chain.head().clone()).filter(|head| head.seq > 0);
-        self.log = Some(Log { chain, names, _lock: lock });
+        let log = Log { chain, names, _lock: lock };
+        if let Err(error) = log.finish_leaving() {
+            tracing::warn!(%error, "lines that left the audit log are not all removed; it is tried again");
+        }
+        self.log = Some(log);
         self.first = first;
         Ok(())
     }
@@ -341,12 +345,20 @@ impl Writer {
 }
 
 impl Log {
-    /// Lines up to `last` leave. The names first: a file that is still there is found again.
+    /// Lines up to `last` leave, and those that did and were cut off in it.
     fn leave(&mut self, last: u64) -> Result<()> {
         self.names.give_up();
         // Lines that stay after all must not lack the names that are in them.
         self.chain.leave(last)?;
-        self.names.forget(last)
+        self.finish_leaving()
+    }
+
+    /// Removes what is left of lines that left: the names first, or nobody would know of them.
+    fn finish_leaving(&self) -> Result<()> {
+        let Some(last) = self.chain.left_to()? else { return Ok(()) };
+        self.names.forget(last)?;
+        faults::point("lines.after_forget");
+        self.chain.remove_left()
     }
 
     /// Writes and syncs entries; returns where the log ends then.

@@ -6,18 +6,20 @@
 
 use super::contain::contained;
 use super::error::{EngineError, Result};
+use super::retries::Retries;
 use super::shared::Shared;
 use super::shorten::{self, Shortening};
 use super::target::Target;
 use crate::audit::{self, Head, Part};
 use crate::clock::Timestamp;
 use crate::codec::seal;
-use crate::limits;
 use crate::recording::Sha256;
 use crate::store::audit::{HeadKey, PartKey, head_key, lines_of, parse_part, part_key};
 use crate::store::{self, Body, ObjectMeta, StoreErrorKind, key};
+use crate::{faults, limits};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the thread looks whether something is due. Also what a test waits at most.
@@ -50,28 +52,42 @@ pub(super) enum Tell {
     Now,
 }
 
-/// Tells the targets until the engine stops.
+/// Tries it, if it is time to; tells whether the engine stops.
+fn attempt(
+    shared: &Shared,
+    retries: &mut Retries,
+    doing: &'static str,
+    step: impl FnOnce() -> Result<()>,
+) -> bool {
+    let now = shared.now();
+    if !retries.is_due(now) {
+        return false;
+    }
+    match contained(doing, step) {
+        Ok(()) => retries.worked(),
+        Err(EngineError::Stopping) => return true,
+        Err(error) if retries.failed(now) => {
+            tracing::warn!(doing, %error, "it failed, and is tried again; that is said once a day");
+        }
+        Err(error) => tracing::debug!(doing, %error, "it failed again"),
+    }
+    false
+}
+
+/// Tells the targets, and lets lines leave, until the engine stops.
 pub(super) fn run(shared: &Shared) {
     let Some(dir) = shared.audit.dir().map(Path::to_owned) else { return };
-    let mut again = Timestamp(i64::MIN);
+    let mut telling = Retries::up_to(limits::AUDIT_ANCHOR_EVERY);
+    // All of the log is read each time.
+    let mut leaving = Retries::up_to(limits::AUDIT_LEAVE_EVERY);
     let mut shortening = Shortening::default();
     loop {
-        let now = shared.now();
-        if now >= again || now < again.minus(limits::AUDIT_ANCHOR_RETRY) {
-            match contained("telling the targets of the audit log", || {
-                // Whatever a target says: the clock is to be looked at.
-                let told = step(shared, &dir);
-                told.and(shorten::step(shared, &dir, &mut shortening))
-            }) {
-                Ok(()) => {}
-                Err(EngineError::Stopping) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "the targets could not be told of the audit log, or lines not leave it; it is tried again");
-                    again = now.plus(limits::AUDIT_ANCHOR_RETRY);
-                }
-            }
-        }
-        if shared.stop.wait(POLL) {
+        let tell = || step(shared, &dir);
+        let leave = || shorten::step(shared, &dir, &mut shortening);
+        if attempt(shared, &mut telling, "telling the targets of the audit log", tell)
+            || attempt(shared, &mut leaving, "letting old lines leave the audit log", leave)
+            || shared.stop.wait(POLL)
+        {
             return;
         }
     }
@@ -141,47 +157,58 @@ pub(super) fn tell(
     if told != before { keep(shared, target, &told) } else { Ok(()) }
 }
 
-/// Whether a target may have lines before number `first`.
-pub(super) fn has_lines_before(shared: &Shared, first: u64) -> Result<bool> {
-    let Some(head) = shared.audit.health().head else { return Ok(false) };
+/// The targets that may have lines before number `first` and are to be asked for them now: not those that
+/// refused a short while ago.
+pub(super) fn with_lines_before(shared: &Shared, first: u64) -> Result<Vec<Arc<Target>>> {
+    let Some(head) = shared.audit.health().head else { return Ok(Vec::new()) };
+    let now = shared.now();
+    let waits = |at: Timestamp| at <= now && now < at.plus(limits::REFUSED_DELETE_RETRY);
+    let mut found = Vec::new();
     for target in &shared.targets {
-        if told(shared, target, &head)?.left + 1 < first {
-            return Ok(true);
+        let told = told(shared, target, &head)?;
+        if told.left + 1 < first && !told.refused_at.is_some_and(waits) {
+            found.push(Arc::clone(target));
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
-/// Deletes the lines before number `first` in each target that has some; they left the log here. One
-/// that does not let us is asked again a day later.
-pub(super) fn take_lines_away(shared: &Shared, first: u64) -> Result<()> {
-    let Some(head) = shared.audit.health().head else { return Ok(()) };
-    let now = shared.now();
-    for target in shared.targets.iter().filter(|t| t.is_up()) {
-        let mut told = told(shared, target, &head)?;
-        let waits = |at: Timestamp| at <= now && now < at.plus(limits::REFUSED_DELETE_RETRY);
-        if told.left + 1 >= first || told.refused_at.is_some_and(waits) {
-            continue;
+/// Deletes the lines before number `first` in a target; they left the log here. One that does not let us
+/// is asked again a day later. Before each it is asked whether something keeps them, and that is the
+/// answer then.
+pub(super) fn take_lines_away(
+    shared: &Shared,
+    target: &Target,
+    first: u64,
+    keeps: &dyn Fn() -> Result<Option<String>>,
+) -> Result<Option<String>> {
+    let Some(head) = shared.audit.health().head else { return Ok(None) };
+    let mut told = told(shared, target, &head)?;
+    match take_away(shared, target, &head.chain, first, keeps) {
+        Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+        Err(error) => {
+            let target = target.name();
+            tracing::warn!(target, %error, "lines of the audit log that left stay in a target");
+            told.refused_at = Some(shared.now());
         }
-        match take_away(shared, target, &head.chain, first) {
-            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
-            Err(error) => {
-                let target = target.name();
-                tracing::warn!(target, %error, "lines of the audit log that left stay in a target");
-                told.refused_at = Some(now);
-            }
-            Ok(()) => (told.left, told.refused_at) = (first - 1, None),
-        }
-        keep(shared, target, &told)?;
+        Ok(Some(why)) => return Ok(Some(why)),
+        Ok(None) => (told.left, told.refused_at) = (first - 1, None),
     }
-    Ok(())
+    keep(shared, target, &told)?;
+    Ok(None)
 }
 
 /// Goes on after one that can not be deleted; the first such is the error.
-fn take_away(shared: &Shared, target: &Target, chain: &str, first: u64) -> Result<()> {
+fn take_away(
+    shared: &Shared,
+    target: &Target,
+    chain: &str,
+    first: u64,
+    keeps: &dyn Fn() -> Result<Option<String>>,
+) -> Result<Option<String>> {
     let node = shared.catalog.identity().node;
     let prefix = lines_of(target.store.prefix(), &node, chain);
-    let (mut after, mut failed) = (String::new(), Ok(()));
+    let (mut after, mut failed) = (String::new(), Ok(None));
     loop {
         let page = shared.ask(target, target.store.list(&prefix, &after))?;
         let Some(end) = page.last() else { return failed };
@@ -191,10 +218,14 @@ fn take_away(shared: &Shared, target: &Target, chain: &str, first: u64) -> Resul
             if part.chain != chain || part.last >= first {
                 continue;
             }
+            if let Some(why) = keeps()? {
+                return Ok(Some(why));
+            }
             match shared.ask(target, target.store.delete(&listed.key)) {
+                Ok(()) => faults::point("lines.after_object"),
                 Err(EngineError::Stopping) => return Err(EngineError::Stopping),
                 Err(error) if failed.is_ok() => failed = Err(error),
-                _ => {}
+                Err(_) => {}
             }
         }
     }

@@ -45,6 +45,7 @@ mod put_off;
 mod recall;
 mod reconcile;
 mod release;
+mod retries;
 mod rewrite;
 mod scrub;
 mod seal;

@@ -6,11 +6,11 @@
 use super::anchor::{self, Tell};
 use super::error::{EngineError, Result};
 use super::shared::Shared;
-use crate::audit::{self, Entry, Event, Fault, Leaving};
+use crate::audit::{self, Entry, Event, Fault, Leaving, Verdict};
 use crate::clock::Timestamp;
-use crate::limits;
 use crate::policy::Ledger;
 use crate::units::duration_text;
+use crate::{faults, limits};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ const LEDGER: &str = "audit.keep";
 #[derive(Debug, Default)]
 pub(super) struct Shortening {
     looked: Option<Timestamp>,
+    /// It is looked again as soon as every target is up.
+    waits: bool,
     /// The last of the lines that left, or are about to.
     told: u64,
     /// Why nothing leaves; said once.
@@ -33,10 +35,18 @@ pub(super) struct Shortening {
 /// It is tried again, from where it is.
 pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Result<()> {
     let now = shared.now();
-    let is_due = |at: Timestamp| now < at || at.plus(limits::AUDIT_LEAVE_EVERY) <= now;
+    let all_up = || shared.targets.iter().all(|target| target.is_up());
+    let is_due = |at: Timestamp| {
+        now < at || at.plus(limits::AUDIT_LEAVE_EVERY) <= now || (state.waits && all_up())
+    };
     if !state.looked.is_none_or(is_due) {
         return Ok(());
     }
+    // The log is just being opened.
+    if shared.audit.health().head.is_none() {
+        return Ok(());
+    }
+    state.waits = false;
     let mut ledger = ledger(shared)?;
     let Some(keep) = shared.rules().audit_keep else {
         // What is configured later is waited for anew.
@@ -84,6 +94,9 @@ fn leave(
     keep: Duration,
     state: &mut Shortening,
 ) -> Result<Option<String>> {
+    if broken(audit::is_cut_off(dir), dir)? {
+        broken(shared.audit.leave(0), dir)?;
+    }
     if let Some(why) = held(shared)? {
         return Ok(Some(why));
     }
@@ -94,31 +107,50 @@ fn leave(
     }
     let oldest = || broken(audit::leaving(dir, shared.now().minus(keep)), dir);
     let mut next = oldest()?;
-    if next.is_some()
-        && let Some(why) = invalid(shared, dir)?
-    {
-        return Ok(Some(why));
+    if next.is_some() {
+        // Before all of it is read.
+        if let Some(why) = untold(shared, state) {
+            return Ok(Some(why));
+        }
+        if let Err(why) = valid(shared, dir)? {
+            return Ok(Some(why));
+        }
     }
     while let Some(leaving) = next {
         shared.check_stop()?;
-        if let Some(target) = shared.targets.iter().find(|target| !target.is_up()) {
-            return Ok(Some(format!("target {:?} can not be told of it now", target.name())));
+        if let Some(why) = untold(shared, state) {
+            return Ok(Some(why));
         }
         one(shared, dir, keep, &leaving, state)?;
         next = oldest()?;
     }
     let first = broken(audit::first_line(dir), dir)?.unwrap_or(1);
-    if !anchor::has_lines_before(shared, first)? {
+    let (up, down): (Vec<_>, Vec<_>) =
+        anchor::with_lines_before(shared, first)?.into_iter().partition(|target| target.is_up());
+    state.waits = !down.is_empty();
+    if up.is_empty() {
         return Ok(None);
     }
-    if let Some(why) = invalid(shared, dir)? {
-        return Ok(Some(why));
-    }
+    let verdict = match valid(shared, dir)? {
+        Ok(verdict) => verdict,
+        Err(why) => return Ok(Some(why)),
+    };
     // What is missing here for another reason can be filled from there.
-    if let Some(left) = broken(audit::verify(dir, &[]), dir)?.left {
-        anchor::take_lines_away(shared, left.last + 1)?;
+    let Some(left) = verdict.left else { return Ok(None) };
+    for target in up {
+        let why = anchor::take_lines_away(shared, &target, left.last + 1, &|| held(shared))?;
+        if why.is_some() {
+            return Ok(why);
+        }
     }
     Ok(None)
+}
+
+/// The target that can not be told what leaves, if there is one.
+fn untold(shared: &Shared, state: &mut Shortening) -> Option<String> {
+    let target = shared.targets.iter().find(|target| !target.is_up())?;
+    state.waits = true;
+    Some(format!("target {:?} can not be told of it now", target.name()))
 }
 
 /// One file of lines leaves.
@@ -144,11 +176,13 @@ fn one(
         };
         broken(shared.audit.record_synced(Entry::new(event).because("audit_keep")), dir)?;
         state.told = last;
+        faults::point("lines.after_record");
     }
     let head = head()?;
     for target in &shared.targets {
         anchor::tell(shared, target, dir, &head, Tell::Now)?;
     }
+    faults::point("lines.after_told");
     // Nothing is asked of a target while no hold can come.
     shared.catalog.know_holds()?;
     let _no_hold_comes = shared.catalog.no_holds_change();
@@ -183,20 +217,21 @@ fn held_now(shared: &Shared) -> Result<Option<String>> {
     })
 }
 
-/// What is wrong with the log; it is evidence then as it is.
-fn invalid(shared: &Shared, dir: &Path) -> Result<Option<String>> {
-    for looks in 1.. {
+/// What a check of the log finds, or what is wrong with it: it is evidence then as it is.
+fn valid(shared: &Shared, dir: &Path) -> Result<std::result::Result<Verdict, String>> {
+    let mut looks = 0;
+    loop {
         let verdict = broken(audit::verify(dir, &[]), dir)?;
-        let Some(finding) = verdict.findings.first() else { break };
+        let Some(finding) = verdict.findings.first() else { return Ok(Ok(verdict)) };
         // Its end may be just being written.
         let moves = matches!(finding.fault, Fault::Torn | Fault::EndMissing);
         if !moves || looks > limits::AUDIT_LOOKS {
             let detail = &finding.detail;
             let why = format!("the log is not valid: {detail}; see \"spoolfs audit verify\"");
-            return Ok(Some(why));
+            return Ok(Err(why));
         }
+        looks += 1;
         shared.stop.wait(limits::AUDIT_LOOK_EVERY);
         shared.check_stop()?;
     }
-    Ok(None)
 }
