@@ -5,7 +5,7 @@
 //! files from the beginning on, when a later line tells of it: a file gets another name first, by which
 //! what is known of its lines is removed also if a crash comes between.
 
-use super::error::{Result, at};
+use super::error::{AuditError, Result, at};
 use super::event::Event;
 use super::line::{Head, Link, NOTHING};
 use crate::faults;
@@ -36,6 +36,29 @@ pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Reads the files of the log below `dir`, all of them or none: again, if the first ones left meanwhile.
+pub(super) fn steadily<T>(
+    dir: &Path,
+    mut read: impl FnMut(Vec<(u64, PathBuf)>) -> Result<T>,
+) -> Result<T> {
+    let listed = || {
+        segments(dir).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => AuditError::Missing(dir.to_owned()),
+            _ => at(dir)(e),
+        })
+    };
+    let begins = |all: &[(u64, PathBuf)]| all.first().map(|(first, _)| *first);
+    loop {
+        let all = listed()?;
+        let first = begins(&all);
+        let found = read(all);
+        // Only so often as there are files.
+        if begins(&listed()?) <= first {
+            return found;
+        }
+    }
 }
 
 pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Checks a log: by itself, and against what targets know of it.
 
-use super::chain::{head, name_of, name_within, segments};
+use super::chain::{head, name_of, name_within, steadily};
 use super::error::{AuditError, Result, at};
 use super::line::{Head, Link, NOTHING, parse_time};
 use crate::limits;
@@ -222,10 +222,11 @@ struct Walk<'a> {
 /// # Errors
 /// It can not be read, or there is none.
 pub fn verify(dir: &Path, anchors: &[Anchor]) -> Result<Verdict> {
-    let all = segments(dir).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => AuditError::Missing(dir.to_owned()),
-        _ => at(dir)(e),
-    })?;
+    steadily(dir, |all| look(dir, all, anchors))
+}
+
+/// What is to be said of these files of the log.
+pub(super) fn look(dir: &Path, all: Vec<(u64, PathBuf)>, anchors: &[Anchor]) -> Result<Verdict> {
     let head = head(dir);
     if all.is_empty() && head.is_none() {
         return Err(AuditError::Missing(dir.to_owned()));

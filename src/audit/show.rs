@@ -1,13 +1,13 @@
 //! The log for people: with the clear text, where it was not erased.
 
-use super::chain::segments;
-use super::error::{AuditError, Result, at};
+use super::chain::steadily;
+use super::error::{Result, at};
 use super::line::parse_time;
 use super::names::Names;
 use crate::clock::Timestamp;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is shown of what was erased.
 const ERASED: &str = "(erased)";
@@ -39,10 +39,10 @@ pub struct Shown {
 /// # Errors
 /// It can not be read, or there is none.
 pub fn show(dir: &Path, filter: &Filter) -> Result<Shown> {
-    let all = segments(dir).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => AuditError::Missing(dir.to_owned()),
-        _ => at(dir)(e),
-    })?;
+    steadily(dir, |all| of_files(dir, all, filter))
+}
+
+fn of_files(dir: &Path, all: Vec<(u64, PathBuf)>, filter: &Filter) -> Result<Shown> {
     // Without the table the log is shown as it is.
     let names = Names::look(dir).ok();
     let mut shown = std::collections::VecDeque::new();

@@ -145,6 +145,30 @@ struct Known {
     parts: Vec<(PartKey, String, u64)>,
 }
 
+impl Known {
+    fn anchors(&self) -> Vec<Anchor> {
+        let of = |h: &HeadKey| Anchor { chain: h.chain.clone(), seq: h.seq, sha256: h.sha256 };
+        self.heads.iter().map(of).collect()
+    }
+}
+
+/// The verdict with what the target knows; asked for again if lines left since the log was seen to begin
+/// with line `first`: the target may have been told of that after it was asked.
+fn agreed<K>(
+    mut first: u64,
+    list: impl Fn() -> Result<K, Exit>,
+    look: impl Fn(&K) -> Result<Verdict, Exit>,
+) -> Result<(K, Verdict), Exit> {
+    loop {
+        let known = list()?;
+        let verdict = look(&known)?;
+        if verdict.valid || verdict.first <= first {
+            return Ok((known, verdict));
+        }
+        first = verdict.first;
+    }
+}
+
 fn compared(context: &Context, dir: &Path, name: &str, alone: &Verdict) -> Result<Verdict, Exit> {
     let target = context.config.targets.iter().find(|t| t.name == name).ok_or_else(|| {
         Exit::Usage(format!("there is no target {name:?} in {}", context.config.file.display()))
@@ -154,11 +178,10 @@ fn compared(context: &Context, dir: &Path, name: &str, alone: &Verdict) -> Resul
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Exit::Usage(e.to_string()))?;
     let node = alone.node.clone().or(context.config.node.clone()).unwrap_or_default();
-    let known = runtime.block_on(list(&store, &node)).map_err(unreadable)?;
+    let list = || runtime.block_on(list(&store, &node)).map_err(unreadable);
     let chain = alone.chain.clone().unwrap_or_default();
-    let anchor = |h: &HeadKey| Anchor { chain: h.chain.clone(), seq: h.seq, sha256: h.sha256 };
-    let mut anchors: Vec<Anchor> = known.heads.iter().map(anchor).collect();
-    let mut verdict = settled(dir, &anchors)?;
+    let (known, mut verdict) = agreed(alone.first, list, |known| settled(dir, &known.anchors()))?;
+    let mut anchors = known.anchors();
     let mut sealed = None;
     if !verdict.valid {
         // Line by line, where it may be wrong.
@@ -332,4 +355,27 @@ fn erase(context: &Context, arguments: &EraseArguments) -> Result<(), Exit> {
     });
     output::text(&text);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_target_is_asked_again_what_it_was_told_when_lines_left_meanwhile() {
+        let asked = Cell::new(0);
+        let list = || Ok(asked.replace(asked.get() + 1) + 1);
+        // The target was told after it was asked first.
+        let look = |known: &u32| Ok(Verdict { valid: *known > 1, first: 13, ..Verdict::default() });
+        let Ok((known, verdict)) = agreed(1, list, look) else { panic!("it was looked at") };
+        assert!(known == 2 && verdict.valid);
+        // Nobody told it.
+        asked.set(0);
+        let look = |_: &u32| Ok(Verdict { valid: false, first: 13, ..Verdict::default() });
+        let Ok((known, verdict)) = agreed(1, list, look) else { panic!("it was looked at") };
+        assert!(known == 2 && !verdict.valid);
+        let Ok((known, _)) = agreed(13, list, look) else { panic!("it was looked at") };
+        assert_eq!(known, 3, "nothing left since: asked once");
+    }
 }

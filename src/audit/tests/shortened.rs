@@ -97,6 +97,47 @@ fn a_log_whose_beginning_left_goes_on_under_its_name_also_without_its_head() {
     assert!(verdict.valid && verdict.anchored == Some(verdict.last), "{verdict:?}");
 }
 
+/// A check had listed the files when the oldest left.
+#[test]
+fn a_log_that_is_shortened_while_it_is_read_is_checked_as_it_is_then() {
+    let world = World::of_files(12);
+    let mut left = Vec::new();
+    let mut looks = 0;
+    let verdict = chain::steadily(&world.dir(), |all| {
+        looks += 1;
+        match left.len() {
+            // Before any file is opened.
+            0 => left.push(world.shorten().last),
+            // With all of it read.
+            1 => {
+                let verdict = check::look(&world.dir(), all, &[]);
+                let audit = world.start();
+                left.push(world.let_leave(&audit).last);
+                audit.stop();
+                return verdict;
+            }
+            _ => {}
+        }
+        check::look(&world.dir(), all, &[])
+    });
+    let verdict = verdict.expect("a verdict");
+    assert!(verdict.valid, "{verdict:?}");
+    assert_eq!((looks, verdict.first), (3, left[1] + 1));
+    assert_eq!(verdict.left.map(|left| left.last), Some(left[1]));
+    // What is missing for another reason is an error, and looked at once.
+    let (path, _) = world.place(verdict.first);
+    let mut looks = 0;
+    let found = chain::steadily(&world.dir(), |all| {
+        looks += 1;
+        fs::create_dir_all(world.dir().join("aside")).expect("made");
+        fs::rename(&path, world.dir().join("aside/x")).expect("taken away");
+        let found = check::look(&world.dir(), all, &[]);
+        fs::rename(world.dir().join("aside/x"), &path).expect("put back");
+        found
+    });
+    assert!(found.is_err() && looks == 1, "{found:?}");
+}
+
 #[test]
 fn who_says_himself_that_lines_left_is_found_out() {
     let world = World::of_files(12);
