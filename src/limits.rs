@@ -544,6 +544,8 @@ pub const AUDIT_KEEP_LEAST: Duration = Duration::from_secs(365 * 86_400);
 pub const AUDIT_FILE_AGE: Duration = Duration::from_secs(30 * 86_400);
 /// How often it is looked at whether lines of the audit log leave.
 pub const AUDIT_LEAVE_EVERY: Duration = Duration::from_secs(3600);
+/// A line of the audit log that is dated later than this from now was written when the clock was wrong.
+pub const AUDIT_AHEAD: Duration = Duration::from_secs(86_400);
 /// Time until a target that could not be told of the audit log is told again, or lines are let leave
 /// again; doubled with each failure in a row, up to [`AUDIT_ANCHOR_EVERY`] and [`AUDIT_LEAVE_EVERY`].
 pub const AUDIT_ANCHOR_RETRY: Duration = Duration::from_secs(30);

@@ -347,6 +347,11 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              \"365d\", or \"forever\"",
         ),
         (
+            format!("{MINIMAL}[retention]\naudit_keep = \"365d\""),
+            "f.toml:4:1: retention.audit_keep lets lines leave the audit log, and there is no target to \
+             be told of it first; configure a [[target]], or leave it out",
+        ),
+        (
             format!(
                 "{MINIMAL}[retention]\naudit_keep = \"1094d\"\n[[policy]]\nname = \"a\"\n\
                  expire_after = \"1095d\"\n[[policy]]\nname = \"b\"\nexpire_after = \"9d\""

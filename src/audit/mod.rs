@@ -24,7 +24,7 @@ pub use error::{AuditError, Result};
 pub use event::{Clear, Entry, Event, Subject, User, Who};
 pub use line::Head;
 pub use parts::{Part, anchors_in, next_part};
-pub use shorten::{Leaving, file_begun, first_line, is_cut_off, leaving};
+pub use shorten::{Leaving, ahead, file_begun, first_line, is_cut_off, leaving};
 pub use show::{Filter, Shown, show};
 pub use writer::Erasure;
 

@@ -30,29 +30,53 @@ pub struct Leaving {
 /// # Errors
 /// It can not be read.
 pub fn leaving(dir: &Path, before: Timestamp) -> Result<Option<Leaving>> {
+    let Some((next, bytes)) = oldest(dir)? else { return Ok(None) };
+    let mut found: Option<Leaving> = None;
+    for line in lines(&bytes) {
+        // What is no line is for `verify` to tell of, and stays.
+        let Some((seq, happened)) = told(line).filter(|(_, happened)| *happened < before) else {
+            return Ok(None);
+        };
+        let (first, newest) =
+            found.as_ref().map_or((seq, happened), |f| (f.first, f.newest.max(happened)));
+        found = Some(Leaving { first, last: seq, sha256: Sha256::of(line), newest });
+    }
+    Ok(found.filter(|found| found.last + 1 == next))
+}
+
+/// The line of the oldest file that keeps it longest, number and time, if that is later than `now` and
+/// another file follows.
+///
+/// # Errors
+/// It can not be read.
+pub fn ahead(dir: &Path, now: Timestamp) -> Result<Option<(u64, Timestamp)>> {
+    let Some((_, bytes)) = oldest(dir)? else { return Ok(None) };
+    let latest = lines(&bytes).filter_map(told).max_by_key(|(_, happened)| *happened);
+    Ok(latest.filter(|(_, happened)| now < *happened))
+}
+
+/// What the oldest file holds that another follows, and the number of the first line of that.
+fn oldest(dir: &Path) -> Result<Option<(u64, Vec<u8>)>> {
     let all = segments(dir).map_err(at(dir))?;
     for pair in all.windows(2) {
         let [(_, path), (next, _)] = pair else { continue };
         let bytes = std::fs::read(path).map_err(at(path))?;
-        // A start that was cut off left it; it goes with the one after it.
-        if bytes.is_empty() {
-            continue;
+        // A start that was cut off left an empty one; it goes with the one after it.
+        if !bytes.is_empty() {
+            return Ok(Some((*next, bytes)));
         }
-        let mut found: Option<Leaving> = None;
-        for line in bytes.split_inclusive(|b| *b == b'\n') {
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            let told = Link::of(line).and_then(|link| Some((link.seq, parse_time(&link.at)?)));
-            // What is no line is for `verify` to tell of, and stays.
-            let Some((seq, happened)) = told.filter(|(_, happened)| *happened < before) else {
-                return Ok(None);
-            };
-            let (first, newest) =
-                found.as_ref().map_or((seq, happened), |f| (f.first, f.newest.max(happened)));
-            found = Some(Leaving { first, last: seq, sha256: Sha256::of(line), newest });
-        }
-        return Ok(found.filter(|found| found.last + 1 == *next));
     }
     Ok(None)
+}
+
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|b| *b == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+}
+
+/// Number and time of a line.
+fn told(line: &[u8]) -> Option<(u64, Timestamp)> {
+    let link = Link::of(line)?;
+    Some((link.seq, parse_time(&link.at)?))
 }
 
 /// Number of the first line that is there, as the name of its file tells.

@@ -152,6 +152,8 @@ pub(super) fn status(daemon: &Daemon) -> StatusReport {
     warnings.extend(daemon.engine.expiry_halted().map(|why| format!("Retention: {why}.")));
     warnings.extend(incomplete(daemon));
     warnings.extend(super::record::trouble(&daemon.audit));
+    let stay = |why| format!("No lines leave the audit log by audit_keep: {why}.");
+    warnings.extend(daemon.engine.lines_stay().map(stay));
     warnings.extend(super::locks::undeletable(daemon));
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -281,6 +281,7 @@ impl Engine {
             trash: Mutex::new(()),
             joins,
             joined: Mutex::default(),
+            lines_stay: Mutex::default(),
         });
         undecided::settle(&shared);
         if let Err(error) = scrub::load(&shared) {
@@ -588,6 +589,12 @@ impl Engine {
             return None;
         }
         expiry::halted(&self.shared).map(|halt| expiry::halted_words(halt, now))
+    }
+
+    /// Why no lines leave the audit log by `audit_keep`, if that does not end by itself soon, in words
+    /// without a full stop.
+    pub fn lines_stay(&self) -> Option<String> {
+        self.shared.lines_stay.lock().clone()
     }
 
     /// What the engine is doing.

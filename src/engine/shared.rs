@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub content: Content,
     pub clock: SharedClock,
     pub audit: Arc<Audit>,
+    /// Why no lines leave that, if somebody must do something about it.
+    pub lines_stay: Mutex<Option<String>>,
     pub runtime: Handle,
     /// The rules as configured.
     pub configured: RwLock<Arc<Rules>>,

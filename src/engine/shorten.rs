@@ -17,6 +17,20 @@ use std::time::Duration;
 /// What is remembered of `audit_keep`: since when it is what it is, and whether the clock leapt.
 const LEDGER: &str = "audit.keep";
 
+/// Why no lines leave.
+#[derive(Debug)]
+struct Stay {
+    why: String,
+    /// It does not end by itself, or not for a long time.
+    warns: bool,
+}
+
+impl Stay {
+    fn for_now(why: String) -> Stay {
+        Stay { why, warns: false }
+    }
+}
+
 /// How far that is.
 #[derive(Debug, Default)]
 pub(super) struct Shortening {
@@ -53,26 +67,33 @@ pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Resul
         if ledger != Ledger::default() {
             save(shared, &Ledger::default())?;
         }
+        *shared.lines_stay.lock() = None;
         state.looked = Some(now);
         return Ok(());
     };
     ledger.look(now);
     ledger.rules(&duration_text(keep), now);
     let left = match ledger.halted(now) {
-        Some(_) => Ok(Some(
+        Some(_) => Ok(Some(Stay::for_now(
             "audit_keep is new, or the clock went forward by more than a day: it is waited for 72 \
              hours"
                 .to_owned(),
-        )),
+        ))),
         None => leave(shared, dir, keep, state),
     };
     // Also of a look that failed: the time was seen.
     save(shared, &ledger)?;
-    let why = left?;
-    if let Some(why) = why.as_ref().filter(|why| **why != state.said) {
-        tracing::info!(why, "no lines leave the audit log now");
+    let stay = left?;
+    let why = stay.as_ref().map(|stay| stay.why.clone()).unwrap_or_default();
+    let warns = stay.is_some_and(|stay| stay.warns);
+    if !why.is_empty() && why != state.said {
+        match warns {
+            true => tracing::warn!(why, "no lines leave the audit log"),
+            false => tracing::info!(why, "no lines leave the audit log now"),
+        }
     }
-    state.said = why.unwrap_or_default();
+    *shared.lines_stay.lock() = warns.then(|| why.clone());
+    state.said = why;
     state.looked = Some(now);
     Ok(())
 }
@@ -93,12 +114,12 @@ fn leave(
     dir: &Path,
     keep: Duration,
     state: &mut Shortening,
-) -> Result<Option<String>> {
+) -> Result<Option<Stay>> {
     if broken(audit::is_cut_off(dir), dir)? {
         broken(shared.audit.leave(0), dir)?;
     }
     if let Some(why) = held(shared)? {
-        return Ok(Some(why));
+        return Ok(Some(Stay::for_now(why)));
     }
     if broken(audit::file_begun(dir), dir)?
         .is_some_and(|begun| begun.plus(limits::AUDIT_FILE_AGE) <= shared.now())
@@ -109,17 +130,17 @@ fn leave(
     let mut next = oldest()?;
     if next.is_some() {
         // Before all of it is read.
-        if let Some(why) = untold(shared, state) {
-            return Ok(Some(why));
+        if let Some(stay) = untold(shared, state) {
+            return Ok(Some(stay));
         }
         if let Err(why) = valid(shared, dir)? {
-            return Ok(Some(why));
+            return Ok(Some(Stay { why, warns: true }));
         }
     }
     while let Some(leaving) = next {
         shared.check_stop()?;
-        if let Some(why) = untold(shared, state) {
-            return Ok(Some(why));
+        if let Some(stay) = untold(shared, state) {
+            return Ok(Some(stay));
         }
         one(shared, dir, keep, &leaving, state)?;
         next = oldest()?;
@@ -129,28 +150,46 @@ fn leave(
         anchor::with_lines_before(shared, first)?.into_iter().partition(|target| target.is_up());
     state.waits = !down.is_empty();
     if up.is_empty() {
-        return Ok(None);
+        return ahead(shared, dir);
     }
     let verdict = match valid(shared, dir)? {
         Ok(verdict) => verdict,
-        Err(why) => return Ok(Some(why)),
+        Err(why) => return Ok(Some(Stay { why, warns: true })),
     };
+    // What is missing here for another reason can be filled from there.
     // What is missing here for another reason can be filled from there.
     let Some(left) = verdict.left else { return Ok(None) };
     for target in up {
-        let why = anchor::take_lines_away(shared, &target, left.last + 1, &|| held(shared))?;
-        if why.is_some() {
-            return Ok(why);
+        let next = left.last + 1;
+        if let Some(why) = anchor::take_lines_away(shared, &target, next, &|| held(shared))? {
+            return Ok(Some(Stay::for_now(why)));
         }
     }
-    Ok(None)
+    ahead(shared, dir)
 }
 
-/// The target that can not be told what leaves, if there is one.
-fn untold(shared: &Shared, state: &mut Shortening) -> Option<String> {
+/// Whether lines stay because the clock was ahead when they were written.
+fn ahead(shared: &Shared, dir: &Path) -> Result<Option<Stay>> {
+    let now = shared.now().plus(limits::AUDIT_AHEAD);
+    let Some((seq, at)) = broken(audit::ahead(dir, now), dir)? else { return Ok(None) };
+    let why = format!(
+        "line {seq} is dated {}, which has not come: the clock was ahead when it was written, and its \
+         file and all after it stay until audit_keep after that. Have the time kept by NTP; what to do \
+         if they must go sooner is in docs/AUDIT.md, \"When lines leave\"",
+        audit::time(at)
+    );
+    Ok(Some(Stay { why, warns: true }))
+}
+
+/// Whether nothing leaves because not every target can be told, or there is none.
+fn untold(shared: &Shared, state: &mut Shortening) -> Option<Stay> {
+    if shared.targets.is_empty() {
+        let why = "there is no target that could be told of it; configure one, and restart";
+        return Some(Stay { why: why.to_owned(), warns: true });
+    }
     let target = shared.targets.iter().find(|target| !target.is_up())?;
     state.waits = true;
-    Some(format!("target {:?} can not be told of it now", target.name()))
+    Some(Stay::for_now(format!("target {:?} can not be told of it now", target.name())))
 }
 
 /// One file of lines leaves.

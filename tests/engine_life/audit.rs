@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use spoolfs::audit::{self, Anchor, Audit, Event, Fault, Options, verify};
+use spoolfs::clock::{Clock, ManualClock};
 use spoolfs::engine::Standing;
 use spoolfs::recording::Sha256;
 use spoolfs::store::audit::{HeadKey, parse_head, parse_part};
@@ -205,7 +206,59 @@ fn nothing_leaves_a_log_that_is_not_valid() {
     world.pass(366 * DAY);
     days(&world, 5);
     assert_eq!(audit::first_line(&dir).unwrap(), Some(1), "it is evidence");
+    let why = world.engine().lines_stay().expect("somebody must look at it");
+    assert!(why.contains("the log is not valid: "), "{why}");
     std::fs::write(&path, text).unwrap();
     days(&world, 1);
     world.until("the first file leaves", || audit::first_line(&dir).unwrap() != Some(1));
+}
+
+#[test]
+fn lines_that_a_clock_dated_ahead_stay_until_then_and_somebody_is_told() {
+    let (mut world, state) = (World::with(&["one"]), tempfile::tempdir().unwrap());
+    let clock = ManualClock::at(world.now());
+    let (state_dir, node) = (state.path().to_owned(), world.node.clone());
+    let audit = Audit::start(Options { state_dir, node, clock: clock.clone() }).unwrap();
+    let dir = audit.dir().unwrap().to_owned();
+    audit.record_synced(Event::Restored).unwrap();
+    clock.advance(Duration::from_secs(800 * DAY));
+    audit.record_synced(Event::Restored).unwrap();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    world.audit = Arc::clone(&audit);
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.start();
+    world.until_standing(Standing::Up);
+    world.pass(400 * DAY);
+    days(&world, 4);
+    let told = || world.engine().lines_stay();
+    world.until("it is told", || told().is_some());
+    let why = told().unwrap();
+    let date = audit::time(clock.now());
+    assert!(why.contains(&format!("line 3 is dated {date}")) && why.contains("NTP"), "{why}");
+    assert_eq!(audit::first_line(&dir).unwrap(), Some(1), "they stay");
+    // When its time has come, and audit_keep after that.
+    clock.advance(Duration::from_secs(370 * DAY));
+    world.pass(765 * DAY);
+    days(&world, 4);
+    world.until("the first file leaves", || audit::first_line(&dir).unwrap() != Some(1));
+    assert_eq!(told(), None, "nobody must do anything");
+    assert!(verify(&dir, &anchors(&world)).unwrap().valid);
+}
+
+#[test]
+fn without_a_target_that_could_be_told_nothing_leaves() {
+    let (mut world, state) = (World::with(&[]), tempfile::tempdir().unwrap());
+    let (state_dir, node) = (state.path().to_owned(), world.node.clone());
+    let audit = Audit::start(Options { state_dir, node, clock: world.clock.clone() }).unwrap();
+    audit.record_synced(Event::Restored).unwrap();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    world.audit = Arc::clone(&audit);
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.start();
+    world.pass(366 * DAY);
+    days(&world, 4);
+    world.until("it is told", || world.engine().lines_stay().is_some());
+    assert_eq!(audit::first_line(audit.dir().unwrap()).unwrap(), Some(1));
 }
