@@ -277,7 +277,9 @@ fn what_a_daemon_does_is_on_record_checked_shown_and_erased() {
 
 /// Lines leave by `audit_keep` on a mount.
 mod leaving {
-    use crate::support::mount::{Mount, Setup};
+    use crate::support::mount::{Mount, Setup, Target};
+    use crate::support::seaweedfs::SeaweedFs;
+    use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
 
     use serde_json::Value;
     use spoolfs::audit::{self, Audit, Entry, Event, Options, Subject, directory};
@@ -480,5 +482,67 @@ mod leaving {
         // Between the two files, and with both gone.
         points.extend(["lines.after_record:2", "lines.after_removal:2"].map(str::to_owned));
         crate::support::each_of(3, &points, |point| is_cut_off_and_completed(point));
+    }
+
+    /// Versions of what a bucket was told of the log: key and version.
+    async fn versions(client: &aws_sdk_s3::Client, bucket: &str) -> Vec<(String, String)> {
+        let list = client.list_object_versions().bucket(bucket).prefix("pbx/.spoolfs/audit/");
+        let all = list.send().await.unwrap();
+        let of = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        all.versions().iter().map(|one| (of(one.key()), of(one.version_id()))).collect()
+    }
+
+    async fn lock(client: &aws_sdk_s3::Client, bucket: &str, at: &(String, String), on: bool) {
+        let status =
+            if on { ObjectLockLegalHoldStatus::On } else { ObjectLockLegalHoldStatus::Off };
+        let hold = ObjectLockLegalHold::builder().status(status).build();
+        let ask = client.put_object_legal_hold().bucket(bucket).key(&at.0).version_id(&at.1);
+        ask.legal_hold(hold).send().await.unwrap();
+    }
+
+    /// Lines leave here although somebody locked them in the bucket; there they stay.
+    #[test]
+    fn lines_that_are_locked_in_a_bucket_stay_there_and_the_log_is_valid() {
+        let name = "lines_that_are_locked_in_a_bucket_stay_there_and_the_log_is_valid";
+        if crate::support::no_mount(name) {
+            return;
+        }
+        let Some(server) = SeaweedFs::start() else { return };
+        let bucket = server.new_locked_bucket();
+        let target = Target::S3 {
+            url: format!("s3://{bucket}/pbx"),
+            endpoint: server.endpoint(),
+            id: SeaweedFs::ACCESS_KEY.to_owned(),
+            secret: SeaweedFs::SECRET_KEY.to_owned(),
+        };
+        let mut mount = with_old_lines(Setup { target, ..Setup::default() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = server.client();
+        let told = runtime.block_on(versions(&client, &bucket));
+        let is_old = |at: &(String, String)| parse_part(&at.0).is_some_and(|part| part.last <= OLD);
+        assert_eq!(told.iter().filter(|at| is_old(at)).count(), 2, "{told:?}");
+        assert!(told.len() > 2, "where it ended, too: {told:?}");
+        for at in &told {
+            runtime.block_on(lock(&client, &bucket, at, true));
+        }
+        mount.start();
+        eventually(&mount, "they leave here", || first(&mount) == OLD + 1);
+        eventually(&mount, "the target was asked", || in_catalog(&mount)["left"] == OLD);
+        is_valid(&mount, "with what is locked hidden");
+        assert_eq!(verdict(&mount, &["--against", "archive"])["left"]["last"], OLD);
+        mount.stop();
+        // All of it is there, and nobody can delete it before the locks are taken off.
+        let there = runtime.block_on(versions(&client, &bucket));
+        assert!(told.iter().all(|at| there.contains(at)), "{told:?} {there:?}");
+        for at in &told {
+            let delete =
+                || client.delete_object().bucket(&bucket).key(&at.0).version_id(&at.1).send();
+            assert!(runtime.block_on(delete()).is_err(), "{at:?}");
+            if is_old(at) {
+                runtime.block_on(lock(&client, &bucket, at, false));
+                runtime.block_on(delete()).unwrap();
+            }
+        }
+        is_valid(&mount, "without what left");
     }
 }
