@@ -262,3 +262,36 @@ fn without_a_target_that_could_be_told_nothing_leaves() {
     world.until("it is told", || world.engine().lines_stay().is_some());
     assert_eq!(audit::first_line(audit.dir().unwrap()).unwrap(), Some(1));
 }
+
+#[test]
+fn a_hold_that_comes_while_a_target_is_asked_keeps_its_lines() {
+    let (mut world, audit, _state) = with_log();
+    let dir = audit.dir().unwrap().to_owned();
+    for _ in 0..2 {
+        audit.renew();
+        audit.record_synced(Event::Pinned).unwrap();
+    }
+    let id = world.record("a.wav", b"hello");
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.restart();
+    world.until_standing(Standing::Up);
+    // Not in the same moment as here, nor while it is told anything else.
+    world.store().fail_next_of("/lines/", Operation::Delete, 6, StoreFault::Denied);
+    world.pass(366 * DAY);
+    let first = || audit::first_line(&dir).unwrap().unwrap();
+    while first() == 1 {
+        half_a_day(&world);
+    }
+    days(&world, 1);
+    let first = first();
+    let old = || parts(&world).iter().filter(|key| parse_part(key).unwrap().last < first).count();
+    assert!(first > 1 && old() == 3, "{first} {:?}", parts(&world));
+    let lists = world.store().calls(Operation::List);
+    world.store().set_paused(true);
+    world.pass(DAY);
+    world.until("it is asked what it has", || world.store().calls(Operation::List) > lists);
+    crate::expiry::hold(&world, &[id]);
+    world.store().set_paused(false);
+    days(&world, 3);
+    assert_eq!(old(), 3, "{:?}", parts(&world));
+}
