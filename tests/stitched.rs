@@ -585,6 +585,9 @@ fn formats_that_differ_become_8_khz_as_sox_decodes_them() {
         fs::copy(from.join(name), mount.path(name)).unwrap();
     }
     fs::write(mount.path("broken.wav"), b"no audio").unwrap();
+    legs.iter()
+        .chain([&"broken.wav".to_owned()])
+        .for_each(|name| support::look::closed(&mount.path(name)));
     // The one that is resampled comes last.
     legs.sort_by_key(|name| name.ends_with("wav16"));
     let call = [legs.clone(), vec!["broken.wav".to_owned()]].concat();

@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::policy::{Halt, Ledger, Rules};
 use crate::recording::{NodeId, State, is_audio};
 use crate::{faults, limits, units};
-pub(super) use away::{deletable, delete_object};
+pub(super) use away::{deletable, delete_object, is_marked};
 use proof::Ready;
 pub(super) use proof::{Term, is_held, target_of, term};
 use std::collections::BTreeSet;

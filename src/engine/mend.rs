@@ -6,7 +6,10 @@
 //! kept in the catalog, which lasts until the target has the recording again.
 
 use super::alarms::{Alarm, clear, explain, failed, raise, subject};
+use super::claims::Claim;
+use super::command;
 use super::error::{EngineError, Result};
+use super::expiry;
 use super::recall::check_room;
 use super::shared::Shared;
 use super::target::Target;
@@ -36,8 +39,24 @@ pub(super) enum Check {
 /// Reads an object that counts as verified, or is to be proved, and sees to it if it is bad.
 ///
 /// # Errors
-/// Nothing is known of it: the target did not answer.
+/// Nothing is known of it: the target did not answer, or something else was done with it meanwhile.
 pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
+    look(shared, object, || {
+        let path = PathBuf::from(&object.key);
+        command::claim(shared, &[object.node], &path).map(Some)
+    })
+}
+
+/// The same, for who has the claim on its recording.
+pub(super) fn check_claimed(shared: &Shared, object: &ObjectRow) -> Result<Check> {
+    look(shared, object, || Ok(None))
+}
+
+fn look(
+    shared: &Shared,
+    object: &ObjectRow,
+    claim: impl FnOnce() -> Result<Option<Claim>>,
+) -> Result<Check> {
     let target = find(shared, &object.target, object)?;
     let mut found = read(shared, &target, object, &mut |_, _| Ok(()));
     if matches!(&found, Err(e) if is_bad(e)) {
@@ -56,14 +75,38 @@ pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
             clear(shared, &object.target, &object.key)?;
             Ok(Check::Good)
         }
-        Err(error) if is_bad(&error) && object.state == ObjectState::Assigned => {
-            not_proved(shared, &target, object, &error.to_string())
+        Err(error) if is_bad(&error) => {
+            let _claim = claim()?;
+            is_still(shared, object)?;
+            see_to(shared, &target, object, &error)
         }
-        Err(error) if is_bad(&error) => bad(shared, &target, object, &error.to_string()),
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Locked => {
             unopened(shared, object, &e.to_string())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What is being deleted, because it expired or was replaced, is not bad and must not come back.
+fn is_still(shared: &Shared, object: &ObjectRow) -> Result<()> {
+    let now = shared.catalog.object(object.id)?;
+    let same = now.is_some_and(|now| now.state == object.state && now.key == object.key);
+    if same && !expiry::is_marked(shared, object.node)? {
+        return Ok(());
+    }
+    let why = "it is being deleted, or was seen to meanwhile";
+    Err(EngineError::refused(Path::new(&object.key), why))
+}
+
+fn see_to(
+    shared: &Shared,
+    target: &Arc<Target>,
+    object: &ObjectRow,
+    error: &EngineError,
+) -> Result<Check> {
+    match object.state {
+        ObjectState::Assigned => not_proved(shared, target, object, &error.to_string()),
+        _ => bad(shared, target, object, &error.to_string()),
     }
 }
 
@@ -87,18 +130,19 @@ pub(super) fn look_again(shared: &Shared, target: &Arc<Target>, key: &str) -> Re
     let Some(object) = shared.catalog.object_of_key(target.name(), key)? else {
         return clear(shared, target.name(), key);
     };
+    let _claim = command::claim(shared, &[object.node], Path::new(key))?;
     let Some(row) = wanted(shared, &object)? else {
         return clear(shared, target.name(), key);
     };
     if object.state == ObjectState::Verified {
-        return check(shared, &object).map(drop);
+        return check_claimed(shared, &object).map(drop);
     }
     if row.state != State::Released || has_one(shared, &object)? {
         // What is local is brought to the target anyway.
         return clear(shared, target.name(), key);
     }
     if object.state == ObjectState::Assigned {
-        return check(shared, &object).map(drop);
+        return check_claimed(shared, &object).map(drop);
     }
     if revive(shared, target, &object)? {
         return clear(shared, target.name(), key);

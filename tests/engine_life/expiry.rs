@@ -136,6 +136,31 @@ fn what_expires_goes_everywhere_and_nothing_else() {
     assert_eq!((objects(&world), world.state(b)), (2, State::Released));
 }
 
+/// A scrub that came by while the objects went took one that was gone for damaged, and brought it
+/// back from the other target, for good.
+#[test]
+fn regression_what_expires_is_not_brought_back_by_the_scrub() {
+    let mut world = World::with(&["one", "two"]);
+    world.calls = Some(Arc::new(Told::default()));
+    world.rules.policies = short(10);
+    world.scrub_every = Some(Duration::from_secs(50));
+    world.start();
+    world.until("the rules are known", || world.engine().expiry_halted().is_some());
+    world.released("a.wav", &audio(900, 1));
+    pass_by(&world, 10 * DAY);
+    until_gone(&world, "a.wav");
+    let keys = world.store().keys();
+    let key = keys.iter().find(|k| !k.starts_with("p/.spoolfs/")).unwrap();
+    world.store().tamper(key, None);
+    for _ in 0..5 {
+        world.pass(51);
+        world.idle();
+    }
+    assert_eq!(objects(&world), 1, "that of the other target");
+    world.pass(HOUR);
+    world.until("its objects are gone", || objects(&world) == 0);
+}
+
 #[test]
 fn a_group_expires_as_a_whole_also_what_is_local_or_was_never_archived() {
     let mut rules = vec![rule("calls", path("call*.wav"), Some(5), ExpireFrom::Close)];

@@ -89,8 +89,19 @@ pub(super) fn purge(shared: &Shared, grace: Duration) -> Result<(u64, Option<Str
     }
 }
 
+/// Whether it expires just now: its name is gone, and its objects go soon.
+pub(in crate::engine) fn is_marked(shared: &Shared, id: NodeId) -> Result<bool> {
+    let marked = shared.catalog.marked_expired(NodeId(id.0.saturating_sub(1)), 1)?;
+    Ok(marked.first().is_some_and(|mark| mark.node == id && mark.gone))
+}
+
 /// `asked`: by an operator.
 fn purge_one(shared: &Shared, id: NodeId, since: Timestamp, asked: bool) -> Result<()> {
+    // Who replaces a bad copy of it would bring it back.
+    let Some(_claim) = shared.claims.try_claim(&[id]) else {
+        let why = "another step with it is still going on";
+        return Err(EngineError::refused(Path::new("a recording that has expired"), why));
+    };
     if is_held(shared, id, shared.now())? {
         return Err(EngineError::refused(Path::new("a recording that has expired"), HELD));
     }

@@ -3,8 +3,9 @@
 use super::failed;
 use crate::catalog::ObjectState;
 use crate::engine::error::Result;
+use crate::engine::expiry;
 use crate::engine::shared::Shared;
-use crate::recording::{NodeId, State};
+use crate::recording::State;
 use crate::stitch::{Kept, KeptJoin, KeptLeg};
 
 /// How a recording of it stands.
@@ -87,18 +88,12 @@ fn standing(shared: &Shared, leg: &KeptLeg) -> Result<Standing> {
         return Ok(Standing::Unknown);
     }
     let gone = if leg.erased { Standing::Erased } else { Standing::Expired };
-    if is_marked(shared, leg.node)? {
+    if expiry::is_marked(shared, leg.node)? {
         return Ok(gone);
     }
     let is_left = |state: &ObjectState| *state != ObjectState::Abandoned;
     let left = shared.catalog.objects(leg.node, None)?.iter().any(|o| is_left(&o.state));
     Ok(if left { Standing::Deleted } else { gone })
-}
-
-/// Whether it expires just now: its name is gone, and its objects go soon.
-fn is_marked(shared: &Shared, id: NodeId) -> Result<bool> {
-    let marked = shared.catalog.marked_expired(NodeId(id.0.saturating_sub(1)), 1)?;
-    Ok(marked.first().is_some_and(|mark| mark.node == id && mark.gone))
 }
 
 #[cfg(test)]
