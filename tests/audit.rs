@@ -479,8 +479,9 @@ mod leaving {
         }
         let all = spoolfs::faults::POINTS.iter().filter(|point| point.starts_with("lines."));
         let mut points: Vec<String> = all.map(|point| (*point).to_owned()).collect();
-        // Between the two files, and with both gone.
-        points.extend(["lines.after_record:2", "lines.after_removal:2"].map(str::to_owned));
+        // With the last file, after which nothing else leaves.
+        let last = ["after_record", "after_left", "after_forget", "after_removal"];
+        points.extend(last.map(|point| format!("lines.{point}:2")));
         crate::support::each_of(3, &points, |point| is_cut_off_and_completed(point));
     }
 
