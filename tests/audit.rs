@@ -401,6 +401,7 @@ mod leaving {
         files
     }
 
+    #[cfg(feature = "faults")]
     fn log(mount: &Mount) -> String {
         files(mount).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
     }
@@ -410,6 +411,7 @@ mod leaving {
     }
 
     /// Whether something here still tells of the lines that leave.
+    #[cfg(feature = "faults")]
     fn is_known(mount: &Mount) -> bool {
         let dir = directory(&mount.state);
         let files = [&dir, &dir.join("aside")].map(|dir| fs::read_dir(dir).unwrap().flatten());
