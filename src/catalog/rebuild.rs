@@ -14,7 +14,7 @@ use super::schema::{self, OpenFault};
 pub use super::settings::PARTIAL;
 use super::sql_row::{self, object_code, sql};
 use super::tx::Tx;
-use super::{Fate, Hold, Restored, database, holding, pins, settings, shared, trash};
+use super::{Fate, Hold, Restored, database, holding, pins, rewrite, settings, shared, trash};
 use crate::clock::{SharedClock, Timestamp};
 use crate::recording::{ChunkHashes, Generation, NodeId, Sha256, State, Stored};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
@@ -55,6 +55,8 @@ pub struct NewObject {
     pub stored: Stored,
     /// When it was verified.
     pub verified_at: Option<Timestamp>,
+    /// It is there, another took its place, and nothing deleted it yet.
+    pub leaves: bool,
 }
 
 /// A node to be written.
@@ -398,6 +400,9 @@ fn add_content(tx: &Tx<'_>, id: NodeId, content: &Content) -> rusqlite::Result<(
                 size,
                 sha256,
             ])?;
+        if object.leaves {
+            rewrite::mark(tx, tx.conn.last_insert_rowid(), tx.now)?;
+        }
     }
     Ok(())
 }

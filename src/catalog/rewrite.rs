@@ -43,7 +43,8 @@ pub(super) fn unmark(tx: &Tx<'_>, object: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn mark(tx: &Tx<'_>, object: i64, at: Timestamp) -> rusqlite::Result<()> {
+/// The object leaves, as soon as its target has the journal as far as it goes now.
+pub(super) fn mark(tx: &Tx<'_>, object: i64, at: Timestamp) -> rusqlite::Result<()> {
     settings::set(tx.conn, &key(object), &format!("{} {}", at.0, tx.journal.get()))
 }
 

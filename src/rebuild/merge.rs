@@ -132,7 +132,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let one = one.clone();
-        let contents = self.contents(&one, true);
+        let contents = self.contents(&one, true)?;
         let archived_at = one.current().and_then(|(number, content)| {
             let held = contents
                 .iter()
@@ -171,7 +171,7 @@ impl Merge<'_> {
     }
 
     /// The contents with their objects as they were found.
-    fn contents(&self, one: &Recording, local: bool) -> Vec<Content> {
+    fn contents(&self, one: &Recording, local: bool) -> Result<Vec<Content>> {
         let last = one.current().map(|(number, _)| number);
         let content = |(number, content): (&u32, &history::Content)| {
             let there = |object: &(String, String)| self.findings.is_there(object);
@@ -182,7 +182,7 @@ impl Merge<'_> {
             // that was not read, else what is read in vain.
             let keep_lost = !local && Some(*number) == last && !any_there;
             let hope = content.objects.iter().any(|(n, o)| verified(&o.state) && !read(n));
-            let objects = content.objects.iter().map(|(name, object)| {
+            let objects = content.objects.iter().map(|(name, object)| -> Result<NewObject> {
                 // Also of one that is gone: so it is known that there was something to lose.
                 let at = verified(&object.state).then_some(content.archived_at.unwrap_or(self.now));
                 let state = match (verified(&object.state), there(name), read(name)) {
@@ -192,24 +192,46 @@ impl Merge<'_> {
                     // Nobody has seen it: proved before anything rests on it.
                     (.., false) => ObjectState::Assigned,
                 };
-                NewObject {
+                Ok(NewObject {
                     target: name.0.clone(),
                     key: name.1.clone(),
                     state,
                     stored: object.stored.clone(),
                     verified_at: at,
-                }
+                    leaves: self.leaves(content, name, object)?,
+                })
             });
-            Content {
+            Ok(Content {
                 generation: Generation(*number),
                 size: content.size,
                 mtime: content.mtime,
                 sha256: content.sha256,
                 chunks: content.chunks.clone(),
-                objects: objects.collect(),
-            }
+                objects: objects.collect::<Result<_>>()?,
+            })
         };
         one.contents.iter().map(content).collect()
+    }
+
+    /// Whether an object that counts no more is still there, beside one in its target that has the same
+    /// stored otherwise: the catalog that is lost was about to delete it. What is stored alike took the
+    /// place of a bad one, which is left alone.
+    fn leaves(
+        &self,
+        content: &history::Content,
+        name: &(String, String),
+        object: &history::Object,
+    ) -> Result<bool> {
+        let instead = content.objects.iter().any(|(other, its)| {
+            other.0 == name.0
+                && its.state == ObjectState::Verified
+                && its.stored != object.stored
+                && self.findings.is_there(other)
+        });
+        let listed = || self.history.kept.listed(&name.0, &name.1);
+        Ok(object.state == ObjectState::Abandoned
+            && instead
+            && listed()? == Some(object.stored.size))
     }
 
     /// A recording that is not below: released, or a tombstone.
@@ -219,7 +241,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let one = one.clone();
-        let mut contents = self.contents(&one, false);
+        let mut contents = self.contents(&one, false)?;
         if let Some((_, at)) = one.deleted {
             let Some((number, current)) = one.current() else { return Ok(()) };
             if contents.iter().any(|c| !c.objects.is_empty()) {

@@ -256,7 +256,9 @@ async fn place(
         (false, true) => ObjectState::Verified,
         (false, false) => ObjectState::Assigned,
     };
-    history.add_object(id, number, name, Object { state, stored })
+    history.add_object(id, number, name.clone(), Object { state, stored })?;
+    // It is of this content, and was seen: if another counts, it was to leave.
+    if whole { history.kept.list(&name.0, &name.1, object.size) } else { Ok(()) }
 }
 
 /// The name that a recording had when its key was made, unless a row told of it, but not what it was.

@@ -205,6 +205,52 @@ fn regression_an_old_object_that_can_not_be_asked_for_is_not_on_record_as_remove
 }
 
 #[test]
+fn a_rebuild_does_not_forget_the_objects_that_others_took_the_place_of() {
+    // By the journal, or by a snapshot that knows nothing of the old ones any more.
+    for snapshot in [false, true] {
+        goes_after_a_rebuild(snapshot);
+    }
+}
+
+fn goes_after_a_rebuild(snapshot: bool) {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let id = world.released("a.wav", &call(1));
+    // A bad copy that was replaced is no such object.
+    let bad = world.released("bad.wav", b"no audio at all");
+    let spoilt = verified(&world, bad).remove(0);
+    world.stores[0].tamper(&spoilt.key, Some(b"No audio at all"));
+    assert!(matches!(world.run_one(Command::Verify, "bad.wav"), Outcome::Failed(_)));
+    let old = verified(&world, id);
+    compress(&mut world);
+    assert_eq!(recompress(&world, false).0.done, 1);
+    world.until_told();
+    let new = verified(&world, id);
+    if snapshot {
+        crate::snapshots::taking(&mut world, 3);
+        crate::snapshots::until_taken(&world);
+        world.snapshots = None;
+    }
+    assert!(old.len() == 2 && old.iter().chain(&new).all(|o| has(&world, o)));
+
+    world.die();
+    world.lose_database();
+    let report = world.rebuild(None, &[]).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    world.open();
+    world.start();
+    // The journal goes on.
+    world.archived("later.wav", b"a recording after that");
+    world.until_told();
+    assert!(old.iter().all(|o| has(&world, o)), "as long as they stay without a rebuild");
+    world.pass(LATER);
+    world.until("the old objects are gone", || !old.iter().any(|o| has(&world, o)));
+    assert!(new.iter().chain([&spoilt]).all(|o| has(&world, o)));
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+    assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), call(1));
+}
+
+#[test]
 fn what_one_target_does_not_take_is_stored_anew_in_none() {
     for fault in [Fault::Unreachable, Fault::ReplyLost, Fault::Denied] {
         let mut world = World::with(&["one", "two"]);
