@@ -119,6 +119,9 @@ impl Keeper {
                 self.shared.fill_at(now);
                 self.shared.completions.ask_again();
                 self.shared.wake();
+                if let Err(error) = self.shared.name_key_again(&self.target) {
+                    tracing::warn!(%error, "the target is given the name key later");
+                }
             }
             Some(Err(error)) => self.not_attached(&error),
         }

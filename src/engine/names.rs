@@ -209,17 +209,26 @@ impl Shared {
     /// As of `put`.
     pub fn name_key_stays(&self, target: &Target) -> Result<()> {
         let (Some(key), Some(to)) = (self.names.known()?, self.told_to()?) else { return Ok(()) };
-        match self.catalog.setting(&setting_of(target))? {
+        match self.catalog.setting(&hidden::told_setting(target.name()))? {
             Some(_) => self.tell_name_key(target, &key, &to),
             None => Ok(()),
         }
+    }
+
+    /// The same at once, if a repair asks for it.
+    ///
+    /// # Errors
+    /// As of `put`.
+    pub fn name_key_again(&self, target: &Target) -> Result<()> {
+        let told = self.catalog.setting(&hidden::told_setting(target.name()))?;
+        if told.is_some_and(|told| told.is_empty()) { self.name_key_stays(target) } else { Ok(()) }
     }
 
     /// Sees to it that a target has the name key, sealed to whom it is sealed to what is told, and that
     /// this is not long ago.
     fn tell_name_key(&self, target: &Target, name_key: &NameKey, to: &Recipients) -> Result<()> {
         let refused = |why: &str| EngineError::refused(Path::new("hide_names"), why);
-        let setting = setting_of(target);
+        let setting = hidden::told_setting(target.name());
         let (told, now) = (told(name_key, to), self.now());
         let is_told = || -> Result<bool> {
             let before = self.catalog.setting(&setting)?.unwrap_or_default();
@@ -254,11 +263,6 @@ impl Shared {
 
 /// The setting that tells who could read the name key when a name was made last, a line for each.
 const READERS: &str = "names.readers";
-
-/// The setting that tells what a target was told last, and when.
-fn setting_of(target: &Target) -> String {
-    format!("names.told.{}", target.name())
-}
 
 /// What a target was told, in a word that gives nothing away.
 fn told(key: &NameKey, to: &Recipients) -> String {

@@ -5,6 +5,7 @@
 //! byte of a recording is removed but by the lower directory's own rules.
 
 mod journal;
+mod names;
 mod repair;
 mod snapshots;
 mod targets;
@@ -55,6 +56,8 @@ enum Cure {
     Released(NodeId),
     /// Leftovers in the private directory go.
     Leftovers,
+    /// The target with this number is given the name key by the next start.
+    NameKey(usize),
 }
 
 /// One rule of docs/FSCK.md that does not hold somewhere.
@@ -162,7 +165,7 @@ pub async fn run(options: &Options) -> Result<Report> {
 }
 
 fn same(a: &Finding, b: &Finding) -> bool {
-    a.rule == b.rule && a.place == b.place
+    a.rule == b.rule && a.place == b.place && a.severity == b.severity
 }
 
 /// Everything found so far.
@@ -220,11 +223,12 @@ async fn look(options: &Options) -> Result<Report> {
     log(&snapshot, &mut findings);
     rules(&snapshot, &mut findings)?;
     tree::check(&snapshot, &lower, options.deep, &mut findings)?;
-    for (store, _) in &options.targets {
+    for (number, (store, _)) in options.targets.iter().enumerate() {
         if targets::is_ours(&snapshot, &**store, &mut findings).await? {
             targets::check(&snapshot, &**store, options.deep, &mut findings).await?;
             journal::check(&snapshot, &**store, &options.identities, &mut findings).await?;
             snapshots::check(&snapshot, &**store, options.deep, &mut findings).await?;
+            names::check(&snapshot, &**store, number, options, &mut findings).await?;
         }
     }
     Ok(findings.report())

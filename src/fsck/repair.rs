@@ -4,7 +4,7 @@ use super::{Cure, Finding, Options, Result};
 use crate::catalog::{Catalog, ObjectState};
 use crate::lower::Lower;
 use crate::recording::{NodeId, State};
-use crate::store::{self, Store};
+use crate::store::{self, Store, hidden};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -26,6 +26,11 @@ async fn each(
     for cure in cures {
         match cure {
             Cure::Mend => catalog.mend()?,
+            Cure::NameKey(number) => {
+                if let Some((store, _)) = options.targets.get(*number) {
+                    catalog.set_setting(&hidden::told_setting(store.name()), "")?;
+                }
+            }
             Cure::Released(id) => released(options, catalog, *id).await?,
             Cure::Leftovers => {
                 // It would put aside what is not spare; that is left to the start of a daemon.

@@ -142,6 +142,12 @@ impl NameKey {
         NameKey::parse(text.as_bytes())
     }
 
+    /// Whether another has the key that this one names with; `or_any`: or any of its keys.
+    pub fn is_known_by(&self, other: &NameKey, or_any: bool) -> bool {
+        let keys = if or_any { self.lines.len() } else { 1 };
+        self.lines.iter().take(keys).any(|line| other.lines.contains(line))
+    }
+
     /// What opens what it sealed.
     pub fn identities(&self) -> &Identities {
         &self.identities
@@ -253,6 +259,12 @@ pub fn is_hidden(key: &str) -> bool {
 /// Where a target has the name keys of a machine, sealed as what is told.
 pub fn directory(prefix: &str, node: &str) -> String {
     format!("{prefix}{RESERVED}/names/{}/", key::node_component(node))
+}
+
+/// The setting of the catalog that tells what a target was told last of it, and when. Empty: it is to be
+/// told again.
+pub fn told_setting(target: &str) -> String {
+    format!("names.told.{target}")
 }
 
 /// A key for the name key; `random` tells it apart from others.

@@ -4,6 +4,7 @@ use crate::restart::permit;
 use crate::snapshots::{taking, until_taken};
 use crate::world::{World, audio};
 use spoolfs::catalog::Op;
+use spoolfs::codec::seal::Identities;
 use spoolfs::fsck::Severity::{self, Damage, Note, Pending, Wrong};
 use spoolfs::recording::{NodeId, Sha256, State};
 use spoolfs::store::journal::{self, Author, Segment};
@@ -404,6 +405,45 @@ fn rule_46_snapshots_of_the_catalog() {
     sql(&world, &format!("{setting} WHERE key = 'snapshot.one'"));
     delete(&world, &key);
     finds(&mut world, &[]);
+}
+
+#[test]
+fn rule_48_the_name_key() {
+    let mut world = World::with(&["one"]);
+    let (public, secret) = crate::sealed::pair();
+    (world.seal_to, world.identities) = (Some(public), secret);
+    world.rules.hide_names = true;
+    world.start();
+    world.archived("a.wav", &audio(3000, 2));
+    ships(&world);
+    finds(&mut world, &[]);
+    let told = |world: &World| -> Vec<String> {
+        world.store().keys().into_iter().filter(|key| key.contains("/names/")).collect()
+    };
+    for instead in [None, Some(&b"noise"[..])] {
+        told(&world).iter().for_each(|key| world.store().tamper(key, instead));
+        let before = told(&world).len();
+        finds(&mut world, &[(Wrong, 48)]);
+        let repaired = world.fsck(true).repaired;
+        assert_eq!(repaired.iter().map(|f| f.rule).collect::<Vec<_>>(), [48]);
+        finds(&mut world, &[(Pending, 48)]);
+        world.open();
+        world.start();
+        world.until("it is told again", || told(&world).len() > before);
+        ships(&world);
+        finds(&mut world, &[]);
+    }
+    // Who can not open what is sealed sees only whether there is one.
+    world.identities = Identities::none("none");
+    finds(&mut world, &[(Note, 47)]);
+    told(&world).iter().for_each(|key| world.store().tamper(key, None));
+    finds(&mut world, &[(Wrong, 48), (Note, 47)]);
+    // What is lost here, too, is not made up.
+    world.open();
+    let file = world.catalog().state_dir().join(spoolfs::store::hidden::FILE);
+    fs::remove_file(file).unwrap();
+    let report = world.fsck(true);
+    assert!(report.repaired.is_empty() && !report.clean, "{report:#?}");
 }
 
 #[test]
