@@ -547,6 +547,14 @@ async fn without_the_right_customer_key_it_is_said_and_nothing_is_written_or_los
         }
         assert_eq!(store.get("p/plain", 0..100).await.unwrap(), AUDIO);
     }
+    // While a command has not answered, no key is lost: it is tried again.
+    let awaited = open(&TargetOptions {
+        sse: Some(Sse::C),
+        customer_keys: Some(CustomerKeys::awaited("not yet")),
+        ..options(&server)
+    });
+    let error = awaited.unwrap().head("p/old").await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");
     let before = server.seen().len();
     assert_eq!(put(&*none, "p/a", AUDIO).await, Err(StoreErrorKind::Denied));
     let error = put_large(&*none, "p/large").await.unwrap_err();

@@ -46,7 +46,7 @@ pub(super) fn target_options_at_once(target: &Target) -> TargetOptions {
         tell(target, options.customer_keys.as_ref());
         return options;
     }
-    let later = CustomerKeys::none("sse_c_key_command has not answered yet");
+    let later = CustomerKeys::awaited("sse_c_key_command has not answered yet");
     let (target_then, found) = (target.clone(), later.clone());
     let ask = move || match customer_keys(&target_then) {
         Ok(keys) => {
@@ -56,7 +56,7 @@ pub(super) fn target_options_at_once(target: &Target) -> TargetOptions {
             true
         }
         Err(why) => {
-            found.become_as(&CustomerKeys::none(&why));
+            found.become_as(&CustomerKeys::awaited(&why));
             tell(&target_then, Some(&found));
             false
         }

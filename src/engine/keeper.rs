@@ -156,8 +156,15 @@ impl Keeper {
     }
 
     fn ship_journal(&self, sure: &mut bool) {
+        let epoch = self.shared.catalog.identity().epoch;
         loop {
             match self.ship_segment(sure) {
+                // Where every number seems to be taken by what nobody can read, another epoch is no help.
+                Ok(true) if self.shared.catalog.identity().epoch > epoch.saturating_add(1) => {
+                    let why = "no number for a journal segment is free in it, and none of those can be read";
+                    self.target.failed(why.to_owned(), self.shared.now());
+                    return;
+                }
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {

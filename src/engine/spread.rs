@@ -160,11 +160,10 @@ fn has_it(shared: &Shared, it: &Candidate, target: &Target) -> Result<bool> {
             Ok(true)
         }
         Err(EngineError::Store(e)) if e.kind == StoreErrorKind::NotFound => Ok(false),
-        // Without its key of SSE-C it can not be told what it is: the recording gets another one.
-        Err(EngineError::Store(e))
-            if matches!(e.kind, StoreErrorKind::Corrupt | StoreErrorKind::Locked) =>
-        {
-            tracing::warn!(path = %it.path.display(), error = %e, "an object is left alone");
+        // Without its key of SSE-C it can not be told what it is. It is left alone as soon as there is a
+        // copy to put beside it.
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Locked => Ok(false),
+        Err(EngineError::Store(e)) if e.kind == StoreErrorKind::Corrupt => {
             shared.catalog.abandon_key(object.id)?;
             Ok(false)
         }

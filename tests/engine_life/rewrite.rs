@@ -2,6 +2,7 @@
 
 use crate::sealed::pair;
 use crate::world::{World, audio};
+use spoolfs::audit::{self, Audit};
 use spoolfs::catalog::{NewHold, ObjectRow, ObjectState, Scope};
 use spoolfs::codec::seal::{Identities, open_all};
 use spoolfs::codec::{Coding, wav_header};
@@ -248,6 +249,45 @@ fn goes_after_a_rebuild(snapshot: bool) {
     assert!(new.iter().chain([&spoilt]).all(|o| has(&world, o)));
     assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
     assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), call(1));
+}
+
+#[test]
+fn what_leaves_and_can_not_be_read_is_not_on_record_as_removed() {
+    let state = tempfile::tempdir().unwrap();
+    let mut world = World::with(&["one"]);
+    let audit = Audit::start(audit::Options {
+        state_dir: state.path().to_owned(),
+        node: world.node.clone(),
+        clock: world.clock.clone(),
+    });
+    world.audit = audit.unwrap();
+    world.start();
+    let id = world.released("a.wav", &call(1));
+    let old = verified(&world, id).remove(0);
+    compress(&mut world);
+    assert_eq!(recompress(&world, false).0.done, 1);
+    world.until_told();
+    world.store().set_key_lost(&old.key, true);
+    let removed = || {
+        world.audit.flush();
+        let files = std::fs::read_dir(state.path().join("audit")).unwrap();
+        let read = |file: std::fs::DirEntry| std::fs::read(file.path()).unwrap_or_default();
+        let text: Vec<u8> = files.flat_map(|file| read(file.unwrap())).collect();
+        String::from_utf8_lossy(&text).matches("object_removed").count()
+    };
+    let asked = world.store().calls(Operation::Head);
+    world.pass(LATER);
+    world.until("it is asked for", || {
+        world.pass(31);
+        world.store().calls(Operation::Head) > asked + 3
+    });
+    assert_eq!((removed(), has(&world, &old)), (0, true));
+    world.store().set_key_lost(&old.key, false);
+    world.until("with the key it goes", || {
+        world.pass(31);
+        !has(&world, &old)
+    });
+    world.until("and that is on record", || removed() == 1);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use std::time::Instant;
 
 /// Deletes the objects of a join that is wanted no more, unless one of its recordings is on legal hold.
 pub(super) fn delete(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<()> {
+    let mut stays = Ok(());
     for object in &join.objects {
         let given_up = object.state == ObjectState::Abandoned;
         let there = shared.targets.iter().any(|target| target.name() == object.target);
@@ -32,12 +33,21 @@ pub(super) fn delete(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<()
         if given_up && !there {
             continue;
         }
-        delete_one(shared, join, object)?;
+        match delete_one(shared, join, object) {
+            Ok(()) => {}
+            Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => return Err(error),
+            // The others go all the same.
+            Err(error) => {
+                stays = Err(error);
+                continue;
+            }
+        }
         if !given_up {
             kept.note(object, ObjectState::Abandoned, shared.now()).map_err(failed)?;
             faults::point("joins.after_emptied");
         }
     }
+    stays?;
     kept.forget(join.id).map_err(failed)?;
     faults::point("joins.after_forget");
     Ok(())
@@ -141,7 +151,11 @@ pub(super) fn find_again(
                 Ok(Found::Damaged) => *damaged += 1,
                 Ok(Found::Unopened(why)) => {
                     unopened += 1;
-                    tracing::warn!(why, "a stored join that no key opens is passed over");
+                    // There may be as many as there are calls.
+                    match unopened {
+                        1 => tracing::warn!(why, "stored joins that no key opens are passed over"),
+                        _ => tracing::debug!(why, "another stored join that no key opens"),
+                    }
                 }
                 Ok(Found::Seen) => {}
                 Err(error) if error.is_of_the_moment() => return Err(error),

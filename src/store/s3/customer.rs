@@ -55,6 +55,8 @@ struct Keys {
     keys: Arc<[Arc<CustomerKey>]>,
     /// Why there are none; else where they are from.
     told: Arc<str>,
+    /// There are none yet.
+    awaited: bool,
 }
 
 impl std::fmt::Debug for CustomerKeys {
@@ -66,13 +68,24 @@ impl std::fmt::Debug for CustomerKeys {
 
 impl CustomerKeys {
     fn of(keys: Vec<Arc<CustomerKey>>, told: &str) -> CustomerKeys {
-        let keys = Keys { keys: keys.into(), told: told.into() };
+        let keys = Keys { keys: keys.into(), told: told.into(), awaited: false };
         CustomerKeys(Arc::new(RwLock::new(keys)))
     }
 
     /// None, and why.
     pub fn none(why: &str) -> CustomerKeys {
         CustomerKeys::of(Vec::new(), why)
+    }
+
+    /// None yet, and why: who is refused for want of one comes again.
+    pub fn awaited(why: &str) -> CustomerKeys {
+        let none = CustomerKeys::none(why);
+        none.0.write().awaited = true;
+        none
+    }
+
+    pub(super) fn are_awaited(&self) -> bool {
+        self.0.read().awaited
     }
 
     /// From the text of a file: keys of 32 bytes in base64, one a line; empty lines and those that begin

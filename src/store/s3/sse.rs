@@ -59,6 +59,8 @@ pub(super) struct Tries {
     /// What the try without a key was refused with.
     plain: Option<u16>,
     keys: usize,
+    /// They are still to come.
+    awaited: bool,
     /// Where the keys are from, or why there are none; none: the target has no such keys at all.
     told: Option<Arc<str>>,
 }
@@ -96,7 +98,11 @@ impl Tries {
             keys => format!("none of the {keys} keys (SSE-C) of {told} opens it"),
         };
         let what = format!("{what}; the service says {}", first.detail);
-        Err(Fault { status: first.status, ..Fault::own(StoreErrorKind::Locked, what).advice(KEYS) })
+        let kind = match self.awaited {
+            true => StoreErrorKind::Unreachable,
+            false => StoreErrorKind::Locked,
+        };
+        Err(Fault { status: first.status, ..Fault::own(kind, what).advice(KEYS) })
     }
 }
 
@@ -171,6 +177,7 @@ impl S3Store {
                 refused: None,
                 plain: None,
                 keys: 0,
+                awaited: false,
                 told: None,
             };
         };
@@ -184,7 +191,8 @@ impl S3Store {
         }
         let mut left = order.into_iter();
         let now = left.next().flatten();
-        Tries { left, now, refused: None, plain: None, keys: all.len(), told }
+        let awaited = keys.are_awaited();
+        Tries { left, now, refused: None, plain: None, keys: all.len(), awaited, told }
     }
 
     /// Remembers what an object was opened with, if it was not the first try.
