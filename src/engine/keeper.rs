@@ -156,15 +156,9 @@ impl Keeper {
     }
 
     fn ship_journal(&self, sure: &mut bool) {
-        let epoch = self.shared.catalog.identity().epoch;
+        let mut locked = false;
         loop {
-            match self.ship_segment(sure) {
-                // Where every number seems to be taken by what nobody can read, another epoch is no help.
-                Ok(true) if self.shared.catalog.identity().epoch > epoch.saturating_add(1) => {
-                    let why = "no number for a journal segment is free in it, and none of those can be read";
-                    self.target.failed(why.to_owned(), self.shared.now());
-                    return;
-                }
+            match self.ship_segment(sure, &mut locked) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -175,8 +169,9 @@ impl Keeper {
         }
     }
 
-    /// Ships one segment; false if there is nothing more to ship.
-    fn ship_segment(&self, sure: &mut bool) -> Result<bool> {
+    /// Ships one segment; false if there is nothing more to ship. `locked`: a new epoch was begun for a
+    /// segment that no key opens. If its first one is such a segment too, it is the target that says so of any.
+    fn ship_segment(&self, sure: &mut bool, locked: &mut bool) -> Result<bool> {
         let catalog = &self.shared.catalog;
         let name = self.target.name();
         if catalog.journal_pending(name, 1)?.is_empty() {
@@ -212,7 +207,7 @@ impl Keeper {
             None => return Ok(false),
             Some(Ok(_)) => last.seq,
             Some(Err(error)) if error.kind == StoreErrorKind::Exists => {
-                match self.shipped_before(&segment, &rows, error)? {
+                match self.shipped_before(&segment, &rows, error, locked)? {
                     Some(shipped) => shipped,
                     None => return Ok(true),
                 }
@@ -278,6 +273,7 @@ impl Keeper {
         meant: &Segment,
         rows: &[JournalRow],
         taken: StoreError,
+        locked: &mut bool,
     ) -> Result<Option<u64>> {
         let header = &meant.header;
         let (store, identities) = (&*self.target.store, &self.shared.identities);
@@ -293,7 +289,9 @@ impl Keeper {
             }
             // Nobody can read it, or nobody who has not its key of SSE-C: the number is lost, not the target.
             Some(Err(error))
-                if matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::Locked) =>
+                if error.kind == StoreErrorKind::Corrupt
+                    || (error.kind == StoreErrorKind::Locked
+                        && !std::mem::replace(locked, true)) =>
             {
                 tracing::warn!(%error, "a journal segment is left alone");
                 return self.new_epoch(&key, false);

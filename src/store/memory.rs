@@ -64,6 +64,8 @@ pub enum Fault {
     ReplyLost,
     /// The target says that we may not.
     Denied,
+    /// The target says that no key opens it, whether it is there or not.
+    Locked,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -250,6 +252,7 @@ impl MemoryStore {
             Some(Fault::Denied) => {
                 Err(self.error(StoreErrorKind::Denied, op, key, "refused (on request)"))
             }
+            Some(Fault::Locked) => Err(self.locked(op, key)),
         }
     }
 
@@ -300,11 +303,13 @@ impl MemoryStore {
     /// The same, if it can be opened.
     fn open(&self, op: Operation, key: &str) -> Result<Object> {
         match self.find(op, key)? {
-            object if object.key_lost => {
-                Err(self.error(StoreErrorKind::Locked, op, key, "no key opens it (on request)"))
-            }
+            object if object.key_lost => Err(self.locked(op, key)),
             object => Ok(object),
         }
+    }
+
+    fn locked(&self, op: Operation, key: &str) -> StoreError {
+        self.error(StoreErrorKind::Locked, op, key, "no key opens it (on request)")
     }
 }
 

@@ -227,6 +227,33 @@ fn a_journal_segment_that_no_key_opens_holds_up_no_other() {
     assert_eq!(world.catalog().lost_since().unwrap(), None);
 }
 
+/// As a service does that refuses every request with a key: nothing is known of any segment.
+#[test]
+fn regression_a_target_that_calls_every_segment_locked_is_given_one_epoch_and_then_a_rest() {
+    let mut world = World::new();
+    world.journal_interval = Duration::from_secs(100_000);
+    world.restart();
+    world.archived("a.wav", b"audio");
+    world.store().fail_next_of(".spoolfs/journal/", Operation::Put, 1, Fault::ReplyLost);
+    world.pass(100_001);
+    world.until_standing(Standing::Down);
+    let before = world.catalog().identity().epoch;
+    for operation in [Operation::Head, Operation::Get] {
+        world.store().fail_next_of(".spoolfs/journal/", operation, 100, Fault::Locked);
+    }
+    world.pass(100_001);
+    world.until("the target is blamed", || {
+        let error = world.engine().status().targets[0].last_error.clone();
+        error.is_some_and(|(_, error)| error.contains("no key opens"))
+    });
+    assert_eq!(world.catalog().identity().epoch, before + 1);
+    world.store().fail_no_more();
+    world.until("the journal is shipped", || {
+        world.pass(100_001);
+        world.catalog().journal_pending("one", 1).unwrap().is_empty()
+    });
+}
+
 #[test]
 fn a_lost_answer_to_a_journal_segment_repeats_no_line() {
     let mut world = World::new();
