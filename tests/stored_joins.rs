@@ -347,18 +347,32 @@ fn a_join_that_no_key_opens_keeps_no_other_from_being_found_or_stored() {
         customer_keys: Some(CustomerKeys::parse(lost.as_bytes(), "keys").unwrap()),
         ..server.target("s3", &url)
     };
-    let key = "pbx/stitched/0.wav";
+    let store = store::open(&store).unwrap();
+    let taken = "pbx/stitched/1795228029.2.wav";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    for key in ["pbx/stitched/0.wav", taken] {
         let (body, sha256) = (Body::Bytes("join".into()), Sha256::of(b"join"));
-        let store = store::open(&store).unwrap();
-        store.put(key, body, sha256, &ObjectMeta::default()).await.unwrap();
-    });
+        runtime.block_on(store.put(key, body, sha256, &ObjectMeta::default())).unwrap();
+    }
+    let beside = || -> Vec<String> {
+        let listed = runtime.block_on(store.list("pbx/stitched/1795228029.2", "")).unwrap();
+        listed.into_iter().map(|object| object.key).filter(|key| key != taken).collect()
+    };
     lose(&mut mount);
-    joins(&mount, 1, 1);
+    joins(&mount, 1, 2);
     assert!(mount.cli(["status"]).ok().out.contains("THAT NO KEY OPENS"));
-    write_several(&mount, &[(CALL, &LEGS), ("1795228029.2", &LEGS[1..])]);
-    joins(&mount, 2, 1);
+    let other = "1795228029.2";
+    write_several(&mount, &[(CALL, &LEGS), (other, &LEGS[1..])]);
+    joins(&mount, 2, 2);
+    // Nor does it keep one that was stored beside it from being deleted.
+    let before = beside();
+    assert_eq!(before.len(), 1, "{before:?}");
+    write_several(&mount, &[(CALL, &LEGS), (other, &LEGS[..2])]);
+    eventually(&mount, "another took its place", || {
+        let now = beside();
+        now.len() == 1 && now != before
+    });
+    assert_eq!(mount.status()["joins"]["leaving"], 1, "what can not be asked for is forgotten");
 
     // With the key it is seen what it is: none of ours.
     mount.stop();

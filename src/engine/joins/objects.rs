@@ -23,9 +23,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-/// Deletes the objects of a join that is wanted no more, unless one of its recordings is on legal hold.
+/// Deletes the objects of a join that is wanted no more, unless one of its recordings is on legal hold. One
+/// that can not be deleted keeps the others no longer: what was in its way may be no join at all.
+///
+/// # Errors
+/// The first of them: not all is gone, and the join is not forgotten.
 pub(super) fn delete(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<()> {
-    let mut stays = Ok(());
+    let mut gone = Ok(());
     for object in &join.objects {
         let given_up = object.state == ObjectState::Abandoned;
         let there = shared.targets.iter().any(|target| target.name() == object.target);
@@ -34,20 +38,16 @@ pub(super) fn delete(shared: &Shared, kept: &Kept, join: &KeptJoin) -> Result<()
             continue;
         }
         match delete_one(shared, join, object) {
-            Ok(()) => {}
             Err(error @ (EngineError::Stopping | EngineError::Catalog(_))) => return Err(error),
-            // The others go all the same.
-            Err(error) => {
-                stays = Err(error);
-                continue;
+            Err(error) => gone = gone.and(Err(error)),
+            Ok(()) if given_up => {}
+            Ok(()) => {
+                kept.note(object, ObjectState::Abandoned, shared.now()).map_err(failed)?;
+                faults::point("joins.after_emptied");
             }
         }
-        if !given_up {
-            kept.note(object, ObjectState::Abandoned, shared.now()).map_err(failed)?;
-            faults::point("joins.after_emptied");
-        }
     }
-    stays?;
+    gone?;
     kept.forget(join.id).map_err(failed)?;
     faults::point("joins.after_forget");
     Ok(())
