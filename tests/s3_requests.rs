@@ -547,20 +547,30 @@ async fn without_the_right_customer_key_it_is_said_and_nothing_is_written_or_los
         }
         assert_eq!(store.get("p/plain", 0..100).await.unwrap(), AUDIO);
     }
-    // While a command has not answered, no key is lost: it is tried again.
-    let awaited = open(&TargetOptions {
-        sse: Some(Sse::C),
-        customer_keys: Some(CustomerKeys::awaited("not yet")),
-        ..options(&server)
-    });
-    let error = awaited.unwrap().head("p/old").await.unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");
     let before = server.seen().len();
     assert_eq!(put(&*none, "p/a", AUDIO).await, Err(StoreErrorKind::Denied));
     let error = put_large(&*none, "p/large").await.unwrap_err();
     assert!(error.kind == StoreErrorKind::Denied && error.to_string().contains(why), "{error}");
     assert!(server.seen()[before..].iter().all(|r| r.method == "GET"), "something was written");
     assert!(!format!("{wrong:?}").contains(NEW.0));
+}
+
+#[tokio::test]
+async fn what_needs_a_customer_key_is_not_locked_while_the_keys_are_awaited() {
+    let server = encrypting_with_customer_keys(says_so);
+    put(&*with_keys(&server, Some(Sse::C), &[OLD]), "p/old", AUDIO).await.unwrap();
+    let keys = CustomerKeys::awaited("sse_c_key_command has not answered yet");
+    let options = TargetOptions { customer_keys: Some(keys.clone()), ..options(&server) };
+    let store = open(&options).unwrap();
+    let got = store.get("p/old", 0..9).await.unwrap_err();
+    for error in [got, store.head("p/old").await.unwrap_err()] {
+        assert_eq!(error.kind, StoreErrorKind::Awaited, "{error}");
+        assert!(error.to_string().contains("has not answered yet"), "{error}");
+    }
+    keys.become_as(&CustomerKeys::parse(NEW.0.as_bytes(), "sse_c_key_command").unwrap());
+    assert_eq!(store.head("p/old").await.unwrap_err().kind, StoreErrorKind::Locked);
+    keys.become_as(&CustomerKeys::parse(OLD.0.as_bytes(), "sse_c_key_command").unwrap());
+    assert_eq!(store.get("p/old", 0..100).await.unwrap(), AUDIO);
 }
 
 #[tokio::test]

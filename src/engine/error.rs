@@ -90,6 +90,11 @@ impl EngineError {
         matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Unreachable)
     }
 
+    /// Whether it can only be told when a program has printed its keys.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self, EngineError::Store(e) if e.kind == StoreErrorKind::Awaited)
+    }
+
     /// Whether the target refused this object, or spoiled it: that may be a matter of this one or
     /// of the target as a whole.
     pub(super) fn is_refused_object(&self) -> bool {

@@ -189,7 +189,7 @@ impl Scrub {
         match mend::check(&self.shared, &object) {
             Ok(Check::Replaced(_)) => round.replaced += 1,
             // Of a target that is away nothing is known: this object is the next again.
-            Err(error) if error.is_of_the_moment() => return Err(error),
+            Err(error) if error.is_of_the_moment() || error.is_awaited() => return Err(error),
             Err(error) => tracing::warn!(%error, key = object.key, "an object was not looked at"),
             Ok(_) => {}
         }

@@ -66,6 +66,8 @@ pub enum Fault {
     Denied,
     /// The target says that no key opens it, whether it is there or not.
     Locked,
+    /// The same while the keys are awaited.
+    Awaited,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -251,6 +253,9 @@ impl MemoryStore {
             }
             Some(Fault::Denied) => {
                 Err(self.error(StoreErrorKind::Denied, op, key, "refused (on request)"))
+            }
+            Some(Fault::Awaited) => {
+                Err(self.error(StoreErrorKind::Awaited, op, key, "no key yet (on request)"))
             }
             Some(Fault::Locked) => Err(self.locked(op, key)),
         }

@@ -85,6 +85,8 @@ pub enum StoreErrorKind {
     Corrupt,
     /// It is encrypted with a key that is not here (SSE-C).
     Locked,
+    /// It may be, and the program that prints the keys has not answered yet.
+    Awaited,
     /// The object must be restored from an archive class before it can be read.
     Frozen,
     /// The target can not do this, or the request is wrong.
@@ -148,7 +150,9 @@ impl StoreError {
     /// How it may end.
     pub fn class(&self) -> ErrorClass {
         match self.kind {
-            StoreErrorKind::Unreachable | StoreErrorKind::Unreadable => ErrorClass::Transient,
+            StoreErrorKind::Unreachable | StoreErrorKind::Awaited | StoreErrorKind::Unreadable => {
+                ErrorClass::Transient
+            }
             StoreErrorKind::Corrupt => ErrorClass::Corrupt,
             StoreErrorKind::Locked => ErrorClass::Sealed,
             StoreErrorKind::NotFound

@@ -544,3 +544,20 @@ fn regression_a_bad_object_of_a_rebuilt_recording_is_not_what_its_release_rests_
     });
     release_waits_for_another_object(&world, id, &old, &bytes);
 }
+
+#[test]
+fn the_scrub_passes_nothing_over_while_the_keys_that_encrypt_are_awaited() {
+    let mut world = World::new();
+    let id = world.released("a.wav", b"audio");
+    let key = key(&world, id, "one");
+    world.store().tamper(&key, Some(b"other"));
+    world.store().fail_next(Operation::Get, 1, Fault::Awaited);
+    world.scrub_every = Some(Duration::from_secs(1_000_000));
+    world.restart();
+    world.until("it is looked at after all", || {
+        world.pass(10_000);
+        !world.engine().status().bad.is_empty() || round(&world, "one").is_some_and(|it| it.through)
+    });
+    assert_eq!(world.engine().status().bad.len(), 1, "it was passed over");
+    assert!(world.engine().status().unopened.is_empty());
+}

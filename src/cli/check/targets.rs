@@ -92,6 +92,7 @@ fn cure(kind: StoreErrorKind) -> &'static str {
         StoreErrorKind::Frozen => {
             "its lifecycle moves new objects to an archive class at once: let it spare .spoolfs/"
         }
+        StoreErrorKind::Awaited => "look at what sse_c_key_command asks for the key",
         StoreErrorKind::Locked => "give the target the key that it was encrypted with",
         StoreErrorKind::Unreadable => "look at the disk of this machine",
         StoreErrorKind::Exists | StoreErrorKind::Unsupported => {

@@ -77,15 +77,11 @@ impl CustomerKeys {
         CustomerKeys::of(Vec::new(), why)
     }
 
-    /// None yet, and why: who is refused for want of one comes again.
+    /// None yet, and why: some are to come by [`CustomerKeys::become_as`].
     pub fn awaited(why: &str) -> CustomerKeys {
         let none = CustomerKeys::none(why);
         none.0.write().awaited = true;
         none
-    }
-
-    pub(super) fn are_awaited(&self) -> bool {
-        self.0.read().awaited
     }
 
     /// From the text of a file: keys of 32 bytes in base64, one a line; empty lines and those that begin
@@ -129,6 +125,11 @@ impl CustomerKeys {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.read().keys.is_empty()
+    }
+
+    /// Whether there are none yet.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.0.read().awaited
     }
 
     pub(super) fn all(&self) -> Arc<[Arc<CustomerKey>]> {

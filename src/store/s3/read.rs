@@ -22,10 +22,14 @@ impl S3Store {
     pub(super) async fn try_head(&self, key: &str) -> Answer<Head> {
         let head = match self.raw_head(key).await {
             Ok(head) => head,
-            Err(f) if matches!(f.kind, StoreErrorKind::NotFound | StoreErrorKind::Locked) => {
-                return Err(self.why(key).await);
+            Err(f) => {
+                return Err(match f.kind {
+                    StoreErrorKind::NotFound | StoreErrorKind::Locked | StoreErrorKind::Awaited => {
+                        self.why(key).await
+                    }
+                    _ => f,
+                });
             }
-            Err(f) => return Err(f),
         };
         let size = head.content_length().and_then(|n| u64::try_from(n).ok());
         let user = head.metadata().into_iter().flatten();

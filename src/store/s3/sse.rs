@@ -59,7 +59,7 @@ pub(super) struct Tries {
     /// What the try without a key was refused with.
     plain: Option<u16>,
     keys: usize,
-    /// They are still to come.
+    /// There are none yet.
     awaited: bool,
     /// Where the keys are from, or why there are none; none: the target has no such keys at all.
     told: Option<Arc<str>>,
@@ -91,6 +91,10 @@ impl Tries {
         if self.plain == Some(403) {
             return Err(first.clone());
         }
+        let kind = match self.awaited {
+            true => StoreErrorKind::Awaited,
+            false => StoreErrorKind::Locked,
+        };
         let what = match self.keys {
             0 => {
                 format!("it may be encrypted with a key of ours (SSE-C), and there is none: {told}")
@@ -98,10 +102,6 @@ impl Tries {
             keys => format!("none of the {keys} keys (SSE-C) of {told} opens it"),
         };
         let what = format!("{what}; the service says {}", first.detail);
-        let kind = match self.awaited {
-            true => StoreErrorKind::Unreachable,
-            false => StoreErrorKind::Locked,
-        };
         Err(Fault { status: first.status, ..Fault::own(kind, what).advice(KEYS) })
     }
 }
@@ -181,6 +181,8 @@ impl S3Store {
                 told: None,
             };
         };
+        // First: of keys that come in between it is not said that there are none.
+        let awaited = keys.are_awaited();
         let (all, told) = (keys.all(), Some(keys.told()));
         let mut order: Vec<_> = all.iter().cloned().map(Some).collect();
         let plain = if self.options.sse == Some(Sse::C) { order.len() } else { 0 };
@@ -191,7 +193,6 @@ impl S3Store {
         }
         let mut left = order.into_iter();
         let now = left.next().flatten();
-        let awaited = keys.are_awaited();
         Tries { left, now, refused: None, plain: None, keys: all.len(), awaited, told }
     }
 
