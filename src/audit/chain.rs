@@ -67,32 +67,55 @@ pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
 
 /// A file whose lines left.
 struct Left {
-    /// Number of its first line, as in its name.
-    first: String,
+    first: u64,
     last: u64,
     path: PathBuf,
 }
 
-/// Those that are still to be removed, the oldest first.
-fn left(dir: &Path) -> io::Result<Vec<Left>> {
-    let mut found = Vec::new();
+fn left_path(dir: &Path, first: u64, last: u64) -> PathBuf {
+    dir.join(format!("{first:0DIGITS$}-{last:0DIGITS$}.{LEFT}"))
+}
+
+/// Those that are still to be removed, the oldest first, and what is named as if it were one: its lines
+/// are in the log, as after a backup that was taken while they left, or its name is none of ours.
+fn left(dir: &Path) -> io::Result<(Vec<Left>, Vec<PathBuf>)> {
+    let (mut found, mut strange) = (Vec::new(), Vec::new());
+    let begins = segments(dir)?.first().map(|(first, _)| *first);
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = file_name(&path);
-        let numbers =
-            name.strip_suffix(LEFT).and_then(|name| name.strip_suffix('.')?.split_once('-'));
-        let Some((first, last)) = numbers else { continue };
-        if let Ok(last) = last.parse() {
-            found.push(Left { first: first.to_owned(), last, path: path.clone() });
+        if path.extension().is_none_or(|e| e != LEFT) {
+            continue;
+        }
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let numbers = stem.split_once('-').and_then(|(first, last)| {
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            let is_before = first <= last && begins.is_some_and(|begins| last < begins);
+            (is_before && left_path(dir, first, last) == path).then_some((first, last))
+        });
+        match numbers {
+            Some((first, last)) => found.push(Left { first, last, path }),
+            None => strange.push(path),
         }
     }
     found.sort_by_key(|left| left.last);
-    Ok(found)
+    Ok((found, strange))
+}
+
+/// Says which files seem to be of lines that left, and are left alone.
+pub(super) fn warn_of_strange(dir: &Path) -> Result<()> {
+    for path in left(dir).map_err(at(dir))?.1 {
+        tracing::warn!(
+            path = %path.display(),
+            "it is named as if its lines had left the audit log, and they are in it, or it is none of \
+             its files: it is left alone; remove it"
+        );
+    }
+    Ok(())
 }
 
 /// Whether files of lines that left are still to be removed.
 pub(super) fn has_left(dir: &Path) -> io::Result<bool> {
-    Ok(!left(dir)?.is_empty())
+    Ok(!left(dir)?.0.is_empty())
 }
 
 /// Where the log was last known to end.
@@ -289,7 +312,7 @@ impl Chain {
             if next > last + 1 || *path == self.path {
                 break;
             }
-            let gone = dir.join(format!("{first:0DIGITS$}-{:0DIGITS$}.{LEFT}", next - 1));
+            let gone = left_path(dir, *first, next - 1);
             let left = || -> io::Result<()> {
                 may_change()?;
                 std::fs::rename(path, gone)?;
@@ -303,18 +326,22 @@ impl Chain {
 
     /// The last of the lines that left and whose files are still to be removed.
     pub fn left_to(&self) -> Result<Option<u64>> {
-        Ok(left(&self.dir).map_err(at(&self.dir))?.last().map(|left| left.last))
+        Ok(left(&self.dir).map_err(at(&self.dir))?.0.last().map(|left| left.last))
     }
 
     /// Removes the files of lines that left, and what had been set aside of them.
     pub fn remove_left(&self) -> Result<()> {
         let dir = &self.dir;
         let aside = dir.join(ASIDE);
-        for Left { first, path, .. } in left(dir).map_err(at(dir))? {
+        for Left { first, path, .. } in left(dir).map_err(at(dir))?.0 {
             let remove = || -> io::Result<()> {
                 for entry in std::fs::read_dir(&aside)? {
                     let entry = entry?;
-                    if entry.file_name().to_string_lossy().starts_with(&format!("{first}-")) {
+                    if entry
+                        .file_name()
+                        .to_string_lossy()
+                        .starts_with(&format!("{first:0DIGITS$}-"))
+                    {
                         may_change()?;
                         std::fs::remove_file(entry.path())?;
                         faults::point("lines.after_aside");

@@ -274,6 +274,7 @@ impl Writer {
             *self.state.damage.lock() = Some(what.clone());
         }
         *self.state.head.lock() = Some(chain.head().clone()).filter(|head| head.seq > 0);
+        super::chain::warn_of_strange(dir)?;
         let log = Log { chain, names, _lock: lock };
         if let Err(error) = log.finish_leaving() {
             tracing::warn!(%error, "lines that left the audit log are not all removed; it is tried again");

@@ -17,6 +17,7 @@ impl World {
     }
 
     pub fn let_leave(&self, audit: &Audit) -> Leaving {
+        written(audit, 1);
         let before = self.clock.now().minus(KEEP);
         let oldest = leaving(&self.dir(), before).expect("read").expect("old enough");
         let Leaving { first, last, sha256, newest } = oldest.clone();
@@ -218,4 +219,36 @@ fn with_its_lines_go_the_names_that_no_other_line_has() {
     // The file that is written to never leaves.
     world.clock.advance(KEEP * 2);
     assert_eq!(leaving(&world.dir(), world.clock.now()).expect("read"), None);
+}
+
+#[test]
+fn only_what_is_no_more_in_the_log_is_taken_for_lines_that_left() {
+    let world = World::of_files(12);
+    let strange = [
+        // Of a backup that was taken while lines left.
+        "000000000001-000000000020.left",
+        "000000000001-999999999999.left",
+        "000000000009-000000000002.left",
+        "1-12.left",
+        "old-000000000003.left",
+    ];
+    for name in strange {
+        fs::write(world.dir().join(name), b"somebody's").expect("written");
+    }
+    let known = || {
+        let names = names::Names::look(&world.dir()).expect("opened");
+        names.about("wav").expect("read").len()
+    };
+    let before = known();
+    let audit = world.start();
+    audit.leave(0).expect("nothing left");
+    audit.stop();
+    assert_eq!(known(), before);
+    assert!(!is_cut_off(&world.dir()).expect("read"));
+    // Beside them lines leave as ever.
+    assert_eq!(world.shorten().last, 12);
+    assert!(!is_cut_off(&world.dir()).expect("read"));
+    for name in strange {
+        assert_eq!(fs::read(world.dir().join(name)).expect("there"), b"somebody's", "{name}");
+    }
 }
