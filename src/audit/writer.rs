@@ -275,11 +275,7 @@ impl Writer {
         }
         *self.state.head.lock() = Some(chain.head().clone()).filter(|head| head.seq > 0);
         super::chain::warn_of_strange(dir)?;
-        let log = Log { chain, names, _lock: lock };
-        if let Err(error) = log.finish_leaving() {
-            tracing::warn!(%error, "lines that left the audit log are not all removed; it is tried again");
-        }
-        self.log = Some(log);
+        self.log = Some(Log { chain, names, _lock: lock });
         self.first = first;
         Ok(())
     }

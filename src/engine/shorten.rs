@@ -63,6 +63,7 @@ pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Resul
     state.waits = false;
     let mut ledger = ledger(shared)?;
     let Some(keep) = shared.rules().audit_keep else {
+        complete(shared, dir)?;
         // What is configured later is waited for anew.
         if ledger != Ledger::default() {
             save(shared, &Ledger::default())?;
@@ -73,14 +74,14 @@ pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Resul
     };
     ledger.look(now);
     ledger.rules(&duration_text(keep), now);
-    let left = match ledger.halted(now) {
+    let left = complete(shared, dir).and_then(|()| match ledger.halted(now) {
         Some(_) => Ok(Some(Stay::for_now(
             "audit_keep is new, or the clock went forward by more than a day: it is waited for 72 \
              hours"
                 .to_owned(),
         ))),
         None => leave(shared, dir, keep, state),
-    };
+    });
     // Also of a look that failed: the time was seen.
     save(shared, &ledger)?;
     let stay = left?;
@@ -108,6 +109,20 @@ fn save(shared: &Shared, ledger: &Ledger) -> Result<()> {
     Ok(shared.catalog.set_setting(LEDGER, &text)?)
 }
 
+/// Completes a leaving that was cut off, unless a hold was put since: with what is not removed yet the
+/// names that are in it can still be told.
+fn complete(shared: &Shared, dir: &Path) -> Result<()> {
+    if !broken(audit::is_cut_off(dir), dir)? {
+        return Ok(());
+    }
+    shared.catalog.know_holds()?;
+    let _no_hold_comes = shared.catalog.no_holds_change();
+    match held_now(shared)? {
+        Some(_) => Ok(()),
+        None => broken(shared.audit.leave(0), dir),
+    }
+}
+
 /// Lets all leave that is old enough; why nothing does, if something is in the way.
 fn leave(
     shared: &Shared,
@@ -115,9 +130,6 @@ fn leave(
     keep: Duration,
     state: &mut Shortening,
 ) -> Result<Option<Stay>> {
-    if broken(audit::is_cut_off(dir), dir)? {
-        broken(shared.audit.leave(0), dir)?;
-    }
     if let Some(why) = held(shared)? {
         return Ok(Some(Stay::for_now(why)));
     }

@@ -295,3 +295,31 @@ fn a_hold_that_comes_while_a_target_is_asked_keeps_its_lines() {
     days(&world, 3);
     assert_eq!(old(), 3, "{:?}", parts(&world));
 }
+
+#[test]
+fn a_hold_keeps_what_a_leaving_that_was_cut_off_left() {
+    let (mut world, audit, state) = with_log();
+    let dir = audit.dir().unwrap().to_owned();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    let next = audit.health().head.unwrap().seq;
+    audit.stop();
+    let left = dir.join(format!("000000000001-{:012}.left", next - 1));
+    std::fs::rename(dir.join("000000000001.jsonl"), &left).unwrap();
+    let id = world.record("a.wav", b"hello");
+    let hold = crate::expiry::hold(&world, &[id]);
+    let (state_dir, node) = (state.path().to_owned(), world.node.clone());
+    world.audit = Audit::start(Options { state_dir, node, clock: world.clock.clone() }).unwrap();
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.restart();
+    days(&world, 5);
+    assert!(left.exists(), "the hold came before it was removed");
+    assert!(world.catalog().lift_hold(hold, "eve", "settled").unwrap());
+    days(&world, 6);
+    assert!(left.exists(), "and a week longer");
+    // Also where nothing leaves any more.
+    world.rules.audit_keep = None;
+    world.restart();
+    world.pass(2 * DAY);
+    world.until("it is removed", || !left.exists());
+}
