@@ -171,6 +171,7 @@ pub const POINTS: &[&str] = &[
 #[rustfmt::skip]
 pub const SITES: &[&str] = &[
     "audit.sync",
+    "audit.sync_dir",
     "audit.write",
     "kept.fill",
     "kept.write",

@@ -5,10 +5,12 @@ mod support;
 #[cfg(feature = "faults")]
 mod disk {
     use spoolfs::audit::{
-        Audit, Event, Fault, Finding, Leaving, Options, directory, leaving, verify,
+        Audit, Entry, Event, Fault, Finding, Leaving, Options, Subject, Who, directory, is_cut_off,
+        leaving, verify,
     };
     use spoolfs::clock::{Clock, ManualClock, Timestamp};
     use spoolfs::faults;
+    use spoolfs::recording::{Generation, NodeId};
     use std::path::Path;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -147,6 +149,30 @@ mod disk {
             nth += 1;
         }
         assert!(nth > 4, "only {nth} writes were cut off");
+    }
+
+    #[test]
+    fn no_name_is_forgotten_while_a_power_cut_could_bring_its_lines_back() {
+        let _turn = turn();
+        let dir = tempfile::tempdir().unwrap();
+        let audit = start(dir.path());
+        let subject = Subject {
+            id: NodeId(9),
+            path: "a.wav".into(),
+            generation: Generation(1),
+            sha256: None,
+        };
+        audit.record_synced(Entry::new(Event::Restored).on(subject)).unwrap();
+        audit.renew();
+        audit.record_synced(Event::Restored).unwrap();
+        let known = || audit.erase("a.wav", Who::Engine, true).unwrap().texts.len();
+        faults::set("audit.sync_dir:1:EIO:forever").unwrap();
+        assert!(audit.leave(2).is_err());
+        assert!(is_cut_off(&directory(dir.path())).unwrap(), "the file has its other name");
+        assert!(audit.leave(0).is_err() && known() == 1);
+        faults::clear();
+        audit.leave(0).unwrap();
+        assert_eq!(known(), 0);
     }
 
     #[test]

@@ -144,6 +144,7 @@ fn file_name(path: &Path) -> String {
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
+    faults::fail("audit.sync_dir")?;
     File::open(dir)?.sync_all()
 }
 
@@ -324,9 +325,15 @@ impl Chain {
         Ok(())
     }
 
-    /// The last of the lines that left and whose files are still to be removed.
+    /// The last of the lines that left and whose files are still to be removed. No power cut brings them
+    /// back into the log.
     pub fn left_to(&self) -> Result<Option<u64>> {
-        Ok(left(&self.dir).map_err(at(&self.dir))?.0.last().map(|left| left.last))
+        let dir = &self.dir;
+        let last = left(dir).map_err(at(dir))?.0.last().map(|left| left.last);
+        if last.is_some() {
+            sync_dir(dir).map_err(at(dir))?;
+        }
+        Ok(last)
     }
 
     /// Removes the files of lines that left, and what had been set aside of them.
