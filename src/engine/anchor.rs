@@ -174,7 +174,7 @@ pub(super) fn with_lines_before(shared: &Shared, first: u64) -> Result<Vec<Arc<T
 }
 
 /// Deletes the lines before number `first` in a target; they left the log here. One that does not let us
-/// is asked again a day later. Before each it is asked whether something keeps them, and that is the
+/// is asked again a day later; one that can not be reached is an error, to be tried again sooner. Before each it is asked whether something keeps them, and that is the
 /// answer then.
 pub(super) fn take_lines_away(
     shared: &Shared,
@@ -185,7 +185,7 @@ pub(super) fn take_lines_away(
     let Some(head) = shared.audit.health().head else { return Ok(None) };
     let mut told = told(shared, target, &head)?;
     match take_away(shared, target, &head.chain, first, keeps) {
-        Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+        Err(error) if error.is_of_the_moment() => return Err(error),
         Err(error) => {
             let target = target.name();
             tracing::warn!(target, %error, "lines of the audit log that left stay in a target");
@@ -198,7 +198,8 @@ pub(super) fn take_lines_away(
     Ok(None)
 }
 
-/// Goes on after one that can not be deleted; the first such is the error.
+/// Goes on after one that can not be deleted; the first such is the error. An outage, or a catalog that can
+/// not be asked, is one at once.
 fn take_away(
     shared: &Shared,
     target: &Target,
@@ -223,7 +224,7 @@ fn take_away(
             }
             match shared.ask(target, target.store.delete(&listed.key)) {
                 Ok(()) => faults::point("lines.after_object"),
-                Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+                Err(error) if error.is_of_the_moment() => return Err(error),
                 Err(error) if failed.is_ok() => failed = Err(error),
                 Err(_) => {}
             }

@@ -61,6 +61,8 @@ pub(super) fn step(shared: &Shared, dir: &Path, state: &mut Shortening) -> Resul
         return Ok(());
     }
     state.waits = false;
+    // If it fails, its retries say when it is looked again.
+    state.looked = None;
     let mut ledger = ledger(shared)?;
     let Some(keep) = shared.rules().audit_keep else {
         complete(shared, dir)?;
@@ -169,14 +171,18 @@ fn leave(
         Err(why) => return Ok(Some(Stay { why, warns: true })),
     };
     // What is missing here for another reason can be filled from there.
-    // What is missing here for another reason can be filled from there.
-    let Some(left) = verdict.left else { return Ok(None) };
+    let Some(left) = verdict.left else { return ahead(shared, dir) };
+    let mut failed = Ok(());
     for target in up {
         let next = left.last + 1;
-        if let Some(why) = anchor::take_lines_away(shared, &target, next, &|| held(shared))? {
-            return Ok(Some(Stay::for_now(why)));
+        match anchor::take_lines_away(shared, &target, next, &|| held(shared)) {
+            Ok(None) => {}
+            Ok(Some(why)) => return Ok(Some(Stay::for_now(why))),
+            Err(EngineError::Stopping) => return Err(EngineError::Stopping),
+            Err(error) => failed = Err(error),
         }
     }
+    failed?;
     ahead(shared, dir)
 }
 

@@ -323,3 +323,38 @@ fn a_hold_keeps_what_a_leaving_that_was_cut_off_left() {
     world.pass(2 * DAY);
     world.until("it is removed", || !left.exists());
 }
+
+#[test]
+fn a_target_that_fails_for_a_moment_when_its_lines_leave_is_asked_again_soon() {
+    let (mut world, audit, _state) = with_log();
+    audit.renew();
+    audit.record_synced(Event::Pinned).unwrap();
+    let dir = audit.dir().unwrap().to_owned();
+    world.rules.audit_keep = Some(Duration::from_secs(365 * DAY));
+    world.restart();
+    world.until_standing(Standing::Up);
+    world.store().fail_next_of("/lines/", Operation::Delete, 1, StoreFault::Denied);
+    world.pass(366 * DAY);
+    while audit::first_line(&dir).unwrap() == Some(1) {
+        half_a_day(&world);
+    }
+    let told = || world.catalog().setting("audit.told.one").unwrap().unwrap();
+    world.until("it refused", || !told().contains("\"refused_at\":null"));
+    // A day later it can not be told; as soon as it can, it is asked.
+    world.store().set_down(true);
+    audit.record_synced(Event::Pinned).unwrap();
+    days(&world, 1);
+    world.until_standing(Standing::Down);
+    half_a_day(&world);
+    let asked = || world.store().calls(Operation::Delete);
+    let before = asked();
+    world.store().fail_next_of("/lines/", Operation::Delete, 1, StoreFault::Unreachable);
+    world.store().set_down(false);
+    world.pass(600);
+    world.until_standing(Standing::Up);
+    world.until("it was asked", || asked() > before);
+    let old = || parts(&world).iter().any(|key| parse_part(key).unwrap().first == 1);
+    // Less than the hour until it is looked by itself.
+    world.pass(1200);
+    world.until("its lines leave", || !old());
+}
