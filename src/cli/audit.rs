@@ -8,7 +8,7 @@ use crate::codec::seal::Identities;
 use crate::control::{EraseReport, Request};
 use crate::limits;
 use crate::store::audit::{HeadKey, PartKey, parse_head, parse_part, prefix_of};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store, StoreError, StoreErrorKind};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -190,7 +190,11 @@ fn compared(context: &Context, dir: &Path, name: &str, alone: &Verdict) -> Resul
         let identities = identities.unwrap_or_else(|why| Identities::none(&why));
         for (part, key, size) in &known.parts {
             if part.chain == chain && part.last > from {
-                let bytes = runtime.block_on(store.get(key, 0..*size)).map_err(unreadable)?;
+                let bytes = match runtime.block_on(store.get(key, 0..*size)) {
+                    // It left since it was listed.
+                    Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+                    got => got.map_err(unreadable)?,
+                };
                 match crate::store::journal::opened(bytes, &identities) {
                     Ok(bytes) => anchors.extend(audit::anchors_in(&chain, &bytes)),
                     Err(why) => {
