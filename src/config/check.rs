@@ -113,7 +113,11 @@ pub(super) fn resolve(
     }
     warnings.extend(doubtful(&targets, of_rule.is_some()));
     let metrics = metrics(&raw.metrics, source)?;
-    let retention = retention(&raw.retention, &policies, !targets.is_empty(), source)?;
+    let retention = retention(&raw.retention, &policies, source)?;
+    if retention.audit_keep.duration().is_some() && targets.is_empty() {
+        let why = "there is no target to be told of it first; configure a [[target]]";
+        warnings.push(format!("retention.audit_keep lets no line leave the audit log: {why}"));
+    }
     Ok(Config {
         file: source.file.clone(),
         overrides: overrides.clone(),
@@ -151,12 +155,7 @@ fn metrics(raw: &RawMetrics, source: &Source) -> Result<Option<SocketAddr>> {
     })
 }
 
-fn retention(
-    raw: &RawRetention,
-    policies: &[Policy],
-    has_target: bool,
-    source: &Source,
-) -> Result<Retention> {
+fn retention(raw: &RawRetention, policies: &[Policy], source: &Source) -> Result<Retention> {
     let per_day = raw.max_delete_per_day.unwrap_or(Percent(limits::DELETED_IN_A_DAY_PERCENT));
     let audit_keep = raw.audit_keep.unwrap_or(Age::Forever);
     if let Some(keep) = audit_keep.duration() {
@@ -178,11 +177,6 @@ fn retention(
             let cure =
                 format!("write at least \"{}\", better some years more", duration_text(after));
             return Err(source.fault(key, message, cure));
-        }
-        if !has_target {
-            let message =
-                "lets lines leave the audit log, and there is no target to be told of it first";
-            return Err(source.fault(key, message, "configure a [[target]], or leave it out"));
         }
     }
     Ok(Retention { max_delete_per_day: per_day, audit_keep })
