@@ -574,6 +574,25 @@ async fn what_needs_a_customer_key_is_not_locked_while_the_keys_are_awaited() {
 }
 
 #[tokio::test]
+async fn what_needs_a_customer_key_is_told_as_that_where_none_is_configured() {
+    let server = encrypting_with_customer_keys(says_so);
+    put(&*with_keys(&server, Some(Sse::C), &[OLD]), "p/old", AUDIO).await.unwrap();
+    let store = target(&server);
+    let got = store.get("p/old", 0..9).await.unwrap_err();
+    for error in [got, store.head("p/old").await.unwrap_err()] {
+        assert_eq!(error.kind, StoreErrorKind::Locked, "{error}");
+        let said = error.to_string();
+        assert!(said.contains("none is configured") && said.contains("sse_c_key_file"), "{said}");
+    }
+    // Another reason to refuse is none of a key.
+    for code in ["ExpiredToken", "KMS.DisabledException"] {
+        let server = Sloppy::start(move |_| Answer::error(400, code));
+        let error = target(&server).head("p/old").await.unwrap_err();
+        assert!(error.kind != StoreErrorKind::Locked && error.detail.contains(code), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_address_of_what_a_customer_key_encrypts_is_refused_with_the_reason() {
     let server = encrypting_with_customer_keys(says_so);
     put(&*target(&server), "p/plain", AUDIO).await.unwrap();

@@ -751,14 +751,17 @@ async fn a_customer_key_is_what_a_server_encrypts_with_and_wants() {
             assert_eq!(address.is_ok(), at == 0, "{key}: {address:?}");
         }
     }
-    // And with the other alone what is encrypted can not.
-    let wrong = open(&with_keys(target, &KEYS[..1])).unwrap();
-    for name in names {
-        wrong.get(&format!("{name}0"), 0..1).await.unwrap();
-        let key = format!("{name}1");
-        for error in [wrong.get(&key, 0..1).await.unwrap_err(), wrong.head(&key).await.unwrap_err()]
-        {
-            assert_eq!(error.kind, StoreErrorKind::Locked, "{error}");
+    // And with the other alone, or with none, what is encrypted can not.
+    let (wrong, none) = (open(&with_keys(target.clone(), &KEYS[..1])), open(&target));
+    for store in [wrong.unwrap(), none.unwrap()] {
+        for name in names {
+            store.get(&format!("{name}0"), 0..1).await.unwrap();
+            let key = format!("{name}1");
+            for error in
+                [store.get(&key, 0..1).await.unwrap_err(), store.head(&key).await.unwrap_err()]
+            {
+                assert_eq!(error.kind, StoreErrorKind::Locked, "{error}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use super::claims::Claim;
 use super::command;
 use super::error::{EngineError, Result};
 use super::expiry;
+use super::keyed;
 use super::recall::check_room;
 use super::shared::Shared;
 use super::target::Target;
@@ -112,6 +113,7 @@ fn see_to(
 
 /// Nothing is given up or replaced for an object that no key opens: with the key it is good again.
 fn unopened(shared: &Shared, object: &ObjectRow, reason: &str) -> Result<Check> {
+    keyed::remember(shared, &object.target)?;
     // Of an earlier generation, or of a recording that was deleted, nobody is to be woken.
     if wanted(shared, object)?.is_some() {
         let path = shared.catalog.last_path(object.node)?.unwrap_or_default();

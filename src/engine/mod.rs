@@ -32,6 +32,7 @@ mod held;
 mod joins;
 mod keeper;
 mod kept;
+mod keyed;
 mod known;
 mod leaving;
 mod locks;

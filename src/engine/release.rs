@@ -2,6 +2,7 @@
 
 use super::error::{EngineError, Result};
 use super::hash::open_quiet;
+use super::keyed;
 use super::plan::counts_in_group;
 use super::shared::Shared;
 use super::trash;
@@ -80,7 +81,10 @@ pub(super) fn prepare(shared: &Shared, it: &Candidate, wish: Wish) -> Result<Rea
     }
     let mut objects = shared.catalog.objects(id, Some(row.generation))?;
     objects.retain(|o| o.state == ObjectState::Verified && Some(o.sha256) == row.sha256);
-    for target in wanted.must.iter().filter(|target| target.store.needs_key()) {
+    for target in &wanted.must {
+        if !keyed::is_to_be_asked(shared, target)? {
+            continue;
+        }
         for object in objects.iter().filter(|object| object.target == target.name()) {
             shared.ask(target, target.store.head(&object.key))?;
         }

@@ -5,6 +5,7 @@
 //! made up for at a bounded pace.
 
 use super::error::Result;
+use super::keyed;
 use super::mend::{self, Check};
 use super::shared::Shared;
 use super::target::Target;
@@ -117,6 +118,9 @@ impl Scrub {
     fn step(&mut self) -> Result<Duration> {
         if !self.known {
             load(&self.shared)?;
+            if self.target.store.needs_key() {
+                keyed::remember(&self.shared, self.target.name())?;
+            }
             mend::find_given_up(&self.shared, &self.target)?;
             self.known = true;
         }

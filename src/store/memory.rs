@@ -90,6 +90,7 @@ struct State {
     down: bool,
     without_checksums: bool,
     locks: bool,
+    needs_key: bool,
 }
 
 /// Objects in memory.
@@ -161,6 +162,11 @@ impl MemoryStore {
         if let Some(object) = self.state.lock().objects.get_mut(key) {
             object.key_lost = yes;
         }
+    }
+
+    /// Whether keys of ours (SSE-C) are configured for it (none are at first).
+    pub fn set_needs_key(&self, yes: bool) {
+        self.state.lock().needs_key = yes;
     }
 
     /// Whether it can lock objects (it can not at first).
@@ -339,6 +345,10 @@ impl Store for MemoryStore {
 
     fn url(&self, key: &str) -> String {
         format!("memory:{key}")
+    }
+
+    fn needs_key(&self) -> bool {
+        self.state.lock().needs_key
     }
 
     async fn probe(&self, _nonce: &str) -> Result<Capabilities> {

@@ -3,6 +3,7 @@ use spoolfs::clock::Clock;
 use spoolfs::engine::{Command, Outcome};
 use spoolfs::policy::Rules;
 use spoolfs::recording::{NodeId, State};
+use spoolfs::store::memory::Operation;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -174,4 +175,44 @@ fn regression_a_stop_leaves_no_spare_copy_of_what_was_released_last() {
     assert_eq!(world.state(id), State::Released);
     let report = world.fsck(false);
     assert!(report.findings.is_empty(), "{report:?}");
+}
+
+#[test]
+fn a_target_that_had_a_key_is_asked_before_a_release_also_without_one() {
+    let mut world = World::new();
+    world.store().set_needs_key(true);
+    world.restart();
+    world.until("it is remembered", || {
+        world.catalog().setting("target.one.sse_c").unwrap().is_some()
+    });
+    let (lost, read) = (world.archived("a.wav", b"audio"), world.archived("b.wav", b"more"));
+    let key = world.catalog().objects(lost, None).unwrap()[0].key.clone();
+    world.store().set_key_lost(&key, true);
+    // The keys are taken out of the configuration.
+    world.store().set_needs_key(false);
+    world.restart();
+    world.pass(3700);
+    world.until_state(read, State::Released);
+    let outcome = world.run_one(Command::Release, "a.wav");
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("no key")), "{outcome:?}");
+    assert_eq!(world.state(lost), State::Archived);
+    assert_eq!(std::fs::read(world.below("a.wav")).unwrap(), b"audio", "nobody else has it");
+    world.store().set_key_lost(&key, false);
+    assert_eq!(world.run_one(Command::Release, "a.wav"), Outcome::Done);
+}
+
+#[test]
+fn a_target_is_asked_before_a_release_once_an_object_there_was_locked() {
+    let world = World::new();
+    world.archived("a.wav", b"audio");
+    let met = world.archived("b.wav", b"more");
+    let key = |id| world.catalog().objects(id, None).unwrap()[0].key.clone();
+    world.store().set_key_lost(&key(met), true);
+    let outcome = world.run_one(Command::Verify, "b.wav");
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+    let before = world.store().calls(Operation::Head);
+    assert_eq!(world.run_one(Command::Release, "a.wav"), Outcome::Done);
+    assert!(world.store().calls(Operation::Head) > before);
+    assert!(matches!(world.run_one(Command::Release, "b.wav"), Outcome::Failed(_)));
+    assert_eq!(std::fs::read(world.below("b.wav")).unwrap(), b"more");
 }

@@ -54,8 +54,9 @@ fn unused_keys(target: &Target, options: &TargetOptions) -> Option<Finding> {
     let keys = options.customer_keys.as_ref().filter(|keys| keys.is_empty())?;
     (target.sse != Some(Sse::C)).then(|| {
         let detail = format!("the keys of SSE-C can not be used: {}", keys.told());
-        let cure = "mend that, or what was encrypted with them there can not be read; if nothing ever was, \
-                    take sse_c_key_file or sse_c_key_command out of the target";
+        let cure = "mend that, or what was encrypted with them there can not be read. sse_c_key_file or \
+                    sse_c_key_command stays in the target for as long as any object there needs such a key; take it out \
+                    only if none was ever put with one";
         Finding::failed(title(target), detail, cure)
     })
 }

@@ -27,6 +27,8 @@ impl S3Store {
                     StoreErrorKind::NotFound | StoreErrorKind::Locked | StoreErrorKind::Awaited => {
                         self.why(key).await
                     }
+                    // It may be a key that is missing.
+                    _ if f.status == 400 => self.try_get(key, 0..1).await.err().unwrap_or(f),
                     _ => f,
                 });
             }
@@ -76,7 +78,7 @@ impl S3Store {
     }
 
     /// An answer to HEAD has no body: whether it is the object that is missing or the whole
-    /// bucket, the key of an object that is wrong or the one of the account, only a GET tells.
+    /// bucket, the key of an object that is wrong, or missing, or the one of the account, only a GET tells.
     async fn why(&self, key: &str) -> Fault {
         match self.try_get(key, 0..1).await {
             Ok(_) => Fault::own(StoreErrorKind::Unreachable, "it appeared while it was asked for"),

@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// The one cipher of SSE-C.
 const AES256: &str = "AES256";
 const KEY_MD5: &str = "x-amz-server-side-encryption-customer-key-md5";
+const PUT_BACK: &str =
+    "put the key back into `sse_c_key_file` of the target, and see docs/SECURITY.md";
 const KEYS: &str = "see `sse_c_key_file` of the target, and docs/SECURITY.md";
 
 impl Sse {
@@ -75,7 +77,7 @@ impl Tries {
     /// # Errors
     /// It is something else, or there is no other.
     pub(super) fn refused(&mut self, fault: Fault) -> Result<(), Fault> {
-        let Some(told) = &self.told else { return Err(fault) };
+        let Some(told) = &self.told else { return Err(without_keys(fault)) };
         if !may_be_the_key(&fault) {
             return Err(fault);
         }
@@ -104,6 +106,19 @@ impl Tries {
         let what = format!("{what}; the service says {}", first.detail);
         Err(Fault { status: first.status, ..Fault::own(kind, what).advice(KEYS) })
     }
+}
+
+/// What a fault is where no keys are configured: services refuse what needs one with these codes, which only
+/// the answer to a GET has.
+fn without_keys(fault: Fault) -> Fault {
+    if fault.status != 400 || !matches!(fault.code.as_str(), "InvalidRequest" | "InvalidArgument") {
+        return fault;
+    }
+    let what = format!(
+        "it may be encrypted with a key of yours (SSE-C), and none is configured; the service says {}",
+        fault.detail
+    );
+    Fault { status: fault.status, ..Fault::own(StoreErrorKind::Locked, what).advice(PUT_BACK) }
 }
 
 /// Whether a service may have refused the key rather than who asks. An answer to HEAD has no code.
