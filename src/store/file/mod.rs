@@ -1,9 +1,9 @@
 //! A directory as a target: a local disk, or NFS (docs/FORMAT.md, "Directories").
 //!
-//! **Invariant:** a name appears only when its bytes are complete and synced, and is never
-//! replaced: `link(2)` is the conditional put. While the archive's marker is not to be seen, or
-//! is another one than before, nothing is found, not found or written here: another directory may
-//! be in this one's place (a mount that is gone, disks that were swapped).
+//! **Invariant:** a name appears only when its bytes and its metadata are complete and synced, and
+//! is never replaced: `link(2)` is the conditional put. While the archive's marker is not to be
+//! seen, or is another one than before, nothing is found, not found or written here: another
+//! directory may be in this one's place (a mount that is gone, disks that were swapped).
 
 mod list;
 mod place;
@@ -221,50 +221,75 @@ impl Inner {
     fn put(&self, key: &str, body: &Body, sha256: Sha256, meta: &ObjectMeta) -> Result<()> {
         self.present("put", key)?;
         let path = self.path("put", key)?;
-        let placed =
-            place::place((&self.root, &self.known), &self.temp_name(key), &path, body, sha256);
-        let beside = Beside { content_type: meta.content_type.clone(), user: meta.user.clone() };
-        match placed {
-            Ok(()) => self.write_meta(key, &beside),
-            Err(place::Failure::Taken) => {
-                // A crash between the two files left the first: the second is added now.
-                if !self.meta_path(key).exists() && self.holds(&path, body.len(), sha256) {
-                    self.write_meta(key, &beside)?;
-                }
-                let kind = StoreErrorKind::Exists;
-                Err(StoreError::new(kind, &self.name, "put", key, "the name is taken"))
-            }
-            Err(place::Failure::WrongBody(what)) => {
-                Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
-            }
-            Err(place::Failure::Unreadable(e)) => Err(StoreError::unreadable(&self.name, key, &e)),
-            Err(place::Failure::Io(e)) => Err(self.io("put", key, &e)),
-        }
-    }
-
-    fn write_meta(&self, key: &str, beside: &Beside) -> Result<()> {
+        let user = meta.user.clone();
+        let beside = Beside { content_type: meta.content_type.clone(), user };
         // A map of strings always serialises.
-        let json = serde_json::to_vec(beside).unwrap_or_default();
-        let sha256 = Sha256::of(&json);
-        let body = Body::Bytes(json.into());
-        let path = self.meta_path(key);
-        match place::place((&self.root, &self.known), &self.temp_name(key), &path, &body, sha256) {
-            Ok(()) | Err(place::Failure::Taken) => Ok(()),
-            Err(place::Failure::Io(e) | place::Failure::Unreadable(e)) => {
-                Err(self.io("put", key, &e))
-            }
-            Err(place::Failure::WrongBody(what)) => {
-                Err(StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what))
+        let beside = serde_json::to_vec(&beside).unwrap_or_default();
+        if !path.exists() {
+            // First: an object without it tells nobody what it is.
+            self.write_meta(key, &path, &beside)?;
+        }
+        match self.place(key, &path, body, sha256) {
+            // Of somebody who put the same key at the same time.
+            Ok(()) if !self.has_meta(key, &beside) => self.replace_meta(key, &beside),
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                if !path.exists() {
+                    let _stays_and_is_replaced = fs::remove_file(self.meta_path(key));
+                }
+                Err(self.not_placed(key, failure))
             }
         }
     }
 
-    fn holds(&self, path: &Path, len: u64, sha256: Sha256) -> bool {
-        let right = |file: File| {
-            let body = Body::File { file: Arc::new(file), len };
-            place::digest(&body).is_ok_and(|found| found == sha256)
-        };
-        fs::metadata(path).is_ok_and(|m| m.len() == len) && File::open(path).is_ok_and(right)
+    fn place(
+        &self,
+        key: &str,
+        path: &Path,
+        body: &Body,
+        sha256: Sha256,
+    ) -> std::result::Result<(), place::Failure> {
+        place::place((&self.root, &self.known), &self.temp_name(key), path, body, sha256)
+    }
+
+    fn taken(&self, key: &str) -> StoreError {
+        StoreError::new(StoreErrorKind::Exists, &self.name, "put", key, "the name is taken")
+    }
+
+    fn not_placed(&self, key: &str, failure: place::Failure) -> StoreError {
+        match failure {
+            place::Failure::Taken => self.taken(key),
+            place::Failure::WrongBody(what) => {
+                StoreError::new(StoreErrorKind::Corrupt, &self.name, "put", key, what)
+            }
+            place::Failure::Unreadable(e) => StoreError::unreadable(&self.name, key, &e),
+            place::Failure::Io(e) => self.io("put", key, &e),
+        }
+    }
+
+    /// The metadata of an object that is not there yet, at `path`.
+    fn write_meta(&self, key: &str, path: &Path, beside: &[u8]) -> Result<()> {
+        let body = Body::Bytes(Bytes::copy_from_slice(beside));
+        match self.place(key, &self.meta_path(key), &body, Sha256::of(beside)) {
+            Ok(()) => Ok(()),
+            Err(place::Failure::Taken) if path.exists() => Err(self.taken(key)),
+            // A put or a delete that was cut off left it.
+            Err(place::Failure::Taken) if self.has_meta(key, beside) => Ok(()),
+            Err(place::Failure::Taken) => self.replace_meta(key, beside),
+            Err(failure) => Err(self.not_placed(key, failure)),
+        }
+    }
+
+    fn has_meta(&self, key: &str, beside: &[u8]) -> bool {
+        fs::read(self.meta_path(key)).is_ok_and(|found| found == beside)
+    }
+
+    fn replace_meta(&self, key: &str, beside: &[u8]) -> Result<()> {
+        let meta = self.meta_path(key);
+        let _not_there = fs::remove_file(&meta);
+        let body = Body::Bytes(Bytes::copy_from_slice(beside));
+        self.place(key, &meta, &body, Sha256::of(beside))
+            .map_err(|failure| self.not_placed(key, failure))
     }
 
     fn delete(&self, key: &str) -> Result<()> {

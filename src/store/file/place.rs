@@ -58,16 +58,6 @@ pub(super) fn place(
     Ok(sync_parent(path)?)
 }
 
-/// The digest of a body.
-pub(super) fn digest(body: &Body) -> Result<Sha256, Failure> {
-    let mut hash = sha2::Sha256::new();
-    each_piece(body, &mut |piece| {
-        hash.update(piece);
-        Ok(())
-    })?;
-    Ok(Sha256(hash.finalize().into()))
-}
-
 /// Syncs the directory of `path`, so that the name survives a power cut.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     faults::fail("store.sync_dir")?;

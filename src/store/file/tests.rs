@@ -96,15 +96,45 @@ async fn another_archive_mounted_in_its_place_is_neither_read_nor_written() {
     fs::remove_dir_all(aside).unwrap();
 }
 
+#[cfg(feature = "faults")]
 #[tokio::test]
-async fn metadata_lost_by_a_crash_is_added_by_the_next_put() {
+async fn an_object_that_a_put_leaves_when_it_is_cut_off_anywhere_has_its_metadata() {
+    let mut cut = 0;
+    for nth in 1.. {
+        let (_dir, store) = store();
+        crate::faults::set(&format!("store.sync_dir:{nth}:EIO:forever")).unwrap();
+        let put = put(&store, "pbx/a.wav", b"audio").await;
+        crate::faults::clear();
+        if let Ok(head) = store.head("pbx/a.wav").await {
+            assert_eq!(head.user.len(), 1, "sync {nth}");
+        }
+        if put.is_ok() {
+            break;
+        }
+        cut += 1;
+    }
+    assert!(cut > 3, "{cut}");
+}
+
+#[tokio::test]
+async fn metadata_of_an_object_that_is_gone_are_not_those_of_the_next() {
     let (dir, store) = store();
     put(&store, "pbx/a.wav", b"audio").await.unwrap();
-    fs::remove_file(dir.path().join(META_DIR).join("pbx/a.wav")).unwrap();
-    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, []);
-    assert_eq!(put(&store, "pbx/a.wav", b"other").await.unwrap_err().kind, StoreErrorKind::Exists);
-    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, []);
-    assert_eq!(put(&store, "pbx/a.wav", b"audio").await.unwrap_err().kind, StoreErrorKind::Exists);
+    fs::remove_file(dir.path().join("pbx/a.wav")).unwrap();
+    let meta =
+        ObjectMeta { user: vec![("spoolfs-id".into(), "8".into())], ..ObjectMeta::default() };
+    let again = store.put("pbx/a.wav", Body::Bytes("other".into()), sum(b"other"), &meta);
+    again.await.unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, meta.user);
+}
+
+#[tokio::test]
+async fn who_comes_second_leaves_the_metadata_alone() {
+    let (_dir, store) = store();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    let (body, meta) = (Body::Bytes("other".into()), ObjectMeta::default());
+    let second = store.put("pbx/a.wav", body, sum(b"other"), &meta);
+    assert_eq!(second.await.unwrap_err().kind, StoreErrorKind::Exists);
     assert_eq!(store.head("pbx/a.wav").await.unwrap().user.len(), 1);
 }
 
