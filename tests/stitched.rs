@@ -7,7 +7,8 @@ use age::secrecy::ExposeSecret;
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -773,6 +774,56 @@ fn joins_are_shown_where_they_are_wanted() {
     fs::rename(mount.path("OLD"), mount.path("ORIG")).unwrap();
     mount.restart();
     shows(&mount, &place);
+}
+
+/// Workers for the local disk waited up to 2 s each, and writes with O_SYNC behind them.
+#[test]
+fn regression_who_asks_for_joins_before_call_records_are_open_delays_no_write() {
+    if support::no_mount(
+        "regression_who_asks_for_joins_before_call_records_are_open_delays_no_write",
+    ) {
+        return;
+    }
+    let top = "passthrough = \"never\"\n".to_owned();
+    let mut mount = prepare(Setup { top, ..Setup::default() });
+    let (calls, fifo) = (mount.root.join("calls"), mount.root.join("fifo"));
+    fs::remove_file(&calls).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &calls, rustix::fs::Mode::RUSR).unwrap();
+    mount.start();
+    let (begun, begins) = std::sync::mpsc::channel();
+    let ask = |number: usize| {
+        let (join, begun) = (mount.path("stitched").join(format!("{number}.wav")), begun.clone());
+        std::thread::spawn(move || {
+            begun.send(rustix::thread::gettid()).unwrap();
+            fs::metadata(join).map(|_| ())
+        })
+    };
+    let asking: Vec<_> = (0..12).map(ask).collect();
+    for thread in begins.iter().take(asking.len()) {
+        let doing = format!("/proc/self/task/{thread}/syscall");
+        let asks = format!("{} ", libc::SYS_statx);
+        support::look::eventually(&mount, "all of them wait", || {
+            fs::read_to_string(&doing).unwrap().starts_with(&asks)
+        });
+    }
+    let (call, (told, tell)) = (mount.path("call.wav"), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).custom_flags(libc::O_SYNC);
+        let mut file = options.open(call)?;
+        file.write_all(b"recorded")?;
+        file.sync_all()?;
+        let _only_if_too_late = told.send(());
+        std::io::Result::Ok(())
+    });
+    tell.recv_timeout(support::look::PATIENCE).expect("the write waits for nobody");
+    assert!(asking.iter().all(|asking| !asking.is_finished()), "\n{}", mount.said());
+    fs::rename(&calls, &fifo).unwrap();
+    write_calls(&mount, &[]);
+    drop(OpenOptions::new().write(true).open(fifo).unwrap());
+    for asking in asking {
+        assert_eq!(asking.join().unwrap().unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
 }
 
 /// What Asterisk wrote of the fixtures' calls, in three of its formats.

@@ -34,7 +34,7 @@ pub use time::Zone;
 use crate::clock::{SharedClock, Timestamp};
 use crate::limits;
 use crate::recording::{NodeId, State};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use keeper::{Keeper, Word};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -323,6 +323,11 @@ impl Calls {
             same_account: self.same_account,
             recordings: self.recordings.as_deref(),
         }
+    }
+
+    /// Whether reading the cache waits for nothing: it was opened, or can not be.
+    pub fn is_open(&self) -> bool {
+        self.opened.as_ref().is_none_or(|o| o.try_recv() == Err(TryRecvError::Disconnected))
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {

@@ -34,6 +34,10 @@ const AT_LEAST: usize = 2;
 struct Recorded(Arc<calls::Calls>);
 
 impl Calls for Recorded {
+    fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
     fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
         let Ok(id) = std::str::from_utf8(linkedid) else { return Ok(Vec::new()) };
         Ok(call_legs(self.0.joined(id).map_err(unusable)?))
@@ -123,6 +127,12 @@ mod written {
     }
 
     impl Calls for Written {
+        /// Who reads a FIFO waits until a test writes there.
+        fn is_open(&self) -> bool {
+            use std::os::unix::fs::FileTypeExt;
+            !std::fs::metadata(&self.path).is_ok_and(|file| file.file_type().is_fifo())
+        }
+
         fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
             let lines = self.lines()?;
             let mut calls = lines.iter().map(|line| line.split('\t'));

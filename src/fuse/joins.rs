@@ -45,7 +45,7 @@ impl Adapter {
     }
 
     pub(super) fn list_joins(&self, offset: u64, reply: ReplyDirectory) {
-        on_worker!(self, Waits::Disk, reply, |vfs| {
+        on_worker!(self, self.vfs.calls_wait(), reply, |vfs| {
             let mut reply = reply;
             let listed = vfs.list_joins(offset, false, &mut |e, _| {
                 let name = OsStr::from_bytes(&e.name);
@@ -61,7 +61,7 @@ impl Adapter {
     /// What is not known of a name without asking a target is found out when somebody looks at it,
     /// which the attributes given here must not save, so they are good for no time at all.
     pub(super) fn list_joins_plus(&self, offset: u64, reply: ReplyDirectoryPlus) {
-        on_worker!(self, Waits::Disk, reply, |vfs| {
+        on_worker!(self, self.vfs.calls_wait(), reply, |vfs| {
             let mut reply = reply;
             let listed = vfs.list_joins(offset, true, &mut |e, full| {
                 let name = OsStr::from_bytes(&e.name);

@@ -21,6 +21,9 @@ pub struct CallLeg {
 
 /// Calls, as far as joins need them. Answers come from local records and wait for no network.
 pub trait Calls: Send + Sync {
+    /// Whether asking waits for nothing but the local disk; not so at a start.
+    fn is_open(&self) -> bool;
+
     /// The recordings of a call in the order of their time; none if there is no such call.
     ///
     /// # Errors

@@ -216,6 +216,10 @@ pub(super) mod tests {
     }
 
     impl Calls for Pbx {
+        fn is_open(&self) -> bool {
+            true
+        }
+
         fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
             self.asked();
             let call: u64 = std::str::from_utf8(linkedid).unwrap().parse().unwrap();
@@ -299,6 +303,10 @@ pub(super) mod tests {
     }
 
     impl Calls for Arc<Pbx> {
+        fn is_open(&self) -> bool {
+            (**self).is_open()
+        }
+
         fn legs(&self, linkedid: &[u8]) -> Result<Vec<CallLeg>> {
             (**self).legs(linkedid)
         }

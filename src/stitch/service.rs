@@ -159,6 +159,11 @@ impl Stitched {
         self.setting.listed
     }
 
+    /// Whether asking which calls there are waits for nothing but the local disk.
+    pub fn calls_are_open(&self) -> bool {
+        self.calls.is_open()
+    }
+
     /// What `stat` shows of the directory: the root's owner, and who may look into the root.
     ///
     /// # Errors

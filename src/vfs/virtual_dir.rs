@@ -88,7 +88,7 @@ impl Vfs {
     /// What a name is, if it has to do with joins.
     pub(super) fn lookup_virtual(&self, parent: NodeId, name: &[u8]) -> Option<Result<Entry>> {
         if Stitched::owns(parent) {
-            return Some(Err(VfsError::MustWait(Waits::Disk)));
+            return Some(Err(VfsError::MustWait(self.calls_wait())));
         }
         if !self.is_virtual_name(parent, name) {
             return None;
@@ -154,6 +154,13 @@ impl Vfs {
         })
     }
 
+    /// What asking which calls there are may wait for: right after a start not on a worker for the
+    /// local disk, where a write with O_SYNC may be next.
+    pub fn calls_wait(&self) -> Waits {
+        let open = self.stitched.get().is_none_or(|s| s.calls_are_open());
+        if open { Waits::Disk } else { Waits::Archive }
+    }
+
     /// What reading a join may wait for.
     pub fn join_waits(&self, id: NodeId) -> Waits {
         let remote = self.stitched.get().is_some_and(|s| s.is_remote(id));
@@ -184,9 +191,9 @@ impl Vfs {
         }
     }
 
-    /// Gives names of joins from a position on until `take` says no: call it on a worker. With
-    /// `attrs` each comes with what `stat` shows, and counts as looked up once taken, unless a
-    /// target had to be asked for that.
+    /// Gives names of joins from a position on until `take` says no: call it on a worker of the
+    /// kind that `calls_wait` says. With `attrs` each comes with what `stat` shows, and counts as
+    /// looked up once taken, unless a target had to be asked for that.
     ///
     /// # Errors
     /// If call records can not be read now.

@@ -265,6 +265,7 @@ fn regression_who_asks_right_after_a_start_waits_until_the_records_are_open() {
         let place = Place::new();
         let calls = Calls::start(place.options(Source::Names), place.names.clone()).expect("start");
         assert!(calls.list(0, 2, 10).expect("it is opened").is_empty());
+        assert!(calls.is_open());
         calls.stop();
     }
 }
