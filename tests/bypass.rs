@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::mount::{Setup, is_mounted};
+use support::mount::{Mount, Setup, is_mounted};
 use support::no_mount;
 use support::run::{Ran, run};
 
@@ -80,11 +80,7 @@ fn bypass_uncovers_the_plain_directory_and_tells_it_until_the_next_mount() {
     drop(open);
     assert_eq!(std::fs::read(mount.path("open.wav")).unwrap(), b"before after");
 
-    let until = Instant::now() + support::look::PATIENCE;
-    while mount.exited().is_none() {
-        assert!(Instant::now() < until, "nothing is left to serve\n{}", mount.said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    ends(&mut mount);
     let ran = mount.cli(["status"]);
     assert!(!ran.status.success());
     assert!(ran.err.contains("RECORDINGS ARE NOT ARCHIVED"), "{}", ran.err);
@@ -92,6 +88,39 @@ fn bypass_uncovers_the_plain_directory_and_tells_it_until_the_next_mount() {
     mount.forget_dead();
     mount.start();
     assert_eq!(std::fs::read(mount.path("next.wav")).unwrap(), b"next");
+    mount.stop();
+    let ran = mount.cli(["status"]);
+    assert!(!ran.err.contains("NOT ARCHIVED"), "the alarm is over: {}", ran.err);
+}
+
+#[track_caller]
+fn ends(mount: &mut Mount) {
+    let until = Instant::now() + support::look::PATIENCE;
+    while mount.exited().is_none() {
+        assert!(Instant::now() < until, "nothing is left to serve\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// It was never cleared if a mount was taken away while the next one was on its way.
+#[test]
+fn regression_a_note_of_the_mount_before_is_over_however_late_it_comes() {
+    if no_mount("regression_a_note_of_the_mount_before_is_over_however_late_it_comes") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    mount.cli(["bypass"]).ok();
+    ends(&mut mount);
+    let note = mount.runtime.join("bypassed.json");
+    let left = std::fs::read(&note).unwrap();
+    mount.forget_dead();
+    mount.start();
+    let until = Instant::now() + support::look::PATIENCE;
+    while note.exists() {
+        assert!(Instant::now() < until, "it is ready\n{}", mount.said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::write(&note, left).unwrap();
     mount.stop();
     let ran = mount.cli(["status"]);
     assert!(!ran.err.contains("NOT ARCHIVED"), "the alarm is over: {}", ran.err);

@@ -45,16 +45,18 @@ impl Alarm {
         serde_json::from_slice(&std::fs::read(place(runtime_dir)).ok()?).ok()
     }
 
-    /// Takes this note away: recordings are archived again. Not one that was left since: whoever takes
-    /// a mount away does not wait until it is ready. Whether it is over.
-    pub fn clear(&self, runtime_dir: &Path) -> bool {
-        if Alarm::read(runtime_dir).as_ref() != Some(self) {
-            return false;
+    /// Takes the note away if the mount is in its place: recordings are archived again. A note of
+    /// this mount comes after it was taken away, so that one which was there before the mount was
+    /// looked for is of an earlier mount, however late it came. The note, if it is over.
+    pub fn end(runtime_dir: &Path, in_place: impl FnOnce() -> bool) -> Option<Alarm> {
+        let noted = Alarm::read(runtime_dir)?;
+        if !in_place() || Alarm::read(runtime_dir).as_ref() != Some(&noted) {
+            return None;
         }
         if let Err(error) = std::fs::remove_file(place(runtime_dir)) {
             tracing::warn!(%error, "the note of an emergency could not be taken away");
         }
-        true
+        Some(noted)
     }
 }
 
@@ -74,18 +76,21 @@ mod tests {
         Alarm::new(Timestamp(2), "second").raise(&runtime).expect("raised");
         let alarm = Alarm::read(&runtime).expect("a note");
         assert_eq!((alarm.since, &*alarm.reason), (Timestamp(1), "second"));
-        assert!(alarm.clear(&runtime));
+        assert_eq!(Alarm::end(&runtime, || false), None, "the mount is not there");
+        assert_eq!(Alarm::end(&runtime, || true), Some(alarm));
         assert_eq!(Alarm::read(&runtime), None);
-        assert!(!alarm.clear(&runtime), "there is nothing any more");
+        assert_eq!(Alarm::end(&runtime, || true), None, "there is nothing any more");
     }
 
     #[test]
     fn regression_who_became_ready_does_not_clear_the_alarm_of_a_bypass_meanwhile() {
         let dir = tempfile::tempdir().expect("a directory");
         Alarm::new(Timestamp(1), "before the mount").raise(dir.path()).expect("raised");
-        let noted = Alarm::read(dir.path()).expect("a note");
-        Alarm::new(Timestamp(2), "of the new mount").raise(dir.path()).expect("raised");
-        assert!(!noted.clear(dir.path()));
+        let looks = || {
+            Alarm::new(Timestamp(2), "of the new mount").raise(dir.path()).expect("raised");
+            true
+        };
+        assert_eq!(Alarm::end(dir.path(), looks), None);
         assert_eq!(Alarm::read(dir.path()).expect("it stays").reason, "of the new mount");
     }
 }

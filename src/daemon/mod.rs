@@ -136,8 +136,6 @@ pub fn run(config: Config) -> Result<()> {
         // No call waits for this start, and a large catalog may take its time.
         notify(&format!("EXTEND_TIMEOUT_USEC={}", limits::FRESH_START_WAIT.as_micros()));
     }
-    // A note that comes later is of a bypass of this mount.
-    let bypassed = alarm::Alarm::read(&config.runtime_dir);
     let (daemon, server) = assemble(config, &runtime, kept)?;
     let (mounted, watch) = (server.mounted(), server.watch());
     // What is taken over is kept already, and calls wait for it to be served.
@@ -183,14 +181,7 @@ pub fn run(config: Config) -> Result<()> {
     record::started(&daemon);
     metrics::serve(&daemon);
     tracing::info!(mountpoint = %mountpoint.display(), "mounted");
-    let runtime_dir = daemon.config.read().runtime_dir.clone();
-    if let Some(alarm) = bypassed.filter(|alarm| alarm.clear(&runtime_dir)) {
-        tracing::warn!(
-            seconds = alarm.since.age_at(daemon.clock.now()).as_secs(),
-            reason = alarm.reason,
-            "calls were recorded into the plain directory; what is there is adopted now"
-        );
-    }
+    end_alarm(&daemon);
 
     let ending = signals.wait(&runtime, &end, || {
         notify("RELOADING=1");
@@ -218,6 +209,8 @@ pub fn run(config: Config) -> Result<()> {
             if ending == Ending::HandOver {
                 tracing::warn!("nobody keeps the connection for a successor: stopping instead");
             }
+            // Of a mount before this one, and too late to be seen when this one was ready.
+            end_alarm(&daemon);
             drain::unmount(&mounted, &end, daemon.config.read().drain_timeout)?;
         }
     }
@@ -239,6 +232,19 @@ pub fn run(config: Config) -> Result<()> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The note of an emergency is over if the mount serves.
+fn end_alarm(daemon: &Daemon) {
+    let config = daemon.config.read().clone();
+    let in_place = || fuse::own_mounts_at(&config.mountpoint).is_ok_and(|mounts| mounts > 0);
+    if let Some(alarm) = alarm::Alarm::end(&config.runtime_dir, in_place) {
+        tracing::warn!(
+            seconds = alarm.since.age_at(daemon.clock.now()).as_secs(),
+            reason = alarm.reason,
+            "calls were recorded into the plain directory; what is there is adopted now"
+        );
+    }
 }
 
 /// Has the connection kept. Without it the daemon works, but its death ends calls in progress.
