@@ -7,9 +7,10 @@ use spoolfs::control::{
     Backlog, CacheUse, DiskPressure, DiskUse, DrainReport, Failure, Handler, HoldsReport,
     JoinsReport, LastError, LinkReport, MoveReport, ObjectReport, PathFailure, PathReport, Peer,
     Progress, ReloadReport, Request, Server, StateCount, StatusReport, TargetReport, TargetState,
-    TrashCount, UploadsReport, Waiting, WirePath,
+    TrashCount, UploadsReport, Waiting, WirePath, next_recording,
 };
 use spoolfs::recording::{Generation, Sha256, State};
+use spoolfs::units::Age;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,7 @@ fn one_json(output: &Output) -> Value {
 #[derive(Default)]
 struct Answers {
     asked: Mutex<Vec<Request>>,
+    no_target: bool,
     moved: MoveReport,
     refuse: Option<Failure>,
 }
@@ -148,6 +150,11 @@ impl Handler for Answers {
         }
         progress(Progress { done: 1, total: 2, bytes: 3, bytes_total: 0, current: None });
         let value = match request {
+            Request::Status { path: None } if self.no_target => {
+                let next_recording = next_recording(&[], Age::Forever, Age::Forever);
+                let targets = Vec::new();
+                serde_json::to_value(StatusReport { targets, next_recording, ..status_report() })
+            }
             Request::Status { path: None } => serde_json::to_value(status_report()),
             Request::Status { path: Some(path) } | Request::Explain { path } => {
                 serde_json::to_value(path_report(path))
@@ -416,6 +423,17 @@ fn paths_are_sent_relative_to_the_mount() {
     let want = ["2026/a.wav", "2026/b.wav", "2026/c.wav", "2026/l.wav", "2026/d.wav", ""];
     let paths = want.map(|p| WirePath(p.into())).to_vec();
     assert_eq!(*asked, [Request::Recall { paths, since: None, until: None }]);
+}
+
+/// "Targets: none", and two lines below that no target is configured.
+#[test]
+fn regression_status_says_once_that_there_is_no_target() {
+    let place = Place::new("");
+    let (_server, _) = place.serve(Answers { no_target: true, ..Answers::default() });
+    let text = out(&place.run(&["status"]));
+    let said = text.lines().filter(|line| line.to_lowercase().contains("target"));
+    let last = "A recording closed now stays on the local disk only: no target is configured.";
+    assert!(said.filter(|line| !line.starts_with("Last error")).eq([last]), "{text}");
 }
 
 #[test]

@@ -88,9 +88,8 @@ fn words(report: &StatusReport) -> String {
     text.push('\n');
     text.push_str(&link(&report.link));
     text.push_str(&troubles(report));
-    if report.targets.is_empty() {
-        text.push_str("Targets: none\n");
-    } else {
+    // That there is none is said at the end.
+    if !report.targets.is_empty() {
         text.push_str("Targets:\n");
     }
     for target in &report.targets {

@@ -18,15 +18,15 @@ pub fn next_recording(targets: &[TargetName<'_>], archive_after: Age, keep_local
             targets.iter().filter(|t| t.required == required).map(|t| t.name).collect();
         list(&names)
     };
+    if targets.is_empty() {
+        return "A recording closed now stays on the local disk only: no target is configured."
+            .to_owned();
+    }
     let Age::For(wait) = archive_after else {
         return "A recording closed now stays on the local disk only: archive_after is \
                 \"forever\"."
             .to_owned();
     };
-    if targets.is_empty() {
-        return "A recording closed now stays on the local disk only: no target is configured."
-            .to_owned();
-    }
     let when = if wait.is_zero() {
         "as soon as it has settled".to_owned()
     } else {
@@ -97,6 +97,12 @@ mod tests {
             (
                 vec![],
                 age(300),
+                age(0),
+                "A recording closed now stays on the local disk only: no target is configured.",
+            ),
+            (
+                vec![],
+                Age::Forever,
                 age(0),
                 "A recording closed now stays on the local disk only: no target is configured.",
             ),
