@@ -3,13 +3,15 @@
 //! that are not.
 //!
 //! A sweep goes over all archived recordings once, a few pages at each look, and is repeated as
-//! long as it finds something.
+//! long as it finds something: soon if somebody was at work on one of them, who may have been the one
+//! that asked for the sweep.
 
 use super::error::Result;
 use super::shared::Shared;
 use crate::catalog::{Behind, Candidate};
 use crate::clock::Timestamp;
 use crate::limits;
+use std::time::Duration;
 
 /// A sweep over the archived recordings.
 #[derive(Debug, Default)]
@@ -18,6 +20,10 @@ pub(super) struct Fill {
     after: Option<Behind>,
     /// Something is lacking, or was.
     found: bool,
+    /// Some of it was passed over, because somebody was at work on it.
+    passed_over: bool,
+    /// How long the next sweep waits because of that; longer each time in a row.
+    wait: Duration,
 }
 
 /// One page of it.
@@ -36,7 +42,7 @@ impl Fill {
                 return Ok(None);
             }
             *due = None;
-            *self = Fill { under_way: true, ..Fill::default() };
+            *self = Fill { under_way: true, wait: self.wait, ..Fill::default() };
         }
         let up: Vec<String> =
             shared.targets.iter().filter(|t| t.is_up()).map(|t| t.name().to_owned()).collect();
@@ -52,6 +58,11 @@ impl Fill {
         Ok(Some(Page { lacking, next }))
     }
 
+    /// Somebody is at work on what a target lacks.
+    pub fn pass_over(&mut self) {
+        self.passed_over = true;
+    }
+
     /// All of a page was handed over; tells whether there is another.
     pub fn page_done(&mut self, shared: &Shared, page: &Page, now: Timestamp) -> bool {
         self.after = page.next;
@@ -59,7 +70,13 @@ impl Fill {
             return true;
         }
         self.under_way = false;
-        if self.found {
+        self.wait = match self.passed_over {
+            true => self.wait.saturating_mul(2).clamp(limits::BACKOFF_MIN, limits::BACKOFF_MAX),
+            false => Duration::ZERO,
+        };
+        if self.passed_over {
+            shared.fill_at(now.plus(self.wait));
+        } else if self.found {
             shared.fill_at(now.plus(limits::BACKOFF_MAX));
         }
         false

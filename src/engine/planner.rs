@@ -282,7 +282,7 @@ impl Planner {
         let rows = limits::PLAN_PAGE_ROWS.saturating_add(self.put_off.len());
         for it in self.shared.catalog.due_hash(settled, now, rows)? {
             if plan::next(&it, &[], self.shared.facts(&rules)) == Action::Hash
-                && !self.hand_over(&self.queues.hash, it)
+                && self.hand_over(&self.queues.hash, it) == Handed::Full
             {
                 return Ok(());
             }
@@ -318,7 +318,7 @@ impl Planner {
                     self.without_record += u64::from(self.waits_for_record(&it, &rules));
                     continue;
                 }
-                if !self.hand_over(&self.queues.archive, it) {
+                if self.hand_over(&self.queues.archive, it) == Handed::Full {
                     self.in_backlog = true;
                     self.to_archive.stuck();
                     return Ok(());
@@ -353,7 +353,7 @@ impl Planner {
         let rows = self.shared.catalog.due_archive_newest(before, now, limits::NEWEST_ROWS)?;
         for it in rows {
             if self.is_to_be_archived(&it, &rules)? {
-                if share == 0 || !self.hand_over(&self.queues.archive, it) {
+                if share == 0 || self.hand_over(&self.queues.archive, it) == Handed::Full {
                     return Ok(());
                 }
                 share -= 1;
@@ -378,12 +378,13 @@ impl Planner {
         while !self.queues.archive.is_full() && began.elapsed() < BUDGET {
             let Some(mut page) = self.fill.page(&self.shared, now)? else { return Ok(()) };
             for it in std::mem::take(&mut page.lacking) {
-                let later = it.not_before.is_some_and(|t| t > now) || self.is_busy(it.row.id);
-                if later || !rules.for_path(&it.path).archive {
+                if it.not_before.is_some_and(|t| t > now) || !rules.for_path(&it.path).archive {
                     continue;
                 }
-                if !self.hand_over(&self.queues.archive, it) {
-                    return Ok(());
+                match self.hand_over(&self.queues.archive, it) {
+                    Handed::Over => {}
+                    Handed::Busy => self.fill.pass_over(),
+                    Handed::Full => return Ok(()),
                 }
             }
             if !self.fill.page_done(&self.shared, &page, now) {
@@ -412,7 +413,7 @@ impl Planner {
                 if !self.may_release(&it, &rules)? {
                     continue;
                 }
-                if !self.hand_over(&self.queues.release, it) {
+                if self.hand_over(&self.queues.release, it) == Handed::Full {
                     self.to_release.stuck();
                     return Ok(());
                 }
@@ -449,16 +450,28 @@ impl Planner {
         self.put_off.holds(id, self.shared.now())
     }
 
-    /// Gives a step to its thread, unless somebody works on the recording. False if the queue is
-    /// full.
-    fn hand_over(&self, queue: &Sender<Job>, it: Candidate) -> bool {
+    /// Gives a step to its thread, unless somebody works on the recording.
+    fn hand_over(&self, queue: &Sender<Job>, it: Candidate) -> Handed {
         let id = it.row.id;
         if self.is_put_off(id) {
-            return true;
+            return Handed::Busy;
         }
-        let Some(claim) = self.shared.claims.try_claim(&[id]) else { return true };
-        !matches!(queue.try_send(Job { it, claim }), Err(TrySendError::Full(_)))
+        let Some(claim) = self.shared.claims.try_claim(&[id]) else { return Handed::Busy };
+        match queue.try_send(Job { it, claim }) {
+            Err(TrySendError::Full(_)) => Handed::Full,
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Handed::Over,
+        }
     }
+}
+
+/// What became of a step that was to be given to its thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    Over,
+    /// Somebody works on the recording, or it was tried a moment ago.
+    Busy,
+    /// The queue is full.
+    Full,
 }
 
 fn back(now: Timestamp, by: Duration) -> Timestamp {

@@ -3,7 +3,7 @@
 use crate::sealed::pair;
 use crate::world::{World, audio};
 use spoolfs::audit::{self, Audit};
-use spoolfs::catalog::{NewHold, ObjectRow, ObjectState, Scope};
+use spoolfs::catalog::{NewHold, ObjectRow, ObjectState, Remedy, Scope};
 use spoolfs::codec::seal::{Identities, open_all};
 use spoolfs::codec::{Coding, wav_header};
 use spoolfs::engine::{Command, Gain, Keys, Outcome, Summary};
@@ -107,6 +107,31 @@ fn what_is_plain_is_stored_anew_in_each_target_and_the_old_objects_go() {
     world.start();
     let found = verified(&world, released);
     assert!(found.len() == 2 && are_flac(&found), "{found:?}");
+}
+
+/// It was looked for again after five minutes only.
+#[test]
+fn regression_what_a_target_lacks_while_somebody_works_on_it_is_brought_soon_after() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    compress(&mut world);
+    world.engine().reload(Rules { compress: None, ..world.rules.clone() });
+    let id = world.archived("a.wav", &call(1));
+    let second = verified(&world, id).into_iter().find(|o| o.target == "two").unwrap();
+    assert_eq!(world.catalog().object_bad(&second, false).unwrap(), Remedy::Local);
+    compress(&mut world);
+    let puts = world.store().calls(Operation::Put);
+    world.store().set_paused(true);
+    std::thread::scope(|scope| {
+        let rewriting = scope.spawn(|| recompress(&world, false));
+        world.until("it is being written", || world.store().calls(Operation::Put) > puts);
+        // What targets lack is looked for.
+        world.engine().reload(Rules { compress: FLAC, ..world.rules.clone() });
+        world.idle();
+        world.store().set_paused(false);
+        assert_eq!(rewriting.join().unwrap().0.done, 1);
+    });
+    world.until("the other has it, too", || verified(&world, id).len() == 2);
 }
 
 fn hold(world: &World, path: &str) {

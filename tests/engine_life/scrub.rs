@@ -99,7 +99,6 @@ fn verify_has_a_bad_object_archived_again_from_the_local_copy() {
             matches!(&outcome, Outcome::Failed(why) if why.contains("from the local copy")),
             "{outcome:?}"
         );
-        world.pass(400);
         world.until("archived again", || {
             world.state(id) == State::Archived && !verified(&world, id, "one").is_empty()
         });
