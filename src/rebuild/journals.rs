@@ -85,11 +85,16 @@ pub(super) async fn journals(
             }
         }
         found.epoch = found.epoch.max(segments.keys().last().map_or(0, |(epoch, _)| *epoch));
-        if sources.len() > 1
-            && let Some(((epoch, _), key)) = segments.last_key_value()
-            && let Some(row) = last_row(source, key).await?
-        {
-            ends.push((row.at, *epoch, row.seq));
+        if sources.len() > 1 {
+            match segments.last_key_value() {
+                Some(((epoch, _), key)) => {
+                    let last = last_row(source, key).await?;
+                    ends.extend(last.map(|row| (row.at, *epoch, row.seq)));
+                }
+                // It has objects, and was told of none yet.
+                None if source.has_recordings(node).await? => ends.push((Timestamp(0), 0, 0)),
+                None => {}
+            }
         }
         if let Some(base) = base {
             let shipped = base.segments.get(source.name()).copied().unwrap_or(0);

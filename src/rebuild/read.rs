@@ -73,13 +73,22 @@ impl Source {
         }
     }
 
+    fn recordings_of(&self, node: &str) -> String {
+        format!("{}{}/", self.store.prefix(), key::node_component(node))
+    }
+
+    /// Whether there is any recording of a node.
+    pub async fn has_recordings(&self, node: &str) -> Result<bool> {
+        Ok(!self.page(&self.recordings_of(node), "").await?.is_empty())
+    }
+
     /// The recordings of a node, page by page.
     pub async fn recordings(
         &self,
         node: &str,
         mut each: impl FnMut(&Listed) -> Result<()>,
     ) -> Result<()> {
-        let prefix = format!("{}{}/", self.store.prefix(), key::node_component(node));
+        let prefix = self.recordings_of(node);
         let mut after = String::new();
         loop {
             let page = self.page(&prefix, &after).await?;

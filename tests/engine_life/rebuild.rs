@@ -341,6 +341,12 @@ fn a_gap_in_one_journal_is_filled_from_another_target() {
 /// the rebuild tells again of what they are about.
 #[test]
 fn regression_a_target_whose_journal_lagged_is_told_by_the_rebuild_what_another_had_heard() {
+    a_lagging_target_is_told(false);
+    a_lagging_target_is_told(true);
+}
+
+/// From its beginning, or since it had heard of some.
+fn a_lagging_target_is_told(from_the_beginning: bool) {
     let mut world = World::with(&["one", "two"]);
     world.start();
     world.archived("a.wav", &audio(900, 1));
@@ -360,6 +366,10 @@ fn regression_a_target_whose_journal_lagged_is_told_by_the_rebuild_what_another_
     assert!(pending(&world, "two") > 0);
     world.die();
     world.stores[1].fail_no_more();
+    if from_the_beginning {
+        // As if none of them had come.
+        segments(&world.stores[1]).iter().for_each(|key| world.stores[1].tamper(key, None));
+    }
     world.lose_database();
     world.rebuild(None, &[]).unwrap();
     world.open();
