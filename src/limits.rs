@@ -251,12 +251,18 @@ pub const STREAM_RUN_BYTES: u64 = 1 << 20;
 /// ...as quickly as this, in bytes a second, gets what follows in one request that goes on as he reads:
 /// no listener is as quick, and no slow line.
 pub const STREAM_RATE: f64 = (4 << 20) as f64;
+/// Where so much arrives within [`AHEAD_SOON`], who begins with [`LARGE_READ_BYTES`] gets it at once: what
+/// the socket holds when he stops has come in no time to speak of.
+pub const STREAM_SOON_BYTES: u64 = 4 << 20;
 /// What he will want is added to it in steps of this size.
 pub const STREAM_STEP_BYTES: u64 = 1 << 20;
 /// Chunks that must follow for it to be worth while: 4 MiB...
 pub const STREAM_CHUNKS_MIN: u64 = 16;
 /// ...and that it brings at most: 64 MiB.
 pub const STREAM_CHUNKS_MAX: u64 = 256;
+/// Such requests under way at a time: half of [`FETCHES_IN_FLIGHT`], so that those whose readers have
+/// stopped keep nobody waiting.
+pub const STREAMS_MAX: usize = 8;
 /// How long it waits for a reader who has stopped. Meanwhile the server does.
 pub const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// One who has read so much from the beginning on means to have all of it: the kernel asks for so

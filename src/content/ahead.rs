@@ -39,6 +39,11 @@ impl Track {
         let since = now.saturating_duration_since(self.begun).as_secs_f64();
         self.run == range.end && range.start > 0 && self.run as f64 >= limits::READ_ON_RATE * since
     }
+
+    /// Who begins with so much at once means to have all of it.
+    fn begins_with_much(&self, range: &Range<u64>) -> bool {
+        range.start == 0 && self.run == range.end && self.run >= limits::LARGE_READ_BYTES
+    }
 }
 
 /// What is to be fetched before it is asked for.
@@ -85,11 +90,14 @@ impl Readers {
         let mut tracks = tracks.lock();
         self.learn(&tracks, &range, size);
         let mut track = take(&mut tracks, &range, now);
-        let goes_on = tracks.is_empty() && track.goes_on(&range, now);
+        let alone = tracks.is_empty();
+        let goes_on = alone && track.goes_on(&range, now);
+        let all = track.is_fast(now)
+            || most.soon >= limits::STREAM_SOON_BYTES && alone && track.begins_with_much(&range);
         let ahead = wanted(&track, range.end, goes_on, size, most).and_then(|chunks| {
             let room = room(chunks.end - chunks.start)?;
             track.asked = chunks.end;
-            Some(Ahead { chunks, room, all: track.is_fast(now) })
+            Some(Ahead { chunks, room, all })
         });
         tracks.push_back(track);
         ahead
@@ -380,6 +388,26 @@ mod tests {
         assert!(track.is_fast(begun) && track.is_fast(after(200)) && !track.is_fast(after(300)));
         assert!(!Track { run: run - 1, ..track }.is_fast(after(1)));
         assert!(Track { run: 8 * run, ..track }.is_fast(after(1900)));
+    }
+
+    #[test]
+    fn who_begins_with_much_gets_all_of_it_at_once_where_much_arrives_soon() {
+        let quick = Most { soon: limits::STREAM_SOON_BYTES, ..most(MOST) };
+        let slow = Most { soon: limits::STREAM_SOON_BYTES - 1, ..most(MOST) };
+        let large = limits::LARGE_READ_BYTES;
+        let next = |readers: &Readers, range, most| {
+            let key = (NodeId(1), Generation(1));
+            readers.read(key, range, SIZE, most, |_| Some(())).map(|ahead| ahead.all)
+        };
+        let first = |range, most| next(&Readers::default(), range, most);
+        assert_eq!(first(0..large, quick), Some(true));
+        assert_eq!(first(0..large, slow), Some(false));
+        assert_eq!(first(0..large - 1, quick), Some(false), "he may want no more");
+        let middle = SIZE / 2..SIZE / 2 + large;
+        assert_eq!(first(middle, quick), Some(false), "he does not begin");
+        let seeks = Readers::default();
+        assert_eq!(next(&seeks, SIZE - 4096..SIZE, quick), None);
+        assert_eq!(next(&seeks, 0..large, quick), Some(false), "he has read elsewhere before");
     }
 
     #[test]

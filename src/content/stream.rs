@@ -53,7 +53,7 @@ impl Streams {
     }
 
     /// Opens one behind `legs`, if they are adjacent, enough follows them among the `count` chunks of
-    /// the recording, and it has none.
+    /// the recording, it has none, and there are not too many.
     pub(super) fn open(&self, key: Key, legs: &[Leg], count: u64) -> Option<More> {
         let first = legs.first()?.index;
         let next = follow(legs, first)?;
@@ -62,6 +62,9 @@ impl Streams {
             return None;
         }
         let mut table = self.open.lock();
+        if table.len() >= limits::STREAMS_MAX {
+            return None;
+        }
         let Entry::Vacant(room) = table.entry(key) else { return None };
         let (to, from) = unbounded_channel();
         room.insert(Open { to, next, end });
@@ -138,6 +141,17 @@ mod tests {
         assert_eq!(streams.next(key), Some(3));
         drop(second);
         assert_eq!(streams.next(key), None);
+    }
+
+    #[test]
+    fn only_so_many_are_under_way() {
+        let (streams, count) = (Streams::default(), 100);
+        let open = |node| streams.open((NodeId(node), Generation(1)), &[leg(0)], count);
+        let mut under_way: Vec<_> =
+            (1..=limits::STREAMS_MAX as u64).map(|n| open(n).unwrap()).collect();
+        assert!(open(99).is_none());
+        under_way.pop();
+        assert!(open(99).is_some());
     }
 
     fn leg(index: u64) -> Leg {

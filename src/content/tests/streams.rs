@@ -106,3 +106,22 @@ fn what_was_added_to_a_request_that_breaks_off_or_is_wrong_comes_otherwise() {
         it.until_ended();
     }
 }
+
+/// `cat`: his first read begins the request for all of it, where that does no harm if he wants no more.
+#[test]
+fn who_begins_with_much_gets_one_request_on_a_line_that_is_known_to_be_quick() {
+    for quick in [true, false] {
+        let it = Listener::new(usize::MAX, false);
+        if quick {
+            it.content.inner.pace.followed(Duration::from_millis(1), CHUNK_BYTES);
+        }
+        let large = limits::LARGE_READ_BYTES as usize;
+        assert!(read(&it.content, 0, large).unwrap() == it.world.audio[..large]);
+        // What was asked for ahead of him: too much for one request that has an end.
+        let (ahead, mut legs) = (0..8, Vec::new());
+        it.hears(it.content.board(&it.stored, path(), ahead.clone(), &ahead, &mut legs));
+        assert!(legs.is_empty());
+        let [requests, _] = it.requests();
+        assert_eq!(requests == 1, quick, "{requests} requests, on a quick line: {quick}");
+    }
+}
