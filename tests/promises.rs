@@ -249,6 +249,26 @@ fn promise_1_what_archives_stands_back_behind_what_records() {
     });
 }
 
+static HEARD: [u8; 100_000] = [7; 100_000];
+
+/// A released recording is played, and asked for its address, while the catalog is locked. That waited
+/// for the catalog, the latter on the threads that answer calls.
+#[track_caller]
+fn listens(mount: &Mount, path: PathBuf) {
+    let (told, tell) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for name in ["user.spoolfs.key", "user.spoolfs.url"] {
+            let mut value = [0; 4096];
+            let len = rustix::fs::getxattr(&path, name, &mut value[..]).unwrap();
+            assert!(value[..len].ends_with(b"heard.wav"), "{name}");
+        }
+        assert!(fs::read(&path).unwrap() == HEARD);
+        told.send(()).unwrap();
+    });
+    let heard = tell.recv_timeout(support::look::PATIENCE);
+    heard.unwrap_or_else(|_| panic!("it waits for the catalog\n{}", mount.said()));
+}
+
 #[test]
 fn promise_1_a_locked_catalog_delays_no_call() {
     const NAME: &str = "promise_1_a_locked_catalog_delays_no_call";
@@ -262,10 +282,16 @@ fn promise_1_a_locked_catalog_delays_no_call() {
     fs::create_dir(&raw).unwrap();
     // Some that are archived, so that the catalog has to do with renames and deletions.
     worst(&mount.path("calls"), 100);
+    let heard = mount.path("heard.wav");
+    fs::write(&heard, HEARD).unwrap();
+    command(&mount, "archive", &heard);
+    command(&mount, "release", &heard);
 
     let catalog = mount.state.join("catalog.db");
     let lock = rusqlite::Connection::open(&catalog).unwrap();
     lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    File::create(mount.path("calls/waits.wav")).unwrap();
+    listens(&mount, heard);
     let until = Instant::now() + Duration::from_secs(10);
     let storm = std::thread::spawn({
         let file = File::create(mount.root.join("storm")).unwrap();

@@ -24,6 +24,17 @@ impl Catalog {
         })
     }
 
+    /// The objects of one generation, for who must not wait for the catalog's thread. Nothing in the
+    /// log is about objects: what the engine did to them is committed when it goes on.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn objects_at_once(&self, id: NodeId, generation: Generation) -> Result<Vec<ObjectRow>> {
+        let all = self.shared.readers.with(|conn| objects_of(conn, id));
+        let all = all.map_err(|e| self.unreadable(&e))?;
+        Ok(all.into_iter().filter(|o| o.generation == generation).collect())
+    }
+
     /// Takes a key for an object that is going to be the recording as it is: see
     /// [`Catalog::assign_key_for`].
     ///

@@ -31,7 +31,7 @@ impl Objects for Catalog {
     }
 
     fn objects_of(&self, id: NodeId, generation: Generation) -> catalog::Result<Vec<ObjectRow>> {
-        self.objects(id, Some(generation))
+        self.objects_at_once(id, generation)
     }
 }
 

@@ -250,7 +250,7 @@ impl Vfs {
 
     /// One line for each target that holds the present generation, verified.
     fn keys(&self, row: &NodeRow, show: &dyn Fn(&str, &str) -> String) -> Result<String> {
-        let objects = self.catalog.objects(row.id, Some(row.generation))?;
+        let objects = self.catalog.objects_at_once(row.id, row.generation)?;
         let lines: Vec<String> = objects
             .iter()
             .filter(|o| o.state == ObjectState::Verified)
