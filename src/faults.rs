@@ -175,6 +175,7 @@ pub const SITES: &[&str] = &[
     "audit.write",
     "kept.fill",
     "kept.write",
+    "lower.adopt",
     "lower.chmod",
     "lower.identify",
     "lower.link",

@@ -146,6 +146,8 @@ pub const TRASH_GROUP_MAX: usize = 1000;
 pub const PUT_OFF_MAX: usize = 1024;
 /// Names looked at below before the reconciler rests.
 pub const RECONCILE_BATCH: usize = 64;
+/// Names that could not be taken over and are remembered to be tried again; of more, all is compared.
+pub const RECONCILE_LEFT_OUT_MAX: usize = 1024;
 /// Names tried for one generation in one target, besides the plain one.
 pub const KEY_CANDIDATES: usize = 4;
 /// Recordings whose sealed or smaller form is kept for the next try after a target failed.

@@ -45,6 +45,29 @@ fn regression_each_level_of_a_targets_directories_is_synced_once() {
     put("pbx/2027/c.wav").unwrap_err();
 }
 
+/// What the comparison after a start left out was never archived, nor tried again before the next start.
+#[test]
+fn regression_what_could_not_be_taken_over_for_a_moment_is_taken_over_later() {
+    let _turn = Turn::take();
+    // No room for an identity, of a directory and of a file; a directory and a name that can not be read.
+    for fault in ["lower.adopt:1:ENOSPC", "lower.adopt:2:ENOSPC", "lower.list:2:EIO"] {
+        let mut world = World::with(&["one"]);
+        std::fs::create_dir(world.below("d")).unwrap();
+        std::fs::write(world.below("d/a.wav"), b"audio").unwrap();
+        faults::set(fault).unwrap();
+        world.start();
+        world.until_reconciled();
+        assert_eq!((faults::fired(), world.engine().status().left_out), (1, 1), "{fault}");
+        world.until("taken over", || {
+            world.pass(1);
+            world.engine().status().left_out == 0
+        });
+        let id = world.find("d/a.wav").unwrap().id;
+        world.pass(400);
+        world.until_state(id, State::Archived);
+    }
+}
+
 /// A program hears of it, and the kernel tells nobody else.
 #[test]
 fn a_failed_fsync_of_a_program_makes_its_recording_suspect() {

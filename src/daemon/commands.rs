@@ -143,6 +143,13 @@ pub(super) fn status(daemon: &Daemon) -> StatusReport {
             engine.looked_at
         ));
     }
+    if engine.left_out > 0 {
+        warnings.push(format!(
+            "Files or directories that could not be taken over, and are not archived: {}. It is tried \
+             again; the log names them.",
+            engine.left_out
+        ));
+    }
     warnings.extend(daemon.link.get().into_iter().flat_map(|l| l.warnings.clone()));
     let config = daemon.config.read();
     warnings.extend(lost(daemon, &config));

@@ -174,6 +174,8 @@ pub struct Status {
     pub reconciled: bool,
     /// Names looked at for that.
     pub looked_at: u64,
+    /// Names below that could not be looked at, or not taken over, and are tried again.
+    pub left_out: u64,
     /// Files and directories adopted since the start.
     pub adopted: u64,
     /// Files synced to the disk since the start.
@@ -212,6 +214,7 @@ struct Activity {
     releasing: AtomicUsize,
     reconciled: AtomicBool,
     looked_at: AtomicU64,
+    left_out: AtomicU64,
     adopted: AtomicU64,
     synced: AtomicU64,
     syncs: AtomicU64,
@@ -614,6 +617,7 @@ impl Engine {
             releasing: activity.releasing.load(Ordering::Relaxed),
             reconciled: activity.reconciled.load(Ordering::Relaxed),
             looked_at: activity.looked_at.load(Ordering::Relaxed),
+            left_out: activity.left_out.load(Ordering::Relaxed),
             adopted: activity.adopted.load(Ordering::Relaxed),
             synced: activity.synced.load(Ordering::Relaxed),
             syncs: activity.syncs.load(Ordering::Relaxed),

@@ -10,6 +10,7 @@
 //! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
 
+use super::backoff;
 use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::gone;
@@ -17,7 +18,7 @@ use super::shared::Shared;
 use super::trash;
 use crate::catalog::{NodeRow, Op};
 use crate::clock::Timestamp;
-use crate::lower::LowerStat;
+use crate::lower::{LowerError, LowerStat};
 use crate::recording::{Kind, NodeId, State};
 use crate::{faults, limits};
 use std::collections::BTreeSet;
@@ -29,25 +30,74 @@ use std::time::{Duration, Instant};
 
 /// Between two looks for files left open.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same while something is to be tried again. Also what a test waits for that.
+const LOOK_SOON: Duration = Duration::from_millis(500);
 /// Adopted files after which the operation log is given time to drain.
 const DRAIN_EVERY: u64 = 512;
+
+/// What could not be looked at, or not taken over: an error of the disk, no room for an identity. It is
+/// tried again, for what is not in the catalog is never archived.
+#[derive(Debug, Default)]
+struct LeftOut {
+    /// Directories and names in them; an empty one is the directory itself.
+    names: BTreeSet<(NodeId, Vec<u8>)>,
+    /// More than are remembered: all is compared again.
+    more: bool,
+    /// How often in a row it was tried in vain, and when it is again.
+    tries: u32,
+    again: Timestamp,
+}
+
+impl LeftOut {
+    fn add(&mut self, dir: NodeId, name: &[u8]) {
+        match self.names.len() < limits::RECONCILE_LEFT_OUT_MAX {
+            true => drop(self.names.insert((dir, name.to_owned()))),
+            false => self.more = true,
+        }
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        let waits = now < self.again && self.again <= now.plus(limits::BACKOFF_MAX);
+        !self.names.is_empty() && !waits
+    }
+
+    /// What is left out after another try.
+    fn follows(&mut self, shared: &Shared, next: LeftOut) {
+        let tries = if next.names.is_empty() { 0 } else { self.tries.saturating_add(1) };
+        shared.activity.left_out.store(next.names.len() as u64, Ordering::Relaxed);
+        // All is not compared as often as a few names are.
+        let wait = if next.more { limits::BACKOFF_MAX } else { backoff::after(tries) };
+        *self = LeftOut { tries, again: shared.now().plus(wait), ..next };
+    }
+}
 
 /// Runs until the tree was reconciled and then looks after files left in state `recording`, until
 /// the engine stops.
 pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
     let mut due = true;
+    let mut left_out = LeftOut::default();
     loop {
+        let try_again = left_out.is_due(shared.now());
+        due |= try_again && left_out.more;
         if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
             shared.activity.reconciled.store(false, Ordering::Relaxed);
             shared.catalog.reconcile_begins();
             match contained("comparing the tree", || Walk::new(shared).whole_tree()) {
-                Ok(()) => {
+                Ok(left) => {
+                    left_out.follows(shared, left);
                     shared.activity.reconciled.store(true, Ordering::Relaxed);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the lower directory could not be compared with the catalog yet");
                     due = true;
                 }
+            }
+            shared.wake();
+        } else if try_again {
+            let names = &left_out.names;
+            match contained("taking over what was left out", || Walk::new(shared).again(names)) {
+                Ok(left) => left_out.follows(shared, left),
+                Err(error) => tracing::debug!(%error, "what was left out is tried again"),
             }
             shared.wake();
         }
@@ -57,7 +107,7 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
         crossbeam_channel::select! {
             recv(again) -> _asked => due = true,
             recv(shared.stop.closed()) -> _closed => return,
-            default(LOOK_AGAIN) => {}
+            default(if left_out.names.is_empty() { LOOK_AGAIN } else { LOOK_SOON }) => {}
         }
         if shared.stop.is_set() {
             return;
@@ -92,7 +142,7 @@ fn close_left_open(shared: &Shared) -> Result<()> {
 }
 
 /// A comparison of the tree with the catalog.
-pub(super) struct Walk<'a> {
+struct Walk<'a> {
     shared: &'a Shared,
     /// Directories with names that the catalog gives to another node, which may have moved.
     contested: BTreeSet<PathBuf>,
@@ -100,15 +150,41 @@ pub(super) struct Walk<'a> {
     force: bool,
     recorded: u64,
     drained: u64,
+    left_out: LeftOut,
+    /// Of names that were left out before: that is said once.
+    again: bool,
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(shared: &'a Shared) -> Walk<'a> {
-        Walk { shared, contested: BTreeSet::new(), force: false, recorded: 0, drained: 0 }
+    fn new(shared: &'a Shared) -> Walk<'a> {
+        let (contested, left_out) = (BTreeSet::new(), LeftOut::default());
+        Walk { shared, contested, force: false, recorded: 0, drained: 0, left_out, again: false }
     }
 
-    /// All of it.
-    pub fn whole_tree(mut self) -> Result<()> {
+    /// What was left out before; what still is.
+    fn again(mut self, names: &BTreeSet<(NodeId, Vec<u8>)>) -> Result<LeftOut> {
+        self.again = true;
+        self.shared.catalog.drain()?;
+        for (parent, name) in names {
+            // A directory that is gone has taken them along.
+            let Some(dir) = self.shared.path_of(*parent)? else { continue };
+            if name.is_empty() {
+                self.walk(vec![(dir, *parent)])?;
+            } else if let Some(found) = self.entry(&dir, *parent, name)? {
+                self.walk(vec![(dir.join(OsStr::from_bytes(name)), found)])?;
+            }
+        }
+        if !self.contested.is_empty() {
+            // Whose such a name is shows when all is compared.
+            self.left_out.add(NodeId::ROOT, b"");
+            self.left_out.more = true;
+        }
+        self.shared.catalog.drain()?;
+        Ok(self.left_out)
+    }
+
+    /// All of it; what was left out.
+    fn whole_tree(mut self) -> Result<LeftOut> {
         self.shared.catalog.drain()?;
         self.walk(vec![(PathBuf::new(), NodeId::ROOT)])?;
         while !self.contested.is_empty() {
@@ -128,7 +204,18 @@ impl<'a> Walk<'a> {
         trash::look_through(self.shared)?;
         self.shared.catalog.drain()?;
         faults::point("reconcile.before_gone");
-        gone::whole_tree(self.shared)
+        gone::whole_tree(self.shared)?;
+        Ok(self.left_out)
+    }
+
+    fn leave_out(&mut self, dir: NodeId, name: &[u8], error: &LowerError) {
+        self.left_out.add(dir, name);
+        match self.again {
+            true => tracing::debug!(%error, "what is below is left out again"),
+            false => {
+                tracing::warn!(%error, "what is below can not be taken over; it is tried again")
+            }
+        }
     }
 
     fn id_of_dir(&self, path: &Path) -> Result<Option<NodeId>> {
@@ -146,7 +233,7 @@ impl<'a> Walk<'a> {
                 Ok(names) => names,
                 Err(e) if e.is_not_found() => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "a directory can not be read and is left out");
+                    self.leave_out(id, b"", &error);
                     continue;
                 }
             };
@@ -176,7 +263,7 @@ impl<'a> Walk<'a> {
             Ok(stat) => stat,
             Err(e) if e.is_not_found() => return Ok(None),
             Err(error) => {
-                tracing::warn!(%error, "a name below can not be looked at and is left out");
+                self.leave_out(parent, name, &error);
                 return Ok(None);
             }
         };
@@ -193,7 +280,7 @@ impl<'a> Walk<'a> {
             Ok(id) => id,
             // Immutable, or no room for its identity: it must not keep the others waiting.
             Err(EngineError::Lower(error)) => {
-                tracing::warn!(%error, "a name below can not be taken over and is left out");
+                self.leave_out(parent, name, &error);
                 None
             }
             Err(other) => return Err(other),
@@ -224,7 +311,10 @@ impl<'a> Walk<'a> {
     fn moved(&mut self, parent: NodeId, name: &[u8], path: &Path, id: NodeId) -> Result<()> {
         let shared = self.shared;
         let _names = shared.lower.names_still();
-        let Ok(stat) = shared.lower.stat(path) else { return Ok(()) };
+        let stat = match shared.lower.stat(path) {
+            Err(e) if e.is_not_found() => return Ok(()),
+            stat => stat?,
+        };
         let there = shared.catalog.lookup(parent, name)?;
         if stat.node != Some(id) || there.as_ref().is_some_and(|r| r.id == id) {
             return Ok(());
@@ -338,7 +428,10 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<(NodeId, Option<LowerStat>)>> {
         let shared = self.shared;
         let _names = shared.lower.names_still_in(parent);
-        let Ok(stat) = shared.lower.stat(path) else { return Ok(None) };
+        let stat = match shared.lower.stat(path) {
+            Err(e) if e.is_not_found() => return Ok(None),
+            stat => stat?,
+        };
         // An identity that the catalog has forgotten is kept: the kernel may know it.
         let mut id = None;
         if let Some(found) = stat.node {

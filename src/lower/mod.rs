@@ -34,6 +34,7 @@ pub use still::{NamesChange, NamesStill};
 pub use sync::{begin_write_out, finish_write_out, read_from_disk, read_uncached, sync_file};
 pub use trash::trash_path;
 
+use crate::faults;
 use crate::recording::{Attr, ErrorClass, Kind, LowerVersion, NodeId};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -347,6 +348,7 @@ impl Lower {
     /// As `setxattr`.
     pub fn identify(&self, path: &Path, id: NodeId) -> Result<LowerStat> {
         let (dir, name) = self.parent_of(path)?;
+        faults::fail("lower.adopt").map_err(LowerError::io(path))?;
         dir.identify(name, id).map_err(LowerError::io(path))?;
         dir.stat(name).map_err(LowerError::io(path))
     }
