@@ -270,6 +270,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
+    /// Sees to it that an object that is there survives a power cut of the target, where that is not its
+    /// own affair: part of every proof (`verify`).
+    ///
+    /// # Errors
+    /// `Unreachable`: it may not.
+    async fn settle(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Objects whose key begins with `prefix`, at most 1,000: the first ones, or those that follow
     /// `after`, the last key of the page before. The order is that of the bytes of the keys, but
     /// for servers with an order of their own (SeaweedFS lists directory by directory).

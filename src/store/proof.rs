@@ -6,7 +6,8 @@ use crate::recording::Sha256;
 use sha2::Digest;
 
 /// Makes sure that the object under `key` has this length and digest: by the checksum that the
-/// target computed, else by reading all of it. An ETag proves nothing and is never asked.
+/// target computed, else by reading all of it; and that it stays there if the power is cut. An ETag
+/// proves nothing and is never asked.
 ///
 /// # Errors
 /// `Corrupt` if it is anything else; `NotFound` if it is not there; `Unreachable`, `Denied`.
@@ -15,11 +16,15 @@ pub async fn verify(store: &dyn Store, key: &str, size: u64, sha256: Sha256) -> 
     if head.size != size {
         return Err(wrong(store, key, format!("{} bytes, {size} were meant", head.size)));
     }
-    match head.sha256 {
-        Some(found) if found == sha256 => Ok(Proof::Checksum),
-        Some(found) => Err(wrong(store, key, format!("SHA-256 {found}, {sha256} was meant"))),
-        None => read_back(store, key, size, sha256).await,
-    }
+    let proof = match head.sha256 {
+        Some(found) if found == sha256 => Proof::Checksum,
+        Some(found) => {
+            return Err(wrong(store, key, format!("SHA-256 {found}, {sha256} was meant")));
+        }
+        None => read_back(store, key, size, sha256).await?,
+    };
+    store.settle(key).await?;
+    Ok(proof)
 }
 
 async fn read_back(store: &dyn Store, key: &str, size: u64, sha256: Sha256) -> Result<Proof> {

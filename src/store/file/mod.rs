@@ -11,11 +11,13 @@ mod place;
 use super::{
     Body, Capabilities, Head, Listed, ObjectMeta, Result, Store, StoreError, StoreErrorKind, marker,
 };
+use crate::limits;
 use crate::recording::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -43,6 +45,25 @@ struct Inner {
     /// The marker that was seen: from now on it must be there.
     seen: Mutex<Option<Seen>>,
     known: place::Known,
+    fresh: Fresh,
+}
+
+/// Objects that were put and synced, and not proved yet.
+#[derive(Debug, Default)]
+struct Fresh(Mutex<HashSet<String>>);
+
+impl Fresh {
+    fn note(&self, key: &str) {
+        let mut keys = self.0.lock();
+        if keys.len() >= limits::SYNCED_DIRS_MAX {
+            keys.clear();
+        }
+        keys.insert(key.to_owned());
+    }
+
+    fn take(&self, key: &str) -> bool {
+        self.0.lock().remove(key)
+    }
 }
 
 /// The archive's marker as it was seen.
@@ -72,6 +93,7 @@ impl FileStore {
                 session,
                 seen: Mutex::new(None),
                 known: place::Known::default(),
+                fresh: Fresh::default(),
             }),
         }
     }
@@ -196,7 +218,11 @@ impl Inner {
             Ok(bytes) => {
                 serde_json::from_slice::<Beside>(&bytes).map(|b| b.user).unwrap_or_default()
             }
-            Err(_) => Vec::new(),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Vec::new()
+            }
+            // An object that says nothing of itself is left alone for good.
+            Err(e) => return Err(self.io("head", key, &e)),
         };
         Ok(Head { size, sha256: None, user })
     }
@@ -230,16 +256,36 @@ impl Inner {
             self.write_meta(key, &path, &beside)?;
         }
         match self.place(key, &path, body, sha256) {
-            // Of somebody who put the same key at the same time.
-            Ok(()) if !self.has_meta(key, &beside) => self.replace_meta(key, &beside),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if !self.has_meta(key, &beside) {
+                    // Of somebody who put the same key at the same time.
+                    self.replace_meta(key, &beside)?;
+                }
+                self.fresh.note(key);
+                Ok(())
+            }
+            Err(place::Failure::Taken) if path.exists() => {
+                // Who is told so may rely on what is there.
+                self.settle(key)?;
+                Err(self.taken(key))
+            }
             Err(failure) => {
-                if !path.exists() {
+                if matches!(path.try_exists(), Ok(false)) {
                     let _stays_and_is_replaced = fs::remove_file(self.meta_path(key));
                 }
                 Err(self.not_placed(key, failure))
             }
         }
+    }
+
+    /// The name of an object that is there may be one that a daemon made who died before he synced
+    /// its directory, or for whom that failed.
+    fn settle(&self, key: &str) -> Result<()> {
+        if self.fresh.take(key) {
+            return Ok(());
+        }
+        place::settle((&self.root, &self.known), &self.path("verify", key)?)
+            .map_err(|failure| self.not_placed(key, failure))
     }
 
     fn place(
@@ -389,6 +435,10 @@ impl Store for FileStore {
 
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.blocking("get", key, move |inner, key| inner.get(key, &range)).await
+    }
+
+    async fn settle(&self, key: &str) -> Result<()> {
+        self.blocking("verify", key, Inner::settle).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {

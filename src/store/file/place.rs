@@ -58,6 +58,12 @@ pub(super) fn place(
     Ok(sync_parent(path)?)
 }
 
+/// Sees to it that the name of a file that is there survives a power cut.
+pub(super) fn settle((root, known): (&Path, &Known), path: &Path) -> Result<(), Failure> {
+    make_dirs(root, path.parent().unwrap_or(root), known)?;
+    Ok(sync_parent(path)?)
+}
+
 /// Syncs the directory of `path`, so that the name survives a power cut.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     faults::fail("store.sync_dir")?;

@@ -116,6 +116,56 @@ async fn an_object_that_a_put_leaves_when_it_is_cut_off_anywhere_has_its_metadat
     assert!(cut > 3, "{cut}");
 }
 
+/// What a put left whose last sync failed, or who died before it, was found under its key and taken for
+/// proved: after a power cut it was gone, and the local copy released.
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn regression_an_object_is_proved_only_when_its_name_is_on_the_disk() {
+    let (dir, store) = store();
+    let verified = async |store: &FileStore| {
+        crate::store::verify(store, "pbx/a.wav", 5, sum(b"audio")).await.map_err(|e| e.kind)
+    };
+    put(&store, "pbx/first.wav", b"x").await.unwrap();
+    // After its metadata.
+    crate::faults::set("store.sync_dir:2:EIO:forever").unwrap();
+    assert_eq!(
+        put(&store, "pbx/a.wav", b"audio").await.unwrap_err().kind,
+        StoreErrorKind::Unreachable
+    );
+    assert_eq!(verified(&store).await, Err(StoreErrorKind::Unreachable));
+    let again = put(&store, "pbx/a.wav", b"audio").await.unwrap_err();
+    assert_eq!(again.kind, StoreErrorKind::Unreachable, "nor is it said to be there");
+    crate::faults::set("").unwrap();
+    verified(&store).await.unwrap();
+    assert_eq!(crate::faults::passed("store.sync_dir"), 1);
+    // The next daemon knows nothing of it.
+    let next = FileStore::new("f", dir.path().to_owned());
+    crate::faults::set("store.sync_dir:1:EIO").unwrap();
+    assert_eq!(verified(&next).await, Err(StoreErrorKind::Unreachable));
+    verified(&next).await.unwrap();
+    // What was put and synced is not synced again.
+    put(&next, "pbx/b.wav", b"audio").await.unwrap();
+    let before = crate::faults::passed("store.sync_dir");
+    crate::store::verify(&next, "pbx/b.wav", 5, sum(b"audio")).await.unwrap();
+    assert_eq!(crate::faults::passed("store.sync_dir"), before);
+    crate::faults::clear();
+}
+
+/// Without it the object was taken for nobody's, and never deleted.
+#[tokio::test]
+async fn regression_metadata_that_can_not_be_read_now_are_not_missing() {
+    let (dir, store) = store();
+    put(&store, "pbx/a.wav", b"audio").await.unwrap();
+    let (meta, aside) = (dir.path().join(".spoolfs/meta/pbx/a.wav"), dir.path().join("aside"));
+    fs::rename(&meta, &aside).unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user, [], "there are none");
+    // Opening it fails with ELOOP.
+    std::os::unix::fs::symlink("a.wav", &meta).unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap_err().kind, StoreErrorKind::Unreachable);
+    fs::rename(&aside, &meta).unwrap();
+    assert_eq!(store.head("pbx/a.wav").await.unwrap().user.len(), 1);
+}
+
 #[tokio::test]
 async fn metadata_of_an_object_that_is_gone_are_not_those_of_the_next() {
     let (dir, store) = store();
