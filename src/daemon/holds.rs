@@ -10,7 +10,7 @@ use crate::control::{
     HoldRequest, HoldShowReport, HoldShown, HoldsReport, LiftedReport, PathFailure, Peer, Progress,
     WirePath,
 };
-use crate::engine::{Outcome, Placed};
+use crate::engine::Outcome;
 use crate::limits;
 use crate::recording::NodeId;
 use parking_lot::Mutex;
@@ -101,7 +101,8 @@ fn add(
     let placed = std::thread::scope(|scope| {
         let work = scope.spawn(|| {
             let tell = tell;
-            daemon.engine.hold(new, &paths, &|through| {
+            let is_on = |id, recordings| on_record(daemon, (id, recordings), new, peer);
+            daemon.engine.hold(new, &paths, &is_on, &|through| {
                 if let Outcome::Failed(reason) = &through.outcome {
                     let path = through.path.clone().into();
                     waiting.lock().push(PathFailure { path, reason: reason.clone() });
@@ -123,14 +124,6 @@ fn add(
         Ok(placed) => placed.map_err(|error| Failure::new(error.to_string()))?,
         Err(_) => return Err(Failure::new("the engine failed at this; see the daemon's log")),
     };
-    on_record(daemon, &placed, new, peer);
-    tracing::info!(
-        hold = placed.id,
-        case = new.case,
-        by = new.by,
-        recordings = placed.recordings,
-        "recordings are on legal hold"
-    );
     let mut notes = notes(daemon);
     if new.scope.is_query() {
         catch::look(daemon).map_err(|error| Failure::new(error.to_string()))?;
@@ -158,16 +151,19 @@ fn add(
     })
 }
 
-fn on_record(daemon: &Daemon, placed: &Placed, new: &NewHold, peer: &Peer) {
+/// At once: until all is archived the daemon may be stopped.
+fn on_record(daemon: &Daemon, (id, recordings): (u64, usize), new: &NewHold, peer: &Peer) {
     let query = query(&new.scope).and_then(|query| serde_json::to_string(&query).ok());
     let (case, query) = (Clear::text(&new.case), query.map(Clear::text));
-    let event = Event::HoldAdded { hold: placed.id, case, query };
+    let event = Event::HoldAdded { hold: id, case, query };
     let paths = new.scope.paths();
     let named: Vec<Clear> =
         paths.iter().take(limits::REPORT_PATHS_MAX).map(|path| Clear::path(path)).collect();
-    let after = json!({"paths": named, "of": paths.len(), "recordings": placed.recordings});
+    let after = json!({"paths": named, "of": paths.len(), "recordings": recordings});
     let entry = Entry::new(event).by(who(peer)).why(&new.reason);
     daemon.audit.record(entry.change((), after));
+    let NewHold { case, by, .. } = new;
+    tracing::info!(hold = id, case, by, recordings, "recordings are on legal hold");
 }
 
 /// What a hold can not do here.

@@ -28,6 +28,7 @@ pub(super) fn hold(
     shared: &Shared,
     new: &NewHold,
     paths: &[PathBuf],
+    is_on: &(dyn Fn(u64, usize) + Sync),
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<Placed> {
     shared.catalog.drain()?;
@@ -40,6 +41,7 @@ pub(super) fn hold(
     let ids = with_groups(shared, &found.files)?;
     let all = [&ids[..], &before(shared, &ids)?].concat();
     let id = shared.catalog.put_hold(new, &all)?;
+    is_on(id, ids.len());
     let mut placed = Placed { id, missing: found.missing, ..Placed::default() };
     placed.archive(shared, &ids, progress)?;
     Ok(placed)

@@ -503,7 +503,8 @@ impl Engine {
     }
 
     /// Puts a new legal hold on the files at and below these paths, each with its group, and archives
-    /// them at once. From the moment on that this is called they can not be deleted. Blocks.
+    /// them at once. From the moment on that this is called they can not be deleted. `is_on` is told the
+    /// number of the hold, and on how many it is, before anything is archived: that may take hours. Blocks.
     ///
     /// # Errors
     /// `Catalog`, `Stopping`; `Refused` if there is none of them: nothing new is held then.
@@ -511,9 +512,10 @@ impl Engine {
         &self,
         new: &NewHold,
         paths: &[PathBuf],
+        is_on: &(dyn Fn(u64, usize) + Sync),
         progress: &(dyn Fn(&Progress) + Sync),
     ) -> Result<Placed> {
-        held::hold(&self.shared, new, paths, progress)
+        held::hold(&self.shared, new, paths, is_on, progress)
     }
 
     /// Puts a hold on further recordings, each with its group. `provisional`: it is not known yet

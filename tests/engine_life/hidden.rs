@@ -355,7 +355,7 @@ fn a_hidden_object_is_locked_while_it_is_held_unless_another_took_its_place() {
     let scope = Scope::of_paths([Path::new("a.wav")]);
     let new = NewHold { case: "A".into(), reason: "a letter".into(), by: "eve".into(), scope };
     let paths = [PathBuf::from("a.wav"), PathBuf::from("b.wav")];
-    let hold = world.engine().hold(&new, &paths, &|_| ()).unwrap().id;
+    let hold = world.engine().hold(&new, &paths, &|_, _| (), &|_| ()).unwrap().id;
     world.until("one is locked", || world.store().is_locked(&keys[0]));
     world.until("the other is told of", || {
         let counts = world.catalog().lock_counts(hold).unwrap();

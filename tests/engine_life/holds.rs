@@ -8,13 +8,18 @@ use spoolfs::policy::Patterns;
 use spoolfs::recording::{NodeId, State};
 use spoolfs::store::Store;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+fn new(case: &str, paths: &[&str]) -> NewHold {
+    let scope = Scope::of_paths(paths.iter().map(Path::new));
+    NewHold { case: case.into(), reason: "a letter".into(), by: "eve".into(), scope }
+}
 
 fn try_hold(world: &World, case: &str, paths: &[&str]) -> spoolfs::engine::Result<Placed> {
-    let scope = Scope::of_paths(paths.iter().map(Path::new));
-    let new = NewHold { case: case.into(), reason: "a letter".into(), by: "eve".into(), scope };
+    let new = new(case, paths);
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-    world.engine().hold(&new, &paths, &|_| ())
+    world.engine().hold(&new, &paths, &|_, _| (), &|_| ())
 }
 
 fn hold(world: &World, case: &str, paths: &[&str]) -> Placed {
@@ -186,4 +191,32 @@ fn what_tells_of_holds_is_refused_by_programs_that_do_not_know_them() {
         formats("/snapshots/").contains(&4)
     });
     assert!(world.store().name() == "one");
+}
+
+/// It was put on record when all was archived, and not at all if the daemon was stopped meanwhile.
+#[test]
+fn regression_a_hold_is_told_before_what_it_is_on_is_archived() {
+    let world = World::new();
+    let id = world.record("call.wav", b"audio");
+    world.until_hashed(id);
+    world.store().set_paused(true);
+    let told = AtomicU64::new(0);
+    let is_on = |hold, recordings| {
+        assert!(is_held(&world, id) && recordings == 1);
+        told.store(hold, Ordering::SeqCst);
+    };
+    let new = new("A", &["call.wav"]);
+    let hold = || world.engine().hold(&new, &["call.wav".into()], &is_on, &|_| ());
+    let (placed, in_time) = std::thread::scope(|scope| {
+        let placed = scope.spawn(hold);
+        let begun = Instant::now();
+        while told.load(Ordering::SeqCst) == 0 && begun.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let in_time = told.load(Ordering::SeqCst) > 0 && world.state(id) == State::Closed;
+        // Whoever archives it waits for this.
+        world.store().set_paused(false);
+        (placed.join().unwrap().unwrap(), in_time)
+    });
+    assert!(in_time && placed.id == told.into_inner());
 }

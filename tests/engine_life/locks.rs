@@ -17,7 +17,7 @@ fn new(case: &str) -> NewHold {
 
 fn hold(world: &World, case: &str, paths: &[&str]) -> u64 {
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-    world.engine().hold(&new(case), &paths, &|_| ()).unwrap().id
+    world.engine().hold(&new(case), &paths, &|_, _| (), &|_| ()).unwrap().id
 }
 
 fn lift(world: &World, hold: u64) {

@@ -137,7 +137,7 @@ fn regression_what_a_target_lacks_while_somebody_works_on_it_is_brought_soon_aft
 fn hold(world: &World, path: &str) {
     let scope = Scope::of_paths([Path::new(path)]);
     let new = NewHold { case: "A".into(), reason: "a letter".into(), by: "eve".into(), scope };
-    world.engine().hold(&new, &[PathBuf::from(path)], &|_| ()).unwrap();
+    world.engine().hold(&new, &[PathBuf::from(path)], &|_, _| (), &|_| ()).unwrap();
 }
 
 #[test]
