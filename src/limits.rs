@@ -520,6 +520,8 @@ pub const LOCK_PROVISIONAL_AFTER: Duration = Duration::from_secs(3600);
 pub const WORM_LATER_PER_SECOND: u64 = 20;
 /// Recordings remembered whose legal holds changed; beyond that all are compared.
 pub const LOCKS_QUEUE_MAX: usize = 100_000;
+/// How long a command waits for targets that were not asked yet since the start.
+pub const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long `hold add` waits to know whether targets can lock objects.
 pub const LOCKS_ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// An object that another took the place of and that can not be deleted is tried again after this.

@@ -62,7 +62,7 @@ impl Alarms {
 
     /// Keys of the bad copies of a target that are to be looked at again now, some time after they
     /// were found: whoever finds one sees to it first.
-    pub fn due(&mut self, target: &str, now: Timestamp) -> Vec<String> {
+    pub fn due(&self, target: &str, now: Timestamp) -> Vec<String> {
         let looked = &self.looked;
         let is_due = |name: &(String, String), one: &BadCopy| {
             let last = looked.get(name).copied().unwrap_or(one.at);
@@ -70,9 +70,15 @@ impl Alarms {
             last > now || last.plus(limits::SCRUB_ALARMS_EVERY) <= now
         };
         let due = self.bad.iter().filter(|(name, one)| name.0 == target && is_due(name, one));
-        let due: Vec<_> = due.map(|(name, _)| name.clone()).collect();
-        self.looked.extend(due.iter().map(|name| (name.clone(), now)));
-        due.into_iter().map(|(_, key)| key).collect()
+        due.map(|(name, _)| name.1.clone()).collect()
+    }
+
+    /// It was looked at again, if it is still one of them.
+    pub fn looked(&mut self, target: &str, key: &str, now: Timestamp) {
+        let name = (target.to_owned(), key.to_owned());
+        if self.bad.contains_key(&name) {
+            self.looked.insert(name, now);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::plan::{self, Why, counts_in_group};
 use super::release::{self, Wish};
 use super::shared::Shared;
 use super::{explain, recall, spread};
-use crate::catalog::{Candidate, HashOutcome, ObjectState};
+use crate::catalog::{Candidate, HashOutcome, ObjectRow, ObjectState};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::lower::LowerError;
@@ -97,6 +97,10 @@ pub(super) fn run(
     progress: &(dyn Fn(&Progress) + Sync),
 ) -> Result<Summary> {
     shared.catalog.drain()?;
+    if command == Command::Verify {
+        // Of one that is asked first at this moment nothing could be told, nor replaced from it.
+        shared.until_asked()?;
+    }
     let everything = paths.iter().any(|path| path.components().next().is_none());
     if command == Command::Verify && everything {
         let pages = Pages::new(shared)?;
@@ -509,8 +513,11 @@ fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
     for object in verified {
         shared.check_stop()?;
         looked_at += 1;
-        match mend::check_claimed(shared, object) {
+        match verify_one(shared, object) {
             Ok(Check::Good) => {}
+            Ok(Check::Busy(what)) => {
+                bad.push(format!("{what}; something else is being done with it, verify it again"));
+            }
             Ok(Check::Replaced(what) | Check::Lost(what) | Check::Unopened(what)) => bad.push(what),
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
             Err(error) => bad.push(error.to_string()),
@@ -521,6 +528,15 @@ fn verify_now(shared: &Shared, id: NodeId) -> Result<Outcome> {
         (_, true) => Outcome::Done,
         _ => Outcome::Failed(bad.join("; ")),
     })
+}
+
+fn verify_one(shared: &Shared, object: &ObjectRow) -> Result<Check> {
+    if !shared.alarms.lock().knows(&object.target, &object.key) {
+        return mend::check(shared, object, limits::COMMAND_CLAIM_WAIT);
+    }
+    // The scrub may be looking at it again: what it saw before is not to be the last word.
+    let _claim = claim(shared, &[object.node], Path::new(&object.key))?;
+    mend::check_claimed(shared, object)
 }
 
 fn recall_now(shared: &Shared, id: NodeId) -> Result<Outcome> {

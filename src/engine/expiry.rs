@@ -129,6 +129,7 @@ pub(super) fn run_now(
     confirm: bool,
     only_trash: bool,
 ) -> Result<Expired> {
+    shared.until_asked()?;
     let Some(mut state) = shared.expiring.try_lock_for(limits::EXPIRE_TURN_WAIT) else {
         let why = "recordings are being deleted at this moment; try again later";
         return Err(EngineError::refused(Path::new("retention"), why));

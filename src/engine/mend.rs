@@ -7,7 +7,6 @@
 
 use super::alarms::{Alarm, clear, explain, failed, raise, subject};
 use super::claims::Claim;
-use super::command;
 use super::error::{EngineError, Result};
 use super::expiry;
 use super::keyed;
@@ -24,6 +23,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,28 +35,30 @@ pub(super) enum Check {
     Lost(String),
     /// No key opens it, so that nothing is known of it; what to do.
     Unopened(String),
+    /// It is bad, and something else is being done with its recording; it is to be looked at again.
+    Busy(String),
 }
 
-/// Reads an object that counts as verified, or is to be proved, and sees to it if it is bad.
+/// Reads an object that counts as verified, or is to be proved, and sees to it if it is bad. `patience`:
+/// how long it is waited for others who have the claim on its recording.
 ///
 /// # Errors
 /// Nothing is known of it: the target did not answer, or something else was done with it meanwhile.
-pub(super) fn check(shared: &Shared, object: &ObjectRow) -> Result<Check> {
+pub(super) fn check(shared: &Shared, object: &ObjectRow, patience: Duration) -> Result<Check> {
     look(shared, object, || {
-        let path = PathBuf::from(&object.key);
-        command::claim(shared, &[object.node], &path).map(Some)
+        shared.claims.claim(&[object.node], Instant::now() + patience).map(Some)
     })
 }
 
 /// The same, for who has the claim on its recording.
 pub(super) fn check_claimed(shared: &Shared, object: &ObjectRow) -> Result<Check> {
-    look(shared, object, || Ok(None))
+    look(shared, object, || Some(None))
 }
 
 fn look(
     shared: &Shared,
     object: &ObjectRow,
-    claim: impl FnOnce() -> Result<Option<Claim>>,
+    claim: impl FnOnce() -> Option<Option<Claim>>,
 ) -> Result<Check> {
     let target = find(shared, &object.target, object)?;
     let mut found = read(shared, &target, object, &mut |_, _| Ok(()));
@@ -77,7 +79,7 @@ fn look(
             Ok(Check::Good)
         }
         Err(error) if is_bad(&error) => {
-            let _claim = claim()?;
+            let Some(_claim) = claim() else { return Ok(Check::Busy(error.to_string())) };
             is_still(shared, object)?;
             see_to(shared, &target, object, &error)
         }
@@ -127,12 +129,17 @@ fn unopened(shared: &Shared, object: &ObjectRow, reason: &str) -> Result<Check> 
 }
 
 /// Looks again at an object that there is an alarm of: it may be wanted no more, be good again, or
-/// there may be a copy by now to replace it from.
-pub(super) fn look_again(shared: &Shared, target: &Arc<Target>, key: &str) -> Result<()> {
+/// there may be a copy by now to replace it from. False if something else is being done with its recording.
+pub(super) fn look_again(shared: &Shared, target: &Arc<Target>, key: &str) -> Result<bool> {
     let Some(object) = shared.catalog.object_of_key(target.name(), key)? else {
-        return clear(shared, target.name(), key);
+        return clear(shared, target.name(), key).map(|()| true);
     };
-    let _claim = command::claim(shared, &[object.node], Path::new(key))?;
+    let Some(_claim) = shared.claims.try_claim(&[object.node]) else { return Ok(false) };
+    look_again_claimed(shared, target, object).map(|()| true)
+}
+
+fn look_again_claimed(shared: &Shared, target: &Arc<Target>, object: ObjectRow) -> Result<()> {
+    let key = &*object.key;
     let Some(row) = wanted(shared, &object)? else {
         return clear(shared, target.name(), key);
     };

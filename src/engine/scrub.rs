@@ -19,6 +19,9 @@ use std::time::Duration;
 /// How often the thread looks whether an object is due. Also what a test waits at most.
 const POLL: Duration = Duration::from_millis(200);
 
+/// When a bad object is looked at again while something else is being done with its recording.
+const BUSY: Duration = Duration::from_secs(30);
+
 /// How far the present round of a target has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
@@ -84,12 +87,14 @@ pub(super) struct Scrub {
     pub every: Option<Duration>,
     known: bool,
     pace: Gate,
+    busy: Gate,
 }
 
 impl Scrub {
     pub fn new(shared: &Arc<Shared>, target: &Arc<Target>, every: Option<Duration>) -> Scrub {
         let (shared, target) = (Arc::clone(shared), Arc::clone(target));
-        Scrub { shared, target, every, known: false, pace: Gate::default() }
+        let (pace, busy) = Default::default();
+        Scrub { shared, target, every, known: false, pace, busy }
     }
 
     /// Until the engine stops.
@@ -146,10 +151,13 @@ impl Scrub {
         for key in keys {
             self.shared.check_stop()?;
             match mend::look_again(&self.shared, &self.target, &key) {
+                // These, and those behind, are looked at as soon as that is over.
                 Err(error) if error.is_of_the_moment() => return Err(error),
+                Ok(false) => continue,
                 Err(error) => tracing::warn!(%error, key, "a bad copy could not be seen to"),
-                Ok(()) => {}
+                Ok(true) => {}
             }
+            self.shared.alarms.lock().looked(self.target.name(), &key, now);
         }
         Ok(())
     }
@@ -169,7 +177,7 @@ impl Scrub {
                 self.save(Round { begun: now, of, last, ..Round::default() })?
             }
         };
-        if round.through {
+        if round.through || !self.busy.left(now, BUSY).is_zero() {
             return Ok(Some(POLL));
         }
         let share = round.begun.age_at(now).as_secs_f64() / every.as_secs_f64().max(1.0);
@@ -190,10 +198,15 @@ impl Scrub {
             self.save(round)?;
             return Ok(None);
         };
-        match mend::check(&self.shared, &object) {
+        match mend::check(&self.shared, &object, Duration::ZERO) {
             Ok(Check::Replaced(_)) => round.replaced += 1,
             // Of a target that is away nothing is known: this object is the next again.
             Err(error) if error.is_of_the_moment() || error.is_awaited() => return Err(error),
+            // Passed over, nobody would see to it before the next round.
+            Ok(Check::Busy(_)) => {
+                self.busy.shut(now, BUSY);
+                return Ok(Some(POLL));
+            }
             Err(error) => tracing::warn!(%error, key = object.key, "an object was not looked at"),
             Ok(_) => {}
         }

@@ -22,6 +22,7 @@ use crate::catalog::{Candidate, Catalog, NodeRow, TrashRow, Trouble};
 use crate::clock::{SharedClock, Timestamp};
 use crate::codec::seal::Identities;
 use crate::content::Content;
+use crate::limits;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{Kind, NodeId, stem};
@@ -34,11 +35,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 /// Deepest directory; a longer chain of parents is a damaged catalog, not a path.
 const DEPTH_MAX: usize = 2048;
+/// How often it is looked whether a target was asked.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -174,6 +178,17 @@ impl Shared {
             target.failed(error.to_string(), self.now());
         }
         answer
+    }
+
+    /// Waits a moment until each target was asked once since the start: whoever gives a command need not
+    /// know when that was.
+    pub fn until_asked(&self) -> Result<()> {
+        let until = Instant::now() + limits::FIRST_ANSWER_WAIT;
+        while self.targets.iter().any(|t| !t.has_answered()) && Instant::now() < until {
+            self.stop.wait(LOOK);
+            self.check_stop()?;
+        }
+        Ok(())
     }
 
     pub fn is_releasing(&self) -> bool {

@@ -564,3 +564,77 @@ fn the_scrub_passes_nothing_over_while_the_keys_that_encrypt_are_awaited() {
     assert_eq!(world.engine().status().bad.len(), 1, "it was passed over");
     assert!(world.engine().status().unopened.is_empty());
 }
+
+/// An error of the moment at the first of them put all off for an hour.
+#[test]
+fn regression_bad_copies_do_not_wait_an_hour_for_an_error_of_the_moment() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let ids = [("a.wav", 1), ("b.wav", 2)].map(|(name, n)| world.released(name, &audio(1000, n)));
+    for id in ids {
+        let old = key(&world, id, "one");
+        world.stores[0].tamper(&old, None);
+    }
+    world.stores[0].fail_next(Operation::Put, 100_000, Fault::Unreachable);
+    for name in ["a.wav", "b.wav"] {
+        assert!(matches!(world.run_one(Command::Verify, name), Outcome::Failed(_)));
+    }
+    assert_eq!(world.engine().status().bad.len(), 2);
+    world.stores[0].fail_no_more();
+    world.stores[0].fail_next(Operation::Put, 1, Fault::Unreachable);
+    world.pass(3600);
+    world.until("both are replaced", || world.engine().status().bad.is_empty());
+    assert!(ids.iter().all(|id| verified(&world, *id, "one").len() == 1));
+}
+
+/// It was passed over, and nobody looked at it before the next round.
+#[test]
+fn regression_a_bad_object_of_a_busy_recording_is_seen_to_in_the_same_round() {
+    let mut world = World::with(&["one", "two"]);
+    world.scrub_every = Some(Duration::from_secs(100 * DAY));
+    // Whoever recalls it waits as long as the test.
+    world.read_timeout = Duration::from_secs(3600);
+    world.start();
+    let id = world.released("a.wav", &audio(1000, 1));
+    let looked = || world.stores[1].calls(Operation::Head);
+    world.stores[1].set_paused(true);
+    let before = looked();
+    world.stores[1].tamper(&key(&world, id, "two"), None);
+    scrub(&world, "the scrub asks for it", || looked() > before);
+    let begun = round(&world, "two").unwrap().begun;
+    world.stores[0].set_paused(true);
+    let asked = world.stores[0].calls(Operation::Get);
+    std::thread::scope(|scope| {
+        let _brought = scope.spawn(|| world.run_one(Command::Recall, "a.wav"));
+        world.until("it is being recalled", || world.stores[0].calls(Operation::Get) > asked);
+        world.stores[1].set_paused(false);
+        // Twice each time.
+        scrub(&world, "it was found bad and is asked for again", || looked() > before + 2);
+        let now = round(&world, "two").unwrap();
+        world.stores[0].set_paused(false);
+        assert_eq!((now.checked, now.begun), (0, begun), "it is not passed over");
+    });
+    scrub(&world, "it is seen to", || round(&world, "two").unwrap().replaced == 1);
+    assert_eq!(round(&world, "two").unwrap().begun, begun);
+}
+
+/// Its answer was that no target was reached yet.
+#[test]
+fn regression_verify_right_after_a_start_waits_until_the_targets_were_asked() {
+    let mut world = World::new();
+    world.released("a.wav", &audio(1000, 1));
+    world.die();
+    world.open();
+    world.store().set_paused(true);
+    world.start();
+    let began = std::time::Instant::now();
+    let outcome = std::thread::scope(|scope| {
+        let verified = scope.spawn(|| world.run_one(Command::Verify, "a.wav"));
+        std::thread::sleep(Duration::from_millis(200));
+        world.store().set_paused(false);
+        verified.join().unwrap()
+    });
+    // On a machine that stands still the time to wait may be over.
+    let waited = began.elapsed() >= spoolfs::limits::FIRST_ANSWER_WAIT;
+    assert!(outcome == Outcome::Done || waited, "{outcome:?}");
+}

@@ -41,6 +41,7 @@ pub struct World {
     pub journal_interval: Duration,
     pub scrub_every: Option<Duration>,
     pub reserve: u64,
+    pub read_timeout: Duration,
     pub repair_headers: bool,
     pub compress: Option<Compress>,
     pub seal_to: Option<SealTo>,
@@ -99,6 +100,7 @@ impl World {
             journal_interval: Duration::from_secs(60),
             scrub_every: None,
             reserve: 0,
+            read_timeout: content::Options::default().read_timeout,
             repair_headers: false,
             compress: None,
             seal_to: None,
@@ -143,7 +145,11 @@ impl World {
         let memory = self.stores.iter().map(|s| s.clone() as Arc<dyn Store>);
         let stores: Vec<Arc<dyn Store>> = memory.chain(self.others.iter().cloned()).collect();
         let content = Content::new(
-            content::Options { identities: self.identities.clone(), ..Default::default() },
+            content::Options {
+                identities: self.identities.clone(),
+                read_timeout: self.read_timeout,
+                ..Default::default()
+            },
             running.catalog.clone(),
             stores.clone(),
             self.runtime.handle().clone(),
