@@ -84,6 +84,14 @@ fn select(rest: &str) -> String {
     )
 }
 
+pub(super) fn below_sql() -> String {
+    select(
+        "WHERE t.path >= ?1 AND t.path < ?2
+           AND (t.path > ?1 OR t.at < ?3 OR t.at = ?3 AND t.node < ?4)
+         ORDER BY t.path, t.at DESC, t.node DESC LIMIT ?5",
+    )
+}
+
 impl Catalog {
     /// What is in the trash, deleted last first, behind a row; at or below `below`, if given.
     ///
@@ -106,15 +114,50 @@ impl Catalog {
                 statement.query_map(params![after.at, after.node, limit], row)?.collect()
             }
             Some(below) => {
+                // Sorted before the other tables are looked at.
                 let text = select(
-                    "WHERE (t.path = ?4 OR t.path > ?5 AND t.path < ?6)
-                       AND (t.at, t.node) < (?1, ?2) ORDER BY t.at DESC, t.node DESC LIMIT ?3",
+                    "WHERE t.node IN (SELECT node FROM trash
+                         WHERE (path = ?4 OR path > ?5 AND path < ?6) AND (at, node) < (?1, ?2)
+                         ORDER BY at DESC, node DESC LIMIT ?3)
+                     ORDER BY t.at DESC, t.node DESC",
                 );
                 let path = below.as_os_str().as_bytes();
                 let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
                 let params = params![after.at, after.node, limit, path, from, to];
                 conn.prepare_cached(&text)?.query_map(params, row)?.collect()
             }
+        })
+    }
+
+    /// What is in the trash at or below a path, in the order of the paths, of each deleted last
+    /// first, behind a row: a page takes as long as it is, however much there is.
+    ///
+    /// # Errors
+    /// `Unusable`.
+    pub fn trash_below(
+        &self,
+        below: &Path,
+        after: Option<&TrashRow>,
+        limit: usize,
+    ) -> Result<Vec<TrashRow>> {
+        let path = below.as_os_str().as_bytes();
+        let with = |end: &[u8]| [path, end].concat();
+        // The path itself, and what is below it: no path has a zero in it, and '0' follows '/'.
+        let ranges = [(path.to_vec(), with(b"\0")), (with(b"/"), with(b"0"))];
+        self.read_drained(|conn| {
+            let mut statement = conn.prepare_cached(&below_sql())?;
+            let mut found = Vec::new();
+            for (from, to) in &ranges {
+                let behind = after.map(|row| (row.path.as_os_str().as_bytes(), row.cursor()));
+                let start = (&**from, TrashCursor { at: i64::MAX, node: i64::MAX });
+                let (from, cursor) = behind.filter(|(path, _)| *path >= &**from).unwrap_or(start);
+                let left = i64::try_from(limit - found.len()).unwrap_or(i64::MAX);
+                let params = params![from, to, cursor.at, cursor.node, left];
+                for row in statement.query_map(params, row)? {
+                    found.push(row?);
+                }
+            }
+            Ok(found)
         })
     }
 

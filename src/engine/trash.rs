@@ -9,7 +9,7 @@ use super::contain::contained;
 use super::error::{EngineError, Result};
 use super::release::{self, Ready, Wish};
 use super::shared::Shared;
-use crate::catalog::{Candidate, Op, TrashCursor, TrashRow};
+use crate::catalog::{Candidate, Op, TrashRow};
 use crate::lower::{LowerError, trash_path};
 use crate::recording::{Attr, Kind, NodeId, State};
 use crate::{faults, limits};
@@ -196,15 +196,19 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn pages(&mut self, below: Option<&Path>) -> Result<()> {
-        let mut after: Option<TrashCursor> = None;
+        let mut after: Option<TrashRow> = None;
         let mut none = true;
         loop {
             self.shared.check_stop()?;
             // Nothing is emptied or moved while a page is restored.
             let _trash = self.shared.trash.lock();
-            let page = self.shared.catalog.trash(below, after, limits::PLAN_PAGE_ROWS)?;
+            let (catalog, limit) = (&self.shared.catalog, limits::PLAN_PAGE_ROWS);
+            let page = match below.filter(|path| !path.as_os_str().is_empty()) {
+                Some(below) => catalog.trash_below(below, after.as_ref(), limit)?,
+                None => catalog.trash(None, after.as_ref().map(TrashRow::cursor), limit)?,
+            };
             let Some(last) = page.last() else { break };
-            after = Some(last.cursor());
+            after = Some(last.clone());
             none = false;
             self.total += page.len();
             for row in &page {

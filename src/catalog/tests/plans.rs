@@ -1,7 +1,7 @@
 //! The queries that run all the time are answered from indexes.
 
 use super::*;
-use crate::catalog::{due::queries, list, schema, unsynced};
+use crate::catalog::{due::queries, list, schema, trash, unsynced};
 
 fn plan(conn: &rusqlite::Connection, sql: &str) -> Vec<String> {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -42,6 +42,10 @@ fn frequent_queries_neither_scan_nor_sort() {
             assert!(!sorts, "{sql}\n{step}");
         }
     }
+    // Only what had the same path is sorted.
+    let steps = plan(&conn, &trash::below_sql());
+    assert!(steps[0].contains("trash_path (path>? AND path<?)"), "{steps:?}");
+    assert!(!steps.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY"), "{steps:?}");
     for sql in unsynced::SUSPECT_ALL {
         let steps = plan(&conn, sql);
         assert!(steps.iter().all(|s| s.starts_with("SEARCH")), "{sql}\n{steps:?}");
