@@ -366,10 +366,14 @@ fn fifty_readers_of_a_target_that_hangs_have_their_error_and_writers_feel_nothin
         (stalled, longest_open, longest)
     });
     println!("write + close, p99.9: {healthy:?} healthy, {stalled:?} with 50 readers stalled");
-    // Known to be down: at once.
-    let begin = Instant::now();
-    fs::read(dir.join("50.wav")).unwrap_err();
-    let known = begin.elapsed();
+    // Known to be down: at once. Who comes when that was found out a while ago waits to find out anew;
+    // the next does not.
+    let asks = |_| {
+        let begin = Instant::now();
+        fs::read(dir.join("50.wav")).unwrap_err();
+        begin.elapsed()
+    };
+    let known = (0..2).map(asks).min().unwrap();
     let (hitches, second) = (hitches.allowance(), Duration::from_secs(1));
     println!("allowed for the machine: {hitches:?}");
     let bound = healthy * 4 + Duration::from_millis(50) + hitches;
