@@ -291,8 +291,9 @@ pub const RECORDINGS_PER_MINUTE: u32 = 600;
 pub const SCANS_FROM: u32 = 60;
 /// Processes whose reads are counted.
 pub const PROCESSES_WATCHED: u64 = 1024;
-/// Recordings of a process that are known to have been begun.
-pub const SCANNER_RECENT: usize = 32;
+/// Recordings of a process that are known to have been begun: as many as a web server of one process
+/// plays at a time.
+pub const SCANNER_RECENT: usize = 256;
 /// Longest that a read waits because its process reads too many recordings.
 pub const SCANNER_WAIT: Duration = Duration::from_secs(5);
 /// Reads of scanners that wait at a time; more go on at once.

@@ -179,6 +179,21 @@ mod tests {
         }
     }
 
+    /// Each read counted as the beginning of a recording where more than 32 were read by turns.
+    #[test]
+    fn regression_a_web_server_that_plays_many_recordings_is_no_scanner() {
+        let scanners = Scanners::new(60);
+        let begin = Instant::now();
+        let players = 200;
+        for n in 0..20 * players {
+            let (round, player) = (n / players, n % players);
+            // One more begins every other second; then each reads on every eight seconds.
+            let millis = if round == 0 { 2000 * n } else { 2000 * players + 40 * n };
+            let now = begin + Duration::from_millis(millis);
+            assert_eq!(scanners.turn(7, NodeId(player), now), Turn::default(), "{n}");
+        }
+    }
+
     #[test]
     fn a_tar_waits_for_its_turn_and_is_named_once_a_minute() {
         let scanners = Scanners::new(60);
