@@ -6,6 +6,10 @@
 //! A name that is known but carries no identity, or another's, is put off for the same reason,
 //! until a round over what was put off finds nothing moved any more.
 //!
+//! A power cut can leave the catalog ahead of the directory. Of two files at one name, where one is
+//! released, that one has it if it came there after the other last changed: what the other lost,
+//! another name or its last one, is done below once more.
+//!
 //! The file system makes, finds and moves names under `Lower::names_change` and tells the catalog
 //! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
@@ -34,6 +38,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_SOON: Duration = Duration::from_millis(500);
 /// Adopted files after which the operation log is given time to drain.
 const DRAIN_EVERY: u64 = 512;
+
+/// Files that are moved on for the sake of one.
+const SHIFTED_MAX: u32 = 32;
+
+/// In a directory.
+type Name = (NodeId, Vec<u8>);
 
 /// What could not be looked at, or not taken over: an error of the disk, no room for an identity. It is
 /// tried again, for what is not in the catalog is never archived.
@@ -141,11 +151,30 @@ fn close_left_open(shared: &Shared) -> Result<()> {
     }
 }
 
+/// What a name is that the catalog does not know.
+enum Judged {
+    Nothing,
+    Is(NodeId),
+    /// The catalog is to be told of what it is now.
+    IsNow(NodeId, LowerStat),
+    /// It is in the trash now.
+    Trash(NodeId, LowerStat),
+}
+
+/// Whether a released recording got its name after the file of that name last changed, as far as
+/// the clock tells.
+fn came_later(row: &NodeRow, stat: &LowerStat) -> bool {
+    let files = row.attr.kind == Kind::File && stat.attr.kind == Kind::File;
+    files && row.state == State::Released && stat.version.ctime <= row.attr.ctime
+}
+
 /// A comparison of the tree with the catalog.
 struct Walk<'a> {
     shared: &'a Shared,
     /// Directories with names that the catalog gives to another node, which may have moved.
     contested: BTreeSet<PathBuf>,
+    /// All was looked at once: a released recording is not found below any more.
+    walked: bool,
     /// Nothing moves any more: a contested name goes to what has it below.
     force: bool,
     recorded: u64,
@@ -158,7 +187,16 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(shared: &'a Shared) -> Walk<'a> {
         let (contested, left_out) = (BTreeSet::new(), LeftOut::default());
-        Walk { shared, contested, force: false, recorded: 0, drained: 0, left_out, again: false }
+        Walk {
+            shared,
+            contested,
+            walked: false,
+            force: false,
+            recorded: 0,
+            drained: 0,
+            left_out,
+            again: false,
+        }
     }
 
     /// What was left out before; what still is.
@@ -187,6 +225,7 @@ impl<'a> Walk<'a> {
     fn whole_tree(mut self) -> Result<LeftOut> {
         self.shared.catalog.drain()?;
         self.walk(vec![(PathBuf::new(), NodeId::ROOT)])?;
+        self.walked = true;
         while !self.contested.is_empty() {
             let mut dirs = Vec::new();
             for path in std::mem::take(&mut self.contested) {
@@ -328,6 +367,10 @@ impl<'a> Walk<'a> {
             (Some((old_parent, old_name)), Some(other)) if old == Some(other.id) => {
                 Op::Exchange { a: (id, old_parent, old_name), b: (other.id, parent, name.to_vec()) }
             }
+            (place, Some(other)) if self.walked && old != Some(id) && came_later(&other, &stat) => {
+                self.recorded += 1;
+                return self.as_told(path, id, place, SHIFTED_MAX);
+            }
             (_, Some(_)) if !self.force => {
                 self.contested.insert(path.parent().unwrap_or(Path::new("")).to_owned());
                 return Ok(());
@@ -362,16 +405,34 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Moves a file to where the catalog has it, and what is there before, if that moved on, too; at
+    /// most so many. The caller keeps names from moving.
+    fn as_told(&self, path: &Path, id: NodeId, place: Option<Name>, depth: u32) -> Result<()> {
+        let shared = self.shared;
+        let Some((parent, name)) = place else {
+            // The trash is looked through when all was walked.
+            return self.to_trash(path, id).map(drop);
+        };
+        let Some(dir) = shared.path_of(parent)? else { return Ok(()) };
+        let to = dir.join(OsStr::from_bytes(&name));
+        let there = shared.lower.stat(&to).ok().and_then(|stat| stat.node);
+        if let Some(other) = there.filter(|other| *other != id && depth > 0)
+            && shared.catalog.node(other)?.is_some_and(|row| row.state != State::Deleted)
+            && let Some(next) = shared.catalog.name_of(other)?
+            && next != (parent, name)
+        {
+            self.as_told(&to, other, Some(next), depth - 1)?;
+        }
+        tracing::warn!(from = %path.display(), to = %to.display(), "a name was changed shortly before \
+            the power went, and a released recording has the old one; it is changed once more");
+        Ok(shared.lower.rename(path, &to)?)
+    }
+
     fn unlink(&mut self, parent: NodeId, name: Vec<u8>, row: &NodeRow, at: Timestamp) {
         let last = row.attr.nlink <= 1 || row.attr.kind == Kind::Dir;
-        self.record(Op::Unlink {
-            fate: crate::catalog::Fate::Kept,
-            parent,
-            name,
-            id: row.id,
-            last,
-            at,
-        });
+        // What is archived can be brought back.
+        let fate = crate::catalog::Fate::Trash;
+        self.record(Op::Unlink { fate, parent, name, id: row.id, last, at });
     }
 
     /// Tells the catalog if a file it knows is not as it knows it.
@@ -407,29 +468,30 @@ impl<'a> Walk<'a> {
         name: &[u8],
         path: &Path,
     ) -> Result<Option<NodeId>> {
-        let found = self.judge(dir, parent, name, path)?;
+        let judged = self.judge(dir, parent, name, path)?;
         // Not under the lock: the catalog may take its time.
-        if let Some((id, Some(stat))) = &found
-            && stat.attr.kind == Kind::File
-        {
-            self.shared.catalog.changed_below(*id, stat.attr.clone(), stat.version)?;
+        match judged {
+            Judged::Nothing => Ok(None),
+            Judged::Is(id) => Ok(Some(id)),
+            Judged::IsNow(id, stat) => {
+                if stat.attr.kind == Kind::File {
+                    self.shared.catalog.changed_below(id, stat.attr, stat.version)?;
+                }
+                Ok(Some(id))
+            }
+            Judged::Trash(id, stat) => {
+                self.shared.catalog.trash_found(id, stat.attr, stat.version, path)?;
+                Ok(None)
+            }
         }
-        Ok(found.map(|(id, _)| id))
     }
 
-    /// Gives what is below its identity while no name can be made; the stamp comes with it if the
-    /// catalog is still to be told.
-    fn judge(
-        &mut self,
-        dir: &Path,
-        parent: NodeId,
-        name: &[u8],
-        path: &Path,
-    ) -> Result<Option<(NodeId, Option<LowerStat>)>> {
+    /// Gives what is below its identity while no name can be made.
+    fn judge(&mut self, dir: &Path, parent: NodeId, name: &[u8], path: &Path) -> Result<Judged> {
         let shared = self.shared;
         let _names = shared.lower.names_still_in(parent);
         let stat = match shared.lower.stat(path) {
-            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) if e.is_not_found() => return Ok(Judged::Nothing),
             stat => stat?,
         };
         // An identity that the catalog has forgotten is kept: the kernel may know it.
@@ -439,27 +501,43 @@ impl<'a> Walk<'a> {
                 None => id = Some(found),
                 Some(row) if row.state == State::Deleted => {}
                 // Somebody looked it up meanwhile, and it was adopted for him.
-                Some(_) => return Ok(Some((found, None))),
+                Some(_) => return Ok(Judged::Is(found)),
             }
         }
         match shared.catalog.lookup(parent, name)? {
-            None => Ok(Some((self.adopt(parent, name, path, id)?, None))),
+            None => Ok(Judged::Is(self.adopt(parent, name, path, id)?)),
             Some(_) if !self.force => {
                 self.contested.insert(dir.to_owned());
-                Ok(None)
+                Ok(Judged::Nothing)
+            }
+            Some(row)
+                if came_later(&row, &stat)
+                    && let Some(id) = stat.node =>
+            {
+                self.recorded += 1;
+                Ok(Judged::Trash(id, self.to_trash(path, id)?))
             }
             // Another file where the catalog has one that is nowhere else: restored from a
             // backup, copied to a new disk, or recorded anew without a mount. It is that
             // recording, and its hash tells whether its content is, too.
             Some(row) if row.attr.kind == stat.attr.kind => {
                 self.recorded += 1;
-                Ok(Some((row.id, Some(shared.lower.identify(path, row.id)?))))
+                Ok(Judged::IsNow(row.id, shared.lower.identify(path, row.id)?))
             }
             Some(row) => {
                 self.unlink(parent, name.to_vec(), &row, shared.now());
-                Ok(Some((self.adopt(parent, name, path, id)?, None)))
+                Ok(Judged::Is(self.adopt(parent, name, path, id)?))
             }
         }
+    }
+
+    /// The caller keeps names from moving.
+    fn to_trash(&self, path: &Path, id: NodeId) -> Result<LowerStat> {
+        // What somebody has open already is left out until it is closed.
+        drop(self.shared.lower.quiet(path)?);
+        tracing::warn!(path = %path.display(), "a file was replaced by a released recording shortly \
+            before the power went, and is still there; it is put into the trash");
+        Ok(self.shared.lower.path_to_trash(path, id)?)
     }
 
     /// The caller keeps names from moving.

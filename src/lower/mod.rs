@@ -40,7 +40,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use private::Private;
 use retire::Retired;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -351,6 +351,16 @@ impl Lower {
         faults::fail("lower.adopt").map_err(LowerError::io(path))?;
         dir.identify(name, id).map_err(LowerError::io(path))?;
         dir.stat(name).map_err(LowerError::io(path))
+    }
+
+    /// Gives a file another name. Never replaces a file. The caller keeps names from being changed.
+    ///
+    /// # Errors
+    /// As `rename`.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let (dir, name) = self.parent_of(from)?;
+        let (new_dir, new_name) = self.parent_of(to)?;
+        dir.rename(name, &new_dir, new_name, RenameFlags::NOREPLACE).map_err(LowerError::io(to))
     }
 
     /// Makes a directory that released recordings need, with this identity. Its parent must be

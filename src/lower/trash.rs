@@ -48,6 +48,16 @@ impl Lower {
         dir.rename(name, &self.private.trash, &kept, RenameFlags::NOREPLACE).map_err(failed(id))
     }
 
+    /// The same by path; the file in the trash. The caller keeps names from being changed.
+    ///
+    /// # Errors
+    /// As `rename`: the file is where it was.
+    pub fn path_to_trash(&self, path: &Path, id: NodeId) -> Result<LowerStat> {
+        let (dir, name) = self.parent_of(path)?;
+        self.to_trash(&dir, name, id)?;
+        self.stat(&trash_path(id))
+    }
+
     /// A second name for a file that is about to be replaced by a rename.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! What happened to the directory while nothing was mounted.
 
 use crate::world::{World, audio, rules};
-use spoolfs::catalog::Op;
-use spoolfs::clock::Clock;
+use spoolfs::catalog::{Fate, Op};
+use spoolfs::clock::{Clock, SystemClock};
 use spoolfs::engine::{Command, Outcome};
 use spoolfs::policy::Rules;
 use spoolfs::recording::{Kind, NodeId, Sha256, State};
@@ -218,6 +218,97 @@ fn a_new_file_at_the_name_of_a_released_recording_is_its_next_generation() {
     let mut stored: Vec<Vec<u8>> = world.keys().iter().map(|k| world.object(k)).collect();
     stored.sort();
     assert_eq!(stored, [b"one".to_vec(), b"recorded without a mount".to_vec()]);
+}
+
+/// The catalog was on the disk, the removal below not: the file became the next generation of the
+/// recording that had replaced it.
+#[test]
+fn regression_what_a_released_recording_replaced_does_not_come_back_over_it_after_a_power_cut() {
+    for archived in [false, true] {
+        for fate in [Fate::Kept, Fate::Moved, Fate::Trash] {
+            let mut world = World::new();
+            let released = world.released("r.wav", b"released");
+            let replaced = match archived {
+                true => world.archived("l.wav", b"local"),
+                false => world.record("l.wav", b"local"),
+            };
+            world.catalog().drain().unwrap();
+            world.catalog().record(Op::Rename {
+                fate,
+                id: released,
+                parent: NodeId::ROOT,
+                name: b"r.wav".to_vec(),
+                new_parent: NodeId::ROOT,
+                new_name: b"l.wav".to_vec(),
+                replaced: Some((replaced, true)),
+                at: SystemClock.now(),
+            });
+            world.die();
+            world.open();
+            world.start();
+            world.until_reconciled();
+            let row = world.find("l.wav").unwrap();
+            let what = format!("archived: {archived}, {fate:?}");
+            assert_eq!((row.id, row.generation.0), (released, 1), "{what}");
+            assert_eq!(world.run_one(Command::Recall, "l.wav"), Outcome::Done, "{what}");
+            assert_eq!(fs::read(world.below("l.wav")).unwrap(), b"released", "{what}");
+            let trash = world.catalog().trash(None, None, 100).unwrap();
+            assert_eq!(trash.len(), 1, "{what}");
+            assert_eq!((trash[0].row.id, &*trash[0].path), (replaced, "l.wav".as_ref()), "{what}");
+        }
+    }
+}
+
+/// The recording that had left the name came back, and the released one that has it was deleted.
+#[test]
+fn regression_what_left_a_name_to_a_released_recording_leaves_it_again_after_a_power_cut() {
+    let mut world = World::new();
+    world.mkdir("d");
+    let dir = world.find("d").unwrap().id;
+    let released = world.released("r.wav", b"released");
+    let (one, two) = (world.record("1.wav", b"one"), world.record("2.wav", b"two"));
+    world.catalog().drain().unwrap();
+    let moved = |id, name: &str, new_parent, new_name: &str| Op::Rename {
+        fate: Fate::Kept,
+        id,
+        parent: NodeId::ROOT,
+        name: name.into(),
+        new_parent,
+        new_name: new_name.into(),
+        replaced: None,
+        at: SystemClock.now(),
+    };
+    world.catalog().record(moved(two, "2.wav", dir, "3.wav"));
+    world.catalog().record(moved(one, "1.wav", NodeId::ROOT, "2.wav"));
+    world.catalog().record(moved(released, "r.wav", NodeId::ROOT, "1.wav"));
+    world.die();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    for (name, id) in [("1.wav", released), ("2.wav", one), ("d/3.wav", two)] {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    assert_eq!(fs::read(world.below("2.wav")).unwrap(), b"one");
+    assert_eq!(fs::read(world.below("d/3.wav")).unwrap(), b"two");
+    assert!(!world.below("1.wav").exists());
+}
+
+/// What an administrator put at the name of a released recording, which he does not see there, has
+/// the name; the other was gone.
+#[test]
+fn regression_a_released_recording_whose_name_is_given_away_without_a_mount_is_in_the_trash() {
+    let mut world = World::new();
+    let released = world.released("r.wav", b"released");
+    let moved = world.archived("a.wav", b"moved");
+    world.die();
+    fs::rename(world.below("a.wav"), world.below("r.wav")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("r.wav").unwrap().id, moved);
+    assert!(world.find("a.wav").is_none());
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert_eq!(trash.iter().map(|one| one.row.id).collect::<Vec<_>>(), [released]);
 }
 
 #[test]
