@@ -81,19 +81,23 @@ pub(super) fn show(vfs: &Vfs, stitched: &Arc<Stitched>) {
 }
 
 /// Which joins are stored, if any are to be, or were.
-pub(super) fn stored(config: &config::Config) -> Option<Arc<Kept>> {
+///
+/// # Errors
+/// It can not be told.
+pub(super) fn stored(config: &config::Config) -> stitch::Result<Option<Arc<Kept>>> {
     let wanted = config.stitched.enabled && config.stitched.archive && !config.targets.is_empty();
     if !wanted && !Kept::exists(&config.state_dir) {
-        return None;
+        return Ok(None);
     }
     let opened = Kept::open(&config.state_dir).inspect_err(|error| {
         tracing::error!(
             %error,
-            "stored joins are not used, nor deleted, until spoolfs is restarted; move the file \
-             away if it stays so, and targets are asked what they have"
+            "stored joins are not used, nor deleted, and nothing that users deleted is deleted for \
+             good, until spoolfs is restarted; move the file away if it stays so, and targets are \
+             asked what they have"
         );
     });
-    opened.ok().map(Arc::new)
+    opened.map(|kept| Some(Arc::new(kept)))
 }
 
 /// Where recordings and stored joins are.

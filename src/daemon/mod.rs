@@ -351,7 +351,7 @@ fn assemble(
             recordings_per_minute: config.read.recordings_per_minute,
             identities: identities.clone(),
         },
-        joins::objects(&catalog, stored.as_ref()),
+        joins::objects(&catalog, stored.as_ref().ok().and_then(Option::as_ref)),
         stores.clone(),
         runtime.handle().clone(),
         clock.clone(),
@@ -417,7 +417,7 @@ fn assemble(
     let resume = matches!(start, Start::Takeover(..));
     let known = known_calls::source(calls.as_ref(), &catalog);
     let stitched = joins::directory(&config, places, known, resume);
-    if let (Some(stitched), Some(stored)) = (&stitched, stored) {
+    if let (Some(stitched), Ok(Some(stored))) = (&stitched, stored) {
         stitched.keep(stored);
     }
     engine.keep_joins(engine::JoinOptions {

@@ -77,7 +77,7 @@ impl Engine {
     /// # Errors
     /// `Thread` if it can not be started.
     pub fn keep_joins(&self, options: JoinOptions) -> Result<()> {
-        let Some(kept) = self.shared.joins.clone() else { return Ok(()) };
+        let Ok(Some(kept)) = self.shared.joins.clone() else { return Ok(()) };
         let keeper = Keeper {
             shared: Arc::clone(&self.shared),
             kept,
@@ -98,7 +98,7 @@ impl Engine {
 
     /// How joins are stored; none if they are not.
     pub(super) fn join_status(&self) -> Option<JoinStatus> {
-        let counts = self.shared.joins.as_ref()?.counts().unwrap_or_default();
+        let counts = self.shared.joins.as_ref().ok()?.as_ref()?.counts().unwrap_or_default();
         let known = *self.shared.joined.lock();
         let JoinStatus { waiting, failing, .. } = known;
         let (stored, leaving) = (counts.current, counts.old);
@@ -108,8 +108,13 @@ impl Engine {
 
 /// What users delete for good is not to be shown, nor kept, in a stored join. To be called before it
 /// is deleted; if it stays, the join is made anew with it.
+///
+/// # Errors
+/// It can not be noted: later it could not be told from what has expired, which a join may stand in for.
 pub(super) fn erased(shared: &Shared, nodes: &[NodeId]) -> Result<()> {
-    let Some(kept) = &shared.joins else { return Ok(()) };
+    let Some(kept) = shared.joins.as_ref().map_err(|error| failed(error.clone()))? else {
+        return Ok(());
+    };
     kept.erased(nodes, true).map_err(failed)
 }
 

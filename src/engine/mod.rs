@@ -92,7 +92,7 @@ use crate::limits;
 use crate::lower::Lower;
 use crate::policy::{Rate, Rules};
 use crate::recording::NodeId;
-use crate::stitch::Kept;
+use crate::stitch::{Kept, StitchError};
 use crate::store::{Locks, Store};
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -152,8 +152,8 @@ pub struct Parts {
     pub audit: Arc<Audit>,
     /// Who knows what calls recordings are of, if anybody does.
     pub calls: Option<Arc<dyn CallSource>>,
-    /// Which joins are stored, if any are to be, or were.
-    pub joins: Option<Arc<Kept>>,
+    /// Which joins are stored, if any are to be, or were; or why that can not be told.
+    pub joins: std::result::Result<Option<Arc<Kept>>, StitchError>,
 }
 
 /// What the engine is doing, for `status`.

@@ -26,7 +26,7 @@ use crate::limits;
 use crate::lower::Lower;
 use crate::policy::Rules;
 use crate::recording::{Kind, NodeId, stem};
-use crate::stitch::Kept;
+use crate::stitch::{Kept, StitchError};
 use crate::store;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -108,8 +108,8 @@ pub(super) struct Shared {
     pub leaving: super::leaving::Noted,
     /// Held while something is taken out of the trash, or moved within it.
     pub trash: Mutex<()>,
-    /// Which joins are stored, if any are to be, or were.
-    pub joins: Option<Arc<Kept>>,
+    /// Which joins are stored, if any are to be, or were; or why that can not be told.
+    pub joins: std::result::Result<Option<Arc<Kept>>, StitchError>,
     /// How far that is. Held for a moment, alone.
     pub joined: Mutex<JoinStatus>,
 }

@@ -7,6 +7,8 @@ use spoolfs::catalog::Fate;
 use spoolfs::engine::{Command, Expired, Outcome, Trashed};
 use spoolfs::policy::ExpireFrom;
 use spoolfs::recording::{NodeId, State};
+use spoolfs::stitch::Kept;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What begins with an `a` expires after so many days but for one, and stays in the trash for so
@@ -203,4 +205,33 @@ fn what_a_user_deletes_everywhere_goes_unless_it_is_held_or_comes_back() {
     });
     assert_eq!(world.state(goes), State::Deleted);
     assert_eq!(world.run_one(Command::Recall, "back.wav"), Outcome::Done);
+}
+
+/// Else a stored join could stand in for it later, as if it had expired.
+#[test]
+fn regression_nothing_users_deleted_goes_while_it_can_not_be_told_which_joins_are_stored() {
+    let mut world = kept(10, Some(30));
+    // A file that is no database.
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("joins.sqlite"), [0x55; 8192]).unwrap();
+    world.joins = Kept::open(state.path()).map(|kept| Some(Arc::new(kept)));
+    assert!(world.joins.is_err());
+    world.restart();
+    let ids = ["a.wav", "b.wav"].map(|path| world.released(path, &audio(900, 1)));
+    throw(&world, "a.wav");
+    delete_as(&world, "b.wav", Fate::Erased);
+    world.pass(99 * DAY);
+    world.until("both are refused for that", || {
+        let done = world.engine().empty_trash(true, true).unwrap();
+        assert_eq!(done.files, 0, "{done:?}");
+        done.kept == 2 && done.why.is_some_and(|why| why.contains("joins.sqlite"))
+    });
+    assert_eq!((in_trash(&world), objects(&world)), (vec!["a.wav".into(), "b.wav".into()], 4));
+
+    // Moved away.
+    std::fs::remove_file(state.path().join("joins.sqlite")).unwrap();
+    world.joins = Kept::open(state.path()).map(|kept| Some(Arc::new(kept)));
+    world.restart();
+    assert_eq!(emptied(&world), Vec::<String>::new());
+    assert_eq!(ids.map(|id| world.state(id)), [State::Deleted; 2]);
 }

@@ -14,6 +14,7 @@ use spoolfs::lower::Lower;
 use spoolfs::policy::{Compress, Marks, Rules, SealTo};
 use spoolfs::rebuild;
 use spoolfs::recording::{Kind, NodeId, State};
+use spoolfs::stitch::{Kept, StitchError};
 use spoolfs::store::Store;
 use spoolfs::store::memory::MemoryStore;
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub struct World {
     /// Call records.
     pub calls: Option<Arc<dyn CallSource>>,
     pub audit: Arc<Audit>,
+    /// Which joins are stored.
+    pub joins: Result<Option<Arc<Kept>>, StitchError>,
     /// A rebuild passes over what no key opens.
     pub leave_sealed: bool,
     /// A rebuild passes snapshots over.
@@ -108,6 +111,7 @@ impl World {
             snapshots: None,
             calls: None,
             audit: Audit::off(),
+            joins: Ok(None),
             leave_sealed: false,
             whole_journal: false,
             runtime: tokio::runtime::Builder::new_multi_thread()
@@ -180,7 +184,7 @@ impl World {
             clock: self.clock.clone(),
             audit: self.audit.clone(),
             calls: self.calls.clone(),
-            joins: None,
+            joins: self.joins.clone(),
         };
         let engine = Engine::start(options, parts).unwrap();
         self.running.as_mut().unwrap().engine = Some(engine);
