@@ -181,7 +181,10 @@ fn joins(report: &StatusReport) -> String {
         (joins.leaving, "to be deleted"),
         (joins.failing, "FAILING, tried again later"),
         (joins.bad, "found damaged or gone since the start"),
-        (joins.unopened, "THAT NO KEY OPENS (the log names them; put the key back, and restart)"),
+        (
+            joins.unopened,
+            "THAT NO KEY OPENS, OR THAT ARE REFUSED (the log says why; put the key back, and restart)",
+        ),
     ] {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));

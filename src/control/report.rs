@@ -125,7 +125,7 @@ pub struct JoinsReport {
     pub leaving: u64,
     /// Objects found damaged or gone since the start.
     pub bad: u64,
-    /// Objects that may be stored joins, and that no key opens.
+    /// Objects that may be stored joins, and that no key opens, or that are refused.
     #[serde(default)]
     pub unopened: u64,
     /// Whether all calls were looked at since the start.

@@ -65,7 +65,7 @@ pub struct JoinStatus {
     pub leaving: u64,
     /// Objects that were damaged or gone since the start.
     pub bad: u64,
-    /// Objects that may be stored joins, and that no key opens.
+    /// Objects that may be stored joins, and that no key opens, or that are refused.
     pub unopened: u64,
     /// All were looked at since the start.
     pub swept: bool,

@@ -16,6 +16,7 @@ mod fsck;
 mod headers;
 mod hidden;
 mod holds;
+mod joins;
 mod locks;
 mod outage;
 mod panics;

@@ -153,8 +153,11 @@ pub(super) fn find_again(
                     unopened += 1;
                     // There may be as many as there are calls.
                     match unopened {
-                        1 => tracing::warn!(why, "stored joins that no key opens are passed over"),
-                        _ => tracing::debug!(why, "another stored join that no key opens"),
+                        1 => tracing::warn!(
+                            why,
+                            "stored joins that can not be opened now are passed over"
+                        ),
+                        _ => tracing::debug!(why, "another stored join that can not be opened now"),
                     }
                 }
                 Ok(Found::Seen) => {}
@@ -174,7 +177,8 @@ enum Found {
     Seen,
     /// It is damaged.
     Damaged,
-    /// It may be one: without the key, not even what it says of itself can be read; why.
+    /// It may be one: without the key, not even what it says of itself can be read; or it says so, and
+    /// is not given now. Why.
     Unopened(String),
 }
 
@@ -234,6 +238,11 @@ fn found(shared: &Shared, kept: &Kept, target: &Target, key: &str) -> Result<Fou
             kept.found_damaged(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
             Ok(Found::Seen)
         }
+        Read::Refused(why) => {
+            let object = object(ObjectState::Abandoned, label.stored.clone());
+            kept.found_unread(&join_of(&label, None), &label.legs, &object).map_err(failed)?;
+            Ok(Found::Unopened(why))
+        }
     }
 }
 
@@ -243,8 +252,10 @@ enum Read {
     Join(Box<NewJoin>, Stored),
     /// Other bytes than those that were put there.
     Damaged,
-    /// It can not be told: there is no key that opens it, or its target does not give it.
+    /// It can not be told: there is no key that opens it, or it must be restored first.
     Closed,
+    /// Its target does not give it now; why. That may be over in a moment.
+    Refused(String),
 }
 
 /// A join by what its object says. Without its audio nothing can be read by its plan.
@@ -288,7 +299,10 @@ fn read(shared: &Shared, target: &Target, key: &str, label: &JoinLabel) -> Resul
         Ok(Fetched::Right(file, stored)) => (file, stored),
         Ok(Fetched::Wrong) => return Ok(Read::Damaged),
         Ok(Fetched::Strange) => return Ok(Read::Closed),
-        Err(EngineError::Store(error)) if matches!(error.kind, Denied | Frozen | Locked) => {
+        Err(EngineError::Store(error)) if error.kind == Denied => {
+            return Ok(Read::Refused(error.to_string()));
+        }
+        Err(EngineError::Store(error)) if matches!(error.kind, Frozen | Locked) => {
             tracing::warn!(%error, "a stored join can not be read");
             return Ok(Read::Closed);
         }

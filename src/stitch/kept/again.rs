@@ -1,10 +1,11 @@
 //! What targets are found to have, where that was lost here.
 
-use super::rows::{self, ask, many};
+use super::rows::{self, Sql, ask, many};
 use super::{Kept, KeptJoin, KeptLeg, KeptObject, KeptState, NewJoin};
 use crate::catalog::ObjectState;
 use crate::recording::NodeId;
 use crate::stitch::Result;
+use rusqlite::Connection;
 
 impl Kept {
     /// Takes note of a join that a target was found to have: of its recordings is known which they
@@ -15,6 +16,7 @@ impl Kept {
     /// It can not be used.
     pub fn found(&self, new: &NewJoin, nodes: &[NodeId], object: &KeptObject) -> Result<()> {
         self.change(|connection| {
+            rows::forget_unread(connection, object)?;
             let id = match rows::same(connection, &new.call, new.sha256)? {
                 Some(id) => id,
                 None => rows::insert(connection, new, &unknown(nodes))?,
@@ -57,12 +59,21 @@ impl Kept {
         object: &KeptObject,
     ) -> Result<()> {
         self.change(|connection| {
-            let id = match rows::same(connection, &new.call, new.sha256)? {
-                Some(id) => id,
-                None => rows::insert(connection, new, &unknown(nodes))?,
-            };
-            let object = KeptObject { state: ObjectState::Abandoned, ..object.clone() };
-            rows::take_key(connection, id, &object).map(drop)
+            rows::forget_unread(connection, object)?;
+            note_damaged(connection, new, nodes, object)
+        })
+    }
+
+    /// The same of one that its target does not give now: it is deleted with the join too, but asked
+    /// for again, as if it were not known.
+    ///
+    /// # Errors
+    /// It can not be used.
+    pub fn found_unread(&self, new: &NewJoin, nodes: &[NodeId], object: &KeptObject) -> Result<()> {
+        self.change(|connection| {
+            note_damaged(connection, new, nodes, object)?;
+            let text = "INSERT OR IGNORE INTO unread VALUES(?1, ?2)";
+            connection.prepare_cached(text)?.execute([&object.target, &object.key]).map(drop)
         })
     }
 
@@ -92,14 +103,29 @@ impl Kept {
         self.change(|connection| connection.prepare_cached(text)?.execute([target])).map(drop)
     }
 
-    /// Whether a key of a target is known.
+    /// Whether a key of a target is known, and what it has there.
     ///
     /// # Errors
     /// It can not be used.
     pub fn knows(&self, target: &str, key: &str) -> Result<bool> {
-        let text = "SELECT 1 FROM object WHERE target = ?1 AND key = ?2";
+        let text = "SELECT 1 FROM object WHERE target = ?1 AND key = ?2
+            EXCEPT SELECT 1 FROM unread WHERE target = ?1 AND key = ?2";
         self.with(|connection| connection.prepare_cached(text)?.exists([target, key]))
     }
+}
+
+fn note_damaged(
+    connection: &Connection,
+    new: &NewJoin,
+    nodes: &[NodeId],
+    object: &KeptObject,
+) -> Sql<()> {
+    let id = match rows::same(connection, &new.call, new.sha256)? {
+        Some(id) => id,
+        None => rows::insert(connection, new, &unknown(nodes))?,
+    };
+    let object = KeptObject { state: ObjectState::Abandoned, ..object.clone() };
+    rows::take_key(connection, id, &object).map(drop)
 }
 
 /// Recordings of which no more is known than which they are.

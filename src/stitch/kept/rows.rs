@@ -48,6 +48,11 @@ CREATE TABLE IF NOT EXISTS object(
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS object_stored ON object(stored);
 CREATE TABLE IF NOT EXISTS listed(target TEXT PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS unread(
+    target TEXT NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY(target, key)
+) STRICT, WITHOUT ROWID;
 ";
 
 // When an object was last proved, and what it is if it is not the join as it is.
@@ -198,6 +203,17 @@ pub(super) fn take_key(connection: &Connection, id: i64, object: &KeptObject) ->
     let text = "INSERT OR IGNORE INTO object(target, key, stored, state, encoding, stored_size,
             stored_sha256) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     Ok(connection.prepare_cached(text)?.execute(row)? == 1)
+}
+
+/// What was noted of an object that was not read is told anew, by who read it.
+pub(super) fn forget_unread(connection: &Connection, object: &KeptObject) -> Sql<()> {
+    let of = params![object.target, object.key];
+    let text = "DELETE FROM unread WHERE target = ?1 AND key = ?2";
+    if connection.prepare_cached(text)?.execute(of)? == 1 {
+        let text = "DELETE FROM object WHERE target = ?1 AND key = ?2";
+        connection.prepare_cached(text)?.execute(of)?;
+    }
+    Ok(())
 }
 
 pub(super) fn state(of: ObjectState) -> i64 {
