@@ -61,13 +61,17 @@ impl Alarms {
     }
 
     /// Keys of the bad copies of a target that are to be looked at again now, some time after they
-    /// were found: whoever finds one sees to it first.
-    pub fn due(&self, target: &str, now: Timestamp) -> Vec<String> {
+    /// were found: whoever finds one sees to it first. Or as soon as any target came up after that: it
+    /// may have what the bad copy is replaced by. `came`: when the last of them did.
+    pub fn due(&self, target: &str, now: Timestamp, came: Option<Timestamp>) -> Vec<String> {
         let looked = &self.looked;
+        let came = came.filter(|came| *came <= now);
         let is_due = |name: &(String, String), one: &BadCopy| {
             let last = looked.get(name).copied().unwrap_or(one.at);
             // Later than now: the clock was moved back.
-            last > now || last.plus(limits::SCRUB_ALARMS_EVERY) <= now
+            last > now
+                || last.plus(limits::SCRUB_ALARMS_EVERY) <= now
+                || came.is_some_and(|came| came > last && !one.unopened)
         };
         let due = self.bad.iter().filter(|(name, one)| name.0 == target && is_due(name, one));
         due.map(|(name, _)| name.1.clone()).collect()

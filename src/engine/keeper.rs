@@ -114,7 +114,8 @@ impl Keeper {
                     return self.target.failed(error.to_string(), now);
                 }
                 faults::point("attach.after_setting");
-                self.target.attached(now);
+                // Not since it was asked: who saw it down meanwhile saw that before it came up.
+                self.target.attached(self.shared.now());
                 self.shared.content.target_answers(self.target.name());
                 self.shared.fill_at(now);
                 self.shared.completions.ask_again();

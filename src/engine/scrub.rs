@@ -147,7 +147,8 @@ impl Scrub {
 
     fn look_after_alarms(&mut self) -> Result<()> {
         let now = self.shared.now();
-        let keys = self.shared.alarms.lock().due(self.target.name(), now);
+        let came = self.shared.targets.iter().filter_map(|target| target.up_since()).max();
+        let keys = self.shared.alarms.lock().due(self.target.name(), now, came);
         for key in keys {
             self.shared.check_stop()?;
             match mend::look_again(&self.shared, &self.target, &key) {

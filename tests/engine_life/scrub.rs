@@ -638,3 +638,38 @@ fn regression_verify_right_after_a_start_waits_until_the_targets_were_asked() {
     let waited = began.elapsed() >= spoolfs::limits::FIRST_ANSWER_WAIT;
     assert!(outcome == Outcome::Done || waited, "{outcome:?}");
 }
+
+/// The only good copy was in a target that was away when the bad one was found: that waited an hour.
+#[test]
+fn regression_a_bad_copy_is_replaced_as_soon_as_the_target_with_a_good_one_is_back() {
+    for known in [true, false] {
+        let mut world = World::with(&["one", "two"]);
+        world.start();
+        let id = world.released("a.wav", &audio(1000, 1));
+        world.stores[0].tamper(&key(&world, id, "one"), None);
+        let two = &world.stores[1];
+        let until_up = |up: bool| {
+            world.until("it is known", || {
+                world.pass(1);
+                (world.engine().status().targets[1].standing == Standing::Up) == up
+            });
+        };
+        match known {
+            true => {
+                two.set_down(true);
+                // What it can not be given tells.
+                world.record("b.wav", &audio(1000, 2));
+                until_up(false);
+            }
+            // An outage of a moment that nobody else noticed.
+            false => two.fail_next_of("a.wav", Operation::Head, 100, Fault::Unreachable),
+        }
+        assert!(matches!(world.run_one(Command::Verify, "a.wav"), Outcome::Failed(_)));
+        assert_eq!(world.engine().status().bad.len(), 1);
+        two.set_down(false);
+        two.fail_no_more();
+        until_up(true);
+        world.until("it is replaced", || world.engine().status().bad.is_empty());
+        assert_eq!(verified(&world, id, "one").len(), 1);
+    }
+}
