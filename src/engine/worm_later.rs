@@ -14,6 +14,8 @@ use crate::policy::Rules;
 use crate::recording::{NodeId, State};
 use crate::store::Locks;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,6 +32,9 @@ struct Walked {
     rules: String,
     /// The last node that was looked at.
     after: u64,
+    /// Those before it with which something else was done then.
+    #[serde(default)]
+    busy: BTreeSet<u64>,
     /// Nothing is left.
     done: bool,
     /// The target refused something.
@@ -113,16 +118,31 @@ fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Resul
     let mut pace = Pace::new(limits::WORM_LATER_PER_SECOND);
     let mut locked = 0_u64;
     loop {
-        let page = shared.catalog.files(NodeId(walked.after), limits::PLAN_PAGE_ROWS)?;
-        let Some(last) = page.last().copied() else { break };
+        let page = match walked.busy.len() < limits::PLAN_PAGE_ROWS {
+            true => shared.catalog.files(NodeId(walked.after), limits::PLAN_PAGE_ROWS)?,
+            false => Vec::new(),
+        };
+        let last = page.last().copied();
+        // Those that were busy come when all others were looked at, or when they are very many.
+        let page = match last {
+            Some(_) => page,
+            None => std::mem::take(&mut walked.busy).into_iter().map(NodeId).collect(),
+        };
+        if page.is_empty() {
+            break;
+        }
         for id in page {
             shared.check_stop()?;
             if !Arc::ptr_eq(rules, &shared.configured.read()) {
                 return Ok(());
             }
             match one(shared, target, id) {
-                Ok(false) => continue,
-                Ok(true) => locked += 1,
+                Ok(Looked::Left) => continue,
+                Ok(Looked::Busy) => {
+                    walked.busy.insert(id.0);
+                    continue;
+                }
+                Ok(Looked::Asked) => locked += 1,
                 Err(error @ EngineError::Store(_)) if !error.is_target_down() => {
                     walked.refused = true;
                     tracing::warn!(%error, "what was archived before a rule said `worm` is not locked");
@@ -133,8 +153,12 @@ fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Resul
                 return Err(EngineError::Stopping);
             }
         }
-        walked.after = last.0;
+        walked.after = last.map_or(walked.after, |last| last.0);
         keep(&walked)?;
+        if last.is_none() && !walked.busy.is_empty() {
+            let why = format!("something else is being done with {} of them", walked.busy.len());
+            return Err(EngineError::refused(Path::new("worm"), why));
+        }
     }
     let target = target.name();
     tracing::info!(target, locked, "what was archived before the rules said `worm` was looked at");
@@ -143,15 +167,23 @@ fn in_target(shared: &Shared, rules: &Arc<Rules>, target: &Arc<Target>) -> Resul
     keep(&Walked { done, after: 0, refused: false, ..walked })
 }
 
-/// Locks what a target has of a recording as it is now. Whether it was asked.
-fn one(shared: &Shared, target: &Target, id: NodeId) -> Result<bool> {
-    let Some(it) = shared.candidate(id)? else { return Ok(false) };
+/// What became of a recording.
+enum Looked {
+    /// Its target was asked.
+    Asked,
+    /// There is nothing to lock.
+    Left,
+    /// Something else is being done with it: it is to be looked at again.
+    Busy,
+}
+
+/// Locks what a target has of a recording as it is now.
+fn one(shared: &Shared, target: &Target, id: NodeId) -> Result<Looked> {
     // Who stores it anew may be about to give it another object.
-    let Some(_claim) = shared.claims.try_claim(&[id]) else {
-        return Err(EngineError::refused(&it.path, "something else is being done with it"));
-    };
+    let Some(_claim) = shared.claims.try_claim(&[id]) else { return Ok(Looked::Busy) };
+    let Some(it) = shared.candidate(id)? else { return Ok(Looked::Left) };
     if it.trashed || !matches!(it.row.state, State::Archived | State::Released) {
-        return Ok(false);
+        return Ok(Looked::Left);
     }
     let wanted = worm::wanted(shared, &it);
     if let Some(why) = shared.calls.trouble() {
@@ -164,8 +196,8 @@ fn one(shared: &Shared, target: &Target, id: NodeId) -> Result<bool> {
     };
     match (wanted, objects.iter().find(here)) {
         (Some(wanted), Some(object)) => {
-            worm::lock(shared, target, &object.key, Some(wanted)).map(|()| true)
+            worm::lock(shared, target, &object.key, Some(wanted)).map(|()| Looked::Asked)
         }
-        _ => Ok(false),
+        _ => Ok(Looked::Left),
     }
 }

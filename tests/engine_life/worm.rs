@@ -3,6 +3,7 @@
 use crate::expiry::{DAY, path, rule};
 use crate::policy::{Told, of_campaign};
 use crate::world::{World, audio};
+use spoolfs::engine::{Command, Standing};
 use spoolfs::policy::{ExpireFrom, Matches, Policy, Words, Worm, WormMode};
 use spoolfs::recording::{NodeId, State};
 use spoolfs::store::Retention;
@@ -189,4 +190,40 @@ fn what_was_archived_before_the_rule_is_locked_later() {
     world.pass(60);
     world.idle();
     assert_eq!(world.store().calls(Operation::Retain), asked);
+}
+
+/// It ended the whole page, which was begun anew after a wait that grew.
+#[test]
+fn regression_a_busy_recording_keeps_no_other_from_being_locked_later() {
+    let (mut world, _) = world(vec![]);
+    // Whoever recalls it waits as long as the test.
+    world.read_timeout = Duration::from_secs(3600);
+    world.restart();
+    let names = ["a.wav", "b.wav", "c.wav"];
+    let ids = names.map(|name| world.released(name, &audio(900, 1)));
+    world.rules.policies = vec![locking("all", path("*.wav"), 90, WormMode::Governance)];
+    // No lock before the first is busy.
+    let (one, two) = (Arc::clone(&world.stores[0]), Arc::clone(&world.stores[1]));
+    one.set_down(true);
+    world.restart();
+    world.until("the other target is up", || {
+        world.engine().status().targets[1].standing == Standing::Up
+    });
+    two.set_paused(true);
+    let asked = two.calls(Operation::Get);
+    std::thread::scope(|scope| {
+        let _brought = scope.spawn(|| world.run_one(Command::Recall, "a.wav"));
+        world.until("it is being recalled", || two.calls(Operation::Get) > asked);
+        one.set_down(false);
+        let locked = || ids.map(|id| locks(&world, id)[0].is_some());
+        world.until("those behind it are locked", || {
+            world.pass(1);
+            locked()[1..] == [true, true]
+        });
+        two.set_paused(false);
+    });
+    world.until("it is locked", || {
+        world.pass(1);
+        locks(&world, ids[0])[0].is_some()
+    });
 }
