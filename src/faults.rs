@@ -178,6 +178,7 @@ pub const SITES: &[&str] = &[
     "lower.adopt",
     "lower.chmod",
     "lower.identify",
+    "lower.identity",
     "lower.link",
     "lower.list",
     "lower.mkdir",

@@ -68,6 +68,30 @@ fn regression_what_could_not_be_taken_over_for_a_moment_is_taken_over_later() {
     }
 }
 
+/// It was taken for another file: it got a new identity, and what was archived of it was not its own.
+#[test]
+fn regression_a_recording_whose_identity_can_not_be_read_for_a_moment_stays_what_it_is() {
+    let _turn = Turn::take();
+    let mut world = World::new();
+    let id = world.record("a.wav", b"audio");
+    world.pass(400);
+    world.until_state(id, State::Archived);
+    world.die();
+    std::fs::rename(world.below("a.wav"), world.below("b.wav")).unwrap();
+    world.open();
+    faults::set("lower.identity:1:EIO:forever").unwrap();
+    world.start();
+    world.until_reconciled();
+    assert!(faults::fired() > 0);
+    faults::clear();
+    world.until("compared", || {
+        world.pass(1);
+        world.engine().status().left_out == 0
+    });
+    assert_eq!(world.find("b.wav").unwrap().id, id);
+    assert!(world.find("a.wav").is_none());
+}
+
 /// A program hears of it, and the kernel tells nobody else.
 #[test]
 fn a_failed_fsync_of_a_program_makes_its_recording_suspect() {

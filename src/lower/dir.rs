@@ -113,10 +113,16 @@ impl Dir {
         }
         let name = self.name(name)?;
         let (attr, version) = statx(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let mut value = [0u8; identity::LEN];
-        let node = rustix::fs::lgetxattr(self.proc_path(name), identity::XATTR, &mut value[..])
-            .ok()
-            .and_then(|len| identity::decode(value.get(..len)?, version.ino));
+        let get =
+            |value: &mut [u8]| rustix::fs::lgetxattr(self.proc_path(name), identity::XATTR, value);
+        let node = match node_of(version.ino, get) {
+            // Removed since, or /proc is: of a name that is there nobody may hear that it is gone.
+            Err(Errno::NOENT) => {
+                statx(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                return Err(Errno::STALE);
+            }
+            node => node?,
+        };
         Ok(LowerStat { attr, version, node })
     }
 
@@ -428,11 +434,22 @@ fn statx(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Result<(Attr, LowerVersi
 pub fn stat_file(file: impl AsFd) -> Result<LowerStat> {
     let file = file.as_fd();
     let (attr, version) = statx(file, b"", AtFlags::EMPTY_PATH)?;
-    let mut value = [0u8; identity::LEN];
-    let node = rustix::fs::fgetxattr(file, identity::XATTR, &mut value[..])
-        .ok()
-        .and_then(|len| identity::decode(value.get(..len)?, version.ino));
+    let get = |value: &mut [u8]| rustix::fs::fgetxattr(file, identity::XATTR, value);
+    let node = node_of(version.ino, get)?;
     Ok(LowerStat { attr, version, node })
+}
+
+/// The identity that `get` reads. Only what will not be otherwise the next time means that there is
+/// none: who has none is given a new one, and what was archived under the old one is not his.
+fn node_of(ino: u64, get: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<Option<NodeId>> {
+    faults::fail("lower.identity")?;
+    let mut value = [0u8; identity::LEN];
+    match get(&mut value) {
+        Ok(len) => Ok(value.get(..len).and_then(|value| identity::decode(value, ino))),
+        // Not there; no such attributes here; longer than any of ours.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Gives an open file its identity.
