@@ -12,7 +12,8 @@ mod world;
 use bytes::Bytes;
 use spoolfs::engine::{Command, Outcome};
 use spoolfs::faults;
-use spoolfs::recording::{NodeId, Sha256, State};
+use spoolfs::lower::Lower;
+use spoolfs::recording::{Generation, NodeId, Sha256, State};
 use spoolfs::store::file::FileStore;
 use spoolfs::store::{Body, ObjectMeta, Store};
 use std::fs::File;
@@ -90,6 +91,40 @@ fn regression_a_recording_whose_identity_can_not_be_read_for_a_moment_stays_what
     });
     assert_eq!(world.find("b.wav").unwrap().id, id);
     assert!(world.find("a.wav").is_none());
+}
+
+/// It could not be opened for writing before the next start, and to try that lost the log of what was
+/// written to it: archived bytes came over it.
+#[test]
+fn regression_a_partial_recording_that_a_start_can_not_load_for_a_moment_is_loaded_later() {
+    let _turn = Turn::take();
+    let dir = tempfile::tempdir().unwrap();
+    let (id, generation) = (NodeId(77), Generation(3));
+    std::fs::write(dir.path().join("like"), [0; 100]).unwrap();
+    let before = Lower::open(dir.path()).unwrap();
+    let attr = before.stat("like".as_ref()).unwrap().attr;
+    let partial = before.begin_partial(id, generation, &attr).unwrap();
+    let file = partial.open(rustix::fs::OFlags::WRONLY).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"call", 0).unwrap();
+    partial.change().wrote(0, 4).unwrap();
+    drop((partial, before));
+    let mut missed = 0;
+    for site in ["lower.list", "lower.open", "lower.stat", "lower.identity"] {
+        for nth in 1.. {
+            faults::set(&format!("{site}:{nth}:EMFILE")).unwrap();
+            let opened = Lower::open(dir.path());
+            let fired = faults::fired() > 0;
+            faults::set("").unwrap();
+            let Ok(lower) = opened else { continue };
+            missed += u32::from(lower.partial(id).is_none());
+            let partial = lower.begin_partial(id, generation, &attr).unwrap();
+            assert_eq!(partial.gaps(), std::slice::from_ref(&(4..100)), "call {nth} of {site}");
+            if !fired {
+                break;
+            }
+        }
+    }
+    assert!(missed >= 4, "of the list, the file, its log and the look at it: {missed}");
 }
 
 /// A program hears of it, and the kernel tells nobody else.

@@ -92,6 +92,7 @@ impl Completions {
 /// Runs until the engine stops.
 pub(super) fn run(shared: &Shared) {
     while !shared.stop.is_set() {
+        drop(shared.lower.load_left_partials());
         let partials = shared.lower.partials();
         shared.completions.only(&partials);
         for partial in partials {

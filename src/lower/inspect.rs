@@ -65,7 +65,7 @@ impl Inspection {
     /// As `readdir`.
     pub fn names(&self, path: &Path) -> Result<Vec<Vec<u8>>> {
         let dir = self.root.descend(path).map_err(LowerError::io(path))?;
-        let mut names = retire::names(&dir);
+        let mut names = retire::names(&dir).map_err(LowerError::io(path))?;
         names.sort_unstable();
         Ok(names)
     }
@@ -109,7 +109,7 @@ impl Inspection {
             Err(errno) => return Err(LowerError::io(&path)(errno)),
         };
         let mut found = Vec::new();
-        for name in retire::names(&dir) {
+        for name in retire::names(&dir).map_err(LowerError::io(&path))? {
             let stat = dir.stat(&name).map_err(LowerError::io(&path))?;
             found.push((String::from_utf8_lossy(&name).into_owned(), stat));
         }

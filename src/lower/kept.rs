@@ -210,7 +210,10 @@ impl Lower {
     pub(super) fn load_kept(&self) {
         let room = &self.private.kept;
         let mut all = self.kept.lock();
-        let names = super::retire::names(room);
+        let names = super::retire::names(room).unwrap_or_else(|error| {
+            tracing::error!(%error, ".spl/kept of the lower directory can not be read");
+            Vec::new()
+        });
         for name in names.iter().filter_map(|name| std::str::from_utf8(name).ok()) {
             let Some(named) = Named::parse(name) else {
                 let whose = name.strip_suffix(LOG).unwrap_or(name);

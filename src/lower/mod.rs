@@ -167,6 +167,9 @@ pub struct Lower {
     partials: Mutex<HashMap<NodeId, Arc<Partial>>>,
     /// How many: mostly none, and every read and write in plain mode asks.
     partial_count: AtomicUsize,
+    /// Those that could not be opened yet, by their names; `None` until they could be listed.
+    unread_partials: Mutex<Option<Vec<String>>>,
+    unread_count: AtomicUsize,
     /// How many got their names.
     placed: AtomicU64,
     kept: Mutex<Vec<Arc<Kept>>>,
@@ -214,13 +217,15 @@ impl Lower {
             retired: Mutex::new(Vec::new()),
             partials: Mutex::default(),
             partial_count: AtomicUsize::new(0),
+            unread_partials: Mutex::default(),
+            unread_count: AtomicUsize::new(0),
             placed: AtomicU64::new(0),
             kept: Mutex::default(),
             kept_count: AtomicUsize::new(0),
             kept_wake: crossbeam_channel::bounded(1),
         };
         lower.clear_leftovers();
-        lower.load_partials();
+        lower.load_partials(&mut lower.unread_partials.lock());
         lower.load_kept();
         Ok(Arc::new(lower))
     }

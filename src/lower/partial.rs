@@ -132,6 +132,10 @@ impl Lower {
         if let Some(partial) = self.partial(id) {
             return Ok(partial);
         }
+        let _none_is_loaded_meanwhile = self.load_left_partials();
+        if let Some(partial) = self.partial(id) {
+            return Ok(partial);
+        }
         let partial = self.make_partial(id, generation, attr).map_err(partial_error(id))?;
         faults::point("partial.after_make");
         Ok(self.add_partial(partial))
@@ -146,6 +150,12 @@ impl Lower {
         let (stage, room) = (&self.private.stage, &self.private.partial);
         let draft = format!("{id}-{:08x}", fastrand::u32(..)).into_bytes();
         let name = partial_name(id, generation, attr.size);
+        // One that could not be loaded yet: its log tells what was written to it.
+        match room.stat(name.as_bytes()) {
+            Ok(_) => return Err(Errno::EXIST),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
         // One that could not be removed tells of another life.
         match room.unlink(format!("{name}{LOG}").as_bytes()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -211,29 +221,74 @@ impl Lower {
         Ok(Path::new(".spl/found").join(&partial.name))
     }
 
-    /// Finds the partial recordings that a predecessor left.
-    pub(super) fn load_partials(&self) {
-        let room = &self.private.partial;
-        let names = super::retire::names(room);
-        for name in names.iter().filter_map(|name| std::str::from_utf8(name).ok()) {
-            let Some((id, generation, archived)) = parse_name(name) else {
-                // The log of one that got its name.
-                let whose = name.strip_suffix(LOG).unwrap_or(name);
-                if whose != name && !names.iter().any(|other| other == whose.as_bytes()) {
-                    let _next_start_tries_again = room.unlink(name.as_bytes());
-                }
-                continue;
-            };
-            match load(room, name, (id, generation, archived)) {
-                Ok(partial) => drop(self.add_partial(partial)),
+    /// Loads those that a predecessor left and that could not be loaded before; none is loaded by
+    /// others while the answer is kept.
+    pub fn load_left_partials(&self) -> Option<impl Sized + '_> {
+        if self.unread_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut unread = self.unread_partials.lock();
+        self.load_partials(&mut unread);
+        Some(unread)
+    }
+
+    /// Finds the partial recordings that a predecessor left: all, or those that are left.
+    pub(super) fn load_partials(&self, unread: &mut Option<Vec<String>>) {
+        let told = self.unread_count.load(Ordering::Acquire) > 0;
+        if unread.is_none() {
+            match list(&self.private.partial) {
+                Ok(names) => *unread = Some(names),
+                Err(error) if told => tracing::debug!(%error, "partial recordings are not known"),
                 Err(error) => tracing::error!(
-                    name, %error,
-                    "a recording that was written to while it was released can not be opened; it \
-                     stays in .spl/partial of the lower directory"
+                    %error,
+                    "recordings that were written to while they were released can not be listed; \
+                     this is tried again"
                 ),
             }
         }
+        if let Some(names) = unread {
+            names.retain(|name| !self.is_loaded(name, told));
+        }
+        let left = unread.as_ref().map_or(1, Vec::len);
+        self.unread_count.store(left, Ordering::Release);
     }
+
+    /// Loads one, and tells whether there is nothing more to do for it.
+    fn is_loaded(&self, name: &str, told: bool) -> bool {
+        let Some(it) = parse_name(name).filter(|(id, ..)| self.partial(*id).is_none()) else {
+            return true;
+        };
+        match load(&self.private.partial, name, it) {
+            Ok(partial) => {
+                self.add_partial(partial);
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+            Err(error) if told => tracing::debug!(name, %error, "a partial recording is left"),
+            Err(error) => tracing::error!(
+                name, %error,
+                "a recording that was written to while it was released can not be opened; it \
+                 stays in .spl/partial of the lower directory, and this is tried again"
+            ),
+        }
+        false
+    }
+}
+
+/// Names of the partial recordings; logs of those that got their names are removed.
+fn list(room: &Dir) -> rustix::io::Result<Vec<String>> {
+    let names = super::retire::names(room)?;
+    let mut names: Vec<String> =
+        names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect();
+    let all = names.clone();
+    names.retain(|name| parse_name(name).is_some());
+    for log in &all {
+        let whose = log.strip_suffix(LOG);
+        if whose.is_some_and(|whose| !all.iter().any(|other| other == whose)) {
+            let _next_start_tries_again = room.unlink(log.as_bytes());
+        }
+    }
+    Ok(names)
 }
 
 fn load(

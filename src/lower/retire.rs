@@ -154,7 +154,11 @@ impl Lower {
     pub fn clear_held(&self, needed: &HashSet<NodeId>) {
         let needed: HashSet<Vec<u8>> =
             needed.iter().map(|id| id.to_string().into_bytes()).collect();
-        for name in names(&self.private.open).into_iter().filter(|name| !needed.contains(name)) {
+        for name in names(&self.private.open)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|name| !needed.contains(name))
+        {
             let _next_start_tries_again = self.private.open.unlink(&name);
         }
     }
@@ -163,10 +167,10 @@ impl Lower {
     /// reach any more. `gone` holds copies whose release was committed; one that does
     /// not have the size and mtime it was released with is kept in `found`.
     pub(super) fn clear_leftovers(&self) {
-        for name in names(&self.private.stage) {
+        for name in names(&self.private.stage).unwrap_or_default() {
             let _next_start_tries_again = self.private.stage.unlink(&name);
         }
-        for name in names(&self.private.gone) {
+        for name in names(&self.private.gone).unwrap_or_default() {
             // A program that found the name just before it was taken away may have it open.
             let path = Path::new(".spl/gone");
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
@@ -189,19 +193,20 @@ impl Lower {
     }
 }
 
-pub(super) fn names(dir: &super::Dir) -> Vec<Vec<u8>> {
+/// All names in a directory.
+pub(super) fn names(dir: &super::Dir) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     let mut position = 0;
-    let Ok(mut stream) = dir.stream() else { return names };
+    let mut stream = dir.stream()?;
     loop {
         let before = names.len();
-        let read = stream.read(position, &mut |entry| {
+        stream.read(position, &mut |entry| {
             position = entry.next;
             names.push(entry.name.to_vec());
             true
-        });
-        if read.is_err() || names.len() == before {
-            return names;
+        })?;
+        if names.len() == before {
+            return Ok(names);
         }
     }
 }

@@ -128,7 +128,7 @@ impl Lower {
 
     /// The numbers of the files in the trash.
     pub fn trash_numbers(&self) -> Vec<NodeId> {
-        let names = retire::names(&self.private.trash);
+        let names = retire::names(&self.private.trash).unwrap_or_default();
         let number = |name: &Vec<u8>| std::str::from_utf8(name).ok()?.parse().ok().map(NodeId);
         names.iter().filter_map(number).collect()
     }

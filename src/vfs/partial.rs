@@ -161,6 +161,7 @@ impl Vfs {
 
     /// The file of a partial recording that a predecessor had open.
     pub(super) fn resume_partial(&self, id: NodeId, flags: OFlags, writable: bool) -> Option<File> {
+        drop(self.lower.load_left_partials());
         let partial = self.lower.partial(id)?;
         let file = partial.open(flags).ok()?;
         if writable {
