@@ -148,6 +148,8 @@ pub const PUT_OFF_MAX: usize = 1024;
 pub const RECONCILE_BATCH: usize = 64;
 /// Names that could not be taken over and are remembered to be tried again; of more, all is compared.
 pub const RECONCILE_LEFT_OUT_MAX: usize = 1024;
+/// Longest time until all is compared again because of them.
+pub const RECONCILE_REST_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Names tried for one generation in one target, besides the plain one.
 pub const KEY_CANDIDATES: usize = 4;
 /// Recordings whose sealed or smaller form is kept for the next try after a target failed.
@@ -381,8 +383,15 @@ pub const FRESH_START_WAIT: Duration = Duration::from_secs(90);
 pub const FSCK_ROWS_NAMED: usize = 20;
 /// How many times as fast as planned the scrub makes up for what it missed.
 pub const SCRUB_CATCHES_UP: u32 = 4;
-/// How often bad copies that were not replaced are looked at again.
+/// When a bad copy that was not replaced is looked at again; it rests twice as long each time...
+pub const SCRUB_ALARMS_SOON: Duration = Duration::from_secs(10);
+/// ...and at most so long.
 pub const SCRUB_ALARMS_EVERY: Duration = Duration::from_secs(3600);
+/// So often in a row an object is asked for in vain before the one behind it is tried: if that is given, it
+/// was not the target.
+pub const SCRUB_TRIES: u32 = 3;
+/// Objects that are passed over that way at a time.
+pub const SCRUB_PASSED_OVER_MAX: u32 = 16;
 /// Bad copies that are remembered one by one, and as many that no key opens.
 pub const BAD_COPIES_MAX: usize = 1000;
 /// Lines of a snapshot of the catalog that are read before others have their turn.

@@ -11,6 +11,7 @@ use crate::{faults, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const BAD: &str = "scrub.bad";
 
@@ -32,12 +33,30 @@ pub struct BadCopy {
     pub unopened: bool,
 }
 
+/// When this daemon last looked at one again, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    at: Timestamp,
+    times: u32,
+}
+
+impl BadCopy {
+    /// How long nobody looks at it: what it is replaced by may be away for a moment, or for long. A key
+    /// that is put back is heard of otherwise.
+    fn rests(&self, times: u32) -> Duration {
+        if self.unopened {
+            return limits::SCRUB_ALARMS_EVERY;
+        }
+        let doubled = limits::SCRUB_ALARMS_SOON.saturating_mul(2u32.saturating_pow(times));
+        doubled.min(limits::SCRUB_ALARMS_EVERY)
+    }
+}
+
 /// What is known of bad copies, and how far the scrub of each target has come.
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     bad: BTreeMap<(String, String), BadCopy>,
-    /// When each was last looked at again by this daemon.
-    looked: BTreeMap<(String, String), Timestamp>,
+    looked: BTreeMap<(String, String), Looked>,
     /// Those that an earlier daemon raised are among them.
     loaded: bool,
     pub rounds: BTreeMap<String, Round>,
@@ -61,17 +80,13 @@ impl Alarms {
     }
 
     /// Keys of the bad copies of a target that are to be looked at again now, some time after they
-    /// were found: whoever finds one sees to it first. Or as soon as any target came up after that: it
-    /// may have what the bad copy is replaced by. `came`: when the last of them did.
-    pub fn due(&self, target: &str, now: Timestamp, came: Option<Timestamp>) -> Vec<String> {
-        let looked = &self.looked;
-        let came = came.filter(|came| *came <= now);
+    /// were found: whoever finds one sees to it first.
+    pub fn due(&self, target: &str, now: Timestamp) -> Vec<String> {
         let is_due = |name: &(String, String), one: &BadCopy| {
-            let last = looked.get(name).copied().unwrap_or(one.at);
+            let found = Looked { at: one.at, times: 0 };
+            let last = self.looked.get(name).copied().unwrap_or(found);
             // Later than now: the clock was moved back.
-            last > now
-                || last.plus(limits::SCRUB_ALARMS_EVERY) <= now
-                || came.is_some_and(|came| came > last && !one.unopened)
+            last.at > now || last.at.plus(one.rests(last.times)) <= now
         };
         let due = self.bad.iter().filter(|(name, one)| name.0 == target && is_due(name, one));
         due.map(|(name, _)| name.1.clone()).collect()
@@ -81,7 +96,8 @@ impl Alarms {
     pub fn looked(&mut self, target: &str, key: &str, now: Timestamp) {
         let name = (target.to_owned(), key.to_owned());
         if self.bad.contains_key(&name) {
-            self.looked.insert(name, now);
+            let times = self.looked.get(&name).map_or(0, |last| last.times);
+            self.looked.insert(name, Looked { at: now, times: times.saturating_add(1) });
         }
     }
 }
@@ -99,7 +115,7 @@ pub(super) fn load(shared: &Shared) -> Result<()> {
     for one in bad {
         let name = (one.target.clone(), one.key.clone());
         // Whoever found it may have died before he saw to it.
-        alarms.looked.entry(name.clone()).or_insert(Timestamp(0));
+        alarms.looked.entry(name.clone()).or_insert(Looked { at: Timestamp(0), times: 0 });
         alarms.bad.entry(name).or_insert(one);
     }
     Ok(())

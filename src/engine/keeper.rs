@@ -114,8 +114,7 @@ impl Keeper {
                     return self.target.failed(error.to_string(), now);
                 }
                 faults::point("attach.after_setting");
-                // Not since it was asked: who saw it down meanwhile saw that before it came up.
-                self.target.attached(self.shared.now());
+                self.target.attached(now);
                 self.shared.content.target_answers(self.target.name());
                 self.shared.fill_at(now);
                 self.shared.completions.ask_again();

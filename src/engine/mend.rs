@@ -401,13 +401,7 @@ fn good_copy(
         match copied {
             Ok(()) => return Ok((Some((file, other.clone())), why_not)),
             Err(EngineError::Stopping) => return Err(EngineError::Stopping),
-            Err(error) => {
-                if error.is_target_down() {
-                    // When it is up again the bad copy is looked at again.
-                    target.failed(error.to_string(), shared.now());
-                }
-                tracing::warn!(%error, "another copy can not be had either");
-            }
+            Err(error) => tracing::warn!(%error, "another copy can not be had either"),
         }
     }
     Ok((None, why_not))

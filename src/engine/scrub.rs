@@ -10,6 +10,7 @@ use super::mend::{self, Check};
 use super::shared::Shared;
 use super::target::Target;
 use super::{alarms, backoff};
+use crate::catalog::ObjectRow;
 use crate::clock::Timestamp;
 use crate::{faults, limits};
 use serde::{Deserialize, Serialize};
@@ -88,13 +89,15 @@ pub(super) struct Scrub {
     known: bool,
     pace: Gate,
     busy: Gate,
+    /// Behind which object how often in a row it was asked in vain.
+    in_vain: (i64, u32),
 }
 
 impl Scrub {
     pub fn new(shared: &Arc<Shared>, target: &Arc<Target>, every: Option<Duration>) -> Scrub {
         let (shared, target) = (Arc::clone(shared), Arc::clone(target));
         let (pace, busy) = Default::default();
-        Scrub { shared, target, every, known: false, pace, busy }
+        Scrub { shared, target, every, known: false, pace, busy, in_vain: (0, 0) }
     }
 
     /// Until the engine stops.
@@ -138,8 +141,11 @@ impl Scrub {
             if !self.target.is_up() || self.shared.uploads_are_off() || !all_asked {
                 return Ok(POLL);
             }
-            self.look_after_alarms()?;
-            if let Some(wait) = self.next_object()? {
+            // A bad object that is not given keeps no other from being looked at.
+            let alarms = self.look_after_alarms();
+            let wait = self.next_object()?;
+            alarms?;
+            if let Some(wait) = wait {
                 return Ok(wait);
             }
         }
@@ -147,18 +153,21 @@ impl Scrub {
 
     fn look_after_alarms(&mut self) -> Result<()> {
         let now = self.shared.now();
-        let came = self.shared.targets.iter().filter_map(|target| target.up_since()).max();
-        let keys = self.shared.alarms.lock().due(self.target.name(), now, came);
+        let keys = self.shared.alarms.lock().due(self.target.name(), now);
         for key in keys {
             self.shared.check_stop()?;
-            match mend::look_again(&self.shared, &self.target, &key) {
-                // These, and those behind, are looked at as soon as that is over.
-                Err(error) if error.is_of_the_moment() => return Err(error),
-                Ok(false) => continue,
-                Err(error) => tracing::warn!(%error, key, "a bad copy could not be seen to"),
-                Ok(true) => {}
+            let looked = mend::look_again(&self.shared, &self.target, &key);
+            if matches!(looked, Ok(false)) {
+                continue;
             }
+            // Also if it was not given for a moment: others must not wait for one that never is.
             self.shared.alarms.lock().looked(self.target.name(), &key, now);
+            match looked {
+                // Those behind are looked at as soon as that is over.
+                Err(error) if error.is_of_the_moment() => return Err(error),
+                Err(error) => tracing::warn!(%error, key, "a bad copy could not be seen to"),
+                Ok(_) => {}
+            }
         }
         Ok(())
     }
@@ -193,16 +202,30 @@ impl Scrub {
             }
             self.pace.shut(now, gap);
         }
-        let next = self.shared.catalog.objects_to_read(self.target.name(), round.after, 1)?.pop();
-        let Some(object) = next.filter(|object| object.id <= round.last) else {
+        let passed = self.passed_over(round.after);
+        let next =
+            self.shared.catalog.objects_to_read(self.target.name(), round.after, passed + 1)?;
+        let next: Vec<ObjectRow> = next.into_iter().filter(|o| o.id <= round.last).collect();
+        let Some((object, left)) = next.split_last() else {
             round.through = true;
             self.save(round)?;
             return Ok(None);
         };
-        match mend::check(&self.shared, &object, Duration::ZERO) {
+        match mend::check(&self.shared, object, Duration::ZERO) {
             Ok(Check::Replaced(_)) => round.replaced += 1,
+            // The last of a round: there is none behind it to tell.
+            Err(error)
+                if error.is_target_down()
+                    && left.is_empty()
+                    && passed == limits::SCRUB_PASSED_OVER_MAX as usize =>
+            {
+                tracing::warn!(%error, key = object.key, "an object is not given, and was not looked at");
+            }
             // Of a target that is away nothing is known: this object is the next again.
-            Err(error) if error.is_of_the_moment() || error.is_awaited() => return Err(error),
+            Err(error) if error.is_of_the_moment() || error.is_awaited() => {
+                self.in_vain.1 = self.in_vain.1.saturating_add(u32::from(error.is_target_down()));
+                return Err(error);
+            }
             // Passed over, nobody would see to it before the next round.
             Ok(Check::Busy(_)) => {
                 self.busy.shut(now, BUSY);
@@ -211,11 +234,23 @@ impl Scrub {
             Err(error) => tracing::warn!(%error, key = object.key, "an object was not looked at"),
             Ok(_) => {}
         }
+        for left in left {
+            tracing::warn!(key = left.key, "an object is not given, and was not looked at");
+        }
         round.after = object.id;
-        round.checked += 1;
+        round.checked += next.len() as u64;
         self.save(round)?;
         faults::point("scrub.after_round");
         Ok(None)
+    }
+
+    /// How many objects behind this one are left out because none of them was given, so often that it
+    /// may be they and not their target.
+    fn passed_over(&mut self, after: i64) -> usize {
+        if self.in_vain.0 != after {
+            self.in_vain = (after, 0);
+        }
+        (self.in_vain.1 / limits::SCRUB_TRIES).min(limits::SCRUB_PASSED_OVER_MAX) as usize
     }
 
     fn save(&self, round: Round) -> Result<Round> {

@@ -113,12 +113,6 @@ impl Target {
         self.health.lock().standing == Standing::Up
     }
 
-    /// Since when it is up; none if it is not.
-    pub fn up_since(&self) -> Option<Timestamp> {
-        let health = self.health.lock();
-        (health.standing == Standing::Up).then_some(health.since)
-    }
-
     /// Wakes the keeper.
     pub fn nudge(&self) {
         let _already_nudged = self.nudge.try_send(());

@@ -641,35 +641,41 @@ fn regression_verify_right_after_a_start_waits_until_the_targets_were_asked() {
 
 /// The only good copy was in a target that was away when the bad one was found: that waited an hour.
 #[test]
-fn regression_a_bad_copy_is_replaced_as_soon_as_the_target_with_a_good_one_is_back() {
+fn regression_a_bad_copy_is_replaced_soon_after_the_target_with_a_good_one_is_back() {
+    let mut world = World::with(&["one", "two"]);
+    world.start();
+    let id = world.released("a.wav", &audio(1000, 1));
+    world.stores[0].tamper(&key(&world, id, "one"), None);
+    world.stores[1].fail_next_of("a.wav", Operation::Head, 1000, Fault::Unreachable);
+    assert!(matches!(world.run_one(Command::Verify, "a.wav"), Outcome::Failed(_)));
+    assert_eq!(world.engine().status().bad.len(), 1);
+    world.stores[1].fail_no_more();
+    let began = world.now();
+    world.until("it is replaced", || {
+        world.pass(1);
+        world.engine().status().bad.is_empty()
+    });
+    assert!(world.now() < began.plus(Duration::from_secs(600)), "not an hour");
+    assert_eq!(verified(&world, id, "one").len(), 1);
+}
+
+/// Behind it nothing was looked at any more.
+#[test]
+fn regression_an_object_that_is_never_given_keeps_no_other_from_being_looked_at() {
     for known in [true, false] {
-        let mut world = World::with(&["one", "two"]);
-        world.start();
-        let id = world.released("a.wav", &audio(1000, 1));
-        world.stores[0].tamper(&key(&world, id, "one"), None);
-        let two = &world.stores[1];
-        let until_up = |up: bool| {
-            world.until("it is known", || {
-                world.pass(1);
-                (world.engine().status().targets[1].standing == Standing::Up) == up
-            });
+        let (world, ids) = scrubbed(&["one", "two"], 2);
+        let never_given = |target: usize| {
+            let store = &world.stores[target];
+            store.fail_next_of("0.wav", Operation::Head, 100_000, Fault::Unreachable);
         };
-        match known {
-            true => {
-                two.set_down(true);
-                // What it can not be given tells.
-                world.record("b.wav", &audio(1000, 2));
-                until_up(false);
-            }
-            // An outage of a moment that nobody else noticed.
-            false => two.fail_next_of("a.wav", Operation::Head, 100, Fault::Unreachable),
+        if known {
+            world.stores[0].tamper(&key(&world, ids[0], "one"), None);
+            never_given(1);
+            assert!(matches!(world.run_one(Command::Verify, "0.wav"), Outcome::Failed(_)));
         }
-        assert!(matches!(world.run_one(Command::Verify, "a.wav"), Outcome::Failed(_)));
-        assert_eq!(world.engine().status().bad.len(), 1);
-        two.set_down(false);
-        two.fail_no_more();
-        until_up(true);
-        world.until("it is replaced", || world.engine().status().bad.is_empty());
-        assert_eq!(verified(&world, id, "one").len(), 1);
+        never_given(0);
+        world.stores[0].tamper(&key(&world, ids[1], "one"), None);
+        scrub(&world, "the other is replaced", || round(&world, "one").unwrap().replaced == 1);
+        assert_eq!(verified(&world, ids[1], "one").len(), 1, "{known}");
     }
 }
