@@ -39,6 +39,9 @@ const LOOK_SOON: Duration = Duration::from_millis(500);
 /// Adopted files after which the operation log is given time to drain.
 const DRAIN_EVERY: u64 = 512;
 
+/// Names that are named in the log of those that are left out.
+const LEFT_OUT_NAMED: usize = 20;
+
 /// Files that are moved on for the sake of one.
 const SHIFTED_MAX: u32 = 32;
 
@@ -67,7 +70,7 @@ impl LeftOut {
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
-        let waits = now < self.again && self.again <= now.plus(limits::BACKOFF_MAX);
+        let waits = now < self.again && self.again <= now.plus(limits::RECONCILE_REST_MAX);
         !self.names.is_empty() && !waits
     }
 
@@ -76,7 +79,11 @@ impl LeftOut {
         let tries = if next.names.is_empty() { 0 } else { self.tries.saturating_add(1) };
         shared.activity.left_out.store(next.names.len() as u64, Ordering::Relaxed);
         // All is not compared as often as a few names are.
-        let wait = if next.more { limits::BACKOFF_MAX } else { backoff::after(tries) };
+        let doubled = 2u32.saturating_pow(tries.saturating_sub(1));
+        let wait = match next.more {
+            true => limits::BACKOFF_MAX.saturating_mul(doubled).min(limits::RECONCILE_REST_MAX),
+            false => backoff::after(tries),
+        };
         *self = LeftOut { tries, again: shared.now().plus(wait), ..next };
     }
 }
@@ -92,7 +99,10 @@ pub(super) fn run(shared: &Shared, again: &crossbeam_channel::Receiver<()>) {
         if std::mem::take(&mut due) || shared.catalog.reconcile_due() {
             shared.activity.reconciled.store(false, Ordering::Relaxed);
             shared.catalog.reconcile_begins();
-            match contained("comparing the tree", || Walk::new(shared).whole_tree()) {
+            // Of names that were left out before: that is said once.
+            let again = left_out.tries > 0;
+            let walk = || Walk { again, ..Walk::new(shared) }.whole_tree();
+            match contained("comparing the tree", walk) {
                 Ok(left) => {
                     left_out.follows(shared, left);
                     shared.activity.reconciled.store(true, Ordering::Relaxed);
@@ -151,16 +161,6 @@ fn close_left_open(shared: &Shared) -> Result<()> {
     }
 }
 
-/// What a name is that the catalog does not know.
-enum Judged {
-    Nothing,
-    Is(NodeId),
-    /// The catalog is to be told of what it is now.
-    IsNow(NodeId, LowerStat),
-    /// It is in the trash now.
-    Trash(NodeId, LowerStat),
-}
-
 /// Whether a released recording got its name after the file of that name last changed, as far as
 /// the clock tells.
 fn came_later(row: &NodeRow, stat: &LowerStat) -> bool {
@@ -177,6 +177,8 @@ struct Walk<'a> {
     walked: bool,
     /// Nothing moves any more: a contested name goes to what has it below.
     force: bool,
+    /// Put into the trash, which the catalog is to be told.
+    trashed: Vec<(NodeId, LowerStat, PathBuf)>,
     recorded: u64,
     drained: u64,
     left_out: LeftOut,
@@ -192,6 +194,7 @@ impl<'a> Walk<'a> {
             contested,
             walked: false,
             force: false,
+            trashed: Vec::new(),
             recorded: 0,
             drained: 0,
             left_out,
@@ -244,12 +247,15 @@ impl<'a> Walk<'a> {
         self.shared.catalog.drain()?;
         faults::point("reconcile.before_gone");
         gone::whole_tree(self.shared)?;
+        if !self.again && self.left_out.names.len() > LEFT_OUT_NAMED {
+            tracing::warn!("there is more that can not be taken over; status counts it");
+        }
         Ok(self.left_out)
     }
 
     fn leave_out(&mut self, dir: NodeId, name: &[u8], error: &LowerError) {
         self.left_out.add(dir, name);
-        match self.again {
+        match self.again || self.left_out.names.len() > LEFT_OUT_NAMED {
             true => tracing::debug!(%error, "what is below is left out again"),
             false => {
                 tracing::warn!(%error, "what is below can not be taken over; it is tried again")
@@ -315,6 +321,9 @@ impl<'a> Walk<'a> {
             Some(row) => self.known(parent, name, &path, &stat, &row),
             None => self.unknown(dir, parent, name, &path),
         };
+        for (id, stat, path) in std::mem::take(&mut self.trashed) {
+            self.shared.catalog.trash_found(id, stat.attr, stat.version, &path)?;
+        }
         let id = match judged {
             Ok(id) => id,
             // Immutable, or no room for its identity: it must not keep the others waiting.
@@ -368,7 +377,6 @@ impl<'a> Walk<'a> {
                 Op::Exchange { a: (id, old_parent, old_name), b: (other.id, parent, name.to_vec()) }
             }
             (place, Some(other)) if self.walked && old != Some(id) && came_later(&other, &stat) => {
-                self.recorded += 1;
                 return self.as_told(path, id, place, SHIFTED_MAX);
             }
             (_, Some(_)) if !self.force => {
@@ -405,27 +413,45 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Moves a file to where the catalog has it, and what is there before, if that moved on, too; at
+    /// Moves a file to where the catalog has it, and what is there before, if that went on, too; at
     /// most so many. The caller keeps names from moving.
-    fn as_told(&self, path: &Path, id: NodeId, place: Option<Name>, depth: u32) -> Result<()> {
+    fn as_told(&mut self, path: &Path, id: NodeId, place: Option<Name>, depth: u32) -> Result<()> {
         let shared = self.shared;
-        let Some((parent, name)) = place else {
-            // The trash is looked through when all was walked.
-            return self.to_trash(path, id).map(drop);
-        };
+        let Some((parent, name)) = place else { return self.bury(path, id) };
         let Some(dir) = shared.path_of(parent)? else { return Ok(()) };
+        self.make_dir(parent)?;
         let to = dir.join(OsStr::from_bytes(&name));
         let there = shared.lower.stat(&to).ok().and_then(|stat| stat.node);
-        if let Some(other) = there.filter(|other| *other != id && depth > 0)
-            && shared.catalog.node(other)?.is_some_and(|row| row.state != State::Deleted)
-            && let Some(next) = shared.catalog.name_of(other)?
-            && next != (parent, name)
-        {
-            self.as_told(&to, other, Some(next), depth - 1)?;
+        if let Some(other) = there.filter(|other| *other != id && depth > 0) {
+            let row = shared.catalog.node(other)?.filter(|row| row.state != State::Deleted);
+            match shared.catalog.name_of(other)?.filter(|_| row.is_some()) {
+                Some(place) if place == (parent, name) => {}
+                place => self.as_told(&to, other, place, depth - 1)?,
+            }
         }
+        shared.lower.rename(path, &to)?;
         tracing::warn!(from = %path.display(), to = %to.display(), "a name was changed shortly before \
-            the power went, and a released recording has the old one; it is changed once more");
-        Ok(shared.lower.rename(path, &to)?)
+            the power went, and a released recording has the old one; it was changed once more");
+        self.recorded += 1;
+        Ok(())
+    }
+
+    /// Makes a directory that the catalog has, with those above it, if it is not there.
+    fn make_dir(&self, id: NodeId) -> Result<()> {
+        let shared = self.shared;
+        let Some(path) = shared.path_of(id)?.filter(|path| !path.as_os_str().is_empty()) else {
+            return Ok(());
+        };
+        if !shared.lower.stat(&path).is_err_and(|e| e.is_not_found()) {
+            return Ok(());
+        }
+        if let Some((above, _)) = shared.catalog.name_of(id)? {
+            self.make_dir(above)?;
+        }
+        match shared.catalog.node(id)? {
+            Some(row) => Ok(shared.lower.restore_dir(&path, id, &row.attr)?),
+            None => Ok(()),
+        }
     }
 
     fn unlink(&mut self, parent: NodeId, name: Vec<u8>, row: &NodeRow, at: Timestamp) {
@@ -468,30 +494,29 @@ impl<'a> Walk<'a> {
         name: &[u8],
         path: &Path,
     ) -> Result<Option<NodeId>> {
-        let judged = self.judge(dir, parent, name, path)?;
+        let found = self.judge(dir, parent, name, path)?;
         // Not under the lock: the catalog may take its time.
-        match judged {
-            Judged::Nothing => Ok(None),
-            Judged::Is(id) => Ok(Some(id)),
-            Judged::IsNow(id, stat) => {
-                if stat.attr.kind == Kind::File {
-                    self.shared.catalog.changed_below(id, stat.attr, stat.version)?;
-                }
-                Ok(Some(id))
-            }
-            Judged::Trash(id, stat) => {
-                self.shared.catalog.trash_found(id, stat.attr, stat.version, path)?;
-                Ok(None)
-            }
+        if let Some((id, Some(stat))) = &found
+            && stat.attr.kind == Kind::File
+        {
+            self.shared.catalog.changed_below(*id, stat.attr.clone(), stat.version)?;
         }
+        Ok(found.map(|(id, _)| id))
     }
 
-    /// Gives what is below its identity while no name can be made.
-    fn judge(&mut self, dir: &Path, parent: NodeId, name: &[u8], path: &Path) -> Result<Judged> {
+    /// Gives what is below its identity while no name can be made; the stamp comes with it if the
+    /// catalog is still to be told.
+    fn judge(
+        &mut self,
+        dir: &Path,
+        parent: NodeId,
+        name: &[u8],
+        path: &Path,
+    ) -> Result<Option<(NodeId, Option<LowerStat>)>> {
         let shared = self.shared;
         let _names = shared.lower.names_still_in(parent);
         let stat = match shared.lower.stat(path) {
-            Err(e) if e.is_not_found() => return Ok(Judged::Nothing),
+            Err(e) if e.is_not_found() => return Ok(None),
             stat => stat?,
         };
         // An identity that the catalog has forgotten is kept: the kernel may know it.
@@ -501,43 +526,46 @@ impl<'a> Walk<'a> {
                 None => id = Some(found),
                 Some(row) if row.state == State::Deleted => {}
                 // Somebody looked it up meanwhile, and it was adopted for him.
-                Some(_) => return Ok(Judged::Is(found)),
+                Some(_) => return Ok(Some((found, None))),
             }
         }
         match shared.catalog.lookup(parent, name)? {
-            None => Ok(Judged::Is(self.adopt(parent, name, path, id)?)),
+            None => Ok(Some((self.adopt(parent, name, path, id)?, None))),
             Some(_) if !self.force => {
                 self.contested.insert(dir.to_owned());
-                Ok(Judged::Nothing)
+                Ok(None)
             }
             Some(row)
                 if came_later(&row, &stat)
                     && let Some(id) = stat.node =>
             {
-                self.recorded += 1;
-                Ok(Judged::Trash(id, self.to_trash(path, id)?))
+                self.bury(path, id)?;
+                Ok(None)
             }
             // Another file where the catalog has one that is nowhere else: restored from a
             // backup, copied to a new disk, or recorded anew without a mount. It is that
             // recording, and its hash tells whether its content is, too.
             Some(row) if row.attr.kind == stat.attr.kind => {
                 self.recorded += 1;
-                Ok(Judged::IsNow(row.id, shared.lower.identify(path, row.id)?))
+                Ok(Some((row.id, Some(shared.lower.identify(path, row.id)?))))
             }
             Some(row) => {
                 self.unlink(parent, name.to_vec(), &row, shared.now());
-                Ok(Judged::Is(self.adopt(parent, name, path, id)?))
+                Ok(Some((self.adopt(parent, name, path, id)?, None)))
             }
         }
     }
 
     /// The caller keeps names from moving.
-    fn to_trash(&self, path: &Path, id: NodeId) -> Result<LowerStat> {
+    fn bury(&mut self, path: &Path, id: NodeId) -> Result<()> {
         // What somebody has open already is left out until it is closed.
         drop(self.shared.lower.quiet(path)?);
-        tracing::warn!(path = %path.display(), "a file was replaced by a released recording shortly \
-            before the power went, and is still there; it is put into the trash");
-        Ok(self.shared.lower.path_to_trash(path, id)?)
+        let stat = self.shared.lower.path_to_trash(path, id)?;
+        tracing::warn!(path = %path.display(), "a file was replaced shortly before the power went, and \
+            was still there; it is in the trash");
+        self.trashed.push((id, stat, path.to_owned()));
+        self.recorded += 1;
+        Ok(())
     }
 
     /// The caller keeps names from moving.

@@ -293,6 +293,52 @@ fn regression_what_left_a_name_to_a_released_recording_leaves_it_again_after_a_p
     assert!(!world.below("1.wav").exists());
 }
 
+/// The comparison came to no end: what was replaced by what had left the name was in the way, or the
+/// directory it went to was not there.
+#[test]
+fn regression_what_is_moved_again_after_a_power_cut_finds_its_place() {
+    let mut world = World::new();
+    let released = [world.released("r.wav", b"r"), world.released("s.wav", b"s")];
+    let (moved, replaced) = (world.record("a.wav", b"moved"), world.record("b.wav", b"replaced"));
+    let (one, two) = (world.record("1.wav", b"one"), world.record("2.wav", b"two"));
+    world.catalog().drain().unwrap();
+    let rename = |id, name: &str, new_parent, new_name: &str, replaced| {
+        world.catalog().record(Op::Rename {
+            fate: Fate::Kept,
+            id,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            new_parent,
+            new_name: new_name.into(),
+            replaced,
+            at: SystemClock.now(),
+        });
+    };
+    rename(moved, "a.wav", NodeId::ROOT, "b.wav", Some((replaced, true)));
+    rename(released[0], "r.wav", NodeId::ROOT, "a.wav", None);
+    let dir = world.mkdir("d");
+    fs::remove_dir(world.below("d")).unwrap();
+    rename(two, "2.wav", dir, "3.wav", None);
+    rename(one, "1.wav", NodeId::ROOT, "2.wav", None);
+    rename(released[1], "s.wav", NodeId::ROOT, "1.wav", None);
+    world.die();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    for (name, id) in [
+        ("a.wav", released[0]),
+        ("b.wav", moved),
+        ("1.wav", released[1]),
+        ("2.wav", one),
+        ("d/3.wav", two),
+    ] {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    assert_eq!(fs::read(world.below("b.wav")).unwrap(), b"moved");
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert_eq!(trash.iter().map(|one| one.row.id).collect::<Vec<_>>(), [replaced]);
+}
+
 /// What an administrator put at the name of a released recording, which he does not see there, has
 /// the name; the other was gone.
 #[test]
