@@ -117,6 +117,7 @@ fn regression_a_partial_recording_that_a_start_can_not_load_for_a_moment_is_load
             faults::set("").unwrap();
             let Ok(lower) = opened else { continue };
             missed += u32::from(lower.partial(id).is_none());
+            assert!(lower.partial_for_sure(id).unwrap().is_some(), "call {nth} of {site}");
             let partial = lower.begin_partial(id, generation, &attr).unwrap();
             assert_eq!(partial.gaps(), std::slice::from_ref(&(4..100)), "call {nth} of {site}");
             if !fired {
@@ -125,6 +126,11 @@ fn regression_a_partial_recording_that_a_start_can_not_load_for_a_moment_is_load
         }
     }
     assert!(missed >= 4, "of the list, the file, its log and the look at it: {missed}");
+    faults::set("lower.list:1:EMFILE:forever").unwrap();
+    if let Ok(lower) = Lower::open(dir.path()) {
+        assert!(lower.partial_for_sure(id).is_err(), "nobody takes it for one without");
+    }
+    faults::set("").unwrap();
 }
 
 /// A program hears of it, and the kernel tells nobody else.

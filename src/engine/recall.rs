@@ -30,7 +30,7 @@ pub(super) fn recall(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(
 }
 
 fn recall_claimed(shared: &Shared, id: NodeId, deadline: Instant) -> Result<()> {
-    if let Some(partial) = shared.lower.partial(id) {
+    if let Some(partial) = shared.lower.partial_for_sure(id)? {
         return complete::complete(shared, &partial, deadline);
     }
     // Who had the claim before may have brought it back.

@@ -189,7 +189,7 @@ fn one(
     let _claim = command::claim(shared, &[id], &path)?;
     let it = command::current(shared, id)?;
     let settled = matches!(it.row.state, State::Archived | State::Released);
-    if !settled || it.trashed || shared.lower.partial(id).is_some() {
+    if !settled || it.trashed || shared.lower.partial_for_sure(id)?.is_some() {
         return already("it is not archived yet: it will be as its rule says then");
     }
     let (how, old) = match to_do(shared, &it, wish)? {

@@ -406,7 +406,7 @@ pub(super) fn timestamps(times: Times) -> Timestamps {
 }
 
 /// `stat` and stamp of a name, or with `EMPTY_PATH` of the descriptor itself.
-fn statx(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Result<(Attr, LowerVersion)> {
+pub(super) fn statx(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Result<(Attr, LowerVersion)> {
     faults::fail("lower.stat")?;
     let s = rustix::fs::statx(fd, name, flags, StatxFlags::BASIC_STATS)?;
     let time = |t: rustix::fs::StatxTimestamp| Timestamp::from_parts(t.tv_sec, t.tv_nsec.into());

@@ -224,12 +224,31 @@ impl Lower {
     /// Loads those that a predecessor left and that could not be loaded before; none is loaded by
     /// others while the answer is kept.
     pub fn load_left_partials(&self) -> Option<impl Sized + '_> {
+        self.unread()
+    }
+
+    fn unread(&self) -> Option<MutexGuard<'_, Option<Vec<String>>>> {
         if self.unread_count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut unread = self.unread_partials.lock();
         self.load_partials(&mut unread);
         Some(unread)
+    }
+
+    /// The partial recording that a released one is; also one that could not be loaded before.
+    ///
+    /// # Errors
+    /// It can not be told now: who went on would lose what was written to it.
+    pub fn partial_for_sure(&self, id: NodeId) -> Result<Option<Arc<Partial>>> {
+        let Some(unread) = self.unread() else { return Ok(self.partial(id)) };
+        let of_it = |names: &Vec<String>| {
+            names.iter().any(|name| parse_name(name).is_some_and(|(of, ..)| of == id))
+        };
+        match unread.as_ref().is_none_or(of_it) {
+            true => Err(LowerError::io(Path::new(".spl/partial"))(Errno::AGAIN)),
+            false => Ok(self.partial(id)),
+        }
     }
 
     /// Finds the partial recordings that a predecessor left: all, or those that are left.

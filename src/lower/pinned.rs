@@ -1,6 +1,6 @@
 //! What can be done to a file without its name.
 
-use super::dir::{proc_fd, stat_file, timestamps};
+use super::dir::{proc_fd, statx, timestamps};
 use super::{Dir, LowerStat, Times, visible_xattr};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Result;
@@ -23,7 +23,8 @@ impl Dir {
 impl Pinned {
     /// Looks at it; the identity is not read.
     pub fn stat(&self) -> Result<LowerStat> {
-        stat_file(&self.fd)
+        let (attr, version) = statx(&self.fd, b"", AtFlags::EMPTY_PATH)?;
+        Ok(LowerStat { attr, version, node: None })
     }
 
     /// Sets permission bits.

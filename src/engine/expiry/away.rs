@@ -47,7 +47,7 @@ pub(super) fn delete(shared: &Shared, ready: Ready, now: Timestamp) -> Result<()
         // Who opens it for writing makes it a partial one while no name can change.
         if still.is_none_or(|row| row.state != State::Released)
             || !shared.lower.stat(&it.path).is_err_and(|e| e.is_not_found())
-            || shared.lower.partial(id).is_some()
+            || shared.lower.partial_for_sure(id)?.is_some()
         {
             return Err(changed());
         }

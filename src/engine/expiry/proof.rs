@@ -98,7 +98,7 @@ pub(super) fn prepare(
     if is_held(shared, id, now)? {
         return Err(refused(HELD.to_owned()));
     }
-    if shared.lower.partial(id).is_some() {
+    if shared.lower.partial_for_sure(id)?.is_some() {
         return Err(refused("it is being written to".to_owned()));
     }
     let quiet = match it.row.state {

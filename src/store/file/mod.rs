@@ -251,7 +251,7 @@ impl Inner {
         let beside = Beside { content_type: meta.content_type.clone(), user };
         // A map of strings always serialises.
         let beside = serde_json::to_vec(&beside).unwrap_or_default();
-        if !path.exists() {
+        if !self.is_there(key, &path)? {
             // First: an object without it tells nobody what it is.
             self.write_meta(key, &path, &beside)?;
         }
@@ -264,7 +264,7 @@ impl Inner {
                 self.fresh.note(key);
                 Ok(())
             }
-            Err(place::Failure::Taken) if path.exists() => {
+            Err(place::Failure::Taken) if self.is_there(key, &path)? => {
                 // Who is told so may rely on what is there.
                 self.settle(key)?;
                 Err(self.taken(key))
@@ -318,11 +318,20 @@ impl Inner {
         let body = Body::Bytes(Bytes::copy_from_slice(beside));
         match self.place(key, &self.meta_path(key), &body, Sha256::of(beside)) {
             Ok(()) => Ok(()),
-            Err(place::Failure::Taken) if path.exists() => Err(self.taken(key)),
+            Err(place::Failure::Taken) if self.is_there(key, path)? => Err(self.taken(key)),
             // A put or a delete that was cut off left it.
             Err(place::Failure::Taken) if self.has_meta(key, beside) => Ok(()),
             Err(place::Failure::Taken) => self.replace_meta(key, beside),
             Err(failure) => Err(self.not_placed(key, failure)),
+        }
+    }
+
+    /// Whether there is an object. Who took an error for no would write over its metadata.
+    fn is_there(&self, key: &str, path: &Path) -> Result<bool> {
+        match path.try_exists() {
+            // A file where a directory is needed.
+            Err(e) if e.kind() == ErrorKind::NotADirectory => Ok(false),
+            there => there.map_err(|e| self.io("put", key, &e)),
         }
     }
 
