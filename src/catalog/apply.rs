@@ -32,7 +32,7 @@ pub(super) fn touched(op: &Op) -> impl Iterator<Item = NodeId> {
         | Op::Suspect { id, .. }
         | Op::SetXattrs { id, .. } => (*id, None),
         Op::Rename { id, replaced, .. } => (*id, replaced.map(|(node, _)| node)),
-        Op::Exchange { a, b } => (a.0, Some(b.0)),
+        Op::Exchange { a, b, .. } => (a.0, Some(b.0)),
     };
     std::iter::once(first).chain(second.filter(|node| *node != first))
 }
@@ -55,7 +55,8 @@ pub(super) fn apply(op: &Op, id: NodeId, node: Option<Node>) -> Option<Node> {
         Op::Rename { id: moved, .. } if *moved == id => Some(touch(node, rename_time(op))),
         Op::Rename { replaced: Some((_, last)), fate, at, .. } => depart(node, *last, *fate, *at),
         Op::Restore { attr, at, .. } => Some(restored(node, attr, *at)),
-        Op::Rename { .. } | Op::Exchange { .. } => Some(node),
+        Op::Exchange { at, .. } => Some(touch(node, *at)),
+        Op::Rename { .. } => Some(node),
         Op::SetAttr { attr, version, before, .. } => Some(set_attr(node, attr, *version, *before)),
         Op::Suspect { at, .. } => Some(suspect(node, *at)),
         Op::SetXattrs { xattrs, .. } => {
@@ -83,8 +84,8 @@ pub(super) fn apply_names(op: &Op, id: NodeId, names: &mut Vec<(NodeId, Name)>) 
         Op::Rename { new_parent, new_name, .. } => {
             names.retain(|(p, n)| p != new_parent || n != new_name);
         }
-        Op::Exchange { a, b } if a.0 == id => replace(names, (a.1, &a.2), (b.1, &b.2)),
-        Op::Exchange { a, b } => replace(names, (b.1, &b.2), (a.1, &a.2)),
+        Op::Exchange { a, b, .. } if a.0 == id => replace(names, (a.1, &a.2), (b.1, &b.2)),
+        Op::Exchange { a, b, .. } => replace(names, (b.1, &b.2), (a.1, &a.2)),
         _ => {}
     }
 }
@@ -204,7 +205,7 @@ fn restored(mut node: Node, attr: &Attr, at: Timestamp) -> Node {
     node.row.state = State::Released;
     node.row.attr = attr.clone();
     node.row.archived_at = node.row.archived_at.or(Some(at));
-    node
+    touch(node, at)
 }
 
 /// Only of a file that has a local copy. A later failure counts: a proof begun before it is void.

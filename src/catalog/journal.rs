@@ -162,7 +162,7 @@ impl Tx<'_> {
             Op::Rename { id: node, new_parent, new_name, .. } if *node == change.id => {
                 self.journal_row(at, "renamed", &moved(at_name(*new_parent, new_name)?))
             }
-            Op::Exchange { a, b } => {
+            Op::Exchange { a, b, .. } => {
                 let to = if a.0 == change.id { b } else { a };
                 self.journal_row(at, "renamed", &moved(at_name(to.1, &to.2)?))
             }

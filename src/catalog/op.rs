@@ -131,6 +131,9 @@ pub enum Op {
         /// Second node, directory and name before.
         #[serde(with = "encode::place")]
         b: (NodeId, NodeId, Name),
+        /// When.
+        #[serde(default)]
+        at: Timestamp,
     },
     /// chmod, chown, utimens: never a new generation.
     SetAttr {

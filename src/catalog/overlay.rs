@@ -85,7 +85,7 @@ impl Overlay {
                     Slot { seq, node: Some(*id), origin, local: false },
                 );
             }
-            Op::Exchange { a, b } => {
+            Op::Exchange { a, b, .. } => {
                 let (from_a, from_b) = (self.origin(a.1, &a.2), self.origin(b.1, &b.2));
                 self.set(b.1, &b.2, Slot { seq, node: Some(a.0), origin: from_a, local: false });
                 self.set(a.1, &a.2, Slot { seq, node: Some(b.0), origin: from_b, local: false });
@@ -149,7 +149,7 @@ impl Overlay {
                 self.drop_name(*parent, name, committed);
                 self.drop_name(*new_parent, new_name, committed);
             }
-            Op::Exchange { a, b } => {
+            Op::Exchange { a, b, .. } => {
                 self.drop_name(a.1, &a.2, committed);
                 self.drop_name(b.1, &b.2, committed);
             }

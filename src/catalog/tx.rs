@@ -244,7 +244,7 @@ impl<'a> Tx<'a> {
                     self.remove_name(*parent, name, *id).map(|_| ())
                 }
             }
-            Op::Exchange { a, b } => self.exchange(a, b),
+            Op::Exchange { a, b, .. } => self.exchange(a, b),
             _ => Ok(()),
         }
     }
@@ -386,7 +386,7 @@ fn named(op: &Op, id: NodeId) -> Option<(NodeId, &Name)> {
         Op::Unlink { parent, name, .. } => Some((*parent, name)),
         Op::Rename { id: moved, parent, name, .. } if *moved == id => Some((*parent, name)),
         Op::Rename { new_parent, new_name, .. } => Some((*new_parent, new_name)),
-        Op::Exchange { a, b } => {
+        Op::Exchange { a, b, .. } => {
             let place = if a.0 == id { a } else { b };
             Some((place.1, &place.2))
         }

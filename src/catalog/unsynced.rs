@@ -102,7 +102,7 @@ impl Unsynced {
                 self.dir(*new_parent);
                 self.file(*id);
             }
-            Op::Exchange { a, b } => {
+            Op::Exchange { a, b, .. } => {
                 for (id, parent, _) in [a, b] {
                     self.dir(*parent);
                     self.file(*id);

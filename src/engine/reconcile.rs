@@ -6,13 +6,17 @@
 //! A name that is known but carries no identity, or another's, is put off for the same reason,
 //! until a round over what was put off finds nothing moved any more.
 //!
-//! A power cut can leave the catalog ahead of the directory. Of two files at one name, where one is
-//! released, that one has it if it came there after the other last changed: what the other lost,
-//! another name or its last one, is done below once more.
+//! A power cut can leave the catalog ahead of the directory. Of two at one name, where the catalog
+//! has one that is nowhere below (a released recording, a new directory), that one has it if it came
+//! there after the other last changed: what the other lost, another name or its last one, is done
+//! below once more. It can leave the directory ahead of the catalog as well: then what is below has
+//! its name, and what the catalog has there is in the trash, or, a directory, beside it.
 //!
 //! The file system makes, finds and moves names under `Lower::names_change` and tells the catalog
 //! before it lets go. So what is judged here is looked at once
 //! more while no name can be made: then the catalog knows it, or nobody is making it.
+
+mod contest;
 
 use super::backoff;
 use super::contain::contained;
@@ -41,12 +45,6 @@ const DRAIN_EVERY: u64 = 512;
 
 /// Names that are named in the log of those that are left out.
 const LEFT_OUT_NAMED: usize = 20;
-
-/// Files that are moved on for the sake of one.
-const SHIFTED_MAX: u32 = 32;
-
-/// In a directory.
-type Name = (NodeId, Vec<u8>);
 
 /// What could not be looked at, or not taken over: an error of the disk, no room for an identity. It is
 /// tried again, for what is not in the catalog is never archived.
@@ -161,11 +159,14 @@ fn close_left_open(shared: &Shared) -> Result<()> {
     }
 }
 
-/// Whether a released recording got its name after the file of that name last changed, as far as
-/// the clock tells.
-fn came_later(row: &NodeRow, stat: &LowerStat) -> bool {
-    let files = row.attr.kind == Kind::File && stat.attr.kind == Kind::File;
-    files && row.state == State::Released && stat.version.ctime <= row.attr.ctime
+/// What a name is that the catalog does not know.
+enum Judged {
+    Nothing,
+    Is(NodeId),
+    /// The catalog is to be told of what it is now.
+    IsNow(NodeId, LowerStat),
+    /// It is in the trash now.
+    Trash(NodeId, LowerStat),
 }
 
 /// A comparison of the tree with the catalog.
@@ -173,11 +174,13 @@ struct Walk<'a> {
     shared: &'a Shared,
     /// Directories with names that the catalog gives to another node, which may have moved.
     contested: BTreeSet<PathBuf>,
+    /// What was found under such names.
+    unsettled: BTreeSet<NodeId>,
     /// All was looked at once: a released recording is not found below any more.
     walked: bool,
     /// Nothing moves any more: a contested name goes to what has it below.
     force: bool,
-    /// Put into the trash, which the catalog is to be told.
+    /// Put into the trash for the sake of others, and the catalog is still to be told.
     trashed: Vec<(NodeId, LowerStat, PathBuf)>,
     recorded: u64,
     drained: u64,
@@ -192,6 +195,7 @@ impl<'a> Walk<'a> {
         Walk {
             shared,
             contested,
+            unsettled: BTreeSet::new(),
             walked: false,
             force: false,
             trashed: Vec::new(),
@@ -321,9 +325,6 @@ impl<'a> Walk<'a> {
             Some(row) => self.known(parent, name, &path, &stat, &row),
             None => self.unknown(dir, parent, name, &path),
         };
-        for (id, stat, path) in std::mem::take(&mut self.trashed) {
-            self.shared.catalog.trash_found(id, stat.attr, stat.version, &path)?;
-        }
         let id = match judged {
             Ok(id) => id,
             // Immutable, or no room for its identity: it must not keep the others waiting.
@@ -347,7 +348,12 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<NodeId>> {
         let here = self.shared.catalog.lookup(parent, name)?.is_some_and(|r| r.id == row.id);
         if !here {
-            self.moved(parent, name, path, row.id)?;
+            let moved = self.moved(parent, name, path, row.id);
+            // Not under the lock: the catalog may take its time.
+            for (id, stat, path) in std::mem::take(&mut self.trashed) {
+                self.shared.catalog.trash_found(id, stat.attr, stat.version, &path)?;
+            }
+            moved?;
         }
         if stat.attr.kind == Kind::File {
             self.compare(path, row.id)?;
@@ -372,25 +378,36 @@ impl<'a> Walk<'a> {
             Some(old) => shared.lower.stat(&old).ok().and_then(|s| s.node),
             None => None,
         };
+        if let Some(other) = &there
+            && self.walked
+            && ![Some(id), Some(other.id)].contains(&old)
+            && contest::came_later(other, &stat)
+            && self.as_told(path, id, place.clone(), contest::SHIFTED_MAX)?
+        {
+            self.unsettled.remove(&id);
+            self.recorded += 1;
+            return Ok(());
+        }
+        let circle = stat.attr.kind == Kind::Dir && self.is_inside(parent, id)?;
         let op = match (place, there) {
             (Some((old_parent, old_name)), Some(other)) if old == Some(other.id) => {
-                Op::Exchange { a: (id, old_parent, old_name), b: (other.id, parent, name.to_vec()) }
+                let at = shared.now();
+                let (a, b) = ((id, old_parent, old_name), (other.id, parent, name.to_vec()));
+                Op::Exchange { a, b, at }
             }
-            (place, Some(other)) if self.walked && old != Some(id) && came_later(&other, &stat) => {
-                return self.as_told(path, id, place, SHIFTED_MAX);
-            }
-            (_, Some(_)) if !self.force => {
+            (_, there) if !self.force && (there.is_some() || circle) => {
                 self.contested.insert(path.parent().unwrap_or(Path::new("")).to_owned());
+                self.unsettled.insert(id);
                 return Ok(());
             }
-            (_, Some(other)) if other.attr.kind == Kind::Dir => {
+            _ if circle => {
                 tracing::error!(path = %path.display(), "directories were moved in a circle; the catalog keeps their old names");
                 return Ok(());
             }
             (place, there) => {
                 let at = shared.now();
                 if let Some(other) = there {
-                    self.unlink(parent, name.to_vec(), &other, at);
+                    self.make_way(parent, name, path, &other, at);
                 }
                 let new_name = name.to_vec();
                 match place.filter(|_| old != Some(id)) {
@@ -409,56 +426,9 @@ impl<'a> Walk<'a> {
             }
         };
         self.record(op);
+        self.unsettled.remove(&id);
         faults::point("reconcile.after_moved");
         Ok(())
-    }
-
-    /// Moves a file to where the catalog has it, and what is there before, if that went on, too; at
-    /// most so many. The caller keeps names from moving.
-    fn as_told(&mut self, path: &Path, id: NodeId, place: Option<Name>, depth: u32) -> Result<()> {
-        let shared = self.shared;
-        let Some((parent, name)) = place else { return self.bury(path, id) };
-        let Some(dir) = shared.path_of(parent)? else { return Ok(()) };
-        self.make_dir(parent)?;
-        let to = dir.join(OsStr::from_bytes(&name));
-        let there = shared.lower.stat(&to).ok().and_then(|stat| stat.node);
-        if let Some(other) = there.filter(|other| *other != id && depth > 0) {
-            let row = shared.catalog.node(other)?.filter(|row| row.state != State::Deleted);
-            match shared.catalog.name_of(other)?.filter(|_| row.is_some()) {
-                Some(place) if place == (parent, name) => {}
-                place => self.as_told(&to, other, place, depth - 1)?,
-            }
-        }
-        shared.lower.rename(path, &to)?;
-        tracing::warn!(from = %path.display(), to = %to.display(), "a name was changed shortly before \
-            the power went, and a released recording has the old one; it was changed once more");
-        self.recorded += 1;
-        Ok(())
-    }
-
-    /// Makes a directory that the catalog has, with those above it, if it is not there.
-    fn make_dir(&self, id: NodeId) -> Result<()> {
-        let shared = self.shared;
-        let Some(path) = shared.path_of(id)?.filter(|path| !path.as_os_str().is_empty()) else {
-            return Ok(());
-        };
-        if !shared.lower.stat(&path).is_err_and(|e| e.is_not_found()) {
-            return Ok(());
-        }
-        if let Some((above, _)) = shared.catalog.name_of(id)? {
-            self.make_dir(above)?;
-        }
-        match shared.catalog.node(id)? {
-            Some(row) => Ok(shared.lower.restore_dir(&path, id, &row.attr)?),
-            None => Ok(()),
-        }
-    }
-
-    fn unlink(&mut self, parent: NodeId, name: Vec<u8>, row: &NodeRow, at: Timestamp) {
-        let last = row.attr.nlink <= 1 || row.attr.kind == Kind::Dir;
-        // What is archived can be brought back.
-        let fate = crate::catalog::Fate::Trash;
-        self.record(Op::Unlink { fate, parent, name, id: row.id, last, at });
     }
 
     /// Tells the catalog if a file it knows is not as it knows it.
@@ -494,29 +464,30 @@ impl<'a> Walk<'a> {
         name: &[u8],
         path: &Path,
     ) -> Result<Option<NodeId>> {
-        let found = self.judge(dir, parent, name, path)?;
+        let judged = self.judge(dir, parent, name, path)?;
         // Not under the lock: the catalog may take its time.
-        if let Some((id, Some(stat))) = &found
-            && stat.attr.kind == Kind::File
-        {
-            self.shared.catalog.changed_below(*id, stat.attr.clone(), stat.version)?;
+        match judged {
+            Judged::Nothing => Ok(None),
+            Judged::Is(id) => Ok(Some(id)),
+            Judged::IsNow(id, stat) => {
+                if stat.attr.kind == Kind::File {
+                    self.shared.catalog.changed_below(id, stat.attr, stat.version)?;
+                }
+                Ok(Some(id))
+            }
+            Judged::Trash(id, stat) => {
+                self.shared.catalog.trash_found(id, stat.attr, stat.version, path)?;
+                Ok(None)
+            }
         }
-        Ok(found.map(|(id, _)| id))
     }
 
-    /// Gives what is below its identity while no name can be made; the stamp comes with it if the
-    /// catalog is still to be told.
-    fn judge(
-        &mut self,
-        dir: &Path,
-        parent: NodeId,
-        name: &[u8],
-        path: &Path,
-    ) -> Result<Option<(NodeId, Option<LowerStat>)>> {
+    /// Gives what is below its identity while no name can be made.
+    fn judge(&mut self, dir: &Path, parent: NodeId, name: &[u8], path: &Path) -> Result<Judged> {
         let shared = self.shared;
         let _names = shared.lower.names_still_in(parent);
         let stat = match shared.lower.stat(path) {
-            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) if e.is_not_found() => return Ok(Judged::Nothing),
             stat => stat?,
         };
         // An identity that the catalog has forgotten is kept: the kernel may know it.
@@ -526,46 +497,44 @@ impl<'a> Walk<'a> {
                 None => id = Some(found),
                 Some(row) if row.state == State::Deleted => {}
                 // Somebody looked it up meanwhile, and it was adopted for him.
-                Some(_) => return Ok(Some((found, None))),
+                Some(_) => return Ok(Judged::Is(found)),
             }
         }
         match shared.catalog.lookup(parent, name)? {
-            None => Ok(Some((self.adopt(parent, name, path, id)?, None))),
+            None => Ok(Judged::Is(self.adopt(parent, name, path, id)?)),
             Some(_) if !self.force => {
                 self.contested.insert(dir.to_owned());
-                Ok(None)
+                Ok(Judged::Nothing)
             }
             Some(row)
-                if came_later(&row, &stat)
+                if contest::came_later(&row, &stat)
+                    && stat.attr.kind == Kind::File
                     && let Some(id) = stat.node =>
             {
-                self.bury(path, id)?;
-                Ok(None)
+                let stat = self.to_trash(path, id)?;
+                self.recorded += 1;
+                Ok(Judged::Trash(id, stat))
+            }
+            // Made through a mount, which the catalog has forgotten: what it has there had left the
+            // name, or was removed.
+            Some(row)
+                if stat.attr.kind == Kind::File && (id.is_some() || self.is_in_trash(row.id)) =>
+            {
+                self.make_way(parent, name, path, &row, shared.now());
+                Ok(Judged::Is(self.adopt(parent, name, path, id)?))
             }
             // Another file where the catalog has one that is nowhere else: restored from a
             // backup, copied to a new disk, or recorded anew without a mount. It is that
             // recording, and its hash tells whether its content is, too.
             Some(row) if row.attr.kind == stat.attr.kind => {
                 self.recorded += 1;
-                Ok(Some((row.id, Some(shared.lower.identify(path, row.id)?))))
+                Ok(Judged::IsNow(row.id, shared.lower.identify(path, row.id)?))
             }
             Some(row) => {
-                self.unlink(parent, name.to_vec(), &row, shared.now());
-                Ok(Some((self.adopt(parent, name, path, id)?, None)))
+                self.make_way(parent, name, path, &row, shared.now());
+                Ok(Judged::Is(self.adopt(parent, name, path, id)?))
             }
         }
-    }
-
-    /// The caller keeps names from moving.
-    fn bury(&mut self, path: &Path, id: NodeId) -> Result<()> {
-        // What somebody has open already is left out until it is closed.
-        drop(self.shared.lower.quiet(path)?);
-        let stat = self.shared.lower.path_to_trash(path, id)?;
-        tracing::warn!(path = %path.display(), "a file was replaced shortly before the power went, and \
-            was still there; it is in the trash");
-        self.trashed.push((id, stat, path.to_owned()));
-        self.recorded += 1;
-        Ok(())
     }
 
     /// The caller keeps names from moving.

@@ -40,7 +40,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 /// Deepest directory; a longer chain of parents is a damaged catalog, not a path.
-const DEPTH_MAX: usize = 2048;
+pub(super) const DEPTH_MAX: usize = 2048;
 /// How often it is looked whether a target was asked.
 const LOOK: Duration = Duration::from_millis(20);
 

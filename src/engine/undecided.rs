@@ -46,7 +46,7 @@ fn was_done(shared: &Shared, op: &Op) -> Result<bool> {
             has(*parent, name, *id)? && below(shared, *new_parent, new_name)? == Below::Node(*id)
         }
         // One of the two may be released, and have nothing below at either name.
-        Op::Exchange { a, b } => {
+        Op::Exchange { a, b, .. } => {
             has(a.1, &a.2, a.0)?
                 && has(b.1, &b.2, b.0)?
                 && (below(shared, a.1, &a.2)? == Below::Node(b.0)

@@ -224,6 +224,7 @@ impl Vfs {
             Op::Exchange {
                 a: (first.id(), a.parent.id, a.name.to_vec()),
                 b: (second.id(), b.parent.id, b.name.to_vec()),
+                at: self.clock.now(),
             },
         )?;
         let (one, other) = (self.known(first.id()), self.known(second.id()));

@@ -293,6 +293,251 @@ fn regression_what_left_a_name_to_a_released_recording_leaves_it_again_after_a_p
     assert!(!world.below("1.wav").exists());
 }
 
+/// A rename that only the catalog has heard of.
+fn renamed(id: NodeId, from: (NodeId, &str), to: (NodeId, &str)) -> Op {
+    let at = SystemClock.now();
+    let (fate, replaced) = (Fate::Kept, None);
+    let ((parent, name), (new_parent, new_name)) = (from, to);
+    let (name, new_name) = (name.into(), new_name.into());
+    Op::Rename { fate, id, parent, name, new_parent, new_name, replaced, at }
+}
+
+/// The comparison never came to an end.
+#[test]
+fn regression_what_replaced_another_and_left_its_name_to_a_released_one_is_settled() {
+    for fate in [Fate::Kept, Fate::Moved] {
+        let mut world = World::new();
+        let released = world.released("r.wav", b"released");
+        let (one, two) = (world.record("1.wav", b"one"), world.record("2.wav", b"two"));
+        world.catalog().drain().unwrap();
+        let over = renamed(one, (NodeId::ROOT, "1.wav"), (NodeId::ROOT, "2.wav"));
+        let Op::Rename { id, parent, name, new_parent, new_name, at, .. } = over else { return };
+        let replaced = Some((two, true));
+        world.catalog().record(Op::Rename {
+            fate,
+            id,
+            parent,
+            name,
+            new_parent,
+            new_name,
+            replaced,
+            at,
+        });
+        let root = NodeId::ROOT;
+        world.catalog().record(renamed(released, (root, "r.wav"), (root, "1.wav")));
+        world.restart();
+        world.until_reconciled();
+        for (name, id) in [("1.wav", released), ("2.wav", one)] {
+            assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+        }
+        assert_eq!(fs::read(world.below("2.wav")).unwrap(), b"one");
+        let trash = world.catalog().trash(None, None, 100).unwrap();
+        let trash: Vec<_> = trash.iter().map(|one| (one.row.id, one.local)).collect();
+        assert_eq!(trash, [(two, true)]);
+    }
+}
+
+/// It became the next generation of the released one, whose content was to be had under no name.
+#[test]
+fn regression_what_was_recorded_at_the_name_that_a_released_one_left_is_another_after_a_power_cut()
+{
+    let mut world = World::new();
+    let released = world.released("r.wav", b"released");
+    let closed = world.record("l.wav", b"removed");
+    world.catalog().drain().unwrap();
+    world.die();
+    world.open();
+    // That the one moved on and the other was removed the catalog has forgotten.
+    let mut new = Vec::new();
+    for name in ["r.wav", "l.wav"] {
+        let _may_be_missing = fs::remove_file(world.below(name));
+        fs::write(world.below(name), b"new").unwrap();
+        let id = world.catalog().alloc();
+        world.lower().identify(name.as_ref(), id).unwrap();
+        new.push(id);
+    }
+    world.start();
+    world.until_reconciled();
+    for (name, id) in ["r.wav", "l.wav"].iter().zip(&new) {
+        assert_eq!(world.find(name).map(|row| row.id), Some(*id), "{name}");
+    }
+    assert_eq!(world.catalog().node(closed).unwrap(), None);
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert_eq!(trash.iter().map(|one| one.row.id).collect::<Vec<_>>(), [released]);
+}
+
+/// It was in the trash: nothing told that it had come to the name of the local one only then.
+#[test]
+fn regression_a_released_one_exchanged_before_a_power_cut_keeps_its_name() {
+    let mut world = World::new();
+    let released = world.released("r.wav", b"released");
+    let local = world.record("l.wav", b"local");
+    world.catalog().drain().unwrap();
+    let (a, b) =
+        ((local, NodeId::ROOT, b"l.wav".into()), (released, NodeId::ROOT, b"r.wav".into()));
+    world.catalog().record(Op::Exchange { a, b, at: SystemClock.now() });
+    world.restart();
+    world.until_reconciled();
+    for (name, id) in [("l.wav", released), ("r.wav", local)] {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    assert_eq!(fs::read(world.below("r.wav")).unwrap(), b"local");
+}
+
+/// What had been removed there became its next generation.
+#[test]
+fn regression_what_is_out_of_the_trash_is_what_it_was_after_a_power_cut() {
+    let mut world = World::new();
+    let released = world.released("a.wav", b"first");
+    let at = world.now();
+    let unlink = |id, fate, at| {
+        let (parent, name) = (NodeId::ROOT, b"a.wav".to_vec());
+        Op::Unlink { parent, name, id, last: true, fate, at }
+    };
+    world.catalog().record(unlink(released, Fate::Trash, at));
+    let second = world.archived("a.wav", b"second");
+    let third = SystemClock.now();
+    world.catalog().record(unlink(second, Fate::Kept, third));
+    let attr = world.row(released).attr;
+    let (parent, name) = (NodeId::ROOT, b"a.wav".to_vec());
+    world.catalog().record(Op::Restore { id: released, parent, name, attr, at: third });
+    world.restart();
+    world.until_reconciled();
+    let row = world.find("a.wav").unwrap();
+    assert_eq!((row.id, row.generation.0), (released, 1));
+    assert_eq!(world.run_one(Command::Recall, "a.wav"), Outcome::Done);
+    assert_eq!(fs::read(world.below("a.wav")).unwrap(), b"first");
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert_eq!(trash.iter().map(|one| one.row.id).collect::<Vec<_>>(), [second]);
+}
+
+/// Its name was given to what had been removed there, and what it is itself stayed in the trash.
+#[test]
+fn regression_what_is_still_in_the_trash_after_a_power_cut_is_no_other_file() {
+    let mut world = World::new();
+    let first = world.record("a.wav", b"first");
+    let root = NodeId::ROOT;
+    let unlink = |id, fate, at| Op::Unlink {
+        parent: root,
+        name: b"a.wav".to_vec(),
+        id,
+        last: true,
+        fate,
+        at,
+    };
+    world.lower().path_to_trash("a.wav".as_ref(), first).unwrap();
+    world.catalog().record(unlink(first, Fate::Moved, SystemClock.now()));
+    let second = world.archived("a.wav", b"second");
+    world.catalog().record(unlink(second, Fate::Trash, SystemClock.now()));
+    let attr = world.row(first).attr;
+    let (name, at) = (b"a.wav".to_vec(), SystemClock.now());
+    world.catalog().record(Op::Restore { id: first, parent: root, name, attr, at });
+    world.restart();
+    world.until_reconciled();
+    let back = world.find("a.wav").unwrap();
+    assert_ne!(back.id, first);
+    assert_eq!(world.lower().stat("a.wav".as_ref()).unwrap().node, Some(back.id));
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert!(trash.iter().any(|one| one.row.id == first && one.local), "{trash:?}");
+}
+
+/// Taken for a circle, what was in it was forgotten.
+#[test]
+fn regression_a_directory_in_the_place_of_another_keeps_what_is_in_it() {
+    let mut world = World::new();
+    for dir in ["d", "e", "e/f"] {
+        world.mkdir(dir);
+    }
+    let e = world.find("e").unwrap().id;
+    let released = world.released("e/r.wav", b"released");
+    let left = world.released("d/r.wav", b"left");
+    let local = world.record("e/f/l.wav", b"local");
+    world.catalog().drain().unwrap();
+    world.die();
+    fs::remove_dir(world.below("d")).unwrap();
+    fs::rename(world.below("e"), world.below("d")).unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!((world.find("d").map(|row| row.id), world.find("e")), (Some(e), None));
+    assert_eq!(world.find("d/r.wav").map(|row| row.id), Some(released));
+    assert_eq!(world.find("d/f/l.wav").map(|row| row.id), Some(local));
+    // What it took the place of had one more in it.
+    let aside = world.catalog().name_of(world.catalog().name_of(left).unwrap().unwrap().0);
+    let aside = String::from_utf8(aside.unwrap().unwrap().1).unwrap();
+    assert!(world.below(&aside).is_dir());
+    let path = format!("{aside}/r.wav");
+    assert_eq!(world.run_one(Command::Recall, &path), Outcome::Done);
+    assert_eq!(fs::read(world.below(&path)).unwrap(), b"left");
+}
+
+/// The catalog alone knew of a new directory at the old name, and of one at the name of a file.
+#[test]
+fn regression_directories_made_at_names_that_were_left_are_there_after_a_power_cut() {
+    let mut world = World::new();
+    world.mkdir("e");
+    let e = world.find("e").unwrap().id;
+    let (one, two) = (world.released("1.wav", b"one"), world.released("2.wav", b"two"));
+    let local = world.record("e/l.wav", b"local");
+    let file = world.record("g", b"file");
+    world.catalog().drain().unwrap();
+    let attr = world.row(e).attr;
+    let root = NodeId::ROOT;
+    let mkdir = |name: &str| {
+        let id = world.catalog().alloc();
+        let ctime = SystemClock.now();
+        let attr = spoolfs::recording::Attr { ctime, ..attr.clone() };
+        let version = world.lower().stat("e".as_ref()).unwrap().version;
+        let name = name.into();
+        world.catalog().record(Op::Create {
+            id,
+            parent: root,
+            name,
+            attr,
+            version,
+            adopted: false,
+        });
+        id
+    };
+    world.catalog().record(renamed(e, (root, "e"), (root, "f")));
+    let new = mkdir("e");
+    world.catalog().record(renamed(one, (root, "1.wav"), (new, "1.wav")));
+    let other = mkdir("h");
+    world.catalog().record(renamed(file, (root, "g"), (other, "g")));
+    let new = mkdir("g");
+    world.catalog().record(renamed(two, (root, "2.wav"), (new, "2.wav")));
+    world.restart();
+    world.until_reconciled();
+    for (name, id) in
+        [("f", e), ("f/l.wav", local), ("e/1.wav", one), ("h/g", file), ("g/2.wav", two)]
+    {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    assert_eq!(fs::read(world.below("f/l.wav")).unwrap(), b"local");
+    assert_eq!(fs::read(world.below("h/g")).unwrap(), b"file");
+    assert!(world.below("e").is_dir() && world.below("g").is_dir());
+}
+
+/// Released recordings in a directory that the catalog alone still had were nowhere.
+#[test]
+fn regression_a_file_in_the_place_of_a_directory_hides_no_released_recording() {
+    let mut world = World::new();
+    world.mkdir("d");
+    let released = world.released("d/r.wav", b"released");
+    world.die();
+    fs::remove_dir(world.below("d")).unwrap();
+    fs::write(world.below("d"), b"file").unwrap();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.find("d").unwrap().attr.kind, Kind::File);
+    let aside = world.catalog().name_of(released).unwrap().unwrap().0;
+    let aside = String::from_utf8(world.catalog().name_of(aside).unwrap().unwrap().1).unwrap();
+    let path = format!("{aside}/r.wav");
+    assert_eq!(world.run_one(Command::Recall, &path), Outcome::Done);
+    assert_eq!(fs::read(world.below(&path)).unwrap(), b"released");
+}
+
 /// The comparison came to no end: what was replaced by what had left the name was in the way, or the
 /// directory it went to was not there.
 #[test]
@@ -478,7 +723,8 @@ fn an_exchange_with_a_released_recording_is_settled_by_the_local_one() {
         let local = world.record("l.wav", b"local");
         world.catalog().drain().unwrap();
         let (root, r, l) = (NodeId::ROOT, b"r.wav".to_vec(), b"l.wav".to_vec());
-        let op = Op::Exchange { a: (local, root, l), b: (released, root, r) };
+        let op =
+            Op::Exchange { a: (local, root, l), b: (released, root, r), at: SystemClock.now() };
         drop(world.catalog().intend(1, op).unwrap());
         if done {
             fs::rename(world.below("l.wav"), world.below("r.wav")).unwrap();

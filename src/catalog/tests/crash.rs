@@ -129,7 +129,11 @@ fn names_and_values_of_any_bytes_survive_the_log() {
             adopted: true,
         },
         Op::SetXattrs { id, xattrs: vec![(name.clone(), all.clone()), (b"e".to_vec(), vec![])] },
-        Op::Exchange { a: (id, NodeId::ROOT, name.clone()), b: (id, NodeId(3), all.clone()) },
+        Op::Exchange {
+            a: (id, NodeId::ROOT, name.clone()),
+            b: (id, NodeId(3), all.clone()),
+            at: Timestamp(0),
+        },
     ];
     for op in &ops {
         let text = serde_json::to_string(op).expect("JSON");

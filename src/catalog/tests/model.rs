@@ -155,7 +155,11 @@ impl World {
         if x == y {
             return;
         }
-        self.log(Op::Exchange { a: (x, a.0, a.1.clone()), b: (y, b.0, b.1.clone()) });
+        self.log(Op::Exchange {
+            a: (x, a.0, a.1.clone()),
+            b: (y, b.0, b.1.clone()),
+            at: Timestamp(0),
+        });
         self.names.insert(a, y);
         self.names.insert(b, x);
     }

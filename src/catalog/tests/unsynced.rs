@@ -72,7 +72,7 @@ fn each_operation_says_what_a_power_cut_could_take_back() {
         // It may have been looked for while it was at neither place.
         (moved, id_only.clone(), vec![7, 8]),
         (
-            Op::Exchange { a: (id, old, name), b: (NodeId(9), new, new_name) },
+            Op::Exchange { a: (id, old, name), b: (NodeId(9), new, new_name), at: Timestamp(0) },
             vec![9, id.0],
             vec![7, 8],
         ),
