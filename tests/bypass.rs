@@ -127,6 +127,41 @@ fn regression_a_note_of_the_mount_before_is_over_however_late_it_comes() {
 }
 
 #[test]
+fn commands_speak_of_the_mount_point_that_mount_was_given() {
+    if no_mount("commands_speak_of_the_mount_point_that_mount_was_given") {
+        return;
+    }
+    let mut mount = Setup::default().prepare();
+    let configured = std::mem::replace(&mut mount.mountpoint, mount.root.join("elsewhere"));
+    std::fs::create_dir(&mount.mountpoint).unwrap();
+    mount.arguments = vec!["--mountpoint".into(), mount.mountpoint.clone().into()];
+    mount.start();
+    let call = mount.path("call.wav");
+    std::fs::write(&call, "call").unwrap();
+    support::look::closed(&call);
+    mount.cli(["archive".as_ref(), call.as_os_str()]).ok();
+    mount.cli(["release".as_ref(), call.as_os_str()]).ok();
+    assert_eq!(support::look::state(&call), "released");
+    let ran = mount.cli(["check"]).ok();
+    assert!(ran.out.contains(&format!("{} is mounted", mount.mountpoint.display())), "{}", ran.out);
+    mount.cli(["recall".as_ref(), call.as_os_str()]).ok();
+    mount.stop();
+    mount.fsck();
+    mount.start();
+    mount.cli(["bypass"]).ok();
+    assert!(!is_mounted(&mount.mountpoint));
+
+    ends(&mut mount);
+    mount.forget_dead();
+    mount.arguments.clear();
+    let given = std::mem::replace(&mut mount.mountpoint, configured);
+    mount.start();
+    let ran = mount.cli(["archive".as_ref(), given.as_os_str()]);
+    assert_eq!(ran.status.code(), Some(2), "the configured one counts again: {}", ran.out);
+    mount.cli(["archive".as_ref(), mount.mountpoint.as_os_str()]).ok();
+}
+
+#[test]
 fn bypass_does_not_wait_for_a_daemon_that_hangs() {
     if no_mount("bypass_does_not_wait_for_a_daemon_that_hangs") {
         return;

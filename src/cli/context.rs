@@ -1,9 +1,10 @@
 //! What every command needs: the configuration, the daemon, paths below the mount, an exit.
 
 use super::{bypass, output};
-use crate::config::{self, Config, ConfigError, Environment, Overrides};
+use crate::config::{self, Config, ConfigError, Environment, Essentials, Overrides};
 use crate::control::{Client, ClientError, Failure, PathFailure, Progress, Request, WirePath};
 use crate::daemon::alarm::Alarm;
+use crate::daemon::elsewhere;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,13 @@ impl From<ConfigError> for Exit {
     }
 }
 
+/// The configuration, with the mount point that the daemon was last told to use.
+pub(super) fn read_config(file: &Path) -> Result<Config, ConfigError> {
+    let runtime_dir = Essentials::load(file).ok().and_then(|essentials| essentials.runtime_dir());
+    let mountpoint = runtime_dir.and_then(|dir| elsewhere::noted(&dir));
+    Config::load(file, &Environment::of_process(), &Overrides { mountpoint })
+}
+
 /// The configuration of a command that speaks to the daemon.
 pub(super) struct Context {
     pub config: Config,
@@ -91,9 +99,7 @@ pub(super) struct Context {
 impl Context {
     /// Reads the configuration.
     pub fn load(common: &Common) -> Result<Context, Exit> {
-        let config =
-            Config::load(&common.config, &Environment::of_process(), &Overrides::default())?;
-        Ok(Context { config, json: common.json })
+        Ok(Context { config: read_config(&common.config)?, json: common.json })
     }
 
     /// Asks the daemon and waits for its report; progress is shown on a terminal.

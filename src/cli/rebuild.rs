@@ -1,9 +1,9 @@
 //! `spoolfs rebuild`.
 
-use super::context::Common;
+use super::context::{Common, read_config};
 use super::{Exit, mounts, output};
 use crate::clock::SystemClock;
-use crate::config::{self, Config, Environment, Overrides};
+use crate::config::{self, Config};
 use crate::control::WirePath;
 use crate::limits;
 use crate::rebuild::{Options, Parts, Report};
@@ -98,7 +98,7 @@ struct DamageDocument {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let file = &arguments.common.config;
-    let config = Config::load(file, &Environment::of_process(), &Overrides::default())?;
+    let config = read_config(file)?;
     crate::telemetry::start();
     let begin = Instant::now();
     let report = rebuild(arguments, &config)?;

@@ -7,6 +7,7 @@ mod catch;
 mod commands;
 mod customer_keys;
 mod drain;
+pub(crate) mod elsewhere;
 pub mod encryption;
 mod ground;
 mod handover;
@@ -137,6 +138,7 @@ pub fn run(config: Config) -> Result<()> {
         notify(&format!("EXTEND_TIMEOUT_USEC={}", limits::FRESH_START_WAIT.as_micros()));
     }
     let (daemon, server) = assemble(config, &runtime, kept)?;
+    note_elsewhere(&daemon.config.read());
     let (mounted, watch) = (server.mounted(), server.watch());
     // What is taken over is kept already, and calls wait for it to be served.
     let kept = server.connection().taken_over > 0 || keep(&daemon, &server);
@@ -308,6 +310,14 @@ fn begin(config: &Config, kept: Option<Kept>, catalog: &Catalog) -> Result<(Star
     }
     ground::inspect(mountpoint, &outside(config))?;
     Ok((Start::Fresh, Lower::open(mountpoint)?))
+}
+
+/// Before commands are answered, which are to speak of this mount.
+fn note_elsewhere(config: &Config) {
+    let given = config.overrides.mountpoint.as_ref().map(|_| &*config.mountpoint);
+    if let Err(error) = elsewhere::note(&config.runtime_dir, given) {
+        tracing::warn!(%error, "commands go by the configured mountpoint, not by --mountpoint");
+    }
 }
 
 fn assemble(

@@ -1,6 +1,6 @@
 //! A daemon of one's own: its directories, its configuration, its life and its death.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,7 @@ impl Setup {
             keeper: self.keeper,
             program: PathBuf::from(env!("CARGO_BIN_EXE_spoolfs")),
             env: Vec::new(),
+            arguments: Vec::new(),
             daemon: None,
             scratch: Some(scratch),
             _memory: memory,
@@ -201,6 +202,8 @@ pub struct Mount {
     pub program: PathBuf,
     /// Further variables of its environment.
     pub env: Vec<(&'static str, String)>,
+    /// Further words of its command line.
+    pub arguments: Vec<OsString>,
     daemon: Option<Child>,
     scratch: Option<tempfile::TempDir>,
     _memory: Option<tempfile::TempDir>,
@@ -244,6 +247,7 @@ impl Mount {
         }
         let child = command
             .args([OsStr::new("mount"), OsStr::new("--config"), self.config.as_os_str()])
+            .args(&self.arguments)
             .env("NOTIFY_SOCKET", &self.notify)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

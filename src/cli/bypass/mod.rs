@@ -11,7 +11,7 @@ use super::{Exit, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Essentials;
 use crate::daemon::alarm::Alarm;
-use crate::daemon::settled;
+use crate::daemon::{elsewhere, settled};
 use crate::fscrypt::Place;
 use service::{Decision, End, Failures};
 use std::path::{Path, PathBuf};
@@ -127,14 +127,16 @@ fn essentials(arguments: &Arguments) -> Result<Essentials, Exit> {
 }
 
 fn mountpoint(arguments: &Arguments, essentials: &Essentials) -> Result<PathBuf, Exit> {
-    let given = arguments.mountpoint.as_deref().or(essentials.mountpoint.as_deref());
+    let noted = || essentials.runtime_dir().and_then(|dir| elsewhere::noted(&dir));
+    let given =
+        arguments.mountpoint.clone().or_else(noted).or_else(|| essentials.mountpoint.clone());
     let given = given.ok_or_else(|| {
         Exit::Usage(format!(
             "{} names no mountpoint; name the recordings directory with --mountpoint",
             arguments.common.config.display()
         ))
     })?;
-    std::path::absolute(given).map_err(|e| Exit::Usage(format!("{given:?} is not a path: {e}")))
+    std::path::absolute(&given).map_err(|e| Exit::Usage(format!("{given:?} is not a path: {e}")))
 }
 
 /// Leaves the note that `status` shows. That it can not be left stops nothing.

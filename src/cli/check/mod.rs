@@ -8,9 +8,9 @@ mod local;
 mod sealing;
 mod targets;
 
-use super::context::Common;
+use super::context::{Common, read_config};
 use super::{Exit, output};
-use crate::config::{Config, Environment, Overrides};
+use crate::config::Config;
 use crate::control::{
     Client, DiskPressure, Request, StatusReport, TargetName, VersionReport, next_recording,
 };
@@ -89,7 +89,7 @@ struct Report {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Exit> {
     let file = &arguments.common.config;
-    let report = match Config::load(file, &Environment::of_process(), &Overrides::default()) {
+    let report = match read_config(file) {
         Err(e) => {
             let detail = format!("{}: {}", e.place, e.message);
             report(vec![Finding::failed("configuration", detail, e.cure)], None)
