@@ -126,6 +126,23 @@ fn regression_a_note_of_the_mount_before_is_over_however_late_it_comes() {
     assert!(!ran.err.contains("NOT ARCHIVED"), "the alarm is over: {}", ran.err);
 }
 
+/// Killed where nobody keeps its descriptors, and started again at once: for a second the kernel
+/// remembers the attributes of the dead mount's root.
+#[test]
+fn regression_a_dead_mount_that_was_just_looked_at_is_taken_away() {
+    if no_mount("regression_a_dead_mount_that_was_just_looked_at_is_taken_away") {
+        return;
+    }
+    let mut mount = Setup::default().mount();
+    std::fs::write(mount.path("call.wav"), "call").unwrap();
+    rustix::fs::stat(&mount.mountpoint).unwrap();
+    kill_process(mount.pid(), Signal::KILL).unwrap();
+    ends(&mut mount);
+    mount.forget_dead();
+    mount.start();
+    assert_eq!(std::fs::read(mount.path("call.wav")).unwrap(), b"call");
+}
+
 #[test]
 fn commands_speak_of_the_mount_point_that_mount_was_given() {
     if no_mount("commands_speak_of_the_mount_point_that_mount_was_given") {

@@ -2,6 +2,7 @@
 //! nothing has been changed by then.
 
 use crate::fuse::{mount_points_below, unmount};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,8 @@ pub(super) fn inspect(
         return Err(GroundError::NotRoot);
     }
     let bad = |why: String| GroundError::MountPoint(mountpoint.to_owned(), why);
-    match rustix::fs::stat(mountpoint) {
+    // Not what the kernel remembers of a mount: of a dead one it does for a second.
+    match rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE) {
         Err(Errno::NOTCONN) => {
             tracing::warn!(path = %mountpoint.display(), "a dead daemon left its mount behind; it is taken away");
             unmount(mountpoint)
