@@ -6,7 +6,7 @@ use rustix::fs::{FallocateFlags, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -1079,4 +1079,18 @@ fn root_s_reserve_is_root_s() {
         let left = fill("0", "ours");
         assert!(left < 5, "{mode}: root may have all, but {left} % are free");
     }
+}
+
+/// Python asks it of every file that it opens.
+#[test]
+fn regression_who_asks_for_a_terminal_leaves_no_word_in_the_log() {
+    if support::no_mount("regression_who_asks_for_a_terminal_leaves_no_word_in_the_log") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    let path = mount.path("call.wav");
+    fs::write(&path, "call").unwrap();
+    let file = File::open(&path).unwrap();
+    assert!(!file.is_terminal());
+    assert!(!mount.said().contains("ioctl"), "{}", mount.said());
 }

@@ -4,7 +4,7 @@ use super::connection::{Handshake, Wanted, negotiate};
 use super::contain::Watch;
 use super::convert::{
     TTL, attributes, caller, created, data, dot_attr, empty, entry, file_attr, flags, listed_type,
-    node, opened, seek_from, set_time, written, xattr,
+    node, opened, seek_from, set_time, sought, statfs, written, xattr,
 };
 use super::errno::errno;
 use super::on_worker::on_worker;
@@ -12,9 +12,9 @@ use crate::recording::Reader;
 use crate::vfs::{OpenKind, Patience, SetAttr, Vfs, VfsError, Waits};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, OFlags};
@@ -408,19 +408,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.watch.contain("statfs", ino.0, || match self.vfs.statfs() {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                u32::try_from(s.f_bsize).unwrap_or(4096),
-                u32::try_from(s.f_namemax).unwrap_or(255),
-                u32::try_from(s.f_frsize).unwrap_or(4096),
-            ),
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.watch.contain("statfs", ino.0, || statfs(self.vfs.statfs(), reply));
     }
 
     fn setxattr(
@@ -504,6 +492,21 @@ impl Filesystem for Adapter {
         });
     }
 
+    /// There are none. Whoever asks whether a file is a terminal comes here: no word in the log.
+    fn ioctl(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.watch.contain("ioctl", ino.0, || reply.error(Errno::ENOTTY));
+    }
+
     fn lseek(
         &self,
         _req: &Request,
@@ -515,10 +518,7 @@ impl Filesystem for Adapter {
     ) {
         self.watch.contain("lseek", ino.0, || {
             let from = seek_from(whence, offset);
-            match from.and_then(|from| self.vfs.seek(fh.0, node(ino), from)) {
-                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-                Err(error) => reply.error(errno(&error)),
-            }
+            sought(from.and_then(|from| self.vfs.seek(fh.0, node(ino), from)), reply);
         });
     }
 

@@ -9,9 +9,10 @@ use crate::sys;
 use crate::vfs::{Caller, Entry, Opened};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow,
 };
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom, StatVfs};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may answer from what it was told: short, because files can also change
@@ -129,6 +130,29 @@ pub(super) fn opened(result: crate::vfs::Result<Opened>, reply: ReplyOpen) {
             sys::fuse::opened_passthrough(reply, FileHandle(handle), number, flags);
         }
         Ok(o) => reply.opened(FileHandle(o.handle), open_flags(&o)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn sought(result: crate::vfs::Result<u64>, reply: ReplyLseek) {
+    match result {
+        Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn statfs(result: crate::vfs::Result<StatVfs>, reply: ReplyStatfs) {
+    match result {
+        Ok(s) => reply.statfs(
+            s.f_blocks,
+            s.f_bfree,
+            s.f_bavail,
+            s.f_files,
+            s.f_ffree,
+            u32::try_from(s.f_bsize).unwrap_or(4096),
+            u32::try_from(s.f_namemax).unwrap_or(255),
+            u32::try_from(s.f_frsize).unwrap_or(4096),
+        ),
         Err(error) => reply.error(errno(&error)),
     }
 }
