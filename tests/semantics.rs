@@ -1094,3 +1094,18 @@ fn regression_who_asks_for_a_terminal_leaves_no_word_in_the_log() {
     assert!(!file.is_terminal());
     assert!(!mount.said().contains("ioctl"), "{}", mount.said());
 }
+
+/// They were told to be recordings in progress.
+#[test]
+fn regression_directories_are_told_as_directories() {
+    if support::no_mount("regression_directories_are_told_as_directories") {
+        return;
+    }
+    let mount = Setup::default().mount();
+    fs::create_dir(mount.path("day")).unwrap();
+    for (what, path) in [("status", "day"), ("explain", "day"), ("url", "day"), ("status", "")] {
+        let ran = mount.cli([what.as_ref(), mount.path(path).as_os_str()]);
+        assert_eq!(ran.status.code(), Some(1), "{what}: {}", ran.out);
+        assert!(ran.err.contains("it is a directory"), "{what}: {}", ran.err);
+    }
+}

@@ -1,9 +1,10 @@
 //! Answers the commands that come over the control socket.
 
 use super::link::Link;
+use super::lookup::{find, recording};
 use super::{Daemon, calls, setup, trash};
 use crate::audit::Event;
-use crate::catalog::{Catalog, CatalogError, Counts, NodeRow, ObjectState, Trouble};
+use crate::catalog::{Catalog, CatalogError, Counts, ObjectState, Trouble};
 use crate::clock::Timestamp;
 use crate::config::{Config, Environment};
 use crate::content;
@@ -19,11 +20,10 @@ use crate::engine::{
 };
 use crate::limits;
 use crate::policy::Rate;
-use crate::recording::{NodeId, State};
+use crate::recording::State;
 use crate::units::Age;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -390,8 +390,7 @@ fn target_report(status: TargetStatus) -> TargetReport {
 
 fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
     caught_up(&daemon.catalog)?;
-    let row = find(&daemon.catalog, path)?
-        .ok_or_else(|| Failure::new(format!("{}: there is no such file", path.display())))?;
+    let row = recording(&daemon.catalog, path)?;
     let objects = daemon.catalog.objects(row.id, Some(row.generation)).map_err(unusable)?;
     let trouble = daemon.catalog.trouble_of(row.id).map_err(unusable)?;
     let reasons = daemon
@@ -434,19 +433,6 @@ fn about(daemon: &Daemon, path: &Path) -> Result<PathReport, Failure> {
         reasons,
         last_error: trouble.map(|t| last_error(path.to_owned(), t)),
     })
-}
-
-pub(super) fn find(catalog: &Catalog, path: &Path) -> Result<Option<NodeRow>, Failure> {
-    let mut at = NodeId::ROOT;
-    let mut found = catalog.node(at).map_err(unusable)?;
-    for name in path.components() {
-        found = catalog.lookup(at, name.as_os_str().as_bytes()).map_err(unusable)?;
-        match &found {
-            Some(row) => at = row.id,
-            None => return Ok(None),
-        }
-    }
-    Ok(found)
 }
 
 /// Runs a move. Its threads report each recording; this one passes it on.

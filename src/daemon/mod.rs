@@ -18,6 +18,7 @@ mod known_calls;
 mod lifting;
 mod link;
 mod locks;
+mod lookup;
 mod metrics;
 mod named;
 pub(crate) mod notify;

@@ -1,7 +1,8 @@
 //! What the daemon itself puts on record.
 
 use super::Daemon;
-use super::commands::{caught_up, find, unusable};
+use super::commands::{caught_up, unusable};
+use super::lookup::find;
 use crate::audit::{Audit, Clear, Entry, Event, User, Who};
 use crate::control::{EraseReport, Failure, Peer, WirePath, utc};
 use crate::limits;

@@ -1,7 +1,8 @@
 //! Addresses of archived recordings for others, such as a browser or an auditor.
 
 use super::Daemon;
-use super::commands::{caught_up, find, unusable};
+use super::commands::{caught_up, unusable};
+use super::lookup::recording;
 use super::record::who;
 use crate::audit::{Clear, Entry, Event, Subject};
 use crate::catalog::{ObjectRow, ObjectState};
@@ -25,7 +26,7 @@ pub(super) fn shared(
         return Err(failed("an address is valid for at least a second and at most 7 days".into()));
     }
     caught_up(&daemon.catalog)?;
-    let row = find(&daemon.catalog, path)?.ok_or_else(|| failed("there is no such file".into()))?;
+    let row = recording(&daemon.catalog, path)?;
     let objects = daemon.catalog.objects(row.id, Some(row.generation)).map_err(unusable)?;
     let verified = |o: &&ObjectRow| o.state == ObjectState::Verified;
     let mut trouble = Vec::new();
