@@ -99,6 +99,16 @@ fn bad_input_is_refused_in_one_sentence_with_its_place_and_cure() {
              in quotes, such as \"5m\"; see docs/CONFIGURATION.md for how it is written",
         ),
         (
+            format!("{MINIMAL}[target]\nname = \"a\""),
+            "f.toml:3:2: target: invalid type: map, expected a sequence; write it with two \
+             brackets: [[target]]",
+        ),
+        (
+            format!("{MINIMAL}[[policy]]\nname = \"a\"\ndirection = \"inbound\""),
+            "f.toml:5:1: policy 1: direction: invalid type: string \"inbound\", expected a \
+             sequence; write it in brackets, such as direction = [\"...\"]",
+        ),
+        (
             format!("{MINIMAL}[cache]\nmax_size = \"10G\""),
             "f.toml:4:1: cache.max_size: \"10G\" is not a size; write for example \"500MB\" or \
              \"10GiB\"",

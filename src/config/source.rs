@@ -180,11 +180,17 @@ fn misfit(place: impl std::fmt::Display, path: &str, message: &str) -> ConfigErr
     match message.split_once("; ") {
         // The errors of `units` bring their own cure.
         Some((message, cure)) => ConfigError::new(place, format!("{key}: {message}"), cure),
-        None => ConfigError::new(
-            place,
-            format!("{key}: {message}"),
-            "see docs/CONFIGURATION.md for how it is written",
-        ),
+        None => ConfigError::new(place, format!("{key}: {message}"), cure(path, message)),
+    }
+}
+
+/// What to do about a value of the wrong type.
+fn cure(path: &str, message: &str) -> String {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    match message.strip_suffix(", expected a sequence") {
+        Some("invalid type: map") => format!("write it with two brackets: [[{name}]]"),
+        Some(_) => format!("write it in brackets, such as {name} = [\"...\"]"),
+        None => "see docs/CONFIGURATION.md for how it is written".to_owned(),
     }
 }
 
