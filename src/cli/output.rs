@@ -4,12 +4,13 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::control::{Failure, Progress, utc};
 use crate::units::{humane_duration, humane_size};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 /// Writes to standard output. Who closed it early (`| head`) has seen enough.
 pub(super) fn text(text: &str) {
-    let _closed_early = std::io::stdout().lock().write_all(text.as_bytes());
+    let _closed_early = std::io::stdout().lock().write_all(harmless(text).as_bytes());
 }
 
 /// Writes the one JSON document of a command.
@@ -22,7 +23,21 @@ pub(super) fn json(document: &impl Serialize) {
 
 /// Writes to standard error.
 pub(super) fn note(text: &str) {
+    raw_note(&harmless(text));
+}
+
+fn raw_note(text: &str) {
     let _nobody_reads = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Names of files may hold anything, also what tells a terminal to do something.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(bad) {
+        return text.into();
+    }
+    let plain = |c: char| if bad(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(plain).collect::<String>().into()
 }
 
 /// Says why a command failed.
@@ -117,20 +132,20 @@ impl ProgressLine {
         }
         self.last = Some(now);
         let took = self.began.age_at(now);
-        note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress, took)));
+        raw_note(&format!("\r\x1b[K{}", progress_text(&self.verb, progress, took)));
     }
 
     /// Takes the line away.
     pub fn clear(&mut self) {
         if self.last.take().is_some() {
-            note("\r\x1b[K");
+            raw_note("\r\x1b[K");
         }
     }
 }
 
 fn progress_text(verb: &str, progress: &Progress, took: Duration) -> String {
     let current = progress.current.as_ref().map_or_else(String::new, |path| {
-        // A newline in a name must not break the line.
+        // A name must not break the line.
         let name: String =
             path.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         format!(", {name}")
@@ -178,6 +193,13 @@ mod tests {
     }
 
     #[test]
+    fn regression_a_name_tells_the_terminal_nothing() {
+        assert_eq!(harmless("a\u{1b}[2J\tb\r\n"), "a\\u{1b}[2J\tb\\r\n");
+        assert!(matches!(harmless("Müller\n"), Cow::Borrowed(_)));
+        assert_eq!(crate::control::WirePath("a\nb.wav".into()).to_string(), "a\\nb.wav");
+    }
+
+    #[test]
     fn ages_in_words() {
         let now = Timestamp::from_parts(1_000_000, 0);
         for (secs, want) in
@@ -194,12 +216,12 @@ mod tests {
             total: 200,
             bytes: 3 << 20,
             bytes_total: 0,
-            current: Some(crate::control::WirePath("a\nb.wav".into())),
+            current: Some(crate::control::WirePath("a\nb\r.wav".into())),
         };
         let took = Duration::from_secs(10);
         assert_eq!(
             progress_text("archived", &progress, took),
-            "archived 12 of 200 files, 3.0 MiB, a?b.wav"
+            "archived 12 of 200 files, 3.0 MiB, a\\nb?.wav"
         );
         let progress = Progress { bytes_total: 12 << 20, current: None, ..progress };
         assert_eq!(

@@ -56,7 +56,11 @@ impl From<PathBuf> for WirePath {
 
 impl std::fmt::Display for WirePath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.as_os_str().is_empty() { f.write_str(".") } else { self.0.display().fmt(f) }
+        if self.0.as_os_str().is_empty() {
+            return f.write_str(".");
+        }
+        // A name may have a line break in it: it must not look like two.
+        f.pad(&self.0.display().to_string().replace('\n', "\\n"))
     }
 }
 
