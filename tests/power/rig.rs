@@ -109,6 +109,8 @@ pub struct Tally {
     pub grown: usize,
     pub gone: usize,
     pub torn: usize,
+    /// Not at their names, old or new, but in the trash.
+    pub trashed: usize,
     pub corrected: usize,
     /// Calls that failed because the disk was full.
     pub full: usize,
@@ -293,6 +295,7 @@ impl Rig {
                 1 => self.rename_one(&mut rng),
                 2 => self.replace_one(&mut rng),
                 3 => self.grow_one(&mut rng),
+                4 => self.shift_some(&mut rng),
                 _ => self.record(&mut rng),
             };
             match done {
@@ -370,11 +373,54 @@ impl Rig {
         let _is_cut_off_perhaps = fs::remove_file(self.filler());
     }
 
+    /// Any two, mostly one that is released and one that is local.
+    fn claim_two(&self, rng: &mut fastrand::Rng) -> std::io::Result<Option<[Claim<'_>; 2]>> {
+        let Some(one) = self.manifest.claim(rng) else { return Ok(None) };
+        let mut another = self.manifest.claim(rng);
+        for _ in 0..8 {
+            let Some(other) = &another else { return Ok(None) };
+            if (state(&one.name)? == b"released") != (state(&other.name)? == b"released") {
+                break;
+            }
+            another = self.manifest.claim(rng);
+        }
+        Ok(another.map(|other| [one, other]))
+    }
+
+    /// Exchanges two, or moves one away and another to its name, and perhaps a third to that of the other.
+    fn shift_some(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
+        let Some([one, other]) = self.claim_two(rng)? else { return Ok(()) };
+        let mut done = Ok(());
+        if rng.bool() {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            one.rename(other.name.clone(), || {
+                other.rename(one.name.clone(), || {
+                    let flags = RenameFlags::EXCHANGE;
+                    done = renameat_with(CWD, &one.name, CWD, &other.name, flags);
+                    done.is_ok()
+                });
+                done.is_ok()
+            });
+            return Ok(done?);
+        }
+        let third = if rng.bool() { self.manifest.claim(rng) } else { None };
+        let away = one.name.with_file_name(format!("{:x}-{}.wav", one.number, rng.u16(..)));
+        let mut to = away;
+        for claim in [Some(one), Some(other), third].into_iter().flatten() {
+            let mut done = Ok(());
+            claim.rename(to.clone(), || {
+                done = fs::rename(&claim.name, &to);
+                done.is_ok()
+            });
+            done?;
+            to.clone_from(&claim.name);
+        }
+        Ok(())
+    }
+
     /// Puts one in the place of another.
     fn replace_one(&self, rng: &mut fastrand::Rng) -> std::io::Result<()> {
-        let (Some(old), Some(new)) = (self.manifest.claim(rng), self.manifest.claim(rng)) else {
-            return Ok(());
-        };
+        let Some([old, new]) = self.claim_two(rng)? else { return Ok(()) };
         let mut done = Ok(());
         new.rename(old.name.clone(), || {
             old.remove(|| {
@@ -518,15 +564,32 @@ impl Rig {
         files.iter().map(|path| sha256(&fs::read(path).unwrap())).collect()
     }
 
+    /// Where what is in the trash was.
+    fn trash(&self) -> BTreeSet<PathBuf> {
+        let ran = self.mount.cli(["trash", "list", "--json", "--limit", "10000"]);
+        assert!(ran.status.success(), "{ran:?}");
+        let said: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        let all = said["recordings"].as_array().unwrap().iter();
+        all.map(|one| self.mount.path(one["path"].as_str().unwrap())).collect()
+    }
+
     fn check(&mut self, promises: &BTreeMap<u64, Promise>) {
         let (found, sums) = self.look();
         let objects = self.objects();
+        let trash = self.trash();
         for (number, promise) in promises {
             self.tally.promised += 1;
             self.tally.gone += usize::from(promise.must_be_gone);
             self.tally.checked_archived += usize::from(promise.archived.is_some());
             self.tally.grown += usize::from(promise.grown.0 > 0);
             let here = found.get(number).map(Vec::as_slice).unwrap_or_default();
+            // Another got its name, and that it had left the name for a new one is forgotten.
+            let moved = promise.names.len() > 1 && promise.archived.is_some();
+            let trashed = here.is_empty() && moved && !promise.may_be_gone;
+            if trashed && promise.names.iter().any(|name| trash.contains(name)) {
+                self.tally.trashed += 1;
+                continue;
+            }
             if let Some(wrong) = broken(promise, here, &objects, *number) {
                 self.tally.wrong.push(format!("cut {}: {number:x}: {wrong}", self.tally.cuts));
             }
