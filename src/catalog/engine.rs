@@ -335,6 +335,6 @@ pub(super) fn all_verified(
     Ok(true)
 }
 
-fn has_names(conn: &Connection, dir: NodeId) -> rusqlite::Result<bool> {
+pub(super) fn has_names(conn: &Connection, dir: NodeId) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM entry WHERE parent = ?1 LIMIT 1")?.exists([sql(dir.0)])
 }

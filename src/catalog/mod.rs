@@ -61,7 +61,7 @@ pub use lifting::LiftRequest;
 pub use locks::{LockCount, LockRow, LockState};
 
 pub use names::{Glimpse, NamedRow, NamesPage};
-pub use op::{Fate, Intent, Op};
+pub use op::{Fate, Intent, Op, beside};
 pub use rewrite::Leaving;
 pub use row::{
     Candidate, Counts, Digest, HashOutcome, JournalRow, ListRow, NodeRow, ObjectRow, ObjectState,

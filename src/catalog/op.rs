@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 /// A name as bytes; percent-encoded in the log where it is not plain ASCII.
 pub type Name = Vec<u8>;
 
+/// Bytes of its name that a directory keeps that something else took the name of.
+const BESIDE_MAX: usize = 200;
+
+/// The name of a directory, or of a recording for a moment, whose own name something else has.
+pub fn beside(name: &[u8], id: NodeId) -> Name {
+    let short = name.get(..BESIDE_MAX).unwrap_or(name);
+    [short, format!(".moved-{id}").as_bytes()].concat()
+}
+
 /// What becomes of a node that loses its last name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -435,7 +435,7 @@ pub(super) fn put(
     };
     conn.prepare_cached(
         "INSERT INTO trash(node, at, path, size, local, erase) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT(node) DO UPDATE SET at = ?2, path = ?3, size = ?4, local = ?5, erase = ?6",
+         ON CONFLICT(node) DO UPDATE SET at = ?2, path = ?3, size = ?4, local = ?5, erase = max(erase, ?6)",
     )?
     .execute(params![
         sql(node.row.id.0),

@@ -1,8 +1,9 @@
 //! One write transaction: nodes, names, and the effects of logged operations.
 
 use super::apply::{self, Node};
+use super::engine::has_names;
 use super::log::Effect;
-use super::op::{Fate, Name, Op};
+use super::op::{Fate, Name, Op, beside};
 use super::sql_row::{self, Paths, Stored, kind_code, pairs_text, sql};
 use crate::clock::Timestamp;
 use crate::recording::{Kind, NodeId, State};
@@ -282,26 +283,40 @@ impl<'a> Tx<'a> {
     }
 
     /// Takes the name from whoever has it, for `id`. One that has no other name left is gone: the
-    /// lower directory has something else there.
+    /// lower directory has something else there. What is archived is in the trash; a directory with
+    /// something in it is beside it.
     fn evict(&self, parent: NodeId, name: &Name, id: NodeId) -> rusqlite::Result<()> {
         let Some(holder) = self.holder(parent, name)? else { return Ok(()) };
         let path = Paths::default().file(self.conn, parent, name)?;
+        if holder != id && has_names(self.conn, holder)? {
+            let aside = beside(name, holder);
+            let text = "UPDATE OR IGNORE entry SET name = ?3, stem = ?4
+                 WHERE parent = ?1 AND name = ?2";
+            let row = params![sql(parent.0), name, aside, sql_row::stem_of(&aside).0];
+            if self.conn.prepare_cached(text)?.execute(row)? > 0 {
+                return Ok(());
+            }
+        }
         self.remove_name(parent, name, holder)?;
         if holder == id || !sql_row::names_of(self.conn, holder, 1)?.is_empty() {
             return Ok(());
         }
-        self.lose(holder, Some(path))
+        self.lose_to(holder, Some(path), Fate::Trash)
     }
 
     /// The node is gone, without an operation that says so.
     pub(super) fn lose(&self, id: NodeId, path: Option<Vec<u8>>) -> rusqlite::Result<()> {
+        self.lose_to(id, path, Fate::Kept)
+    }
+
+    fn lose_to(&self, id: NodeId, path: Option<Vec<u8>>, fate: Fate) -> rusqlite::Result<()> {
         let Some(old) = self.node(id)? else { return Ok(()) };
         let parent = NodeId::ROOT;
-        let fate = Fate::Kept;
         let op = Op::Unlink { parent, name: Vec::new(), id, last: true, fate, at: self.now };
         let new = apply::apply(&op, id, Some(old.node.clone()));
         let change = Change { id, old: Some(old), new, path };
         self.settle(&change, self.now)?;
+        self.trash_effect(&op, std::slice::from_ref(&change), self.now)?;
         self.tell(&op, &[change], self.now)
     }
 

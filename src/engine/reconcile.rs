@@ -381,6 +381,7 @@ impl<'a> Walk<'a> {
         if let Some(other) = &there
             && self.walked
             && ![Some(id), Some(other.id)].contains(&old)
+            && !self.unsettled.contains(&other.id)
             && contest::came_later(other, &stat)
             && self.as_told(path, id, place.clone(), contest::SHIFTED_MAX)?
         {
@@ -516,9 +517,11 @@ impl<'a> Walk<'a> {
                 Ok(Judged::Trash(id, stat))
             }
             // Made through a mount, which the catalog has forgotten: what it has there had left the
-            // name, or was removed.
+            // name, or was removed. Not if that is on hold: it keeps its name, and what it was.
             Some(row)
-                if stat.attr.kind == Kind::File && (id.is_some() || self.is_in_trash(row.id)) =>
+                if stat.attr.kind == Kind::File
+                    && (id.is_some() || self.is_in_trash(row.id))
+                    && !shared.catalog.holds().has(row.id) =>
             {
                 self.make_way(parent, name, path, &row, shared.now());
                 Ok(Judged::Is(self.adopt(parent, name, path, id)?))

@@ -754,3 +754,96 @@ fn a_lost_catalog_is_filled_from_the_directory_with_the_same_numbers() {
     world.until_reconciled();
     assert_eq!(world.find("d/a.wav").unwrap().id, id);
 }
+
+/// All three are below: none of them was gone.
+#[test]
+fn regression_three_recordings_that_were_shifted_in_a_circle_without_a_mount_stay_what_they_are() {
+    let mut world = World::new();
+    let ids = ["a.wav", "b.wav", "c.wav"].map(|name| world.record(name, name.as_bytes()));
+    world.catalog().drain().unwrap();
+    world.die();
+    for (from, to) in [("c.wav", "t"), ("b.wav", "c.wav"), ("a.wav", "b.wav"), ("t", "a.wav")] {
+        fs::rename(world.below(from), world.below(to)).unwrap();
+    }
+    world.open();
+    world.start();
+    world.until_reconciled();
+    for (name, id) in ["b.wav", "c.wav", "a.wav"].iter().zip(ids) {
+        assert_eq!(world.find(name).map(|row| row.id), Some(id), "{name}");
+    }
+    assert_eq!(world.catalog().trash(None, None, 100).unwrap().len(), 0);
+}
+
+/// No comparison settled it, and what is in the directory could not be archived.
+#[test]
+fn regression_a_directory_that_was_put_into_one_of_its_name_before_a_power_cut_is_settled() {
+    let mut world = World::new();
+    let inner = world.mkdir("d");
+    let inside = world.record("d/a.wav", b"inside");
+    world.catalog().drain().unwrap();
+    let outer = world.mkdir("t");
+    world.catalog().drain().unwrap();
+    fs::remove_dir(world.below("t")).unwrap();
+    let rename = |id, name: &str, new_parent, new_name: &str| {
+        world.catalog().record(Op::Rename {
+            fate: Fate::Kept,
+            id,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            new_parent,
+            new_name: new_name.into(),
+            replaced: None,
+            at: SystemClock.now(),
+        });
+    };
+    rename(inner, "d", outer, "d");
+    rename(outer, "t", NodeId::ROOT, "d");
+    world.die();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    world.until("it is where the catalog has it, and archived", || {
+        world.pass(5);
+        world.state(inside) == State::Archived
+    });
+}
+
+/// A look at the name before the comparison came to it took what the catalog had there for gone.
+#[test]
+fn regression_what_is_found_at_the_name_of_an_archived_recording_leaves_that_in_the_trash() {
+    let mut world = World::new();
+    let dir = world.mkdir("d");
+    let (archived, inside) =
+        (world.released("a.wav", b"archived"), world.released("d/b.wav", b"inside"));
+    for (name, kind) in [("a.wav", "file"), ("d", "another directory")] {
+        let id = world.catalog().alloc();
+        let below = world.below(name);
+        match kind {
+            "file" => fs::write(&below, b"restored").unwrap(),
+            _ => {
+                fs::remove_dir(&below).unwrap();
+                fs::create_dir(&below).unwrap();
+            }
+        }
+        let stat = world.lower().identify(name.as_ref(), id).unwrap();
+        world.catalog().record(Op::Create {
+            id,
+            parent: NodeId::ROOT,
+            name: name.into(),
+            attr: stat.attr,
+            version: stat.version,
+            adopted: true,
+        });
+        world.catalog().drain().unwrap();
+        assert_eq!(world.find(name).map(|row| row.id), Some(id));
+    }
+    let trash = world.catalog().trash(None, None, 100).unwrap();
+    assert_eq!(trash.iter().map(|one| one.row.id).collect::<Vec<_>>(), [archived]);
+    let aside = format!("d.moved-{dir}");
+    assert_eq!(world.find(&format!("{aside}/b.wav")).map(|row| row.id), Some(inside));
+    world.die();
+    world.open();
+    world.start();
+    world.until_reconciled();
+    assert_eq!(world.run_one(Command::Recall, &format!("{aside}/b.wav")), Outcome::Done);
+}

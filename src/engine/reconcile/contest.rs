@@ -1,11 +1,11 @@
 //! Names of which the catalog and the lower directory say that different things have them.
 
 use super::Walk;
-use crate::catalog::{Fate, NodeRow, Op};
+use crate::catalog::{Fate, NodeRow, Op, beside};
 use crate::clock::Timestamp;
-use crate::engine::error::Result;
+use crate::engine::error::{EngineError, Result};
 use crate::engine::shared::DEPTH_MAX;
-use crate::lower::{LowerStat, trash_path};
+use crate::lower::{LowerError, LowerStat, trash_path};
 use crate::recording::{Kind, NodeId, State};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +13,6 @@ use std::path::Path;
 
 /// Files that are moved on for the sake of one.
 pub(super) const SHIFTED_MAX: u32 = 32;
-/// Bytes of its name that a directory keeps that another took the name of.
-const ASIDE_NAME_MAX: usize = 200;
-
 /// In a directory.
 type Name = (NodeId, Vec<u8>);
 
@@ -24,6 +21,20 @@ type Name = (NodeId, Vec<u8>);
 pub(super) fn came_later(row: &NodeRow, stat: &LowerStat) -> bool {
     let only_in_catalog = row.state == State::Released || row.attr.kind == Kind::Dir;
     only_in_catalog && stat.version.ctime <= row.attr.ctime
+}
+
+/// False if what is to be done is kept from it by something that is there.
+fn unless_in_the_way(done: Result<bool>) -> Result<bool> {
+    use std::io::ErrorKind::{AlreadyExists, InvalidInput, NotADirectory};
+    match done {
+        Err(EngineError::Lower(LowerError::Changed { .. })) => Ok(false),
+        Err(EngineError::Lower(LowerError::Io { source, .. }))
+            if matches!(source.kind(), AlreadyExists | InvalidInput | NotADirectory) =>
+        {
+            Ok(false)
+        }
+        done => done,
+    }
 }
 
 impl Walk<'_> {
@@ -58,23 +69,30 @@ impl Walk<'_> {
             self.trashed.push((id, stat, path.to_owned()));
             return Ok(true);
         };
-        if !self.make_dir(parent)? {
+        if !unless_in_the_way(self.make_dir(parent))? {
             return Ok(false);
         }
         let Some(dir) = shared.path_of(parent)? else { return Ok(false) };
         let to = dir.join(OsStr::from_bytes(&name));
         let there = shared.lower.stat(&to).ok().and_then(|stat| stat.node);
-        if let Some(other) = there.filter(|other| *other != id && depth > 0) {
+        if let Some(other) = there.filter(|other| *other != id) {
             let next = shared.catalog.name_of(other)?;
-            if next.as_ref() == Some(&(parent, name))
+            if depth == 0
+                || next.as_ref() == Some(&(parent, name))
                 || !self.as_told(&to, other, next, depth - 1)?
             {
                 return Ok(false);
             }
         }
+        if !unless_in_the_way(shared.lower.rename(path, &to).map(|()| true).map_err(Into::into))? {
+            return Ok(false);
+        }
         tracing::warn!(from = %path.display(), to = %to.display(), "a name was changed shortly before \
-            the power went, and the catalog has another there; it is changed once more");
-        shared.lower.rename(path, &to)?;
+            the power went, and the catalog has another there; it was changed once more");
+        if shared.lower.stat(&to)?.attr.kind == Kind::Dir {
+            // What is contested in it was so under its old path.
+            self.contested.insert(to);
+        }
         Ok(true)
     }
 
@@ -101,14 +119,16 @@ impl Walk<'_> {
         row: &NodeRow,
         at: Timestamp,
     ) {
-        if row.attr.kind != Kind::Dir {
+        // What was found elsewhere gets its name there.
+        if row.attr.kind != Kind::Dir && !self.unsettled.contains(&row.id) {
             return self.unlink(parent, name.to_vec(), row, at);
         }
         // If released recordings are in it, it is made again; else it is forgotten.
-        let short = name.get(..ASIDE_NAME_MAX).unwrap_or(name);
-        let aside = [short, format!(".moved-{}", row.id).as_bytes()].concat();
-        tracing::warn!(path = %path.display(), aside = %String::from_utf8_lossy(&aside),
-            "something else has the name of a directory; what is still in it is there");
+        let aside = beside(name, row.id);
+        if row.attr.kind == Kind::Dir {
+            tracing::warn!(path = %path.display(), aside = %String::from_utf8_lossy(&aside),
+                "something else has the name of a directory; what is still in it is there");
+        }
         self.record(Op::Rename {
             fate: Fate::Kept,
             id: row.id,
