@@ -759,7 +759,7 @@ fn a_lost_catalog_is_filled_from_the_directory_with_the_same_numbers() {
 #[test]
 fn regression_three_recordings_that_were_shifted_in_a_circle_without_a_mount_stay_what_they_are() {
     let mut world = World::new();
-    let ids = ["a.wav", "b.wav", "c.wav"].map(|name| world.record(name, name.as_bytes()));
+    let ids = ["a.wav", "b.wav", "c.wav"].map(|name| world.archived(name, name.as_bytes()));
     world.catalog().drain().unwrap();
     world.die();
     for (from, to) in [("c.wav", "t"), ("b.wav", "c.wav"), ("a.wav", "b.wav"), ("t", "a.wav")] {
