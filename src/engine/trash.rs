@@ -105,7 +105,9 @@ pub(super) fn is_lost(shared: &Shared, it: &Candidate, seen_before: bool) -> Res
 pub(super) fn look_through(shared: &Shared) -> Result<()> {
     for id in shared.lower.trash_numbers() {
         shared.check_stop()?;
-        if !shared.claims.is_held(id) {
+        // It may be hashed just now. Who has it for longer knows it.
+        let soon = Instant::now() + limits::SYNC_CLAIM_WAIT;
+        if let Some(_claim) = shared.claims.claim(&[id], soon) {
             look_at(shared, id)?;
         }
     }
